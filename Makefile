@@ -1,0 +1,43 @@
+# Every command a newcomer needs.  `make demo` and `make test` do their own set-up.
+PY := .venv/bin/python
+STAMP := .venv/.ready
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: help setup demo test check fmt lint types imports fast bench sim clean
+help: ## this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## create .venv and install everything, pinned
+$(STAMP): pyproject.toml constraints.txt
+	@sh scripts/preflight.sh
+	python3.11 -m venv .venv 2>/dev/null || python3 -m venv .venv
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $(STAMP)
+
+demo: setup ## four clinics run the whole mission on this machine
+	$(PY) -m node.demo --home demo-run
+
+test: setup ## every test
+	$(PY) -m pytest -q -n 2 --dist loadfile
+
+check: lint types imports fast ## what every commit passes (under a minute)
+lint: setup
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/codespell
+types: setup
+	.venv/bin/mypy
+imports: setup
+	.venv/bin/lint-imports
+fast: setup
+	$(PY) -m pytest -q -n 2 --dist loadfile -m 'not slow'
+
+fmt: setup ## format and fix what can be fixed
+	.venv/bin/ruff format .
+	.venv/bin/ruff check --fix .
+
+bench: setup ## benchmarks, as ratios within one run
+	$(PY) -m node.bench
+
+clean: ## remove the environment and the demo's folder
+	rm -rf .venv demo-run

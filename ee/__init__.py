@@ -1,0 +1,1 @@
+"""Equivariant Encryption as tensor maths: no network, disk or clock."""

@@ -1,0 +1,1 @@
+"""The executable specification: pure code that never touches a socket, disk or clock."""
