@@ -7,12 +7,70 @@ without a socket, and a transport or a chain can be replaced by writing one modu
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
+from protocol.members import Member, MemberSet
 from protocol.types import Digest, PeerId, PublicKey
 
 Answer = Callable[[PeerId, bytes], Awaitable[bytes]]
 """Serve one request: who asks, what; a `NodeError` travels back as an error frame."""
+
+
+@dataclass(frozen=True)
+class Announcement:
+    """One message a member told everyone."""
+
+    origin: PeerId
+    topic: str
+    payload: bytes
+
+
+@dataclass(frozen=True)
+class Head:
+    """The newest block this node takes as final."""
+
+    number: int
+    digest: bytes
+    time: int
+
+
+@dataclass(frozen=True)
+class DatasetToken:
+    """A dataset as the chain knows it."""
+
+    dataset: int
+    owner: bytes
+    """20-byte account."""
+    record: Digest
+    units: int
+    """Number of consent units, at most 64."""
+    price: int
+
+
+@dataclass(frozen=True)
+class Grant:
+    """Who may read which units of a dataset."""
+
+    grant: int
+    dataset: int
+    grantee: bytes
+    """20-byte account."""
+    units: int
+    """Bitmap, bit i is unit i."""
+    until: int
+    revoked: bool
+
+
+@dataclass(frozen=True)
+class ChainEvent:
+    """One log of our contracts; `kind` is the Solidity event's name, `data` its fields."""
+
+    block: int
+    index: int
+    kind: str
+    data: Mapping[str, Any]
+
 
 Progress = Callable[[Mapping[str, Any]], None]
 
@@ -31,7 +89,11 @@ class Transport(Protocol):
 
     def serve(self, protocol: str, answer: Answer, *, limit_bytes: int) -> None: ...
 
-    async def announce(self, topic: str, payload: bytes) -> None: ...
+    async def announce(self, topic: str, payload: bytes) -> None:
+        """Tell every member; delivered once to each, repaired after losses."""
+
+    def announcements(self) -> AsyncIterator[Announcement]:
+        """What others announced, in the order of arrival; one consumer."""
 
     async def request(
         self,
@@ -42,6 +104,11 @@ class Transport(Protocol):
         timeout_s: float,
         limit_bytes: int,
     ) -> bytes: ...
+
+    async def fetch(
+        self, peer: PeerId, digest: Digest, *, limit_bytes: int, timeout_s: float
+    ) -> None:
+        """Pull one blob from `peer` into our own `Blobs`, checked against its digest."""
 
 
 class Blobs(Protocol):
@@ -102,8 +169,37 @@ class Signer(Protocol):
 
 
 class Chain(Protocol):
-    """The contracts, as the daemon speaks of them; see `adapters/evm_contracts.py`."""
+    """The contracts, as the daemon speaks of them (docs/chain.md).
 
-    async def head(self) -> Any: ...
+    Every call that changes something returns once the transaction is final by this
+    node's confirmation rule, and raises `ChainError` with the contract's reason if not.
+    """
 
-    def follow(self, from_block: int) -> AsyncIterator[Any]: ...
+    async def head(self) -> Head: ...
+
+    async def members(self) -> MemberSet: ...
+
+    async def register(self, member: Member, roles: int) -> None:
+        """The registry's owner admits a member, or changes its roles."""
+
+    async def list_dataset(self, record: Digest, units: int, price: int) -> int:
+        """Mint a dataset token for a listing record; returns its id."""
+
+    async def datasets(self) -> list[DatasetToken]: ...
+
+    async def grant(self, dataset: int, grantee: bytes, units: int, until: int) -> int:
+        """`units` is a bitmap over consent units, `until` Unix seconds; returns the id."""
+
+    async def revoke(self, grant: int) -> None: ...
+
+    async def grants(self, dataset: int) -> list[Grant]: ...
+
+    async def anchor_model(self, root: Digest, record: Digest) -> None: ...
+
+    async def anchor_round(self, run: Digest, number: int, state: Digest) -> None: ...
+
+    async def anchor_receipts(self, root: Digest, count: int) -> int:
+        """Anchor a Merkle root over signed receipts; returns the batch's id."""
+
+    def follow(self, from_block: int) -> AsyncIterator[ChainEvent]:
+        """Everything anchored since `from_block`, then what comes; never twice."""
