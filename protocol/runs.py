@@ -1,0 +1,94 @@
+"""Messages of a training run before its rounds: the proposal and the consents.
+
+A proposal fixes everything a member must agree to: who takes part, the model and its first
+state, the task, the hyperparameters, the number of rounds.  Its digest is the run's id, so a
+member consents to exactly that text and to no other.  Nothing trains before every member
+named has consented.
+"""
+
+from typing import Any
+
+import msgspec
+
+from protocol.errors import MalformedMessageError
+from protocol.types import DIGEST_BYTES, KEY_BYTES, Digest, digest
+from protocol.wire import Message, encode, require_length
+
+PROPOSAL_TOPIC = "run"
+CONSENT_TOPIC = "run-consent"
+ROUND_TOPIC = "round"
+
+PROPOSAL_LIMIT_BYTES = 1 << 18
+MEMBERS_AT_LEAST = 3
+MEMBERS_AT_MOST = 32
+ROUNDS_AT_MOST = 10_000
+
+
+class Proposal(Message, frozen=True, tag="run"):
+    """A run as it is proposed; `plan` is the model file's canonical JSON."""
+
+    title: str
+    plan: bytes
+    initial: bytes
+    """State root of the first state; every member recomputes it from the plan."""
+    rounds: int
+    members: tuple[bytes, ...]
+    created: int
+
+    def id(self) -> Digest:
+        """What the run is called."""
+        return digest(encode(self))
+
+    def check(self) -> None:
+        """Limits of this version; the plan's content is checked where it is used."""
+        require_length("initial state", self.initial, DIGEST_BYTES)
+        for key in self.members:
+            require_length("member key", key, KEY_BYTES)
+        if list(self.members) != sorted(set(self.members)):
+            raise MalformedMessageError("members are not sorted, or one is named twice")
+        if not MEMBERS_AT_LEAST <= len(self.members) <= MEMBERS_AT_MOST:
+            raise MalformedMessageError(
+                f"{len(self.members)} members, a run has {MEMBERS_AT_LEAST} to {MEMBERS_AT_MOST}:"
+                " fewer would see each other's updates in the sum"
+            )
+        if not 1 <= self.rounds <= ROUNDS_AT_MOST:
+            raise MalformedMessageError(
+                f"{self.rounds} rounds, limit is {ROUNDS_AT_MOST}"
+            )
+
+
+class Consent(Message, frozen=True, tag="consent"):
+    """A member's steward lets one dataset of its own take part in a run."""
+
+    run: bytes
+    dataset: int
+    """Token id on the chain, so that everyone can see the licence it comes under."""
+    samples: int
+    """How many records train; public, since the mean is weighted by it."""
+
+
+class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A model file: what to build, on which task, how to train it."""
+
+    title: str
+    spec: dict[str, Any]
+    task: dict[str, Any]
+    train: dict[str, Any]
+    outer: dict[str, Any] = {}
+
+
+def parse_plan(data: bytes) -> Plan:
+    """A model file's bytes; unknown keys are refused."""
+    if len(data) > PROPOSAL_LIMIT_BYTES:
+        raise MalformedMessageError(
+            f"model file has {len(data)} bytes, limit is {PROPOSAL_LIMIT_BYTES}"
+        )
+    try:
+        return msgspec.json.decode(data, type=Plan)
+    except msgspec.DecodeError as error:
+        raise MalformedMessageError(f"model file: {error}") from error
+
+
+def canonical_plan(plan: Plan) -> bytes:
+    """The bytes a proposal carries: sorted keys, no spaces."""
+    return msgspec.json.encode(plan, order="sorted")
