@@ -1,0 +1,242 @@
+"""Requests on kept streams, and the server side of them.
+
+Opening a stream costs three round trips, so a stream is kept and used for one request
+after another.  Whoever gives up in the middle of one (cancelled, too slow, bad bytes)
+resets that stream, because nobody can say what the next byte on it would mean.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import trio
+
+from node.adapters.libp2p.frames import (
+    BROKEN,
+    CHUNK_BYTES,
+    Ask,
+    Reply,
+    pieces,
+    receive,
+    receive_header,
+    send,
+    send_header,
+)
+from node.adapters.libp2p.host import Host
+from node.errors import AccessError, NodeError, TransportError
+from node.ports import Answer
+from protocol.errors import ProtocolError
+from protocol.types import PeerId
+
+logger = logging.getLogger(__name__)
+
+STREAMS_PER_PEER = 16
+INBOUND_PER_PEER = 32
+"""Streams one peer may hold open; each serves one request at a time."""
+DRAIN_LIMIT_BYTES = 1 << 26
+RESET_TIMEOUT_S = 1.0
+TEXT_LIMIT = 400
+_OK = 0
+
+Body = Callable[[PeerId, bytes], Awaitable[tuple[int, AsyncIterator[bytes]]]]
+"""Serve with a streamed answer: its size, then its bytes."""
+
+
+class Exchange:
+    """Every request of this node, and every request to it."""
+
+    def __init__(self, host: Host, allowed: Callable[[PeerId], bool]) -> None:
+        self._host = host
+        self._allowed = allowed
+        self._served: dict[str, tuple[Body, int]] = {}
+        self._idle: dict[PeerId, list[Any]] = {}
+        self._slots: dict[PeerId, trio.CapacityLimiter] = {}
+        self._inbound: Counter[PeerId] = Counter()
+        host.serve(self._accept)
+
+    def serve(self, protocol: str, answer: Answer, *, limit_bytes: int) -> None:
+        async def whole(
+            peer: PeerId, payload: bytes
+        ) -> tuple[int, AsyncIterator[bytes]]:
+            data = await answer(peer, payload)
+            return len(data), _chunks(data)
+
+        self.serve_body(protocol, whole, limit_bytes=limit_bytes)
+
+    def serve_body(self, protocol: str, body: Body, *, limit_bytes: int) -> None:
+        if protocol in self._served:
+            raise TransportError(f"protocol {protocol!r} is served already")
+        self._served[protocol] = (body, limit_bytes)
+
+    async def request(
+        self,
+        peer: PeerId,
+        protocol: str,
+        payload: bytes,
+        *,
+        timeout_s: float,
+        limit_bytes: int,
+    ) -> bytes:
+        async with self.answer(
+            peer, protocol, payload, timeout_s=timeout_s, limit_bytes=limit_bytes
+        ) as (_, parts):
+            return b"".join([part async for part in parts])
+
+    @asynccontextmanager
+    async def answer(
+        self,
+        peer: PeerId,
+        protocol: str,
+        payload: bytes,
+        *,
+        timeout_s: float,
+        limit_bytes: int,
+    ) -> AsyncIterator[tuple[int, AsyncIterator[bytes]]]:
+        """Ask, and read the answer piece by piece; every failure is a `NodeError`."""
+        if not self._allowed(peer):
+            raise TransportError(f"peer {peer} is not a member")
+        try:
+            with trio.fail_after(timeout_s):
+                async with self._stream(peer) as stream:
+                    await _send_ask(stream, protocol, payload)
+                    reply = await receive_header(stream, Reply)
+                    if reply.code == _OK:
+                        _require_size(reply.size, limit_bytes, peer)
+                        yield reply.size, pieces(stream, reply.size)
+        except trio.TooSlowError as error:
+            raise TransportError(
+                f"{protocol} to {peer} took longer than {timeout_s} s",
+                hint="the peer is slow or gone; the request may be repeated",
+            ) from error
+        except (*BROKEN, ProtocolError) as error:
+            raise TransportError(f"{protocol} to {peer}: {_text(error)}") from error
+        if reply.code != _OK:
+            raise _refusal(reply)
+
+    def forget(self, peer: PeerId) -> None:
+        """The connection is gone and its streams with it."""
+        self._idle.pop(peer, None)
+
+    @asynccontextmanager
+    async def _stream(self, peer: PeerId) -> AsyncIterator[Any]:
+        slots = self._slots.setdefault(peer, trio.CapacityLimiter(STREAMS_PER_PEER))
+        async with slots:
+            stream = self._resting(peer) or await self._host.open(peer)
+            try:
+                yield stream
+            except BaseException:
+                await _reset(stream)
+                raise
+            self._idle.setdefault(peer, []).append(stream)
+
+    def _resting(self, peer: PeerId) -> Any | None:
+        idle = self._idle.get(peer, [])
+        while idle:
+            stream = idle.pop()
+            if not stream.muxed_conn.is_closed:
+                return stream
+        return None
+
+    async def _accept(self, peer: PeerId, stream: Any) -> None:
+        """Serve one inbound stream until it ends; never raises."""
+        if not self._allowed(peer) or self._inbound[peer] >= INBOUND_PER_PEER:
+            logger.warning("stream refused peer=%s", peer)
+            await _reset(stream)
+            return
+        self._inbound[peer] += 1
+        try:
+            while self._allowed(peer):
+                await self._serve_one(peer, stream)
+        except EOFError:
+            logger.debug("stream ended peer=%s", peer)
+        except (*BROKEN, NodeError, ProtocolError) as error:
+            logger.info("stream dropped peer=%s: %s", peer, _text(error))
+        finally:
+            self._inbound[peer] -= 1
+            await _reset(stream)
+
+    async def _serve_one(self, peer: PeerId, stream: Any) -> None:
+        ask = await receive_header(stream, Ask)
+        body, limit = self._served.get(ask.protocol, (None, 0))
+        if body is None or ask.size > limit:
+            reason = (
+                f"protocol {ask.protocol!r} is not served"
+                if body is None
+                else f"request has {ask.size} bytes, limit is {limit}"
+            )
+            await _discard(stream, ask.size)
+            await _refuse(stream, TransportError(reason))
+            return
+        payload = await receive(stream, ask.size)
+        try:
+            size, parts = await body(peer, payload)
+        except (NodeError, ProtocolError) as error:
+            await _refuse(stream, error)
+            return
+        except Exception:  # a service's bug is logged here and must not stop the node
+            logger.exception("service failed protocol=%s peer=%s", ask.protocol, peer)
+            await _refuse(stream, TransportError("internal error at the peer"))
+            return
+        await _send_answer(stream, size, parts)
+
+
+async def _send_ask(stream: Any, protocol: str, payload: bytes) -> None:
+    first, rest = payload[:CHUNK_BYTES], payload[CHUNK_BYTES:]
+    await send_header(stream, Ask(protocol, len(payload)), first)
+    async for part in _chunks(rest):
+        await send(stream, part)
+
+
+async def _send_answer(stream: Any, size: int, parts: AsyncIterator[bytes]) -> None:
+    header: Reply | None = Reply(_OK, "", "", size)
+    async for part in parts:
+        if header is not None:
+            await send_header(stream, header, part)
+            header = None
+        else:
+            await send(stream, part)
+    if header is not None:
+        await send_header(stream, header)
+
+
+async def _chunks(data: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(data), CHUNK_BYTES):
+        yield data[start : start + CHUNK_BYTES]
+
+
+async def _discard(stream: Any, size: int) -> None:
+    """Read what we refuse, so that the refusal can be read; up to a limit."""
+    if size > DRAIN_LIMIT_BYTES:
+        raise TransportError(f"request has {size} bytes, limit is {DRAIN_LIMIT_BYTES}")
+    async for _ in pieces(stream, size):
+        pass
+
+
+async def _refuse(stream: Any, error: NodeError | ProtocolError) -> None:
+    code = error.code if isinstance(error, NodeError) else TransportError.code
+    hint = error.hint() if isinstance(error, NodeError) else ""
+    await send_header(
+        stream, Reply(code, str(error)[:TEXT_LIMIT], hint[:TEXT_LIMIT], 0)
+    )
+
+
+def _refusal(reply: Reply) -> NodeError:
+    kind = AccessError if reply.code == AccessError.code else TransportError
+    return kind(reply.message[:TEXT_LIMIT], hint=reply.hint[:TEXT_LIMIT])
+
+
+def _require_size(size: int, limit: int, peer: PeerId) -> None:
+    if size > limit:
+        raise TransportError(f"answer of {peer} has {size} bytes, limit is {limit}")
+
+
+def _text(error: BaseException) -> str:
+    return str(error) or type(error).__name__
+
+
+async def _reset(stream: Any) -> None:
+    with trio.move_on_after(RESET_TIMEOUT_S) as scope, suppress(Exception):
+        scope.shield = True
+        await stream.reset()

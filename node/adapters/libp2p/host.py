@@ -1,0 +1,188 @@
+"""One libp2p host, hardened: what is switched off, bounded or repaired, and why.
+
+docs/network.md lists the defects of 0.8.1 this file answers.  The rest of the adapter
+sees four verbs: run, open a stream, dial, drop.
+"""
+
+import logging
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from types import MethodType
+from typing import Any
+
+import libp2p
+import trio
+from libp2p.crypto.ed25519 import create_new_key_pair
+from libp2p.crypto.x25519 import create_new_key_pair as create_noise_key
+from libp2p.custom_types import TProtocol
+from libp2p.network import swarm as swarm_module
+from libp2p.network.config import ConnectionConfig
+from libp2p.network.connection.raw_connection import RawConnection
+from libp2p.peer.id import ID
+from libp2p.peer.peerinfo import PeerInfo
+from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_ID
+from multiaddr import Multiaddr
+from multiaddr.exceptions import Error as MultiaddrError
+
+from node.adapters.libp2p.noise import GatedNoise
+from node.errors import TransportError
+from protocol.types import PeerId
+
+logger = logging.getLogger(__name__)
+
+LIBRARY_VERSION = "0.8.1"
+PROTOCOL = TProtocol("/rexis/exchange/1")
+MAX_CONNECTIONS = 192
+DIAL_TIMEOUT_S = 10.0
+CLOSE_TIMEOUT_S = 1.2
+
+StreamHandler = Callable[[PeerId, Any], Awaitable[None]]
+
+
+class Host:
+    """The only holder of libp2p objects besides the streams themselves."""
+
+    def __init__(self, seed: bytes, allowed: Callable[[PeerId], bool]) -> None:
+        if not logging.root.handlers:  # libp2p would install one that prints
+            logging.root.addHandler(logging.NullHandler())
+        swarm_module._HAPPY_EYEBALLS_DELAY = 0  # noqa: SLF001 - a pinned library
+        keys = create_new_key_pair(seed)
+        noise = GatedNoise(
+            keys, noise_privkey=create_noise_key().private_key, allowed=allowed
+        )
+        self._host = libp2p.new_host(
+            key_pair=keys,
+            sec_opt={NOISE_ID: noise},
+            muxer_opt=libp2p.create_yamux_muxer_option(),
+            connection_config=ConnectionConfig(
+                max_connections=MAX_CONNECTIONS,
+                high_watermark=MAX_CONNECTIONS,
+                low_watermark=0,
+                min_connections=0,
+            ),
+        )
+        self._network = self._host.get_network()
+        self._guard()
+
+    @property
+    def peer_id(self) -> PeerId:
+        return PeerId(str(self._host.get_id()))
+
+    def addresses(self) -> tuple[str, ...]:
+        return tuple(str(address) for address in self._host.get_addrs())
+
+    def connected(self) -> frozenset[PeerId]:
+        return frozenset(
+            PeerId(str(peer))
+            for peer, connections in self._network.get_connections_map().items()
+            if any(not connection.is_closed for connection in connections)
+        )
+
+    def serve(self, handler: StreamHandler) -> None:
+        """Hand every inbound stream of our protocol to `handler`."""
+
+        async def accept(stream: Any) -> None:
+            await handler(PeerId(str(stream.muxed_conn.peer_id)), stream)
+
+        self._host.set_stream_handler(PROTOCOL, accept)
+
+    async def open(self, peer: PeerId) -> Any:
+        """A new stream to a connected peer; never dials."""
+        if peer not in self.connected():
+            raise TransportError(
+                f"peer {peer} is not connected",
+                hint="check that its node runs and that its address is right",
+            )
+        return await self._host.new_stream(ID.from_base58(peer), [PROTOCOL])
+
+    async def dial(self, peer: PeerId, addresses: tuple[str, ...]) -> None:
+        """Connect, forgetting that an earlier attempt failed."""
+        identity = ID.from_base58(peer)
+        self._network.unblock_peer(identity)
+        info = PeerInfo(identity, [_multiaddr(address) for address in addresses])
+        with trio.fail_after(DIAL_TIMEOUT_S):
+            await self._host.connect(info)
+
+    async def drop(self, peer: PeerId) -> None:
+        """Close every connection to `peer`."""
+        with trio.move_on_after(CLOSE_TIMEOUT_S) as scope:
+            scope.shield = True
+            await self._network.close_peer(ID.from_base58(peer))
+
+    @asynccontextmanager
+    async def running(self, listen: tuple[str, ...]) -> AsyncIterator[None]:
+        """Listen on `listen` until left; leaves no socket behind."""
+        addresses = [_multiaddr(address) for address in listen]
+        for address in addresses:
+            _require_free(address)
+        async with self._host.run(addresses):
+            try:
+                yield
+            finally:
+                with trio.CancelScope(shield=True), suppress(Exception):
+                    with trio.move_on_after(CLOSE_TIMEOUT_S):
+                        await self._host.close()
+
+    def _guard(self) -> None:
+        """Keep one bad stream or connection from ending the process (R2, R3)."""
+        handle = self._host._swarm_stream_handler  # noqa: SLF001 - a pinned library
+
+        async def contained(stream: Any) -> None:
+            try:
+                await handle(stream)
+            except Exception as error:
+                logger.info("stream ended by %r", error)
+                with suppress(Exception):
+                    await stream.reset()
+
+        self._network.set_stream_handler(contained)
+        self._network._do_handle_inbound_connection = MethodType(  # noqa: SLF001
+            _inbound, self._network
+        )
+
+
+async def _inbound(network: Any, raw: Any, address: Multiaddr, _failure: Any) -> None:
+    """Upgrade an inbound connection and hold its slot only while it lives (R2)."""
+    try:
+        muxed = await network.upgrade_inbound_raw_conn(
+            RawConnection(raw, initiator=False), address
+        )
+        await muxed.event_closed.wait()
+    except Exception as error:
+        logger.info("inbound connection refused: %r", error)
+    finally:
+        with trio.CancelScope(shield=True), suppress(Exception):
+            with trio.move_on_after(CLOSE_TIMEOUT_S):
+                await raw.close()
+
+
+def _multiaddr(text: str) -> Multiaddr:
+    try:
+        return Multiaddr(text)
+    except (MultiaddrError, ValueError) as error:
+        raise TransportError(
+            f"{text!r} is not an address: {error}",
+            hint="write it as /ip4/192.0.2.1/tcp/4001",
+        ) from error
+
+
+def _require_free(address: Multiaddr) -> None:
+    """Bind once without SO_REUSEPORT, with which libp2p would share a taken port."""
+    protocols = [protocol.name for protocol in address.protocols()]
+    if protocols[:2] not in (["ip4", "tcp"], ["ip6", "tcp"]):
+        raise TransportError(
+            f"cannot listen on {address}: only /ip4 or /ip6 with /tcp",
+            hint="write it as /ip4/0.0.0.0/tcp/4001",
+        )
+    family = socket.AF_INET if protocols[0] == "ip4" else socket.AF_INET6
+    port = int(address.value_for_protocol("tcp") or 0)
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address.value_for_protocol(protocols[0]), port))
+        except OSError as error:
+            raise TransportError(
+                f"cannot listen on {address}: {error.strerror}",
+                hint="another process holds the port, or the address is not ours",
+            ) from error

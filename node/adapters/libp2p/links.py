@@ -1,0 +1,134 @@
+"""Staying connected: redial with growing, jittered pauses; beat, and drop the dead.
+
+libp2p notices a closed socket, never a silent peer.  Each neighbour is asked for a beat
+every few seconds over the same exchange the services use, so a beat that comes back
+proves that requests do.
+"""
+
+import logging
+import random
+from collections.abc import Callable
+
+import trio
+
+from node.adapters.libp2p.exchange import Exchange
+from node.adapters.libp2p.frames import BROKEN
+from node.adapters.libp2p.gossip import Gossip
+from node.adapters.libp2p.host import Host
+from node.errors import NodeError
+from protocol.errors import ProtocolError
+from protocol.types import PeerId
+
+logger = logging.getLogger(__name__)
+
+BEAT_PROTOCOL = "rexis/beat/1"
+LOOK_S = 0.1
+"""How often the set of connections is compared with the neighbours we talk to."""
+BEAT_PERIOD_S = 3.0
+BEAT_TIMEOUT_S = 5.0
+REPAIR_PERIOD_S = 5.0
+REDIAL_FIRST_S = 0.25
+REDIAL_LAST_S = 15.0
+
+
+class Links:
+    """The nursery of neighbours: one dialler per wanted peer, one session per neighbour."""
+
+    def __init__(
+        self,
+        host: Host,
+        exchange: Exchange,
+        gossip: Gossip,
+        allowed: Callable[[PeerId], bool],
+    ) -> None:
+        self._host = host
+        self._exchange = exchange
+        self._gossip = gossip
+        self._allowed = allowed
+        self._wanted: dict[PeerId, tuple[str, ...]] = {}
+        self._sessions: dict[PeerId, trio.CancelScope] = {}
+        self._nursery: trio.Nursery | None = None
+        exchange.serve(BEAT_PROTOCOL, _beat, limit_bytes=0)
+
+    def connected(self) -> frozenset[PeerId]:
+        return frozenset(self._sessions)
+
+    def want(self, peer: PeerId, addresses: tuple[str, ...]) -> None:
+        """Keep a connection to `peer`; a later call replaces the addresses."""
+        new = peer not in self._wanted
+        self._wanted[peer] = addresses
+        if new and self._nursery is not None:
+            self._nursery.start_soon(self._dial_for_ever, peer)
+
+    async def run(self) -> None:
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            for peer in self._wanted:
+                nursery.start_soon(self._dial_for_ever, peer)
+            while True:
+                self._look(nursery)
+                await trio.sleep(LOOK_S)
+
+    def _look(self, nursery: trio.Nursery) -> None:
+        present = self._host.connected()
+        for peer in present - self._sessions.keys():
+            self._sessions[peer] = trio.CancelScope()
+            nursery.start_soon(self._session, peer, self._sessions[peer])
+        for peer in self._sessions.keys() - present:
+            self._sessions[peer].cancel()
+
+    async def _session(self, peer: PeerId, scope: trio.CancelScope) -> None:
+        """Everything we do with one neighbour while its connection lasts."""
+        logger.info("connected peer=%s", peer)
+        try:
+            with scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._gossip.push_to, peer)
+                    nursery.start_soon(self._repair, peer)
+                    await self._beat_until_dead(peer)
+                    await self._host.drop(peer)
+                    nursery.cancel_scope.cancel()
+        finally:
+            self._exchange.forget(peer)
+            self._sessions.pop(peer, None)
+            logger.info("disconnected peer=%s", peer)
+
+    async def _beat_until_dead(self, peer: PeerId) -> None:
+        while self._allowed(peer):
+            try:
+                await self._exchange.request(
+                    peer, BEAT_PROTOCOL, b"", timeout_s=BEAT_TIMEOUT_S, limit_bytes=0
+                )
+            except NodeError as error:
+                logger.warning("no beat peer=%s: %s", peer, error)
+                return
+            await trio.sleep(_jitter(BEAT_PERIOD_S))
+
+    async def _repair(self, peer: PeerId) -> None:
+        while True:
+            try:
+                await self._gossip.repair_from(peer)
+            except (NodeError, ProtocolError) as error:
+                logger.info("no repair peer=%s: %s", peer, error)
+            await trio.sleep(_jitter(REPAIR_PERIOD_S))
+
+    async def _dial_for_ever(self, peer: PeerId) -> None:
+        pause = REDIAL_FIRST_S
+        while True:
+            if peer in self._host.connected() or not self._allowed(peer):
+                pause = REDIAL_FIRST_S
+            else:
+                try:
+                    await self._host.dial(peer, self._wanted[peer])
+                except (*BROKEN, NodeError) as error:
+                    logger.debug("no connection peer=%s: %s", peer, error)
+                    pause = min(2 * pause, REDIAL_LAST_S)
+            await trio.sleep(_jitter(pause))
+
+
+async def _beat(_peer: PeerId, _payload: bytes) -> bytes:
+    return b""
+
+
+def _jitter(pause: float) -> float:
+    return pause * random.uniform(0.7, 1.3)
