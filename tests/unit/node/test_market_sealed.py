@@ -1,0 +1,163 @@
+import hashlib
+import io
+import logging
+
+import crypt4gh.header
+import crypt4gh.lib
+import nacl.public
+import pytest
+
+from node.errors import AccessError, StorageError
+from node.market import sealed
+from protocol.manifest import Entry
+
+OWNER, GRANTEE, STRANGER = (
+    bytes(nacl.public.PrivateKey(bytes([i]) * 32)) for i in (1, 2, 3)
+)
+OWNER_PUBLIC, GRANTEE_PUBLIC = (sealed.public_half(k) for k in (OWNER, GRANTEE))
+PLAIN = b"age,bmi\n" + b"31,22.5\n" * 20_000
+
+
+def entry(body):
+    return Entry(0, hashlib.sha256(body).digest(), len(body))
+
+
+def opened(header, body, key=OWNER, of=None, sender=OWNER_PUBLIC):
+    return sealed.open_unit(
+        header, body, of or entry(body), secret_seal_key=key, sender=sender
+    )
+
+
+@pytest.fixture(scope="module")
+def unit():
+    return sealed.seal_unit(PLAIN, secret_seal_key=OWNER)
+
+
+def test_the_owner_opens_its_own_unit(unit):
+    assert opened(*unit) == PLAIN
+    assert b"22.5" not in unit[1]
+
+
+def test_a_grantee_opens_the_same_body_with_a_header_of_its_own(unit):
+    header, body = unit
+    released = sealed.reseal_header(
+        header, secret_seal_key=OWNER, grantee=GRANTEE_PUBLIC
+    )
+    assert released != header
+    assert len(released) == 124
+    assert opened(released, body, key=GRANTEE) == PLAIN
+
+
+def test_header_and_body_are_a_file_of_the_reference_package(unit):
+    out = io.BytesIO()
+    crypt4gh.lib.decrypt([(0, OWNER, None)], io.BytesIO(unit[0] + unit[1]), out)
+    assert out.getvalue() == PLAIN
+
+
+def test_another_key_opens_neither_the_owners_header_nor_the_grantees(unit):
+    header, body = unit
+    released = sealed.reseal_header(
+        header, secret_seal_key=OWNER, grantee=GRANTEE_PUBLIC
+    )
+    for one in (header, released):
+        with pytest.raises(AccessError, match="not made for this key"):
+            opened(one, body, key=STRANGER)
+    with pytest.raises(AccessError, match="not made for this key"):
+        opened(header, body, key=GRANTEE)
+
+
+def test_a_header_from_somebody_else_than_the_owner_is_refused(unit):
+    forged, _ = sealed.seal_unit(b"x", secret_seal_key=STRANGER)
+    forged = sealed.reseal_header(
+        forged, secret_seal_key=STRANGER, grantee=GRANTEE_PUBLIC
+    )
+    with pytest.raises(AccessError, match="not by this owner"):
+        opened(forged, unit[1], key=GRANTEE)
+
+
+@pytest.mark.parametrize("cut", [0, 10, 16, 60, 123])
+def test_a_cut_header_is_refused(unit, cut):
+    with pytest.raises(AccessError):
+        opened(unit[0][:cut], unit[1])
+
+
+def test_a_bent_or_padded_header_is_refused(unit):
+    for place in range(len(unit[0])):
+        bent = bytearray(unit[0])
+        bent[place] ^= 1
+        with pytest.raises(AccessError):
+            opened(bytes(bent), unit[1])
+    with pytest.raises(AccessError, match="too many"):
+        opened(unit[0] + b"x", unit[1])
+    with pytest.raises(AccessError, match="limit is 4096"):
+        opened(bytes(5000), unit[1])
+
+
+def test_a_header_with_an_edit_list_or_two_keys_is_refused(unit):
+    keys = [(0, OWNER, OWNER_PUBLIC)]
+    make = crypt4gh.header.make_packet_data_enc
+    edits = crypt4gh.header.make_packet_data_edit_list([0, 10])
+    for packets in ([make(0, bytes(32)), edits], [make(0, bytes(32))] * 2):
+        header = crypt4gh.header.serialize(
+            [one for p in packets for one in crypt4gh.header.encrypt(p, keys)]
+        )
+        with pytest.raises(AccessError, match="header holds"):
+            opened(header, unit[1])
+
+
+def test_a_body_cut_between_segments_is_noticed_only_by_the_manifest(unit):
+    header, body = unit
+    cut = body[: 65536 + 28]
+    # The format itself takes the cut body: this is why the manifest is checked first.
+    out = io.BytesIO()
+    crypt4gh.lib.decrypt([(0, OWNER, None)], io.BytesIO(header + cut), out)
+    assert out.getvalue() == PLAIN[:65536]
+    with pytest.raises(StorageError, match="the manifest says"):
+        opened(header, cut, of=entry(body))
+
+
+@pytest.mark.parametrize("place", [0, 20, 70_000, -1])
+def test_a_bent_body_is_refused_with_and_without_a_matching_manifest(unit, place):
+    header, body = unit
+    bent = bytearray(body)
+    bent[place] ^= 1
+    with pytest.raises(StorageError, match="digest"):
+        opened(header, bytes(bent), of=entry(body))
+    with pytest.raises(StorageError, match="does not decrypt"):
+        opened(header, bytes(bent))
+
+
+@pytest.mark.parametrize("body", [b"x", b"x" * 28, b"x" * 100])
+def test_a_body_of_garbage_is_refused(unit, body):
+    with pytest.raises(StorageError):
+        opened(unit[0], body)
+
+
+def test_keys_of_the_wrong_kind_are_refused(unit):
+    with pytest.raises(AccessError, match="has 31 bytes"):
+        sealed.seal_unit(PLAIN, secret_seal_key=bytes(31))
+    for bad, reason in ((bytes(32), "not a usable"), (bytes(3), "has 3 bytes")):
+        with pytest.raises(AccessError, match=reason):
+            sealed.reseal_header(unit[0], secret_seal_key=OWNER, grantee=bad)
+    with pytest.raises(StorageError, match="without a byte"):
+        sealed.seal_unit(b"", secret_seal_key=OWNER)
+
+
+def test_no_key_reaches_a_log_at_any_level(caplog):
+    with caplog.at_level(logging.DEBUG):
+        header, body = sealed.seal_unit(PLAIN, secret_seal_key=OWNER)
+        opened(header, body)
+        with pytest.raises(AccessError):
+            opened(header, body, key=STRANGER)
+    assert caplog.text == ""
+    # The package does log the key where its loggers are left open.
+    log = logging.getLogger("crypt4gh")
+    level = log.level
+    try:
+        for name in ("crypt4gh", "crypt4gh.header", "crypt4gh.lib"):
+            logging.getLogger(name).setLevel(logging.DEBUG)
+        sealed.seal_unit(PLAIN, secret_seal_key=OWNER)
+    finally:
+        for name in ("crypt4gh", "crypt4gh.header", "crypt4gh.lib"):
+            logging.getLogger(name).setLevel(level)
+    assert OWNER.hex() in caplog.text
