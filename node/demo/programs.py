@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -109,6 +109,17 @@ class Programs:
         except subprocess.TimeoutExpired:
             process.kill()
             return process.wait()
+
+
+def until(
+    condition: Callable[[], bool], what: str, timeout_s: float, pause_s: float = 0.1
+) -> None:
+    """Wait for `condition`; says `what` was awaited when it does not come."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            raise DemoError(f"waited {timeout_s:.0f} s for {what}")
+        time.sleep(pause_s)
 
 
 def free_ports(count: int) -> list[int]:

@@ -1,0 +1,74 @@
+"""A model's state on disk, named by its root.
+
+The state of a run is one flat float32 vector in a fixed layout.  Its root is the Merkle root
+over 1 MiB chunks, so that equal bytes have one name and a member that falls behind can
+fetch and check one chunk at a time.
+"""
+
+import os
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from node.errors import ComputeError
+from protocol import merkle
+from protocol.types import Digest
+
+CHUNK_BYTES = 1 << 20
+
+Vector = NDArray[np.float32]
+
+
+def state_root(state: Vector) -> Digest:
+    """Root over the little-endian bytes of `state`."""
+    data = np.ascontiguousarray(state, "<f4").tobytes()
+    chunks = [data[i : i + CHUNK_BYTES] for i in range(0, len(data), CHUNK_BYTES)]
+    return merkle.root(chunks)
+
+
+def write(folder: Path, state: Vector) -> Digest:
+    """Put `state` under its root; on disk when this returns."""
+    folder.mkdir(parents=True, exist_ok=True)
+    root = state_root(state)
+    write_file(
+        folder / f"{root.hex()}.f32", np.ascontiguousarray(state, "<f4").tobytes()
+    )
+    return root
+
+
+def read(folder: Path, root: bytes, size: int) -> Vector:
+    """The state called `root`, checked."""
+    path = folder / f"{root.hex()}.f32"
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ComputeError(
+            f"state {root.hex()[:16]} is not on this node",
+            hint="it belongs to a run this node did not finish",
+        ) from error
+    if len(data) != 4 * size:
+        raise ComputeError(f"{path} has {len(data)} bytes, needs {4 * size}")
+    state = np.frombuffer(data, "<f4").copy()
+    if state_root(state) != root:
+        raise ComputeError(
+            f"{path} is damaged: its root is not {root.hex()[:16]}",
+            hint="remove the file; the state is in every other member's folder as well",
+        )
+    return state
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """All of `data` under `path`, or nothing: written aside, synced, renamed."""
+    part = path.with_suffix(".part")
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as handle:
+        handle.write(data)
+        handle.flush()
+        os.fsync(handle.fileno())
+    part.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -1,0 +1,194 @@
+"""Models offered for encrypted inference: made, announced, anchored, kept.
+
+To release is to draw a fresh key, key the trained trunk with it, round it to integers and give
+the bytes away; the key itself goes sealed to members that trained the model.  The record's
+digest is anchored beside the model's root, so that nobody can offer another model under the
+same name later.
+"""
+
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import structlog
+import trio
+
+from node.adapters.keyfile import seal_to
+from node.errors import AccessError, ComputeError, NodeError
+from node.ports import Announcement, Blobs, Compute, Signer, Store, Transport
+from node.services.federation import Federation
+from node.services.outbox import Outbox
+from node.services.runs import Runs
+from protocol.errors import ProtocolError
+from protocol.evaluation import (
+    RELEASE_LIMIT_BYTES,
+    RELEASE_TOPIC,
+    Release,
+    SealedKey,
+)
+from protocol.types import Digest, digest
+from protocol.wire import decode, encode
+
+_RELEASES, _SOURCES = "releases", "release-sources"
+TRUNK_LIMIT_BYTES = 1 << 30
+FETCH_TIMEOUT_S = 120.0
+
+log = structlog.get_logger()
+
+
+class Releases:
+    """Every release this node has made or heard of."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        blobs: Blobs,
+        signer: Signer,
+        transport: Transport,
+        federation: Federation,
+        outbox: Outbox,
+        folder: Path,
+    ) -> None:
+        self._store = store
+        self._blobs = blobs
+        self._signer = signer
+        self._transport = transport
+        self._federation = federation
+        self._outbox = outbox
+        self._folder = folder
+        self._known: dict[bytes, tuple[Release, bytes]] = {}
+
+    async def load(self) -> None:
+        """What was known before the restart."""
+        sources = dict(await self._store.scan(_SOURCES))
+        for root, data in await self._store.scan(_RELEASES):
+            release = decode(data, Release, limit_bytes=RELEASE_LIMIT_BYTES)
+            self._known[root] = release, sources[root]
+
+    async def make(
+        self, compute: Compute, runs: Runs, run: bytes, hosts: list[str]
+    ) -> dict[str, Any]:
+        """Release the final state of `run`."""
+        record = runs.record(run)
+        seed = secrets.token_bytes(32)
+        path = self._folder / f"{run.hex()}.trunk"
+        state_root = runs.final_state(run)
+        made = await compute.call(
+            "model.release",
+            {"spec": record.spec, "root": state_root, "seed": seed, "out": str(path)},
+        )
+        trunk = await trio.to_thread.run_sync(path.read_bytes)
+        blob = await trio.to_thread.run_sync(self._blobs.put, trunk)
+        path.unlink()
+        keys = tuple(
+            SealedKey(key, seal_to(self._federation.key(key).seal_key, seed))
+            for key in record.members
+        )
+        release = Release(
+            model_root=made["model_root"],
+            blob=blob,
+            blob_bytes=len(trunk),
+            run=run,
+            state_root=state_root,
+            hosts=tuple(self._federation.named(name).node_key for name in hosts),
+            keys=keys,
+        )
+        await self._keep(release, self._signer.public_key)
+        await self._outbox.put("model", release.model_root, digest(encode(release)))
+        await self._transport.announce(RELEASE_TOPIC, encode(release))
+        return self.row(release.model_root)
+
+    async def heard(self, said: Announcement) -> None:
+        """A member offers a model."""
+        release = decode(said.payload, Release, limit_bytes=RELEASE_LIMIT_BYTES)
+        release.check()
+        origin = self._federation.peer(said.origin)
+        known = self._known.get(release.model_root)
+        if known is not None:
+            if known[0] != release:
+                raise ProtocolError(
+                    f"{origin.name} offers another release of {release.model_root.hex()[:16]}"
+                )
+            return
+        await self._keep(release, origin.node_key)
+
+    async def trunk(self, model_root: bytes) -> bytes:
+        """The trunk's bytes, fetched from whoever has them and checked."""
+        release = self.get(model_root)
+        await self.fetch_blob(model_root)
+        return self._blobs.read(Digest(release.blob), 0, release.blob_bytes)
+
+    async def fetch_blob(self, model_root: bytes) -> Digest:
+        """Make sure the trunk is on this node."""
+        release, source = self.get(model_root), self._known[model_root][1]
+        blob = Digest(release.blob)
+        if self._blobs.has(blob):
+            return blob
+        last: NodeError | None = None
+        for node_key in (source, *release.hosts):
+            try:
+                await self._transport.fetch(
+                    self._federation.key(node_key).peer_id,
+                    blob,
+                    limit_bytes=min(release.blob_bytes, TRUNK_LIMIT_BYTES),
+                    timeout_s=FETCH_TIMEOUT_S,
+                )
+                return blob
+            except NodeError as error:
+                last = error
+        raise ComputeError(
+            f"no member gives the trunk of {model_root.hex()[:16]}: {last}",
+            hint="it is fetched again with the next request",
+        )
+
+    def get(self, model_root: bytes) -> Release:
+        """The release called `model_root`."""
+        known = self._known.get(model_root)
+        if known is None:
+            raise ComputeError(
+                f"model {model_root.hex()[:16]} is not known here",
+                hint="`rexis models list` shows what is",
+            )
+        return known[0]
+
+    def key_seed(self, model_root: bytes) -> bytes:
+        """The release key's seed, if it was sealed to this node."""
+        for sealed in self.get(model_root).keys:
+            if sealed.node_key == self._signer.public_key:
+                return self._signer.open_sealed(sealed.sealed)
+        raise AccessError(
+            f"this node has no key to model {model_root.hex()[:16]}",
+            hint="ask the releaser; only members that trained it hold one",
+        )
+
+    def is_trunk(self, blob: bytes) -> bool:
+        """Keyed trunks may be read by every member."""
+        return any(release.blob == blob for release, _ in self._known.values())
+
+    def rows(self) -> list[dict[str, Any]]:
+        """For `models.list`."""
+        return [self.row(root) for root in self._known]
+
+    def row(self, model_root: bytes) -> dict[str, Any]:
+        """For a person or a program to read."""
+        release, source = self._known[model_root]
+        name = self._federation.name_of
+        return {
+            "model": model_root.hex(),
+            "run": release.run.hex(),
+            "state_root": release.state_root.hex(),
+            "released_by": name(source),
+            "hosts": [name(host) for host in release.hosts],
+            "bytes": release.blob_bytes,
+            "here": self._blobs.has(Digest(release.blob)),
+        }
+
+    async def _keep(self, release: Release, source: bytes) -> None:
+        await self._store.put(_SOURCES, release.model_root, source)
+        await self._store.put(_RELEASES, release.model_root, encode(release))
+        self._known[release.model_root] = release, source
+        details: Mapping[str, Any] = self.row(release.model_root)
+        await self._store.append_event("model.released", dict(details))
+        log.info("model released", model=release.model_root.hex()[:16])

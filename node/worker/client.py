@@ -1,0 +1,101 @@
+"""The key holder's side of a worker session; satisfies `ee.session.TrunkPort`.
+
+Blocking: it is used in the compute child, and in a thread of the daemon.  One client is one
+session: closing it makes the worker forget the trunk.
+"""
+
+import socket
+from collections.abc import Mapping
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from node.errors import ComputeError
+from node.worker import wire
+
+Floats = NDArray[np.float32]
+Weights = dict[str, NDArray[Any]]
+
+REPLY_TIMEOUT_S = 120.0
+
+
+class WorkerClient:
+    """One session with the worker behind a unix socket."""
+
+    def __init__(self, path: str, *, timeout_s: float = REPLY_TIMEOUT_S) -> None:
+        self._path = path
+        self._timeout_s = timeout_s
+        self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._sock.settimeout(timeout_s)
+        try:
+            self._sock.connect(path)
+        except OSError as error:
+            self._sock.close()
+            raise ComputeError(
+                f"no worker answers at {path}: {error.strerror or error}",
+                hint=f"start one with `rexis worker serve --socket {path}`",
+            ) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the session."""
+        self._sock.close()
+
+    def load(self, config: Mapping[str, Any], weights: Mapping[str, Any]) -> None:
+        """Hand over a keyed trunk."""
+        self._ask("load", {"config": dict(config)}, weights)
+
+    def forward(self, x: Floats, *, train: bool) -> Floats:
+        """(batch, tokens, width) keyed rows through the trunk."""
+        return self._ask("forward", {"train": train}, {"x": x})[1]["y"]
+
+    def backward(self, gy: Floats) -> Floats:
+        """Gradient at the trunk's input; its weights' gradients stay at the worker."""
+        return self._ask("backward", {}, {"gy": gy})[1]["gx"]
+
+    def step(self, lr: float, hyper: Mapping[str, Any]) -> None:
+        """One step of the trunk's optimiser."""
+        self._ask("step", {"lr": lr, "hyper": dict(hyper)}, {})
+
+    def export(self) -> Weights:
+        """The keyed trunk as it is now."""
+        return self._ask("export", {}, {})[1]
+
+    def unload(self) -> None:
+        """Forget the trunk."""
+        self._ask("unload", {}, {})
+
+    def load_integer(self, trunk: bytes) -> bytes:
+        """Hand over a released integer trunk; returns its root as the worker sees it."""
+        blob = np.frombuffer(trunk, np.uint8)
+        return bytes(self._ask("load_integer", {}, {"trunk": blob})[0]["root"])
+
+    def infer(self, rows: NDArray[np.int32]) -> NDArray[np.uint8]:
+        """Boundary rows of one batch, packed (docs/verify.md)."""
+        return self._ask("infer", {}, {"rows": rows})[1]["boundaries"]
+
+    def _ask(
+        self, op: str, params: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]
+    ) -> tuple[dict[str, Any], wire.Tensors]:
+        try:
+            wire.send(self._sock, {"op": op, "params": dict(params)}, tensors)
+            header, answer = wire.receive(self._sock)
+        except TimeoutError as error:
+            raise ComputeError(
+                f"the worker at {self._path} did not answer {op} within {self._timeout_s:.0f} s",
+                hint="look at the worker's log; the session can be started again",
+            ) from error
+        except (OSError, wire.WorkerGone) as error:
+            raise ComputeError(
+                f"the worker at {self._path} went away during {op}",
+                hint="start it again; the session resumes from the last stored state",
+            ) from error
+        if "error" in header:
+            raise ComputeError(f"worker refused {op}: {header['error']}")
+        return header, answer
