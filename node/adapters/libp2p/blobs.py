@@ -2,14 +2,49 @@
 
 import hashlib
 from collections.abc import AsyncIterator, Callable
+from typing import Protocol
 
 from node.adapters.libp2p.exchange import Exchange
 from node.adapters.libp2p.frames import CHUNK_BYTES
-from node.errors import AccessError, TransportError
+from node.errors import AccessError, StorageError, TransportError
 from node.ports import Blobs
 from protocol.types import DIGEST_BYTES, Digest, PeerId
 
 BLOB_PROTOCOL = "rexis/blob/1"
+
+
+class BlobWriter(Protocol):
+    """What `Blobs.writer()` returns where the store can take a blob piece by piece."""
+
+    def write(self, data: bytes) -> None: ...
+
+    def commit(self, digest: Digest) -> None: ...
+
+    def abort(self) -> None: ...
+
+
+class _Buffer:
+    """For a store that cannot: the blob is in memory until it is complete."""
+
+    def __init__(self, blobs: Blobs) -> None:
+        self._blobs = blobs
+        self._parts: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        self._parts.append(data)
+
+    def commit(self, digest: Digest) -> None:
+        stored = self._blobs.put(b"".join(self._parts))
+        if stored != digest:
+            raise StorageError(f"stored {stored.hex()} instead of {digest.hex()}")
+
+    def abort(self) -> None:
+        self._parts.clear()
+
+
+def _writer(blobs: Blobs) -> BlobWriter:
+    make: Callable[[], BlobWriter] | None = getattr(blobs, "writer", None)
+    return _Buffer(blobs) if make is None else make()
 
 
 class BlobExchange:
@@ -32,19 +67,27 @@ class BlobExchange:
         if self._blobs.has(digest):
             return
         hasher = hashlib.sha256()
-        received: list[bytes] = []
-        async with self._exchange.answer(
-            peer, BLOB_PROTOCOL, digest, timeout_s=timeout_s, limit_bytes=limit_bytes
-        ) as (_, parts):
-            async for part in parts:
-                hasher.update(part)
-                received.append(part)
-        if hasher.digest() != digest:
-            raise TransportError(
-                f"blob from {peer} has digest {hasher.hexdigest()}, not {digest.hex()}",
-                hint="the peer sent other bytes than it announced; ask another",
-            )
-        self._blobs.put(b"".join(received))
+        writer = _writer(self._blobs)
+        try:
+            async with self._exchange.answer(
+                peer,
+                BLOB_PROTOCOL,
+                digest,
+                timeout_s=timeout_s,
+                limit_bytes=limit_bytes,
+            ) as (_, parts):
+                async for part in parts:
+                    hasher.update(part)
+                    writer.write(part)
+            if hasher.digest() != digest:
+                raise TransportError(
+                    f"blob of {peer} has digest {hasher.hexdigest()}, not {digest.hex()}",
+                    hint="the peer sent other bytes than it announced; ask another",
+                )
+            writer.commit(digest)
+        except BaseException:
+            writer.abort()
+            raise
 
     async def _serve(
         self, peer: PeerId, payload: bytes

@@ -6,6 +6,7 @@ sees four verbs: run, open a stream, dial, drop.
 
 import logging
 import socket
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from types import MethodType
@@ -26,6 +27,7 @@ from multiaddr import Multiaddr
 from multiaddr.exceptions import Error as MultiaddrError
 
 from node.adapters.libp2p.noise import GatedNoise
+from node.adapters.libp2p.yamux import install
 from node.errors import TransportError
 from protocol.types import PeerId
 
@@ -36,6 +38,8 @@ PROTOCOL = TProtocol("/rexis/exchange/1")
 MAX_CONNECTIONS = 192
 DIAL_TIMEOUT_S = 10.0
 CLOSE_TIMEOUT_S = 1.2
+STREAMS_PER_PEER = 64
+"""Inbound streams of one peer, those included that have not named a protocol yet."""
 
 StreamHandler = Callable[[PeerId, Any], Awaitable[None]]
 
@@ -54,7 +58,7 @@ class Host:
         self._host = libp2p.new_host(
             key_pair=keys,
             sec_opt={NOISE_ID: noise},
-            muxer_opt=libp2p.create_yamux_muxer_option(),
+            muxer_opt={TProtocol(name): kind for name, kind in install().items()},
             connection_config=ConnectionConfig(
                 max_connections=MAX_CONNECTIONS,
                 high_watermark=MAX_CONNECTIONS,
@@ -68,6 +72,11 @@ class Host:
     @property
     def peer_id(self) -> PeerId:
         return PeerId(str(self._host.get_id()))
+
+    @property
+    def library_host(self) -> Any:
+        """The wrapped host, for measurements and tests."""
+        return self._host
 
     def addresses(self) -> tuple[str, ...]:
         return tuple(str(address) for address in self._host.get_addrs())
@@ -105,10 +114,12 @@ class Host:
             await self._host.connect(info)
 
     async def drop(self, peer: PeerId) -> None:
-        """Close every connection to `peer`."""
-        with trio.move_on_after(CLOSE_TIMEOUT_S) as scope:
+        """Close every connection to `peer`, whether or not it listens."""
+        identity = ID.from_base58(peer)
+        with trio.move_on_after(CLOSE_TIMEOUT_S) as scope, suppress(Exception):
             scope.shield = True
-            await self._network.close_peer(ID.from_base58(peer))
+            await self._cut(self._network.get_connections(identity))
+            await self._network.close_peer(identity)
 
     @asynccontextmanager
     async def running(self, listen: tuple[str, ...]) -> AsyncIterator[None]:
@@ -120,21 +131,35 @@ class Host:
             try:
                 yield
             finally:
-                with trio.CancelScope(shield=True), suppress(Exception):
-                    with trio.move_on_after(CLOSE_TIMEOUT_S):
-                        await self._host.close()
+                with trio.move_on_after(CLOSE_TIMEOUT_S) as scope, suppress(Exception):
+                    scope.shield = True
+                    await self._cut(self._network.get_connections())
+                    await self._host.close()
+
+    @staticmethod
+    async def _cut(connections: list[Any]) -> None:
+        """Close the sockets; a farewell could wait for a peer that reads no more."""
+        for connection in connections:
+            await connection.muxed_conn.secured_conn.close()
 
     def _guard(self) -> None:
         """Keep one bad stream or connection from ending the process (R2, R3)."""
         handle = self._host._swarm_stream_handler  # noqa: SLF001 - a pinned library
+        open_streams: Counter[str] = Counter()
 
         async def contained(stream: Any) -> None:
+            peer = str(stream.muxed_conn.peer_id)
+            open_streams[peer] += 1
             try:
+                if open_streams[peer] > STREAMS_PER_PEER:
+                    raise TransportError(f"more than {STREAMS_PER_PEER} streams")
                 await handle(stream)
             except Exception as error:
-                logger.info("stream ended by %r", error)
+                logger.info("stream ended peer=%s: %r", peer, error)
                 with suppress(Exception):
                     await stream.reset()
+            finally:
+                open_streams[peer] -= 1
 
         self._network.set_stream_handler(contained)
         self._network._do_handle_inbound_connection = MethodType(  # noqa: SLF001
@@ -152,9 +177,9 @@ async def _inbound(network: Any, raw: Any, address: Multiaddr, _failure: Any) ->
     except Exception as error:
         logger.info("inbound connection refused: %r", error)
     finally:
-        with trio.CancelScope(shield=True), suppress(Exception):
-            with trio.move_on_after(CLOSE_TIMEOUT_S):
-                await raw.close()
+        with trio.move_on_after(CLOSE_TIMEOUT_S) as scope, suppress(Exception):
+            scope.shield = True
+            await raw.close()
 
 
 def _multiaddr(text: str) -> Multiaddr:

@@ -6,6 +6,7 @@ or the connection is closed.  Reads take whatever the socket has and decrypt all
 messages at once, instead of two socket calls for each.
 """
 
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -22,7 +23,6 @@ from noise.exceptions import NoiseInvalidMessage
 from protocol.types import PeerId
 
 _READ_BYTES = 1 << 18
-_COMPACT_BYTES = 1 << 20
 WRITE_TIMEOUT_S = 30.0
 """A peer that takes nothing for this long is dead or hostile; its connection goes."""
 
@@ -47,62 +47,67 @@ class Session(SecureSession):
         self._decrypt: Callable[[bytes, Any], bytes] = (
             noise.cipher_state_decrypt.decrypt_with_ad
         )
-        self._sealed = bytearray()
-        self._plain = bytearray()
-        self._taken = 0
+        self._sealed = b""
+        self._plain: deque[bytes] = deque()
+        self._taken = 0  # of the first piece
+        self._ready = 0  # plain bytes not taken
         self._dead = False
 
     async def read(self, n: int | None = None) -> bytes:
         """Exactly `n` bytes, or what there is; fewer only at the end of the stream."""
         wanted = 1 if n is None else n
-        while len(self._plain) - self._taken < wanted:
+        while self._ready < wanted:
             if not await self._fill():
                 break
-        left = len(self._plain) - self._taken
-        if wanted and not left:
+        if wanted and not self._ready:
             raise IncompleteReadError(
                 "connection closed", expected_bytes=wanted, received_bytes=0
             )
-        return self._take(left if n is None else min(n, left))
+        return self._take(self._ready if n is None else min(n, self._ready))
 
     def _take(self, count: int) -> bytes:
-        end = self._taken + count
-        with memoryview(self._plain) as view:
-            data = bytes(view[self._taken : end])
-        self._taken = end
-        if end == len(self._plain):
-            self._plain = bytearray()
+        """The next `count` plain bytes; the pieces are joined once and never moved."""
+        self._ready -= count
+        parts: list[bytes | memoryview] = []
+        while count:
+            piece = self._plain[0]
+            end = self._taken + count
+            if end < len(piece):
+                parts.append(memoryview(piece)[self._taken : end])
+                self._taken = end
+                break
+            parts.append(memoryview(piece)[self._taken :] if self._taken else piece)
+            count = end - len(piece)
+            self._plain.popleft()
             self._taken = 0
-        elif end > _COMPACT_BYTES:
-            del self._plain[:end]
-            self._taken = 0
-        return data
+        return b"".join(parts)
 
     async def _fill(self) -> bool:
         data = await self._raw.read(_READ_BYTES)
         if not data:
             return False
-        self._sealed += data
         try:
-            self._open_complete()
+            self._open_complete(self._sealed + data if self._sealed else data)
         except (InvalidTag, NoiseInvalidMessage, ValueError) as error:
             await self._kill()
             raise ConnectionClosedError("bytes do not authenticate") from error
         return True
 
-    def _open_complete(self) -> None:
+    def _open_complete(self, sealed: bytes) -> None:
+        """Decrypt every complete message and keep the rest of the bytes."""
         position = 0
-        end = len(self._sealed)
-        with memoryview(self._sealed) as view:
-            while end - position >= 2:
-                start = position + 2
-                length = (view[position] << 8) | view[position + 1]
-                if end - start < length:
-                    break
-                self._plain += self._decrypt(b"", bytes(view[start : start + length]))
-                position = start + length
-        if position:
-            del self._sealed[:position]
+        view = memoryview(sealed)
+        while len(sealed) - position >= 2:
+            start = position + 2
+            end = start + (sealed[position] << 8 | sealed[position + 1])
+            if end > len(sealed):
+                break
+            piece = self._decrypt(b"", view[start:end])
+            if piece:
+                self._plain.append(piece)
+                self._ready += len(piece)
+            position = end
+        self._sealed = sealed[position:]
 
     async def write(self, data: bytes) -> None:
         """Send all of `data`; a cancelled caller waits until it has left."""

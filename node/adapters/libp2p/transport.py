@@ -1,6 +1,7 @@
 """The five parts put together behind the `Transport` port."""
 
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import trio
 
@@ -33,9 +34,7 @@ class Libp2pTransport:
         self._gossip = Gossip(self._exchange, self.peer_id, sign, allowed)
         self._links = Links(self._host, self._exchange, self._gossip, allowed)
 
-    async def run(
-        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-    ) -> None:
+    async def run(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
         async with self._host.running(self._listen):
             task_status.started()
             await self._links.run()

@@ -1,0 +1,1 @@
+"""Measurements a user can repeat: each module has `run(quick) -> dict`."""

@@ -1,0 +1,221 @@
+"""One end of a measured connection, in a process of its own.
+
+`serve KIND` prints its address and works until its standard input ends; `measure KIND
+ADDRESS BYTES` prints the result.  Kind `stock` is py-libp2p as it comes, kind `ours` the
+host of our adapter with the very same two stream programs, kind `node` the whole adapter.
+"""
+
+import hashlib
+import json
+import os
+import secrets
+import statistics
+import sys
+import time
+from contextlib import AbstractAsyncContextManager
+from typing import Any, NoReturn
+
+import libp2p
+import nacl.signing
+import trio
+from libp2p.custom_types import TProtocol
+from libp2p.peer.peerinfo import info_from_p2p_addr
+from multiaddr import Multiaddr
+
+from node.adapters.libp2p import Libp2pTransport
+from node.adapters.libp2p.host import Host
+from node.errors import StorageError
+from protocol.types import Digest, PeerId
+
+LISTEN = "/ip4/127.0.0.1/tcp/0"
+SINK = TProtocol("/rexis/bench/sink/1")
+WRITE_BYTES = 1 << 20
+READ_BYTES = 1 << 18
+REQUESTS = 300
+
+
+class MemoryBlobs:
+    """The `Blobs` port in memory, in pieces: the network is measured, not a disk."""
+
+    def __init__(self) -> None:
+        self._held: dict[Digest, list[bytes]] = {}
+
+    def has(self, digest: Digest) -> bool:
+        return digest in self._held
+
+    def size(self, digest: Digest) -> int:
+        return sum(map(len, self._get(digest)))
+
+    def read(self, digest: Digest, offset: int, length: int) -> bytes:
+        first, within = divmod(offset, WRITE_BYTES)
+        if within or length > WRITE_BYTES:
+            raise StorageError(f"offset {offset} is not a multiple of {WRITE_BYTES}")
+        return self._get(digest)[first][:length]
+
+    def put(self, data: bytes) -> Digest:
+        digest = Digest(hashlib.sha256(data).digest())
+        self._held[digest] = [
+            data[start : start + WRITE_BYTES]
+            for start in range(0, len(data), WRITE_BYTES)
+        ]
+        return digest
+
+    def writer(self) -> "MemoryWriter":
+        return MemoryWriter(self._held)
+
+    def _get(self, digest: Digest) -> list[bytes]:
+        if digest not in self._held:
+            raise StorageError(f"blob {digest.hex()} is not here")
+        return self._held[digest]
+
+
+class MemoryWriter:
+    """Takes a blob piece by piece."""
+
+    def __init__(self, held: dict[Digest, list[bytes]]) -> None:
+        self._held = held
+        self._parts: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        self._parts.append(data)
+
+    def commit(self, digest: Digest) -> None:
+        self._held[digest] = self._parts
+
+    def abort(self) -> None:
+        self._parts = []
+
+
+def make_node(blobs: MemoryBlobs) -> Libp2pTransport:
+    """A node that trusts everyone, for measurements."""
+    key = nacl.signing.SigningKey.generate()
+    return Libp2pTransport(
+        identity_seed=bytes(key),
+        sign=lambda message: bytes(key.sign(message).signature),
+        listen=(LISTEN,),
+        allowed=lambda _peer: True,
+        blobs=blobs,
+        may_fetch=lambda _peer, _digest: True,
+    )
+
+
+def _library_host(kind: str) -> tuple[Any, AbstractAsyncContextManager[Any]]:
+    """A libp2p host, and the context in which it listens."""
+    if kind == "stock":
+        host = libp2p.new_host()
+        return host, host.run([Multiaddr(LISTEN)])
+    ours = Host(secrets.token_bytes(32), lambda _peer: True)
+    return ours.library_host, ours.running((LISTEN,))
+
+
+async def _sink(stream: Any) -> None:
+    """Read an 8-byte count, then as many bytes, then say so."""
+    left = int.from_bytes(await _exactly(stream, 8), "big")
+    while left:
+        left -= len(await stream.read(min(left, READ_BYTES)))
+    await stream.write(b"k")
+    await stream.close()
+
+
+async def _exactly(stream: Any, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        data += await stream.read(size - len(data))
+    return data
+
+
+async def _serve_stream(kind: str) -> None:
+    host, running = _library_host(kind)
+    host.set_stream_handler(SINK, _sink)
+    async with running:
+        _say(str(host.get_addrs()[0]))
+        await trio.lowlevel.wait_readable(sys.stdin.fileno())
+        _leave()
+
+
+async def _measure_stream(kind: str, address: str, size: int) -> None:
+    host, running = _library_host(kind)
+    block = secrets.token_bytes(WRITE_BYTES)
+    async with running:
+        info = info_from_p2p_addr(Multiaddr(address))
+        await host.connect(info)
+        rates = []
+        for part in (size // 4, size):  # the first opens the windows
+            stream = await host.new_stream(info.peer_id, [SINK])
+            started = time.perf_counter()
+            await stream.write(part.to_bytes(8, "big"))
+            for _ in range(part // WRITE_BYTES):
+                await stream.write(block)
+            await _exactly(stream, 1)
+            rates.append(part / 1e6 / (time.perf_counter() - started))
+        _say({"mb_per_s": rates[-1]})
+        _leave()
+
+
+async def _serve_node(size: int) -> None:
+    blobs = MemoryBlobs()
+    node = make_node(blobs)
+    offered = [blobs.put(secrets.token_bytes(part)) for part in (size // 4, size)]
+
+    async def echo(_peer: PeerId, payload: bytes) -> bytes:
+        return payload
+
+    node.serve("bench/echo", echo, limit_bytes=1024)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(node.run)
+        digests = [digest.hex() for digest in offered]
+        _say(json.dumps([node.peer_id, node.addresses()[0], *digests]))
+        await trio.lowlevel.wait_readable(sys.stdin.fileno())
+        _leave()
+
+
+async def _measure_node(address: str, size: int) -> None:
+    peer, where, *digests = json.loads(address)
+    blobs = MemoryBlobs()
+    node = make_node(blobs)
+    node.keep_connected(PeerId(peer), (where,))
+    async with trio.open_nursery() as nursery:
+        await nursery.start(node.run)
+        while not node.connected():
+            await trio.sleep(0.02)
+        times = [await _request_once(node, PeerId(peer)) for _ in range(REQUESTS)]
+        rate = 0.0
+        for digest in digests:
+            wanted = Digest(bytes.fromhex(digest))
+            started = time.perf_counter()
+            await node.fetch(PeerId(peer), wanted, limit_bytes=size, timeout_s=120)
+            rate = blobs.size(wanted) / 1e6 / (time.perf_counter() - started)
+        _say({"mb_per_s": rate, "request_ms": 1e3 * statistics.median(times)})
+        _leave()
+
+
+async def _request_once(node: Libp2pTransport, peer: PeerId) -> float:
+    started = time.perf_counter()
+    await node.request(peer, "bench/echo", bytes(64), timeout_s=10, limit_bytes=64)
+    return time.perf_counter() - started
+
+
+def _leave() -> NoReturn:
+    """End at once: the stock host has no orderly way out that ends soon."""
+    sys.stdout.flush()
+    os._exit(0)
+
+
+def _say(value: object) -> None:
+    print(json.dumps(value), flush=True)
+
+
+def main() -> None:
+    role, kind, *rest = sys.argv[1:]
+    if kind == "node":
+        *where, size = rest
+        if role == "serve":
+            trio.run(_serve_node, int(size))
+        trio.run(_measure_node, where[0], int(size))
+    if role == "serve":
+        trio.run(_serve_stream, kind)
+    trio.run(_measure_stream, kind, rest[0], int(rest[1]))
+
+
+if __name__ == "__main__":
+    main()
