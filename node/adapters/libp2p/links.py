@@ -70,11 +70,15 @@ class Links:
                 await trio.sleep(LOOK_S)
 
     def _look(self, nursery: trio.Nursery) -> None:
+        """One session per connected member; none for whom it is over."""
         present = self._host.connected()
-        for peer in present - self._sessions.keys():
+        members = frozenset(filter(self._allowed, present))
+        for peer in present - members:
+            nursery.start_soon(self._host.drop, peer)
+        for peer in members - self._sessions.keys():
             self._sessions[peer] = trio.CancelScope()
             nursery.start_soon(self._session, peer, self._sessions[peer])
-        for peer in self._sessions.keys() - present:
+        for peer in self._sessions.keys() - members:
             self._sessions[peer].cancel()
 
     async def _session(self, peer: PeerId, scope: trio.CancelScope) -> None:
@@ -94,7 +98,7 @@ class Links:
             logger.info("disconnected peer=%s", peer)
 
     async def _beat_until_dead(self, peer: PeerId) -> None:
-        while self._allowed(peer):
+        while True:
             try:
                 await self._exchange.request(
                     peer, BEAT_PROTOCOL, b"", timeout_s=BEAT_TIMEOUT_S, limit_bytes=0
