@@ -138,8 +138,8 @@ class Listing(Message, frozen=True, tag="listing"):
 
 def check_listing(listing: Listing) -> None:
     """Raise `MalformedMessageError` unless every field keeps its rule."""
-    _check_text("title", listing.title)
-    _check_text("source", listing.source)
+    check_text("title", listing.title)
+    check_text("source", listing.source)
     check_licence(listing.licence)
     check_duo(listing.duo)
     _check_columns(listing.columns)
@@ -310,7 +310,8 @@ def _licence_url(licence: str) -> str:
     return f"https://spdx.org/licenses/{licence}.html"
 
 
-def _check_text(name: str, value: str) -> None:
+def check_text(name: str, value: str) -> None:
+    """A printable text that is neither empty nor long."""
     if not value.strip():
         raise MalformedMessageError(f"{name} is empty")
     if len(value) > TEXT_LIMIT:

@@ -45,17 +45,15 @@ class Manifest(Message, frozen=True, tag="manifest"):
         return merkle.root([encode(entry) for entry in self.entries])
 
 
-class ListingQuery(Message, frozen=True, tag="listing?"):
-    """Any member asks for what is public."""
+class DataQuery(Message, frozen=True, tag="data?"):
+    """Any member asks for the public half; a grantee asks for the keys of `units`.
+
+    `units` is None for the public half, a bitmap for those units, and 0 for all that the
+    asker was granted.
+    """
 
     dataset: int
-
-
-class UnitsQuery(Message, frozen=True, tag="units?"):
-    """A grantee asks for the keys of `units`, a bitmap; 0 means all it was granted."""
-
-    dataset: int
-    units: int
+    units: int | None
 
 
 class ListingAnswer(Message, frozen=True, tag="listing!"):

@@ -1,0 +1,76 @@
+"""Lookups in what the chain says, each with its refusal."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from node.errors import AccessError, ChainError
+from node.ports import DatasetToken, Grant
+from protocol.listing import Listing, to_croissant
+from protocol.manifest import bitmap
+from protocol.members import Member, MemberSet
+from protocol.types import PeerId
+
+
+def me(peer: PeerId, members: MemberSet) -> Member:
+    """The member that has our own peer id."""
+    member = members.by_peer(peer)
+    if member is None:
+        raise AccessError(
+            "this node is not a member on the chain",
+            hint="ask the federation's registrar to admit it",
+        )
+    return member
+
+
+def bits(units: Sequence[int] | None, size: int) -> int:
+    """Bitmap of named units of a dataset with `size`; None is all."""
+    chosen = tuple(range(size)) if units is None else tuple(units)
+    outside = [unit for unit in chosen if not 0 <= unit < size]
+    if not chosen or outside:
+        raise AccessError(
+            f"units {outside} are not in the dataset" if outside else "no unit named",
+            hint=f"the dataset has units 0 to {size - 1}",
+        )
+    return bitmap(chosen)
+
+
+def by_name(members: MemberSet, name: str) -> Member:
+    found = [member for member in members.members if member.name == name]
+    if len(found) != 1:
+        known = ", ".join(sorted(member.name for member in members.members))
+        raise AccessError(
+            f"{len(found)} members are called {name!r}", hint=f"members are {known}"
+        )
+    return found[0]
+
+
+def holder(token: DatasetToken, members: MemberSet) -> Member:
+    holder = members.by_account(token.owner)
+    if holder is None:
+        raise AccessError(f"the owner of dataset {token.dataset} is no longer a member")
+    return holder
+
+
+def described(listing: Listing) -> dict[str, Any]:
+    return {
+        "licence": listing.licence,
+        "duo": list(listing.duo),
+        "source": listing.source,
+        "columns": [{"name": c.name, "kind": c.kind} for c in listing.columns],
+        "rows": list(listing.rows),
+        "created": listing.created,
+        "manifest": listing.manifest.hex(),
+        "provenance": listing.provenance.hex(),
+        "croissant": to_croissant(listing),
+    }
+
+
+def grant(grants: Sequence[Grant], number: int) -> Grant:
+    """The grant whose transaction has just become final."""
+    for one in grants:
+        if one.grant == number:
+            return one
+    raise ChainError(
+        f"grant {number} is not on the chain after its transaction",
+        hint="the chain was reorganised or replaced; look at its head",
+    )

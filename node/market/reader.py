@@ -1,0 +1,173 @@
+"""The grantee's side: believe the chain, then what its record leads to, then nothing.
+
+The chain names a record; the record is the digest of a listing; the listing is signed
+by the owner and names the manifest's root; the manifest fixes every body.  A step that
+does not hold stops the reading, and nothing is written before the last one has.
+"""
+
+import os
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from node.errors import AccessError, StorageError
+from node.market import sealed, table
+from node.ports import Blobs, DatasetToken
+from protocol.errors import ProtocolError, VerificationError
+from protocol.listing import Listing, open_listing
+from protocol.manifest import (
+    ANSWER_LIMIT_BYTES,
+    Entry,
+    ListingAnswer,
+    Manifest,
+    UnitHeader,
+    UnitsAnswer,
+    open_manifest,
+)
+from protocol.members import Member
+from protocol.provenance import verify_chain
+from protocol.types import Digest
+from protocol.wire import decode
+
+READ_PIECE_BYTES = 1 << 20
+FETCH_LIMIT_BYTES = 1 << 29
+"""All bodies of one fetch: they are decrypted in memory."""
+
+
+def anchored_listing(data: bytes, token: DatasetToken, owner: Member) -> Listing:
+    """The listing in `data`, which must be the one on the chain."""
+    listing = open_listing(data)
+    if listing.digest() != token.record:
+        raise VerificationError(
+            "listing's digest on chain", token.record.hex(), listing.digest().hex()
+        )
+    if listing.owner != owner.node_key:
+        raise VerificationError(
+            "listing's owner", owner.node_key.hex(), listing.owner.hex()
+        )
+    if listing.units != token.units:
+        raise VerificationError("units on chain", token.units, listing.units)
+    return listing
+
+
+def check_public(data: bytes, token: DatasetToken, owner: Member) -> ListingAnswer:
+    """The public half of an answer, down to its provenance."""
+    answer = decode(data, ListingAnswer, limit_bytes=ANSWER_LIMIT_BYTES)
+    listing = anchored_listing(answer.listing, token, owner)
+    verify_chain(
+        answer.provenance, expected=listing.provenance, product=listing.manifest
+    )
+    return answer
+
+
+def check_units(
+    data: bytes, token: DatasetToken, owner: Member, *, wanted: int, granted: int
+) -> tuple[Listing, Manifest, tuple[UnitHeader, ...]]:
+    """An answer with keys, for exactly what was asked and is granted on chain."""
+    answer = decode(data, UnitsAnswer, limit_bytes=ANSWER_LIMIT_BYTES)
+    listing = anchored_listing(answer.listing, token, owner)
+    manifest = open_manifest(answer.manifest, listing)
+    indices = [one.index for one in answer.headers]
+    if indices != sorted(set(indices)) or not indices:
+        raise VerificationError("order of the headers")
+    if not 0 <= indices[0] <= indices[-1] < listing.units:
+        raise VerificationError("units of the headers", listing.units, indices[-1])
+    bits = sum(1 << index for index in indices)
+    if wanted and bits != wanted:
+        raise VerificationError("units answered", f"{wanted:#x}", f"{bits:#x}")
+    if bits & ~granted:
+        # An owner's mistake is not ours to profit from.
+        raise AccessError(
+            f"the owner sent keys of units that no grant covers: {bits & ~granted:#x}",
+            hint="tell the owner; nothing was read",
+        )
+    size = sum(manifest.entries[index].length for index in indices)
+    if size > FETCH_LIMIT_BYTES:
+        raise AccessError(
+            f"units have {size} bytes, limit is {FETCH_LIMIT_BYTES}",
+            hint="fetch fewer units at a time",
+        )
+    return listing, manifest, answer.headers
+
+
+def read_body(blobs: Blobs, entry: Entry) -> bytes:
+    """One encrypted body from our own store, as the manifest has it."""
+    digest = Digest(entry.sha256)
+    if not blobs.has(digest):
+        raise StorageError(
+            f"unit {entry.index} ({digest.hex()[:16]}…) is not in the blob store",
+            hint="fetch it again, or restore the blobs from their backup",
+        )
+    size = blobs.size(digest)
+    if size != entry.length:
+        raise StorageError(
+            f"unit {entry.index} has {size} bytes, the manifest says {entry.length}",
+            hint="the file was cut or extended; fetch it again",
+        )
+    body = b"".join(
+        blobs.read(digest, start, min(READ_PIECE_BYTES, size - start))
+        for start in range(0, size, READ_PIECE_BYTES)
+    )
+    sealed.check_body(body, entry)
+    return body
+
+
+def open_units(
+    blobs: Blobs,
+    listing: Listing,
+    manifest: Manifest,
+    headers: Sequence[UnitHeader],
+    *,
+    secret_seal_key: bytes,
+    sender: bytes,
+) -> table.Table:
+    """The rows of these units, under the listing's columns."""
+    plain: list[bytes] = []
+    for one in headers:
+        entry = manifest.entries[one.index]
+        body = read_body(blobs, entry)
+        plain.append(
+            sealed.open_unit(
+                one.header, body, entry, secret_seal_key=secret_seal_key, sender=sender
+            )
+        )
+    return table.join(plain, [column.name for column in listing.columns])
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """`data` at `path` for its owner's eyes only, whole or not at all."""
+    try:
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            raise StorageError(f"{path} is not a regular file", hint="name another")
+        # mkstemp makes the file with mode 0600 before the first byte is in it.
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:64]}.")
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    except ValueError as error:
+        raise StorageError("path holds a zero byte") from error
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            Path(name).unlink()
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> StorageError:
+    return StorageError(
+        f"{path} cannot be written: {error.strerror}",
+        hint="choose a folder that exists, is writable and has room",
+    )
+
+
+def refused(dataset: int, error: ProtocolError) -> AccessError:
+    """What a proof that does not hold is to the operator."""
+    return AccessError(
+        f"answer for dataset {dataset} does not match the chain: {error}",
+        hint="nothing was read; the owner must serve what it anchored",
+    )

@@ -1,0 +1,103 @@
+"""The owner's answer to a query: public words to members, keys to grantees."""
+
+from collections.abc import Callable, Sequence
+
+import trio
+
+from node.errors import AccessError
+from node.market import sealed
+from node.market.grants import GrantBook
+from node.market.shelf import Shelf
+from node.ports import Store
+from protocol.listing import Listing
+from protocol.manifest import (
+    QUERY_LIMIT_BYTES,
+    DataQuery,
+    ListingAnswer,
+    UnitHeader,
+    UnitsAnswer,
+    unit_list,
+)
+from protocol.members import Member
+from protocol.types import PeerId
+from protocol.wire import decode, encode
+
+
+class Releases:
+    """Decides and makes every release of a key by this node."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        shelf: Shelf,
+        book: GrantBook,
+        now: Callable[[], int],
+        open_key: Callable[[], bytes],
+    ) -> None:
+        self._store = store
+        self._shelf = shelf
+        self._book = book
+        self._now = now
+        self._open_key = open_key
+
+    async def answer(self, peer: PeerId, payload: bytes) -> bytes:
+        """Serve one query; who asks is the transport's word, what it may is the chain's."""
+        query = decode(payload, DataQuery, limit_bytes=QUERY_LIMIT_BYTES)
+        await self._shelf.load()
+        record, listing, _ = self._shelf.own(query.dataset)
+        if query.units is None:
+            return encode(ListingAnswer(record.listing, record.provenance))
+        member, bits = await self._allowed(peer, listing, query)
+        units = unit_list(bits)
+        # The release is on record before it is made.
+        await self._store.append_event(
+            "keys_released",
+            {"dataset": query.dataset, "grantee": member.name, "units": units},
+        )
+        headers = await trio.to_thread.run_sync(
+            self._reseal, record.headers, units, member.seal_key
+        )
+        return encode(UnitsAnswer(record.listing, record.manifest, headers))
+
+    async def _allowed(
+        self, peer: PeerId, listing: Listing, query: DataQuery
+    ) -> tuple[Member, int]:
+        """The asking member and the units it gets, as the chain says at this moment."""
+        assert query.units is not None
+        view = await self._book.read(query.dataset, self._now())
+        member = view.members.by_peer(peer)
+        held = self._book.units(view, member.account, self._now()) if member else 0
+        held &= (1 << listing.units) - 1
+        if member is None or not held or query.units & ~held:
+            await self._store.append_event(
+                "keys_refused", {"dataset": query.dataset, "peer": peer}
+            )
+        if member is None:
+            raise AccessError("not a member", hint="register with the federation")
+        if not held:
+            raise AccessError(
+                f"no grant of dataset {query.dataset} for {member.name} is in force",
+                hint="ask the owner for a grant; it may have expired or been revoked",
+            )
+        if query.units & ~held:
+            raise AccessError(
+                f"units {unit_list(query.units & ~held)} of dataset {query.dataset} are "
+                f"not granted to {member.name}",
+                hint=f"granted are {unit_list(held)}",
+            )
+        return member, query.units or held
+
+    def _reseal(
+        self, headers: tuple[bytes, ...], units: Sequence[int], grantee: bytes
+    ) -> tuple[UnitHeader, ...]:
+        secret = self._open_key()
+        return tuple(
+            UnitHeader(
+                unit,
+                sealed.reseal_header(
+                    headers[unit], secret_seal_key=secret, grantee=grantee
+                ),
+            )
+            for unit in units
+        )

@@ -1,0 +1,1 @@
+"""What the daemon does for its operator, written against the ports only."""

