@@ -54,7 +54,9 @@ class Site:
     port: int
     peer_id: str
 
-    def call(self, method: str, timeout_s: float = 120.0, **params: object) -> dict[str, object]:
+    def call(
+        self, method: str, timeout_s: float = 120.0, **params: object
+    ) -> dict[str, object]:
         """Ask the node over its admin socket."""
         return dict(call(self.home.rpc_socket, method, params, timeout_s=timeout_s))
 
@@ -148,7 +150,9 @@ def start_daemon(place: Place, programs: Programs, name: str) -> None:
     programs.start(name, "node.app", "--home", str(home), env=place.environment())
 
 
-def wait_ready(place: Place, programs: Programs, name: str, timeout_s: float = 60) -> None:
+def wait_ready(
+    place: Place, programs: Programs, name: str, timeout_s: float = 60
+) -> None:
     """Until the node answers and has found every other node."""
     others, site = len(place.sites) - 1, place.sites[name]
 

@@ -58,7 +58,7 @@ class Audits:
     async def heard(self, said: Announcement) -> None:
         """A verifier reports."""
         member = self._federation.peer(said.origin)
-        audit, signer = open_audit(said.payload)
+        _, signer = open_audit(said.payload)
         if signer != member.node_key:
             raise ProtocolError(f"{member.name} announced a report it did not sign")
 
