@@ -23,9 +23,10 @@ from node.market import DatasetError, sealed
 from node.market.grants import FRESH_S
 from node.ports import DatasetToken, Grant, Head
 from node.services.market import Market
+from protocol import provenance as pv
 from protocol.errors import ProtocolError
 from protocol.listing import seal_listing
-from protocol.manifest import DataQuery, UnitsAnswer, seal_manifest
+from protocol.manifest import DataQuery, ListingAnswer, UnitsAnswer, seal_manifest
 from protocol.members import Member, MemberSet, peer_id
 from protocol.types import digest
 from protocol.wire import decode, encode
@@ -526,6 +527,58 @@ async def test_watching_sees_a_revocation_by_others_and_survives_the_chain(
         nursery.cancel_scope.cancel()
 
 
+@pytest.mark.parametrize("late", ["host", "chain"])
+async def test_the_later_of_both_clocks_ends_a_grant(world, late):
+    dataset = await world.listed()
+    given = await world.mn.market.give(dataset, "researcher", [0], 1)
+    body = world.mn.market._shelf.own(dataset)[2].entries[0].sha256
+    ahead = Clock()
+    ahead.time = given["until"]
+    if late == "chain":
+        world.ledger.clock = ahead
+    else:
+        world.mn.market._now = world.mn.market._releases._now = ahead
+    await world.mn.market.refresh()
+    assert not world.mn.market.may_fetch(world.researcher.signer.peer_id, body)
+    answer, _ = world.mn.transport.served["/rexis/data/1"]
+    with pytest.raises(AccessError, match="no grant"):
+        await answer(world.researcher.signer.peer_id, encode(DataQuery(dataset, 0)))
+
+
+async def test_fewer_units_than_granted_may_be_asked_and_no_more_come(world):
+    dataset = await world.listed()
+    await world.mn.market.give(dataset, "researcher", [0, 2, 3], 30)
+    got = await world.researcher.market.fetch(dataset, None, world.out(), units=[2])
+    assert got["units"] == [2]
+    assert len(world.researcher.blobs.data) == 1
+
+
+async def test_two_grants_add_up_and_revoking_one_leaves_the_other(world):
+    dataset = await world.listed()
+    first = await world.mn.market.give(dataset, "researcher", [0, 1], 30)
+    await world.mn.market.give(dataset, "researcher", [1, 2], 30)
+    fetch = world.researcher.market.fetch
+    assert (await fetch(dataset, None, world.out()))["units"] == [0, 1, 2]
+    await world.mn.market.revoke(first["grant"])
+    assert (await fetch(dataset, None, world.out()))["units"] == [1, 2]
+
+
+async def test_a_revocation_acts_here_before_the_chain_has_answered(world):
+    dataset = await world.listed()
+    given = await world.mn.market.give(dataset, "researcher", [0], 30)
+    body = world.mn.market._shelf.own(dataset)[2].entries[0].sha256
+    peer = world.researcher.signer.peer_id
+    seen = []
+
+    async def slow(grant):
+        await world.mn.market.refresh()
+        seen.append(world.mn.market.may_fetch(peer, body))
+
+    world.mn.chain.revoke = slow
+    await world.mn.market.revoke(given["grant"])
+    assert seen == [False]
+
+
 # --- what is not as the chain says ---------------------------------------------
 
 
@@ -596,6 +649,44 @@ async def test_an_answer_that_is_not_what_the_chain_says_is_refused(
     # The same answer unbent is read.
     world.wire.bend = None
     await world.researcher.market.fetch(dataset, None, world.out(), units=[0, 1])
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda w, t: replace(t, owner=w.accounts["stranger"]), "listing's owner"),
+        (lambda w, t: replace(t, units=3), "units on chain"),
+        (lambda w, t: replace(t, record=bytes(32)), "digest on chain"),
+    ],
+)
+async def test_a_token_that_does_not_fit_its_listing_is_not_believed(
+    world, change, reason
+):
+    dataset = await world.listed()
+    await world.mn.market.give(dataset, "researcher", [0], 1)
+    world.ledger.tokens[0] = change(world, world.ledger.tokens[0])
+    # Whoever is asked, it is the true owner that answers.
+    stranger = world.stranger.signer.peer_id
+    world.wire.nodes[stranger] = world.mn.transport
+    with pytest.raises(AccessError, match=reason):
+        await world.researcher.market.fetch(dataset, None, world.out())
+    shown = await world.researcher.market.show(dataset)
+    assert shown["listing"] is None
+    assert reason in shown["why"]
+
+
+async def test_a_listing_whose_provenance_does_not_hold_is_not_shown(world):
+    dataset = await world.listed()
+    step = pv.Step("encrypt", (bytes(32),), bytes(32), "rexis", "9", b"", 0)
+    hand = world.mn.signer
+    step = msgspec.structs.replace(step, agent=hand.public_key)
+    forged = pv.seal_step(hand.sign, hand.public_key, step)
+    world.wire.bend = lambda data: encode(
+        msgspec.structs.replace(decode(data, ListingAnswer), provenance=(forged,))
+    )
+    shown = await world.ky.market.show(dataset)
+    assert shown["listing"] is None
+    assert "provenance digest" in shown["why"]
 
 
 @pytest.mark.parametrize("data", [b"", b"garbage", encode(DataQuery(1, 1))])
