@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+from functools import partial
 from importlib.metadata import version
 
 import libp2p
@@ -230,7 +231,9 @@ async def test_r8_bytes_may_come_in_crumbs(net):
 
     async with net.running(a), net.running(b), trio.open_nursery() as nursery:
         port = int(b.addresses()[0].split("/")[4])
-        (listener,) = await nursery.start(trio.serve_tcp, relay, 0)
+        (listener,) = await nursery.start(
+            partial(trio.serve_tcp, relay, 0, host="127.0.0.1")
+        )
         middle = listener.socket.getsockname()[1]
         a.keep_connected(b.peer_id, (f"/ip4/127.0.0.1/tcp/{middle}",))
         await net.meshed(a, b)
@@ -353,7 +356,7 @@ async def test_r14_a_stopped_process_is_dropped_and_found_again(net, monkeypatch
     monkeypatch.setattr(links, "BEAT_PERIOD_S", 0.3)
     monkeypatch.setattr(links, "BEAT_TIMEOUT_S", 0.7)
     a = net.make(1)
-    with subprocess.Popen(
+    with subprocess.Popen(  # noqa: ASYNC220 - returns at once
         [sys.executable, "-m", "node.bench.transport_peer", "serve", "node", "1024"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

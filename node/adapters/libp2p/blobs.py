@@ -4,6 +4,8 @@ import hashlib
 from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
+import trio
+
 from node.adapters.libp2p.exchange import Exchange
 from node.adapters.libp2p.frames import CHUNK_BYTES
 from node.errors import AccessError, StorageError, TransportError
@@ -14,7 +16,10 @@ BLOB_PROTOCOL = "rexis/blob/1"
 
 
 class BlobWriter(Protocol):
-    """What `Blobs.writer()` returns where the store can take a blob piece by piece."""
+    """What `Blobs.writer()` returns where the store can take a blob piece by piece.
+
+    `write` is called from worker threads, one call at a time.
+    """
 
     def write(self, data: bytes) -> None: ...
 
@@ -68,6 +73,14 @@ class BlobExchange:
             return
         hasher = hashlib.sha256()
         writer = _writer(self._blobs)
+        batch: list[bytes] = []
+
+        def take() -> None:
+            for piece in batch:
+                hasher.update(piece)
+                writer.write(piece)
+            batch.clear()
+
         try:
             async with self._exchange.answer(
                 peer,
@@ -77,8 +90,10 @@ class BlobExchange:
                 limit_bytes=limit_bytes,
             ) as (_, parts):
                 async for part in parts:
-                    hasher.update(part)
-                    writer.write(part)
+                    batch.append(part)
+                    if sum(map(len, batch)) >= CHUNK_BYTES:
+                        await trio.to_thread.run_sync(take)
+            take()
             if hasher.digest() != digest:
                 raise TransportError(
                     f"blob of {peer} has digest {hasher.hexdigest()}, not {digest.hex()}",

@@ -61,6 +61,8 @@ class Host:
             muxer_opt={TProtocol(name): kind for name, kind in install().items()},
             connection_config=ConnectionConfig(
                 max_connections=MAX_CONNECTIONS,
+                # With a target of no connections it dials nobody by itself; pruning
+                # starts above the high mark, so that is out of reach, not at zero.
                 high_watermark=MAX_CONNECTIONS,
                 low_watermark=0,
                 min_connections=0,

@@ -13,6 +13,7 @@ from typing import Any
 
 import trio
 from libp2p.exceptions import BaseLibp2pError
+from libp2p.stream_muxer import muxer_multistream
 from libp2p.stream_muxer.exceptions import MuxedStreamError
 from libp2p.stream_muxer.yamux import yamux as stock
 
@@ -161,6 +162,11 @@ class Muxer(stock.Yamux):
 
 
 def install() -> dict[str, type[Muxer]]:
-    """The muxers a host may offer: this one.  Streams are made by the stock module."""
+    """The muxers a host may offer: this one.
+
+    The library makes streams and Yamux connections from the names in two of its modules,
+    whatever class it is given; so the names are replaced, for the whole process.
+    """
     stock.YamuxStream = Stream
+    muxer_multistream.Yamux = Muxer
     return {stock.PROTOCOL_ID: Muxer}
