@@ -207,26 +207,28 @@ def open_listing(data: bytes) -> Listing:
     return listing
 
 
-_CONTEXT = {
+_CROISSANT_WORDS = (
+    *("citeAs", "column", "equivalentProperty", "extract", "field", "fileProperty"),
+    *("fileObject", "fileSet", "format", "includes", "isLiveDataset", "jsonPath"),
+    *("key", "md5", "parentField", "path", "recordSet", "references", "regex"),
+    *("repeated", "replace", "samplingRate", "separator", "source", "subField"),
+    "transform",
+)
+_CONTEXT: dict[str, Any] = {
     "@language": "en",
     "@vocab": "https://schema.org/",
     "sc": "https://schema.org/",
     "cr": "http://mlcommons.org/croissant/",
+    "rai": "http://mlcommons.org/croissant/RAI/",
     "dct": "http://purl.org/dc/terms/",
-    "duo": "http://purl.obolibrary.org/obo/DUO_",
     "rexis": "urn:rexis:",
-    "citeAs": "cr:citeAs",
     "conformsTo": "dct:conformsTo",
+    "data": {"@id": "cr:data", "@type": "@json"},
     "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
-    "extract": "cr:extract",
-    "field": "cr:field",
-    "fileObject": "cr:fileObject",
-    "fileSet": "cr:fileSet",
-    "includes": "cr:includes",
-    "column": "cr:column",
-    "recordSet": "cr:recordSet",
-    "source": "cr:source",
+    "examples": {"@id": "cr:examples", "@type": "@json"},
+    **{word: f"cr:{word}" for word in _CROISSANT_WORDS},
 }
+"""The context of Croissant 1.0 and one prefix of ours."""
 _CROISSANT_KIND = {"integer": "sc:Integer", "number": "sc:Float", "text": "sc:Text"}
 
 
@@ -247,6 +249,7 @@ def to_croissant(listing: Listing) -> dict[str, Any]:
         "name": listing.title,
         "description": f"{listing.title} ({listing.units} consent units, encrypted)",
         "identifier": f"sha256:{name}",
+        "version": "1.0.0",
         "license": _licence_url(listing.licence),
         "citeAs": listing.source,
         "isAccessibleForFree": False,
