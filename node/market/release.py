@@ -22,6 +22,8 @@ from protocol.members import Member
 from protocol.types import PeerId
 from protocol.wire import decode, encode
 
+REFUSAL_NOTE_S = 60
+
 
 class Releases:
     """Decides and makes every release of a key by this node."""
@@ -40,6 +42,7 @@ class Releases:
         self._book = book
         self._now = now
         self._open_key = open_key
+        self._noted: dict[tuple[int, PeerId], int] = {}
 
     async def answer(self, peer: PeerId, payload: bytes) -> bytes:
         """Serve one query; who asks is the transport's word, what it may is the chain's."""
@@ -70,9 +73,7 @@ class Releases:
         held = self._book.units(view, member.account, self._now()) if member else 0
         held &= (1 << listing.units) - 1
         if member is None or not held or query.units & ~held:
-            await self._store.append_event(
-                "keys_refused", {"dataset": query.dataset, "peer": peer}
-            )
+            await self._note_refusal(query.dataset, peer)
         if member is None:
             raise AccessError("not a member", hint="register with the federation")
         if not held:
@@ -87,6 +88,19 @@ class Releases:
                 hint=f"granted are {unit_list(held)}",
             )
         return member, query.units or held
+
+    async def _note_refusal(self, dataset: int, peer: PeerId) -> None:
+        """One event a minute and peer: a refused peer must not fill our disk."""
+        now = self._now()
+        if (
+            abs(now - self._noted.get((dataset, peer), -REFUSAL_NOTE_S))
+            < REFUSAL_NOTE_S
+        ):
+            return
+        self._noted[dataset, peer] = now
+        await self._store.append_event(
+            "keys_refused", {"dataset": dataset, "peer": peer}
+        )
 
     def _reseal(
         self, headers: tuple[bytes, ...], units: Sequence[int], grantee: bytes

@@ -435,6 +435,13 @@ async def test_a_stranger_is_refused_and_the_refusal_is_on_record(world):
     assert caught.value.hint()
     assert not world.out().exists()
     assert world.mn.store.events[-1][0] == "keys_refused"
+    # A peer that goes on asking does not fill the log, and is heard of again later.
+    count = len(world.mn.store.events)
+    for wait, more in ((0, 0), (59, 0), (1, 1)):
+        world.clock.time += wait
+        with pytest.raises(AccessError):
+            await world.stranger.market.fetch(dataset, None, world.out())
+        assert len(world.mn.store.events) == count + more
 
 
 async def test_a_peer_that_is_no_member_gets_no_key(world):
@@ -831,7 +838,14 @@ async def test_unknown_datasets_and_wrong_owners_are_named(world):
 
 
 @pytest.mark.parametrize(
-    "payload", [b"", b"garbage", encode(("data?", 1)), encode(DataQuery(1, 1 << 63))]
+    "payload",
+    [
+        b"",
+        b"garbage",
+        encode(("data?", 1)),
+        encode(DataQuery(1, 1 << 63)),
+        encode(DataQuery(1, -1)),
+    ],
 )
 async def test_a_strange_query_is_refused_with_an_error_of_ours(world, payload):
     await world.listed()
