@@ -256,17 +256,7 @@ def to_croissant(listing: Listing) -> dict[str, Any]:
         "usageInfo": [_duo_term(code) for code in listing.duo],
         "datePublished": day.date().isoformat(),
         "creator": {"@type": "sc:Organization", "name": peer_id(listing.owner)},
-        "distribution": [
-            {
-                "@type": "cr:FileSet",
-                "@id": "units",
-                "name": "units",
-                "encodingFormat": "application/vnd.ga4gh.crypt4gh",
-                "includes": "unit-*.csv.c4gh",
-                "rexis:manifestRoot": listing.manifest.hex(),
-                "rexis:unitRows": list(listing.rows),
-            }
-        ],
+        "distribution": [_units(listing)],
         "recordSet": [
             {
                 "@type": "cr:RecordSet",
@@ -288,6 +278,18 @@ def croissant_digest(listing: Listing) -> Digest:
         ensure_ascii=False,
     )
     return digest(text.encode())
+
+
+def _units(listing: Listing) -> dict[str, Any]:
+    return {
+        "@type": "cr:FileSet",
+        "@id": "units",
+        "name": "units",
+        "encodingFormat": "application/vnd.ga4gh.crypt4gh",
+        "includes": "unit-*.csv.c4gh",
+        "rexis:manifestRoot": listing.manifest.hex(),
+        "rexis:unitRows": list(listing.rows),
+    }
 
 
 def _field(column: Column) -> dict[str, Any]:

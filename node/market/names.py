@@ -44,11 +44,22 @@ def by_name(members: MemberSet, name: str) -> Member:
     return found[0]
 
 
-def holder(token: DatasetToken, members: MemberSet) -> Member:
-    holder = members.by_account(token.owner)
-    if holder is None:
-        raise AccessError(f"the owner of dataset {token.dataset} is no longer a member")
-    return holder
+def holder(
+    token: DatasetToken, members: MemberSet, expected: PeerId | None = None
+) -> Member:
+    """The owner as a member; `expected` is who the caller takes it to be."""
+    owner = members.by_account(token.owner)
+    if owner is None:
+        raise AccessError(
+            f"the owner of dataset {token.dataset} is no longer a member",
+            hint="nobody can release its keys",
+        )
+    if expected is not None and expected != owner.peer_id:
+        raise AccessError(
+            f"dataset {token.dataset} belongs to {owner.name}, not to {expected}",
+            hint="leave the owner out; the chain knows it",
+        )
+    return owner
 
 
 def described(listing: Listing) -> dict[str, Any]:

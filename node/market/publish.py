@@ -102,14 +102,8 @@ def publish(
     """Cut, encrypt and describe; every signature is made here."""
     parsed = table.parse(data)
     units = table.split(parsed, said.unit_column)
-    headers: list[bytes] = []
-    entries: list[Entry] = []
-    for index, rows in enumerate(units):
-        plain = table.pad(table.write(parsed.columns, rows))
-        header, body = sealed.seal_unit(plain, secret_seal_key=secret_seal_key)
-        headers.append(header)
-        entries.append(Entry(index, blobs.put(body), len(body)))
-    manifest = Manifest(tuple(entries))
+    plain = [table.pad(table.write(parsed.columns, rows)) for rows in units]
+    manifest, headers = _seal_units(plain, blobs, secret_seal_key)
     step = _step(said, manifest, signer, now)
     listing = Listing(
         title=said.title,
@@ -124,7 +118,19 @@ def publish(
         owner=signer.public_key,
         created=now,
     )
-    return _seal(listing, manifest, step, tuple(headers), signer)
+    return _seal(listing, manifest, step, headers, signer)
+
+
+def _seal_units(
+    plain: list[bytes], blobs: Blobs, secret_seal_key: bytes
+) -> tuple[Manifest, tuple[bytes, ...]]:
+    headers: list[bytes] = []
+    entries: list[Entry] = []
+    for index, unit in enumerate(plain):
+        header, body = sealed.seal_unit(unit, secret_seal_key=secret_seal_key)
+        headers.append(header)
+        entries.append(Entry(index, blobs.put(body), len(body)))
+    return Manifest(tuple(entries)), tuple(headers)
 
 
 def _step(said: Description, manifest: Manifest, signer: Signer, now: int) -> Step:

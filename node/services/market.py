@@ -234,13 +234,7 @@ class Market:
         """
         await self._shelf.load()
         token = await self._token(dataset)
-        members = await self._chain.members()
-        holder = names.holder(token, members)
-        if owner is not None and owner != holder.peer_id:
-            raise AccessError(
-                f"dataset {dataset} belongs to {holder.name}, not to {owner}",
-                hint="leave the owner out; the chain knows it",
-            )
+        holder = names.holder(token, await self._chain.members(), owner)
         wanted = 0 if units is None else names.bits(units, token.units)
         listing, manifest, headers = await self._keys(token, holder, wanted)
         await self._pull(holder, manifest, headers)
