@@ -1,0 +1,275 @@
+"""The three contracts as data: artifacts, names of errors, logs as events.
+
+Artifacts are compiled from `contracts/src` and committed (docs/chain.md); nothing here
+speaks to a chain, except `deploy`, which an operator calls once per federation.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache, partial
+from importlib import resources
+from typing import Any, TypeVar
+
+import requests
+from eth_abi.abi import decode as abi_decode
+from eth_abi.exceptions import DecodingError
+from eth_account import Account
+from eth_utils.abi import event_abi_to_log_topic, function_abi_to_4byte_selector
+from web3 import Web3
+from web3.exceptions import (
+    ContractLogicError,
+    LogTopicError,
+    MismatchedABI,
+    Web3Exception,
+    Web3RPCError,
+)
+from web3.middleware import ExtraDataToPOAMiddleware
+
+from node.errors import ChainError
+from node.ports import ChainEvent
+
+NAMES = ("registry", "datasets", "anchors")
+_ARTIFACTS = {"registry": "Registry", "datasets": "Datasets", "anchors": "Anchors"}
+
+# Inherited logs (Transfer, OwnershipTransferred, …) say nothing that these do not.
+EVENTS = frozenset(
+    {
+        *("MemberSet", "DatasetListed", "AccessGranted", "AccessRevoked"),
+        *("ModelAnchored", "RoundAnchored", "ReceiptsAnchored"),
+    }
+)
+
+REQUEST_TIMEOUT_S = 10
+DEPLOY_TIMEOUT_S = 180
+
+_SHOWN_CHARS = 300
+
+Result = TypeVar("Result")
+
+
+class ChainDownError(ChainError):
+    """No answer now; the same call may work later."""
+
+    code = 501
+    temporary = True
+
+
+class ContractRefusedError(ChainError):
+    """A contract reverted; `name` is its custom error."""
+
+    code = 502
+
+    def __init__(self, name: str, message: str, *, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.name = name
+
+
+@cache
+def artifact(name: str) -> Mapping[str, Any]:
+    """The compiled contract called `registry`, `datasets` or `anchors`."""
+    path = resources.files("node.adapters") / "artifacts" / f"{_ARTIFACTS[name]}.json"
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+def connect(url: str) -> Web3:
+    """A client that neither follows contracts to the web nor minds proof of authority."""
+    web3 = Web3(Web3.HTTPProvider(url, request_kwargs={"timeout": REQUEST_TIMEOUT_S}))
+    # web3 would let a contract name URLs for this node to fetch (EIP-3668).
+    web3.provider.global_ccip_read_enabled = False
+    web3.middleware_onion.inject(ExtraDataToPOAMiddleware, layer=0)
+    return web3
+
+
+def contract(web3: Web3, name: str, address: str) -> Any:
+    """The contract at an address."""
+    if not re.fullmatch(r"0x[0-9a-fA-F]{40}", address):
+        raise ChainError(
+            f"address of {name} is {address!r:.80}, not 0x and 40 hex digits",
+            hint="copy the addresses that `rexis chain deploy` printed",
+        )
+    checksummed = Web3.to_checksum_address(address.lower())
+    return web3.eth.contract(address=checksummed, abi=artifact(name)["abi"])
+
+
+@cache
+def event_topics() -> Mapping[bytes, str]:
+    """Topic 0 to the event's name, for the events we follow."""
+    return {
+        event_abi_to_log_topic(item): item["name"]
+        for name in NAMES
+        for item in artifact(name)["abi"]
+        if item["type"] == "event" and item["name"] in EVENTS
+    }
+
+
+def events(contracts: Iterable[Any], logs: Iterable[Any]) -> list[ChainEvent]:
+    """Our events among logs, in chain order."""
+    by_address = {one.address: one for one in contracts}
+    found = []
+    for log in logs:
+        kind = event_topics().get(bytes(log["topics"][0])) if log["topics"] else None
+        owner = by_address.get(log["address"])
+        if kind is None or owner is None:
+            continue
+        try:
+            entry = owner.events[kind]().process_log(log)
+        except (LogTopicError, MismatchedABI, DecodingError, ValueError) as error:
+            raise ChainError(f"log {kind} cannot be read: {error}") from error
+        data = {key: _plain(value) for key, value in entry["args"].items()}
+        found.append(ChainEvent(log["blockNumber"], log["logIndex"], kind, data))
+    return sorted(found, key=lambda event: (event.block, event.index))
+
+
+def _plain(value: Any) -> Any:
+    """Addresses and bytes32 as bytes; the names of members stay text."""
+    if isinstance(value, str) and Web3.is_checksum_address(value):
+        return bytes.fromhex(value[2:])
+    return bytes(value) if isinstance(value, bytes) else value
+
+
+@cache
+def _errors() -> Mapping[bytes, Mapping[str, Any]]:
+    return {
+        function_abi_to_4byte_selector(item): item
+        for name in NAMES
+        for item in artifact(name)["abi"]
+        if item["type"] == "error"
+    }
+
+
+def refusal(doing: str, data: bytes) -> ContractRefusedError:
+    """What a revert's data says, by the custom error's name."""
+    item = _errors().get(data[:4])
+    if item is None:
+        shown = f"0x{data.hex()}"[:_SHOWN_CHARS] if data else "without a reason"
+        return ContractRefusedError("", f"{doing} reverted {shown}")
+    inputs = item["inputs"]
+    try:
+        values = abi_decode([one["type"] for one in inputs], data[4:])
+    except DecodingError:
+        values, inputs = (), []
+    shown = ", ".join(
+        f"{one['name']}={_shown(value)}"
+        for one, value in zip(inputs, values, strict=True)
+    )
+    name = str(item["name"])
+    return ContractRefusedError(
+        name, f"{doing} refused: {name}({shown})", hint=_HINTS.get(name, "")
+    )
+
+
+def _shown(value: object) -> str:
+    return "0x" + value.hex() if isinstance(value, bytes) else str(value)
+
+
+_HINTS = {
+    "NotMember": "ask the registry's owner to register this account",
+    "MissingRole": "ask the registry's owner for the role",
+    "OwnableUnauthorizedAccount": "only the registry's owner may do this; use its key",
+    "InvalidUnits": "choose units that the dataset has",
+    "InvalidExpiry": "choose a time after the chain's newest block",
+    "NotOwner": "only the account that listed the dataset may do this",
+}
+
+
+def guarded(doing: str, ask: Callable[[], Result]) -> Result:
+    """Run a web3 call; whatever it raises becomes a `ChainError`."""
+    try:
+        return ask()
+    except ContractLogicError as error:
+        raise refusal(doing, _revert_data(error)) from error
+    except (requests.ConnectionError, requests.Timeout) as error:
+        raise ChainDownError(
+            f"{doing}: the chain does not answer",
+            hint="check chain.url, and that the chain's node runs",
+        ) from error
+    except Web3RPCError as error:
+        raise ChainError(
+            f"{doing}: {_rpc_message(error)}", hint=_rpc_hint(_rpc_message(error))
+        ) from error
+    except (Web3Exception, requests.RequestException) as error:
+        raise ChainError(f"{doing}: {str(error)[:_SHOWN_CHARS]}") from error
+    except (ValueError, TypeError, OverflowError) as error:
+        raise ChainError(
+            f"{doing}: cannot be encoded: {str(error)[:_SHOWN_CHARS]}"
+        ) from error
+
+
+def _revert_data(error: ContractLogicError) -> bytes:
+    data = error.data
+    if not isinstance(data, str) or not data.startswith("0x"):
+        return b""
+    try:
+        return bytes.fromhex(data[2:])
+    except ValueError:
+        return b""
+
+
+def _rpc_message(error: Web3RPCError) -> str:
+    response = error.rpc_response or {}
+    body = response.get("error", {})
+    message = body.get("message", "") if isinstance(body, dict) else str(body)
+    return str(message or error)[:_SHOWN_CHARS]
+
+
+def _rpc_hint(message: str) -> str:
+    if "insufficient funds" in message:
+        return "send this node's account some of the chain's currency"
+    return ""
+
+
+def account_address(key: bytes) -> bytes:
+    """The 20-byte account of a 32-byte secp256k1 key."""
+    try:
+        return bytes.fromhex(Account.from_key(key).address[2:])
+    except ValueError as error:
+        raise ChainError("the account key is not a secp256k1 secret") from error
+    except Exception as error:  # eth_keys has its own root
+        raise ChainError(f"the account key has {len(key)} bytes, needs 32") from error
+
+
+def fees(web3: Web3) -> dict[str, int]:
+    """EIP-1559 prices that survive six full blocks."""
+    base = int(web3.eth.get_block("latest").get("baseFeePerGas", 0))
+    tip = int(web3.eth.max_priority_fee)
+    return {"maxFeePerGas": 2 * base + tip, "maxPriorityFeePerGas": tip}
+
+
+def deploy(url: str, chain_id: int, deployer_key: bytes) -> dict[str, str]:
+    """Put the three contracts on a chain; the deployer owns the registry."""
+    web3 = connect(url)
+    found = guarded("asking the chain id", lambda: web3.eth.chain_id)
+    if found != chain_id:
+        raise ChainError(f"chain id is {found}, expected {chain_id}")
+    registry = guarded(
+        "deploying registry", lambda: _deploy(web3, deployer_key, "registry")
+    )
+    addresses = {"registry": registry}
+    for name in ("datasets", "anchors"):
+        addresses[name] = guarded(
+            f"deploying {name}",
+            partial(_deploy, web3, deployer_key, name, registry),
+        )
+    return addresses
+
+
+def _deploy(web3: Web3, key: bytes, name: str, *arguments: str) -> str:
+    account = Account.from_key(key)
+    compiled = artifact(name)
+    factory = web3.eth.contract(abi=compiled["abi"], bytecode=compiled["bytecode"])
+    transaction = factory.constructor(*arguments).build_transaction(
+        {
+            "from": account.address,
+            "nonce": web3.eth.get_transaction_count(account.address, "pending"),
+            "chainId": web3.eth.chain_id,
+            **fees(web3),
+        }
+    )
+    signed = account.sign_transaction(transaction)
+    digest = web3.eth.send_raw_transaction(signed.raw_transaction)
+    receipt = web3.eth.wait_for_transaction_receipt(digest, DEPLOY_TIMEOUT_S)
+    if receipt["status"] != 1:
+        raise ChainError(f"deploying {name} reverted")
+    return str(receipt["contractAddress"])

@@ -1,0 +1,1 @@
+"""An embedded development chain: one sequencer, no consensus, real EVM, real receipts."""
