@@ -1,0 +1,1 @@
+"""One masked sum that no server runs (docs/protocol.md)."""
