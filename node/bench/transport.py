@@ -10,12 +10,14 @@ import statistics
 import subprocess
 import sys
 import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import trio
 
 from node.adapters.libp2p import Libp2pTransport
-from node.bench.transport_peer import MemoryBlobs, make_node
+from node.bench.transport_peer import FileBlobs, make_node
 
 NODES = 10
 BURST = 200
@@ -66,31 +68,33 @@ def _turn(size: int) -> dict[str, float]:
 def _pair(kind: str, size: int) -> dict[str, float]:
     """Start a server process, measure from a second one, end the first."""
     program = [sys.executable, "-m", "node.bench.transport_peer"]
-    with subprocess.Popen(
-        [*program, "serve", kind, str(size)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as server:
-        try:
-            assert server.stdout is not None
-            address = json.loads(server.stdout.readline())
-            answer = subprocess.run(
-                [*program, "measure", kind, address, str(size)],
-                stdout=subprocess.PIPE,
-                text=True,
-                timeout=300,
-                check=True,
-            )
-        finally:
-            server.kill()
+    with TemporaryDirectory() as theirs, TemporaryDirectory() as ours:
+        server = subprocess.Popen(
+            [*program, "serve", kind, str(size), theirs],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        with server:
+            try:
+                assert server.stdout is not None
+                address = json.loads(server.stdout.readline())
+                answer = subprocess.run(
+                    [*program, "measure", kind, address, str(size), ours],
+                    stdout=subprocess.PIPE,
+                    text=True,
+                    timeout=300,
+                    check=True,
+                )
+            finally:
+                server.kill()
     measured: dict[str, float] = json.loads(answer.stdout)
     return measured
 
 
 async def _measure_gossip() -> tuple[float, float]:
     """Median time to the last of ten nodes, and the share of a burst that arrived."""
-    nodes = [make_node(MemoryBlobs()) for _ in range(NODES)]
+    nodes = [make_node(FileBlobs(Path())) for _ in range(NODES)]
     async with trio.open_nursery() as nursery:
         for node in nodes:
             await nursery.start(node.run)

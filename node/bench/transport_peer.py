@@ -1,7 +1,7 @@
 """One end of a measured connection, in a process of its own.
 
-`serve KIND` prints its address and works until its standard input ends; `measure KIND
-ADDRESS BYTES` prints the result.  Kind `stock` is py-libp2p as it comes, kind `ours` the
+`serve KIND BYTES [FOLDER]` prints its address and works until its standard input ends;
+`measure KIND ADDRESS BYTES [FOLDER]` prints the result.  Kind `stock` is py-libp2p as it comes, kind `ours` the
 host of our adapter with the very same two stream programs, kind `node` the whole adapter.
 """
 
@@ -13,6 +13,7 @@ import statistics
 import sys
 import time
 from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 from typing import Any, NoReturn
 
 import libp2p
@@ -24,7 +25,7 @@ from multiaddr import Multiaddr
 
 from node.adapters.libp2p import Libp2pTransport
 from node.adapters.libp2p.host import Host
-from node.errors import StorageError
+from node.ports import Blobs
 from protocol.types import Digest, PeerId
 
 LISTEN = "/ip4/127.0.0.1/tcp/0"
@@ -34,59 +35,54 @@ READ_BYTES = 1 << 18
 REQUESTS = 300
 
 
-class MemoryBlobs:
-    """The `Blobs` port in memory, in pieces: the network is measured, not a disk."""
+class FileBlobs:
+    """The `Blobs` port on files, the least a real store does."""
 
-    def __init__(self) -> None:
-        self._held: dict[Digest, list[bytes]] = {}
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
 
     def has(self, digest: Digest) -> bool:
-        return digest in self._held
+        return self._path(digest).exists()
 
     def size(self, digest: Digest) -> int:
-        return sum(map(len, self._get(digest)))
+        return self._path(digest).stat().st_size
 
     def read(self, digest: Digest, offset: int, length: int) -> bytes:
-        first, within = divmod(offset, WRITE_BYTES)
-        if within or length > WRITE_BYTES:
-            raise StorageError(f"offset {offset} is not a multiple of {WRITE_BYTES}")
-        return self._get(digest)[first][:length]
+        with self._path(digest).open("rb", buffering=0) as file:
+            return os.pread(file.fileno(), length, offset)
 
     def put(self, data: bytes) -> Digest:
         digest = Digest(hashlib.sha256(data).digest())
-        self._held[digest] = [
-            data[start : start + WRITE_BYTES]
-            for start in range(0, len(data), WRITE_BYTES)
-        ]
+        self._path(digest).write_bytes(data)
         return digest
 
-    def writer(self) -> "MemoryWriter":
-        return MemoryWriter(self._held)
+    def writer(self) -> "FileWriter":
+        return FileWriter(self._folder)
 
-    def _get(self, digest: Digest) -> list[bytes]:
-        if digest not in self._held:
-            raise StorageError(f"blob {digest.hex()} is not here")
-        return self._held[digest]
+    def _path(self, digest: Digest) -> Path:
+        return self._folder / digest.hex()
 
 
-class MemoryWriter:
+class FileWriter:
     """Takes a blob piece by piece."""
 
-    def __init__(self, held: dict[Digest, list[bytes]]) -> None:
-        self._held = held
-        self._parts: list[bytes] = []
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / f"part-{secrets.token_hex(8)}"
+        self._file = self._path.open("xb", buffering=0)
 
     def write(self, data: bytes) -> None:
-        self._parts.append(data)
+        self._file.write(data)
 
     def commit(self, digest: Digest) -> None:
-        self._held[digest] = self._parts
+        self._file.close()
+        self._path.rename(self._path.with_name(digest.hex()))
 
     def abort(self) -> None:
-        self._parts = []
+        self._file.close()
+        self._path.unlink(missing_ok=True)
 
 
-def make_node(blobs: MemoryBlobs) -> Libp2pTransport:
+def make_node(blobs: Blobs) -> Libp2pTransport:
     """A node that trusts everyone, for measurements."""
     key = nacl.signing.SigningKey.generate()
     return Libp2pTransport(
@@ -152,8 +148,8 @@ async def _measure_stream(kind: str, address: str, size: int) -> None:
         _leave()
 
 
-async def _serve_node(size: int) -> None:
-    blobs = MemoryBlobs()
+async def _serve_node(size: int, folder: Path) -> None:
+    blobs = FileBlobs(folder)
     node = make_node(blobs)
     offered = [blobs.put(secrets.token_bytes(part)) for part in (size // 4, size)]
 
@@ -169,9 +165,9 @@ async def _serve_node(size: int) -> None:
         _leave()
 
 
-async def _measure_node(address: str, size: int) -> None:
+async def _measure_node(address: str, size: int, folder: Path) -> None:
     peer, where, *digests = json.loads(address)
-    blobs = MemoryBlobs()
+    blobs = FileBlobs(folder)
     node = make_node(blobs)
     node.keep_connected(PeerId(peer), (where,))
     async with trio.open_nursery() as nursery:
@@ -208,10 +204,10 @@ def _say(value: object) -> None:
 def main() -> None:
     role, kind, *rest = sys.argv[1:]
     if kind == "node":
-        *where, size = rest
+        *where, size, folder = rest
         if role == "serve":
-            trio.run(_serve_node, int(size))
-        trio.run(_measure_node, where[0], int(size))
+            trio.run(_serve_node, int(size), Path(folder))
+        trio.run(_measure_node, where[0], int(size), Path(folder))
     if role == "serve":
         trio.run(_serve_stream, kind)
     trio.run(_measure_stream, kind, rest[0], int(rest[1]))

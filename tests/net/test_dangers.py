@@ -16,6 +16,7 @@ import trio.lowlevel
 from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.crypto.x25519 import create_new_key_pair as create_noise_key
 from libp2p.custom_types import TProtocol
+from libp2p.network.auto_connector import AutoConnector
 from libp2p.network.swarm import Swarm
 from libp2p.peer.peerinfo import PeerInfo, info_from_p2p_addr
 from libp2p.security.insecure.transport import (
@@ -72,6 +73,7 @@ def test_the_library_is_the_one_our_repairs_were_made_for():
         (stock_yamux.Yamux, "_cleanup_on_error"),
         (Swarm, "_do_handle_inbound_connection"),
         (Swarm, "unblock_peer"),
+        (AutoConnector, "maybe_connect"),
     ):
         assert callable(getattr(owner, name))
     assert stock_yamux.MAX_WINDOW_SIZE > FRAME_BYTES
@@ -352,12 +354,22 @@ async def test_r14_a_peer_that_answers_no_beat_is_dropped(net, monkeypatch):
 
 
 @pytest.mark.slow
-async def test_r14_a_stopped_process_is_dropped_and_found_again(net, monkeypatch):
+async def test_r14_a_stopped_process_is_dropped_and_found_again(
+    net, monkeypatch, tmp_path
+):
     monkeypatch.setattr(links, "BEAT_PERIOD_S", 0.3)
     monkeypatch.setattr(links, "BEAT_TIMEOUT_S", 0.7)
     a = net.make(1)
     with subprocess.Popen(  # noqa: ASYNC220 - returns at once
-        [sys.executable, "-m", "node.bench.transport_peer", "serve", "node", "1024"],
+        [
+            sys.executable,
+            "-m",
+            "node.bench.transport_peer",
+            "serve",
+            "node",
+            "1024",
+            str(tmp_path),
+        ],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     ) as process:

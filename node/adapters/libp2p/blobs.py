@@ -13,6 +13,8 @@ from node.ports import Blobs
 from protocol.types import DIGEST_BYTES, Digest, PeerId
 
 BLOB_PROTOCOL = "rexis/blob/1"
+BATCH_BYTES = 2 << 20
+"""Hashed and stored by a worker thread at once, while the next bytes come in."""
 
 
 class BlobWriter(Protocol):
@@ -91,7 +93,7 @@ class BlobExchange:
             ) as (_, parts):
                 async for part in parts:
                     batch.append(part)
-                    if sum(map(len, batch)) >= CHUNK_BYTES:
+                    if sum(map(len, batch)) >= BATCH_BYTES:
                         await trio.to_thread.run_sync(take)
             take()
             if hasher.digest() != digest:

@@ -61,14 +61,13 @@ class Host:
             muxer_opt={TProtocol(name): kind for name, kind in install().items()},
             connection_config=ConnectionConfig(
                 max_connections=MAX_CONNECTIONS,
-                # With a target of no connections it dials nobody by itself; pruning
-                # starts above the high mark, so that is out of reach, not at zero.
                 high_watermark=MAX_CONNECTIONS,
                 low_watermark=0,
                 min_connections=0,
             ),
         )
         self._network = self._host.get_network()
+        self._network.auto_connector.maybe_connect = _dial_nobody
         self._guard()
 
     @property
@@ -167,6 +166,11 @@ class Host:
         self._network._do_handle_inbound_connection = MethodType(  # noqa: SLF001
             _inbound, self._network
         )
+
+
+async def _dial_nobody() -> None:
+    """In place of the library's own dialling of whoever it has an address of."""
+    await trio.lowlevel.checkpoint()
 
 
 async def _inbound(network: Any, raw: Any, address: Multiaddr, _failure: Any) -> None:

@@ -125,7 +125,7 @@ class Links:
                 try:
                     await self._host.dial(peer, self._wanted[peer])
                 except (*BROKEN, NodeError) as error:
-                    logger.debug("no connection peer=%s: %s", peer, error)
+                    logger.info("no connection peer=%s: %s", peer, error)
                     pause = min(2 * pause, REDIAL_LAST_S)
             await trio.sleep(_jitter(pause))
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import trio
 from libp2p.exceptions import BaseLibp2pError
+from libp2p.io.exceptions import IncompleteReadError
 from libp2p.stream_muxer import muxer_multistream
 from libp2p.stream_muxer.exceptions import MuxedStreamError
 from libp2p.stream_muxer.yamux import yamux as stock
@@ -24,6 +25,7 @@ GRANT_BYTES = 1 << 19
 WINDOW_TIMEOUT_S = 120.0
 """How long a reader may pause with a full window."""
 LATER_LIMIT = 4096
+BODY_TIMEOUT_S = 60.0
 _HEADER = struct.Struct("!BBHII")
 
 
@@ -74,6 +76,18 @@ class Stream(stock.YamuxStream):
                     b"".join((header, view[sent : sent + count]))
                 )
                 sent += count
+
+    async def read(self, n: int | None = -1) -> bytes:
+        """As the stock stream; what lies ready is copied once instead of three times."""
+        buffer = self.conn.stream_buffers.get(self.stream_id)
+        if not buffer or n is None or n <= 0 or self.recv_closed:
+            return await super().read(n)
+        with memoryview(buffer) as view:
+            data = bytes(view[:n])
+        del buffer[: len(data)]
+        await self._auto_tune_and_send_window_update(bytes_read=len(data))
+        await trio.lowlevel.checkpoint()
+        return data
 
     async def _wait_for_window(self) -> None:
         deadline = trio.current_time() + WINDOW_TIMEOUT_S
@@ -150,6 +164,16 @@ class Muxer(stock.Yamux):
                     await self._send_later()
         except (BaseLibp2pError, OSError, trio.ClosedResourceError):
             return  # the reading task sees the same end and cleans up
+
+    async def _read_data_body(self, length: int) -> bytes:
+        """The body of one frame; our session returns it whole or at the end."""
+        with trio.fail_after(BODY_TIMEOUT_S):
+            data: bytes = await self.secured_conn.read(length)
+        if len(data) < length:
+            raise IncompleteReadError(
+                "connection closed", expected_bytes=length, received_bytes=len(data)
+            )
+        return data
 
     async def handle_incoming(self) -> None:
         self._reader = trio.lowlevel.current_task()
