@@ -1,0 +1,167 @@
+"""Blobs as files named by their SHA-256: written aside, synced, then renamed into place.
+
+A name therefore exists only with its whole content behind it, whatever instant the
+machine stopped at.  Leftovers of a crash lie in `tmp` and go when the folder is opened,
+which only the daemon that holds the home's lock does.
+"""
+
+import errno
+import hashlib
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from node.errors import StorageError
+from protocol.types import DIGEST_BYTES, Digest
+
+_CHUNK_BYTES = 1 << 20
+
+
+class BlobDir:
+    """A folder of blobs; implements `node.ports.Blobs`."""
+
+    def __init__(self, path: str | Path) -> None:
+        self._root = Path(path)
+        self._aside = self._root / "tmp"
+        with _mapped(self._root):
+            self._aside.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for left in self._aside.iterdir():
+                left.unlink()
+
+    def path(self, digest: Digest) -> Path:
+        """Where the blob lies or would lie."""
+        if len(digest) != DIGEST_BYTES:
+            raise StorageError(f"digest has {len(digest)} bytes, not {DIGEST_BYTES}")
+        name = digest.hex()
+        return self._root / name[:2] / name
+
+    def has(self, digest: Digest) -> bool:
+        return self.path(digest).is_file()
+
+    def size(self, digest: Digest) -> int:
+        with _mapped(digest):
+            return self.path(digest).stat().st_size
+
+    def read(self, digest: Digest, offset: int, length: int) -> bytes:
+        """At most `length` bytes; less at the end of the blob."""
+        if offset < 0 or length < 0:
+            raise StorageError(f"cannot read {length} bytes from offset {offset}")
+        with _mapped(digest), self.path(digest).open("rb") as file:
+            file.seek(offset)
+            return file.read(length)
+
+    def put(self, data: bytes) -> Digest:
+        """Durable when this returns; a blob that is here already is not written again."""
+        digest = Digest(hashlib.sha256(data).digest())
+        if not self.has(digest):
+            with self.writer() as writer:
+                writer.write(data)
+                writer.commit(digest)
+        return digest
+
+    def writer(self) -> "BlobFile":
+        """For content that arrives piece by piece."""
+        return BlobFile(self, self._aside / secrets.token_hex(8))
+
+    def delete(self, digest: Digest) -> None:
+        """Nothing happens if it is not here."""
+        with _mapped(digest):
+            self.path(digest).unlink(missing_ok=True)
+
+    def check(self, digest: Digest) -> None:
+        """Read it all; `StorageError` if the disk gives back something else."""
+        hasher = hashlib.sha256()
+        with _mapped(digest), self.path(digest).open("rb") as file:
+            while chunk := file.read(_CHUNK_BYTES):
+                hasher.update(chunk)
+        if hasher.digest() != digest:
+            raise StorageError(
+                f"blob {digest.hex()} reads as {hasher.hexdigest()}",
+                hint="the disk changed it; move the file away and fetch it again",
+            )
+
+
+class BlobFile:
+    """One blob being written; leaving its context without a commit drops it."""
+
+    def __init__(self, blobs: BlobDir, aside: Path) -> None:
+        self._blobs = blobs
+        self._aside = aside
+        self._hasher = hashlib.sha256()
+        with _mapped(aside):
+            self._file = aside.open("xb")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.abort()
+
+    def write(self, data: bytes) -> None:
+        self._hasher.update(data)
+        with _mapped(self._aside):
+            self._file.write(data)
+
+    def commit(self, digest: Digest) -> None:
+        """Into its place, if it is what was expected; durable when this returns."""
+        if self._hasher.digest() != digest:
+            self.abort()
+            raise StorageError(
+                f"blob has digest {self._hasher.hexdigest()}, not {digest.hex()}",
+                hint="other bytes arrived than were announced; ask another peer",
+            )
+        place = self._blobs.path(digest)
+        with _mapped(digest):
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+            if not place.parent.is_dir():
+                place.parent.mkdir(mode=0o700, exist_ok=True)
+                _sync_folder(place.parent.parent)
+            self._aside.replace(place)
+            _sync_folder(place.parent)
+
+    def abort(self) -> None:
+        """Drop what was written; harmless after a commit."""
+        with _mapped(self._aside):
+            try:
+                self._file.close()
+            finally:
+                self._aside.unlink(missing_ok=True)
+
+
+def _sync_folder(path: Path) -> None:
+    # A rename is durable only once the folder that holds the name is (fsync(2)).
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _mapped(what: Digest | Path) -> Iterator[None]:
+    name = f"blob {what.hex()}" if isinstance(what, bytes) else str(what)
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise StorageError(
+            f"{name} is not here", hint="fetch it from a peer"
+        ) from error
+    except OSError as error:
+        full = error.errno in {errno.ENOSPC, errno.EDQUOT}
+        raise StorageError(
+            f"{name}: {'no space left on disk' if full else error.strerror}",
+            hint="free space on the disk that holds the home; nothing was lost"
+            if full
+            else "check that this user owns the home and that its disk is healthy",
+        ) from error

@@ -1,0 +1,102 @@
+"""Blobs: nothing under a name that is not what the name says."""
+
+import errno
+import hashlib
+
+import pytest
+
+from node.adapters.blob_dir import BlobDir
+from node.adapters.memory_store import MemoryBlobs
+from node.errors import StorageError
+from protocol.types import Digest
+
+
+def digest(data):
+    return Digest(hashlib.sha256(data).digest())
+
+
+@pytest.fixture(params=["disk", "memory"])
+def blobs(request, tmp_path):
+    return BlobDir(tmp_path / "blobs") if request.param == "disk" else MemoryBlobs()
+
+
+def test_what_was_put_is_read_in_pieces(blobs):
+    name = blobs.put(b"0123456789")
+    assert name == digest(b"0123456789")
+    assert blobs.has(name)
+    assert blobs.size(name) == 10
+    assert blobs.read(name, 3, 4) == b"3456"
+    assert blobs.read(name, 8, 100) == b"89"
+    assert blobs.put(b"0123456789") == name
+
+
+def test_an_absent_blob_is_one_clear_error(blobs):
+    absent = digest(b"absent")
+    assert not blobs.has(absent)
+    for use in (blobs.size, lambda d: blobs.read(d, 0, 1)):
+        with pytest.raises(StorageError, match="is not here"):
+            use(absent)
+    with pytest.raises(StorageError, match="3 bytes"):
+        blobs.has(b"abc")
+
+
+def test_a_deleted_blob_is_gone(blobs):
+    name = blobs.put(b"x")
+    blobs.delete(name)
+    blobs.delete(name)
+    assert not blobs.has(name)
+
+
+def test_a_blob_arrives_piece_by_piece(tmp_path):
+    blobs = BlobDir(tmp_path)
+    with blobs.writer() as writer:
+        writer.write(b"ab")
+        assert not blobs.has(digest(b"abcd"))
+        writer.write(b"cd")
+        writer.commit(digest(b"abcd"))
+    assert blobs.path(digest(b"abcd")).read_bytes() == b"abcd"
+    writer.abort()
+    assert blobs.has(digest(b"abcd"))
+
+
+def test_other_bytes_than_announced_leave_nothing(tmp_path):
+    blobs = BlobDir(tmp_path)
+    writer = blobs.writer()
+    writer.write(b"evil")
+    with pytest.raises(StorageError, match="not " + digest(b"good").hex()):
+        writer.commit(digest(b"good"))
+    assert not blobs.has(digest(b"good"))
+    assert not blobs.has(digest(b"evil"))
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_leftovers_of_a_crash_go_and_blobs_stay(tmp_path):
+    blobs = BlobDir(tmp_path)
+    name = blobs.put(b"kept")
+    blobs.writer().write(b"half")
+    assert len(list((tmp_path / "tmp").iterdir())) == 1
+    assert BlobDir(tmp_path).has(name)
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_a_full_disk_is_one_clear_error(tmp_path, monkeypatch):
+    blobs = BlobDir(tmp_path)
+
+    def full(_descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(StorageError, match="no space left on disk") as caught:
+        blobs.put(b"x")
+    assert "free space" in caught.value.hint()
+    assert not blobs.has(digest(b"x"))
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_a_changed_file_is_found(tmp_path):
+    blobs = BlobDir(tmp_path)
+    name = blobs.put(b"x" * 100)
+    blobs.check(name)
+    blobs.path(name).write_bytes(b"y" * 100)
+    with pytest.raises(StorageError, match="reads as"):
+        blobs.check(name)
