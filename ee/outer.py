@@ -1,8 +1,7 @@
-"""The outer optimiser: what every member does with the mean update, to the same bits.
+"""The outer step: what every member does with the mean update, to the same bits.
 
 Elementwise float32 operations in one order: IEEE arithmetic gives every machine the same
-result, which is what lets a state root be compared at all.  Source: DiLoCo (Douillard and
-others, 2023), Nesterov momentum over the members' mean change.
+result, which is what lets a state root be compared at all.
 """
 
 import numpy as np
@@ -11,21 +10,13 @@ from ee.errors import EncryptionError
 from ee.spec import Vector
 
 
-def outer_step(
-    state: Vector,
-    mean: Vector,
-    momentum: Vector,
-    *,
-    rate: float = 1.0,
-    beta: float = 0.0,
-) -> tuple[Vector, Vector]:
-    """New state and momentum; beta 0 and rate 1 is plain federated averaging."""
-    if not state.shape == mean.shape == momentum.shape:
-        raise EncryptionError(
-            f"state {state.shape}, mean {mean.shape} and momentum {momentum.shape} differ"
-        )
-    if not bool(np.all(np.isfinite(mean))):
-        raise EncryptionError("the mean update holds a number that is not finite")
-    moved = np.float32(beta) * momentum + mean
-    ahead = np.float32(beta) * moved + mean
-    return state + np.float32(rate) * ahead, moved
+def outer_step(state: Vector, mean: Vector, *, rate: float = 1.0) -> Vector:
+    """The new state; rate 1 is federated averaging."""
+    if state.shape != mean.shape:
+        raise EncryptionError(f"state {state.shape} and mean {mean.shape} differ")
+    if not 0 < rate <= 2:
+        raise EncryptionError(f"outer rate is {rate}, need more than 0 and at most 2")
+    stepped = state + np.float32(rate) * mean
+    if not bool(np.all(np.isfinite(stepped))):
+        raise EncryptionError("the stepped state holds a number that is not finite")
+    return stepped

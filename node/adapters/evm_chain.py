@@ -17,9 +17,9 @@ from web3 import Web3
 from web3.exceptions import TransactionNotFound, Web3RPCError
 
 from node.adapters import evm_contracts
+from node.adapters.chain_errors import ChainDownError
 from node.adapters.evm_contracts import (
     NAMES,
-    ChainDownError,
     account_address,
     deploy,
     guarded,

@@ -26,6 +26,7 @@ from web3.exceptions import (
 )
 from web3.middleware import ExtraDataToPOAMiddleware
 
+from node.adapters.chain_errors import ChainDownError, ContractRefusedError, refused
 from node.errors import ChainError
 from node.ports import ChainEvent
 
@@ -46,23 +47,6 @@ DEPLOY_TIMEOUT_S = 180
 _SHOWN_CHARS = 300
 
 Result = TypeVar("Result")
-
-
-class ChainDownError(ChainError):
-    """No answer now; the same call may work later."""
-
-    code = 501
-    temporary = True
-
-
-class ContractRefusedError(ChainError):
-    """A contract reverted; `name` is its custom error."""
-
-    code = 502
-
-    def __init__(self, name: str, message: str, *, hint: str = "") -> None:
-        super().__init__(message, hint=hint)
-        self.name = name
 
 
 @cache
@@ -149,29 +133,12 @@ def refusal(doing: str, data: bytes) -> ContractRefusedError:
     try:
         values = abi_decode([one["type"] for one in inputs], data[4:])
     except DecodingError:
-        values, inputs = (), []
-    shown = ", ".join(
-        f"{one['name']}={_shown(value)}"
-        for one, value in zip(inputs, values, strict=True)
+        return refused(doing, item["name"])
+    return refused(
+        doing,
+        item["name"],
+        **{one["name"]: value for one, value in zip(inputs, values, strict=True)},
     )
-    name = str(item["name"])
-    return ContractRefusedError(
-        name, f"{doing} refused: {name}({shown})", hint=_HINTS.get(name, "")
-    )
-
-
-def _shown(value: object) -> str:
-    return "0x" + value.hex() if isinstance(value, bytes) else str(value)
-
-
-_HINTS = {
-    "NotMember": "ask the registry's owner to register this account",
-    "MissingRole": "ask the registry's owner for the role",
-    "OwnableUnauthorizedAccount": "only the registry's owner may do this; use its key",
-    "InvalidUnits": "choose units that the dataset has",
-    "InvalidExpiry": "choose a time after the chain's newest block",
-    "NotOwner": "only the account that listed the dataset may do this",
-}
 
 
 def guarded(doing: str, ask: Callable[[], Result]) -> Result:

@@ -15,7 +15,7 @@ from typing import Any
 import msgpack
 
 from ee.errors import EncryptionError
-from node.compute.methods import METHODS
+from node.compute.methods import find
 from node.errors import NodeError
 from protocol.errors import ProtocolError
 
@@ -37,7 +37,7 @@ def main() -> int:
 
 def _answer(sock: socket.socket, frame: dict[str, Any]) -> dict[str, Any]:
     call_id, name = frame["id"], frame["method"]
-    method = METHODS.get(name)
+    method = find(name)
     if method is None:
         return _error(call_id, f"the compute child has no method {name!r}", "")
 

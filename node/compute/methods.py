@@ -1,41 +1,37 @@
 """What the daemon may ask of its child.  Each method is a function of files and arguments.
 
 Nothing here is remembered between calls: a child that dies loses no state.  Records arrive
-as CSV bytes and live as long as one call.
+as CSV bytes and live as long as one call.  Modules are imported by the call that needs them,
+so that a verifier's child never loads torch.
 """
 
-import secrets
+import importlib
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
-
-import numpy as np
-
-from node.compute import evaluation, rounds, state, table, training
 
 Progress = Callable[[dict[str, Any]], None]
 Method = Callable[[Mapping[str, Any], Progress], dict[str, Any]]
 
-
-def ping(_params: Mapping[str, Any], _progress: Progress) -> dict[str, Any]:
-    """For status: the child answers."""
-    return {"ok": True}
-
-
-METHODS: dict[str, Method] = {
-    "ping": ping,
-    "model.create": training.create,
-    "model.check": training.check,
-    "train.local": training.local,
-    "train.evaluate": training.evaluate,
-    "round.mask": rounds.mask,
-    "round.sum": rounds.sum_shards,
-    "round.unmask": rounds.unmask,
-    "round.apply": rounds.apply,
-    "model.release": evaluation.release,
-    "infer.encode": evaluation.encode,
-    "infer.read": evaluation.read,
-    "audit.replay": evaluation.replay,
+_METHODS = {
+    "model.create": "training:create",
+    "train.check": "training:check",
+    "train.local": "training:local",
+    "train.evaluate": "training:evaluate",
+    "round.mask": "rounds:mask",
+    "round.sum": "rounds:sum_shard",
+    "round.apply": "rounds:apply",
+    "model.release": "evaluation:release",
+    "infer.encode": "evaluation:encode",
+    "infer.read": "evaluation:read",
+    "audit.replay": "evaluation:replay",
 }
 
-__all__ = ["METHODS", "Path", "np", "secrets", "state", "table"]
+
+def find(name: str) -> Method | None:
+    """The method called `name`."""
+    place = _METHODS.get(name)
+    if place is None:
+        return None
+    module, function = place.split(":")
+    found: Method = getattr(importlib.import_module(f"node.compute.{module}"), function)
+    return found

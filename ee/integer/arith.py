@@ -1,0 +1,99 @@
+"""Exact integer arithmetic carried by IEEE floats (docs/verify.md §3).
+
+A float64 holds every integer below 2^53 and a float32 every integer below 2^24.  As long
+as no intermediate leaves that range, addition and multiplication are exact, so neither
+the order of a sum, nor fused multiply-add, nor the thread count can change a bit.  Each
+function says which range it relies on; the loader of a trunk checks the bounds once.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ee.integer.spec import LIMB, WEIGHT_LIMIT
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+FLOAT32_EXACT = 1 << 24
+
+
+def half(values: Floats, exponent: Any) -> Floats:
+    """floor(n / 2^e + 1/2) for integers |n| < 2^52, written over `values`.
+
+    Scaling by a power of two is exact.  Adding one half is exact too, or the sum lies
+    strictly inside (1/4, 3/4), or n / 2^e is an even number of units in the last place
+    and the tie goes back to it; the floor is the same in all three cases.
+    """
+    values *= np.ldexp(1.0, -np.asarray(exponent, dtype=np.int64))
+    return nearest(values)
+
+
+def nearest(scaled: Floats) -> Floats:
+    """The rest of `half`, for integers already multiplied by their power of two."""
+    scaled += 0.5
+    return np.floor(scaled, out=scaled)
+
+
+def clamp(values: Floats, limit: float) -> Floats:
+    """`values` limited to [-limit, limit], in place."""
+    return np.clip(values, -limit, limit, out=values)
+
+
+def quotient(numerator: Floats, denominator: Floats) -> Floats:
+    """floor((2N + D) / (2D)) for |2N + D| < 2^53 and 0 < D < 2^51.
+
+    A correctly rounded quotient reaches the next integer only from nearer than one part
+    in 2^53, and a fraction with denominator 2D stays at least 1/(2D) below it.
+    """
+    doubled = 2.0 * denominator
+    return np.floor((2.0 * numerator + denominator) / doubled)
+
+
+def bit_length(values: Floats) -> Integers:
+    """Bits of |n| for integers below 2^53; `frexp` is exact and gives 0 for 0."""
+    return np.frexp(values)[1].astype(np.int64)
+
+
+def isqrt(values: Integers) -> Integers:
+    """Floor of the square root of integers in [0, 2^62).
+
+    The float estimate is off by at most one either way; two comparisons settle it.
+    """
+    root = np.sqrt(values.astype(np.float64)).astype(np.int64)
+    root -= root * root > values
+    root += (root + 1) * (root + 1) <= values
+    return root
+
+
+def products(
+    left: NDArray[np.float32], right: NDArray[np.float32], left_limit: int
+) -> Floats:
+    """`left @ right.T` for integers, |left| <= `left_limit`, |right| <= 63, as float64.
+
+    Blocks of the inner dimension are short enough that every partial sum of a block is
+    below 2^24, hence exact in float32 in any order.
+    """
+    inner = left.shape[-1]
+    block = FLOAT32_EXACT // (left_limit * WEIGHT_LIMIT)
+    if inner <= block:
+        return (left @ right.T).astype(np.float64)
+    total = np.zeros((*left.shape[:-1], right.shape[0]), dtype=np.float64)
+    for start in range(0, inner, block):
+        stop = start + block
+        total += left[..., start:stop] @ right[:, start:stop].T
+    return total
+
+
+def limb_products(wide: Floats, right: NDArray[np.float32]) -> Floats:
+    """`wide @ right.T` for |wide| <= 8192, as two 8-bit limbs in one float32 product."""
+    high = np.floor((wide + LIMB // 2) / LIMB)
+    low = wide - LIMB * high
+    stacked = np.concatenate([high, low]).astype(np.float32)
+    parts = products(stacked, right, LIMB // 2)
+    rows = wide.shape[0]
+    upper = parts[:rows]
+    upper *= LIMB
+    upper += parts[rows:]
+    return upper

@@ -1,0 +1,105 @@
+"""The steps of one layer, in the order of the op-spec (`spec.TEXT`).
+
+Rows are (tokens, width) of all sequences of a batch, one below the other; only attention
+knows where a sequence ends.  Every array holds integers, most of them in float64, within
+the ranges that `arith` relies on.
+"""
+
+from dataclasses import dataclass
+from math import isqrt as integer_sqrt
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ee.integer import arith, spec
+from ee.integer.arith import Floats, Integers
+
+_ONE = float(1 << spec.SIGMOID_BITS)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Short integers with one exponent for each row: value = q * 2^s."""
+
+    q: Floats
+    s: Integers
+
+
+def rows(values: Floats, bits: int) -> Rows:
+    """The spec's rows(y, B) along the last axis; `values` is used up."""
+    largest = np.maximum(values.max(axis=-1), -values.min(axis=-1))
+    shift = np.maximum(0, arith.bit_length(largest) - bits)
+    arith.half(values, shift[..., None])
+    if bits == spec.ROW_BITS:
+        arith.clamp(values, 127)
+    return Rows(values, shift)
+
+
+def norm(residual: NDArray[np.int32], bias: int) -> Rows:
+    """RMS normalisation of int32 rows, then 8-bit rows in units of 2^-16."""
+    width = residual.shape[-1]
+    wide = residual.astype(np.int64)
+    total = np.einsum("ij,ij->i", wide, wide) + bias
+    # Bits of a 61-bit number, by halves, because float64 would round it upwards.
+    high = arith.bit_length((total >> 31).astype(np.float64))
+    low = arith.bit_length((total & 0x7FFFFFFF).astype(np.float64))
+    bits = np.where(high > 0, high + 31, low)
+    lift = (62 - bits) & ~1
+    root = arith.isqrt(total << lift)
+    gain = (integer_sqrt(width << 40) << 31) // root
+    scaled = residual * gain.astype(np.float64)[:, None]
+    return rows(arith.half(scaled, (35 - lift // 2)[:, None]), spec.ROW_BITS)
+
+
+def rope(values: Floats, cos: Floats, sin: Floats) -> Floats:
+    """Rotate the halves of each head; `values` is (batch, tokens, heads, dim)."""
+    middle = values.shape[-1] // 2
+    first, second = values[..., :middle], values[..., middle:]
+    turned = np.concatenate(
+        [first * cos - second * sin, second * cos + first * sin], axis=-1
+    )
+    return arith.clamp(arith.half(turned, spec.ROPE_BITS), spec.MID_LIMIT)
+
+
+def attention(q: Rows, k: Rows, v: Rows, multiplier: int) -> Floats:
+    """Causal attention; all (batch, heads, tokens, dim), exponents without dim."""
+    scores = _score_products(q.q, k.q)
+    scores *= float(multiplier)
+    # Two exact scalings by powers of two are one: cheaper than a power per score.
+    scores *= np.ldexp(1.0, q.s - spec.SCORE_SHIFT)[..., :, None]
+    scores *= np.ldexp(1.0, k.s)[..., None, :]
+    arith.clamp(arith.nearest(scores), spec.SCORE_LIMIT)
+    scores[..., ~np.tri(scores.shape[-1], dtype=bool)] = -np.inf
+    below = scores.max(axis=-1, keepdims=True) - scores
+    steps = np.minimum(below, spec.TABLE_SIZE).astype(np.int64)
+    return _weighted(np.append(spec.exp_table(), 0.0)[steps], v)
+
+
+def _weighted(weights: Floats, v: Rows) -> Floats:
+    """Step 5: the exact quotient of weighted values by the sum of weights."""
+    total = weights.sum(axis=-1, keepdims=True)
+    top = np.maximum.accumulate(v.s, axis=-1)
+    # Ahead of the diagonal the weight is 0 and so is its product, whatever the power.
+    weights *= np.ldexp(1.0, -top)[..., :, None]
+    weights *= np.ldexp(1.0, v.s)[..., None, :]
+    numerator = arith.nearest(weights) @ v.q
+    numerator *= np.ldexp(1.0, top)[..., None]
+    return arith.clamp(arith.quotient(numerator, total), spec.MID_LIMIT)
+
+
+def _score_products(q: Floats, k: Floats) -> Floats:
+    """Q @ k^T in float32: 127^2 * dim < 2^24 for every head of at most 1024."""
+    left = q.astype(np.float32)
+    right = k.astype(np.float32)
+    return (left @ right.swapaxes(-1, -2)).astype(np.float64)
+
+
+def gated(gate: Floats, up: Floats) -> Floats:
+    """SiLU(gate) * up in units of 2^-28; `gate` and `up` in units of 2^-14."""
+    index = np.minimum(np.floor((np.abs(gate) + 32.0) * (1.0 / 64)), spec.TABLE_SIZE)
+    sigmoid = np.append(spec.sigmoid_table(), _ONE)[index.astype(np.int64)]
+    np.subtract(_ONE, sigmoid, out=sigmoid, where=gate < 0)
+    sigmoid *= gate
+    activated = arith.half(sigmoid, spec.SIGMOID_BITS)
+    activated *= up
+    return activated

@@ -1,0 +1,181 @@
+"""From a keyed float trunk to an integer trunk.
+
+Quantise after keying: a dense orthogonal key does not commute with rounding, so the
+keyed integer model is the reference and this module never sees a key.  What cannot be
+represented is refused by name; nothing is dropped in silence.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ee.integer import codec, spec
+from ee.integer.errors import IntegerModelError
+from ee.integer.trunk import Header, IntegerTrunk, Layer, Matrix, TrunkConfig
+
+State = Mapping[str, NDArray[Any]]
+
+_NAMES = {
+    "q": ("self_attn.q_proj", "input_layernorm"),
+    "k": ("self_attn.k_proj", "input_layernorm"),
+    "v": ("self_attn.v_proj", "input_layernorm"),
+    "o": ("self_attn.o_proj", None),
+    "gate": ("mlp.gate_proj", "post_attention_layernorm"),
+    "up": ("mlp.up_proj", "post_attention_layernorm"),
+    "down": ("mlp.down_proj", None),
+}
+_OUTSIDE = ("embed_tokens.weight", "norm.weight", "lm_head.weight")
+"""Names of a stock checkpoint that belong to the stem and the head, not to the trunk."""
+
+
+def quantise(
+    state: State, config: Mapping[str, Any], *, tokens: int, residual_bits: int = 12
+) -> IntegerTrunk:
+    """The integer trunk of a Llama-architecture state dict, Hugging Face names.
+
+    `config` is the checkpoint's own `config.json`; `tokens` the longest sequence to
+    serve.  Norm gains are folded into the matrices behind them.  The final norm is the
+    head's: the trunk ends with the residual.
+    """
+    integers = _integer_config(config, tokens, residual_bits)
+    named = {name.removeprefix("model."): value for name, value in state.items()}
+    layers = tuple(_layer(named, index, integers) for index in range(integers.layers))
+    extra = sorted(name for name in named if not _is_known(name, integers.layers))
+    if extra:
+        raise IntegerModelError(f"trunk has no place for {', '.join(extra[:3])}")
+    cos, sin = _rope_tables(integers, _rope_base(config))
+    trunk = IntegerTrunk(Header(integers, cos, sin), layers)
+    codec.check(trunk)
+    return trunk
+
+
+def encode_rows(values: NDArray[Any], config: TrunkConfig) -> NDArray[np.int32]:
+    """Float rows (batch, tokens, width) in residual units; refuses what does not fit."""
+    scaled = np.rint(
+        np.ldexp(np.asarray(values, dtype=np.float64), config.residual_bits)
+    )
+    if not bool(np.all(np.abs(scaled) <= spec.RESIDUAL_LIMIT)):  # false for NaN too
+        limit = spec.RESIDUAL_LIMIT / 2**config.residual_bits
+        raise IntegerModelError(f"a row entry is not a number within {limit:g}")
+    return scaled.astype(np.int32)
+
+
+def decode_rows(rows: NDArray[np.int32], config: TrunkConfig) -> NDArray[np.float32]:
+    """Integer rows as floats; exact, since 24 bits fit a float32."""
+    return np.ldexp(rows.astype(np.float32), -config.residual_bits)
+
+
+def _integer_config(
+    config: Mapping[str, Any], tokens: int, residual_bits: int
+) -> TrunkConfig:
+    wanted = {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False}
+    for name, value in wanted.items():
+        if config.get(name, value) != value:
+            raise IntegerModelError(f"{name} is {config[name]!r}, need {value!r}")
+    try:
+        width, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
+        head_dim = int(config.get("head_dim") or width // heads)
+        epsilon = float(config["rms_norm_eps"])
+        return TrunkConfig(
+            layers=int(config["num_hidden_layers"]),
+            width=width,
+            inner=int(config["intermediate_size"]),
+            heads=heads,
+            kv_heads=int(config.get("num_key_value_heads") or heads),
+            head_dim=head_dim,
+            tokens=tokens,
+            residual_bits=residual_bits,
+            norm_bias=max(1, round(math.ldexp(epsilon * width, 2 * residual_bits))),
+            score_multiplier=round(math.ldexp(math.log2(math.e), 22) / head_dim**0.5),
+        )
+    except (KeyError, TypeError, ValueError, ZeroDivisionError, OverflowError) as error:
+        raise IntegerModelError(f"not the configuration of a Llama: {error}") from error
+
+
+def _rope_base(config: Mapping[str, Any]) -> float:
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    partial = rope.get("partial_rotary_factor", 1.0)
+    if kind != "default" or partial != 1.0:
+        raise IntegerModelError(f"rope of type {kind!r} is not supported")
+    return float(rope.get("rope_theta") or config.get("rope_theta") or 10_000.0)
+
+
+def _rope_tables(
+    config: TrunkConfig, base: float
+) -> tuple[NDArray[np.int16], NDArray[np.int16]]:
+    """Committed as bytes, so a last-bit difference of a `cos` here harms nobody."""
+    half = config.head_dim // 2
+    frequency = base ** (-np.arange(half, dtype=np.float64) / half)
+    angle = np.arange(config.tokens, dtype=np.float64)[:, None] * frequency
+    unit = 1 << spec.ROPE_BITS
+    cos, sin = np.rint(np.cos(angle) * unit), np.rint(np.sin(angle) * unit)
+    return cos.astype(np.int16), sin.astype(np.int16)
+
+
+def _layer(state: State, index: int, config: TrunkConfig) -> Layer:
+    # Fraction bits in and out of each matrix; the gated product of two 14-bit numbers
+    # has 28.
+    bits = dict.fromkeys(_NAMES, spec.MID_BITS - spec.NORM_BITS)
+    bits["o"] = config.residual_bits - spec.MID_BITS
+    bits["down"] = config.residual_bits - 2 * spec.MID_BITS
+    parts = {}
+    for name, shape in config.matrix_shapes().items():
+        weight = _weight(state, index, name)
+        if weight.shape != shape:
+            raise IntegerModelError(
+                f"layer {index} {name} has shape {weight.shape}, needs {shape}"
+            )
+        parts[name] = _matrix(weight, bits[name], wide=name == "down")
+    return Layer(**parts)
+
+
+def _weight(state: State, index: int, name: str) -> NDArray[np.float64]:
+    module, norm = _NAMES[name]
+    weight = _array(state, f"layers.{index}.{module}.weight")
+    if norm is not None:
+        weight = weight * _array(state, f"layers.{index}.{norm}.weight")
+    return weight
+
+
+def _array(state: State, name: str) -> NDArray[np.float64]:
+    if name not in state:
+        raise IntegerModelError(f"trunk lacks {name}")
+    value = np.asarray(state[name], dtype=np.float64)
+    if not bool(np.all(np.isfinite(value))):
+        raise IntegerModelError(f"{name} holds a value that is not finite")
+    return value
+
+
+def _matrix(weight: NDArray[np.float64], bits: int, *, wide: bool) -> Matrix:
+    """Weights with one scale per output channel, scales with one shift per matrix."""
+    scale = np.abs(weight).max(axis=1) / spec.WEIGHT_LIMIT
+    safe = np.where(scale > 0, scale, 1.0)
+    short = np.clip(
+        np.rint(weight / safe[:, None]), -spec.WEIGHT_LIMIT, spec.WEIGHT_LIMIT
+    )
+    largest = codec.multiplier_limit(weight.shape[1], wide=wide)
+    scale = np.ldexp(scale, bits)
+    top = float(scale.max())
+    # The largest shift that keeps the largest multiplier in range.
+    shift = math.floor(math.log2(largest / top)) if top > 0 else 0
+    shift = min(max(shift, 0), codec.SHIFT_LIMIT)
+    multiplier = np.rint(np.ldexp(scale, shift))
+    if float(multiplier.max()) > largest:
+        raise IntegerModelError(
+            f"a weight of {float(np.abs(weight).max()):g} is too large"
+        )
+    return Matrix(short.astype(np.int8), multiplier.astype(np.int32), shift)
+
+
+def _is_known(name: str, layers: int) -> bool:
+    if name in _OUTSIDE:
+        return True
+    match = re.fullmatch(r"layers\.(\d+)\.(.+)\.weight", name)
+    modules = {module for module, _ in _NAMES.values()}
+    norms = {norm for _, norm in _NAMES.values()}
+    return match is not None and int(match[1]) < layers and match[2] in modules | norms

@@ -1,0 +1,47 @@
+"""How a chain says no; both adapters of the Chain port raise exactly these.
+
+Light on purpose: the chain in memory needs no web3.
+"""
+
+from typing import ClassVar
+
+from node.errors import ChainError
+
+
+class ChainDownError(ChainError):
+    """No answer now; the same call may work later."""
+
+    code = 501
+    temporary: ClassVar[bool] = True
+
+
+class ContractRefusedError(ChainError):
+    """A contract reverted; `name` is its custom error, empty if it gave none."""
+
+    code = 502
+
+    def __init__(self, name: str, message: str) -> None:
+        super().__init__(message, hint=_HINTS.get(name, ""))
+        self.name = name
+
+
+_HINTS = {
+    "NotMember": "ask the registry's owner to register this account",
+    "MissingRole": "ask the registry's owner for the role",
+    "OwnableUnauthorizedAccount": "only the registry's owner may do this; use its key",
+    "AccountTaken": "every member needs an account of its own",
+    "InvalidUnits": "choose units that the dataset has",
+    "InvalidExpiry": "choose a time after the chain's newest block",
+    "NotOwner": "only the account that listed the dataset may do this",
+    "ConflictingAnchor": "this account anchored another digest there; an anchor is never replaced",
+}
+
+
+def refused(doing: str, name: str, **values: object) -> ContractRefusedError:
+    """`doing` met the custom error `name` with these fields."""
+    shown = ", ".join(f"{key}={_shown(value)}" for key, value in values.items())
+    return ContractRefusedError(name, f"{doing} refused: {name}({shown})")
+
+
+def _shown(value: object) -> str:
+    return "0x" + value.hex() if isinstance(value, bytes) else str(value)
