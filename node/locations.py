@@ -22,6 +22,8 @@ class Home:
         self.keyfile = self.path / "node.key"
         self.database = self.path / "state.sqlite"
         self.blobs = self.path / "blobs"
+        self.states = self.path / "states"
+        self.work = self.path / "work"
         self.rpc_socket = self.path / "rpc.sock"
         self.worker_socket = self.path / "worker.sock"
         self.logs = self.path / "logs"
