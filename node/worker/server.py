@@ -20,6 +20,7 @@ from ee.integer.errors import IntegerModelError
 from node.errors import ComputeError
 from node.verifier.audit import pack_rows
 from node.worker import wire
+from node.worker.activation import inherited
 from node.worker.wire import Tensors
 
 SESSIONS_AT_ONCE = 8
@@ -103,11 +104,7 @@ class Session:
 
 def serve(path: Path) -> None:
     """Listen until the process is ended; a stale socket of a dead worker is replaced."""
-    _clear_stale(path)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-        listener.bind(str(path))
-        path.chmod(0o600)
-        listener.listen(SESSIONS_AT_ONCE)
+    with inherited() or _bound(path) as listener:
         sys.stdout.write(f"ready {path}\n")
         sys.stdout.flush()
         slots = threading.BoundedSemaphore(SESSIONS_AT_ONCE)
@@ -133,6 +130,15 @@ def _serve_one(connection: socket.socket, slots: threading.BoundedSemaphore) -> 
         sys.stderr.write(f"session ended: {error}\n")
     finally:
         slots.release()
+
+
+def _bound(path: Path) -> socket.socket:
+    _clear_stale(path)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(str(path))
+    path.chmod(0o600)
+    listener.listen(SESSIONS_AT_ONCE)
+    return listener
 
 
 def _clear_stale(path: Path) -> None:
