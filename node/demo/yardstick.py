@@ -18,7 +18,6 @@ from node.demo import opt
 from protocol.runs import Plan
 
 
-
 class Yardstick:
     """The trial's records, split as every node splits them."""
 
@@ -65,6 +64,10 @@ class Yardstick:
         )
         model.fit(values, labels)
         return _auc(model.decision_function(held), answers)
+
+    def held_out(self) -> int:
+        """How many patients nobody trains on."""
+        return int(self._all.held_out.sum())
 
     def _records(self, clinics: Sequence[str]) -> table.Records:
         return table.records(self._spec, self._task, opt.csv_bytes(clinics))
