@@ -24,6 +24,8 @@ class Home:
         self.blobs = self.path / "blobs"
         self.states = self.path / "states"
         self.work = self.path / "work"
+        self.trunks = self.path / "trunks"
+        self.evidence = self.path / "evidence"
         self.rpc_socket = self.path / "rpc.sock"
         self.worker_socket = self.path / "worker.sock"
         self.logs = self.path / "logs"

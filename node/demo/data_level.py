@@ -31,8 +31,8 @@ def run(place: Place, claims: Claims, flows: Flows) -> dict[str, Any]:
     token = datasets[GRANTED_BY]
     out = place.folder / "read-by-lab.csv"
 
-    def fetch(**params: object) -> dict[str, Any]:
-        return lab.call("datasets.fetch", dataset=token, path=str(out), **params)
+    def fetch(units: list[int] | None = None) -> dict[str, Any]:
+        return lab.call("datasets.fetch", dataset=token, path=str(out), units=units)
 
     listed = lab.call("datasets.show", dataset=token)
     claims.check(

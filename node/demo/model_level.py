@@ -5,7 +5,7 @@ from typing import Any
 
 import trio
 
-from ee.spec import ModelSpec, size
+from ee.spec import Vector, size
 from node.adapters.evm_chain import EvmChain
 from node.compute import state
 from node.demo import opt
@@ -68,7 +68,7 @@ def run(
                     count=moved["count"],
                     size=moved["bytes"],
                 )
-    auc = _auc(place, bytes.fromhex(roots[0]), tell)
+    auc = _auc(place, run_id, tell)
     claims.check(
         f"the federation is within {WITHIN} AUC of all records pooled",
         f"{auc['federated']:.3f} against {auc['pooled']:.3f}",
@@ -151,11 +151,16 @@ def _anchored(place: Place, run_id: str, root: str, claims: Claims) -> None:
     )
 
 
-def _auc(place: Place, root: bytes, tell: Told) -> dict[str, Any]:
-    plan = opt.plan()
-    yardstick, spec = Yardstick(plan), ModelSpec.from_dict(plan.spec)
-    folder = place.sites[PROPOSER].home.states
-    federated = yardstick.auc_of(state.read(folder, Digest(root), size(spec)))
+def final_state(place: Place, run_id: str) -> Vector:
+    """The trained state, from the folder of the clinic that proposed the run."""
+    site = place.sites[PROPOSER]
+    root = bytes.fromhex(site.call("runs.show", run=run_id)["state_root"])
+    return state.read(site.home.states, Digest(root), size(opt.SPEC))
+
+
+def _auc(place: Place, run_id: str, tell: Told) -> dict[str, Any]:
+    yardstick = Yardstick(opt.plan())
+    federated = yardstick.auc_of(final_state(place, run_id))
     local: dict[str, float] = {}
     for number, name in enumerate(CLINICS):
         tell(f"{name} alone, for comparison", number, len(CLINICS) + 1)

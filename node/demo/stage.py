@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 
 class Stage:
@@ -13,7 +13,7 @@ class Stage:
     def __init__(self, *, quiet: bool = False) -> None:
         self._console = Console(stderr=True, quiet=quiet)
         self._progress: Progress | None = None
-        self._bar = None
+        self._bar: TaskID | None = None
 
     @contextmanager
     def act(self, title: str) -> Iterator[None]:
@@ -26,11 +26,11 @@ class Stage:
         )
         with Progress(*columns, console=self._console) as progress:
             self._progress = progress
-            self._bar = progress.add_task("", title=f"{title:<10}", total=None)
+            bar = self._bar = progress.add_task("", title=f"{title:<10}", total=None)
             try:
                 yield
             finally:
-                progress.update(self._bar, description="", total=1, completed=1)
+                progress.update(bar, description="", total=1, completed=1)
                 self._progress = None
 
     def tell(self, what: str, done: int, total: int) -> None:

@@ -64,12 +64,11 @@ class Node:
         return self.federation.is_member(peer)
 
     def may_fetch(self, peer: PeerId, blob: Digest) -> bool:
-        """Which member may pull which blob: its shards, its grants, trunks, its audits."""
+        """Which member may pull which blob: its shards, its grants, released trunks."""
         return (
             self.runs.may_fetch(peer, blob)
             or self.market.may_fetch(peer, blob)
             or (self.is_member(peer) and self.releases.is_trunk(blob))
-            or self.receipts.may_fetch(peer, blob)
         )
 
     def attach(self, transport: Transport) -> None:
@@ -107,7 +106,13 @@ class Node:
             datasets=self.market,
             outbox=self.outbox,
         )
-        self.receipts = Receipts(parts.store, self.outbox, transport, self.federation)
+        self.receipts = Receipts(
+            store=parts.store,
+            blobs=parts.blobs,
+            outbox=self.outbox,
+            transport=transport,
+            federation=self.federation,
+        )
         self.releases = Releases(
             store=parts.store,
             blobs=parts.blobs,
@@ -115,7 +120,8 @@ class Node:
             transport=transport,
             federation=self.federation,
             outbox=self.outbox,
-            folder=home.states,
+            states=home.states,
+            trunks=home.trunks,
         )
         self.audits = Audits(parts.store, self.federation)
         self._host = Host(
@@ -130,11 +136,14 @@ class Node:
         )
         self.requester = Requester(
             store=parts.store,
+            blobs=parts.blobs,
+            signer=key,
             transport=transport,
             federation=self.federation,
             releases=self.releases,
             runs=self.runs,
             compute=parts.compute,
+            folder=str(home.states),
         )
         self._topics: Mapping[str, Callable[[Announcement], Awaitable[None]]] = {
             PROPOSAL_TOPIC: self.runs.heard_proposal,
@@ -169,7 +178,6 @@ class Node:
         parts = self.parts
         return Verifier(
             store=parts.store,
-            blobs=parts.blobs,
             signer=parts.key,
             chain=parts.chain,
             transport=self.reach(),
@@ -177,6 +185,7 @@ class Node:
             releases=self.releases,
             audits=self.audits,
             compute=parts.compute,
+            evidence=parts.home.evidence,
             rate=parts.config.audit.rate,
         )
 
