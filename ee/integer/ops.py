@@ -15,6 +15,8 @@ from ee.integer import arith, spec
 from ee.integer.arith import Floats, Integers
 
 _ONE = float(1 << spec.SIGMOID_BITS)
+SCORES_AT_ONCE = 1 << 21
+"""Scores of one block of heads: 16 MiB for each of the few arrays of that size."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Rows:
 
 
 def rows(values: Floats, bits: int) -> Rows:
-    """The spec's rows(y, B) along the last axis; `values` is used up."""
+    """Short rows of B bits (rows of the op-spec) along the last axis; `values` is used up."""
     largest = np.maximum(values.max(axis=-1), -values.min(axis=-1))
     shift = np.maximum(0, arith.bit_length(largest) - bits)
     arith.half(values, shift[..., None])
@@ -61,24 +63,42 @@ def rope(values: Floats, cos: Floats, sin: Floats) -> Floats:
     return arith.clamp(arith.half(turned, spec.ROPE_BITS), spec.MID_LIMIT)
 
 
-def attention(q: Rows, k: Rows, v: Rows, multiplier: int) -> Floats:
-    """Causal attention; all (batch, heads, tokens, dim), exponents without dim."""
+def attention(q: Rows, k: Rows, v: Rows, multiplier: int, *, causal: bool) -> Floats:
+    """Steps 4 and 5; all (sequences * heads, tokens, dim), exponents without dim."""
+    out = np.empty_like(q.q)
+    tokens = q.q.shape[-2]
+    # Heads do not see each other, so cutting here bounds memory and moves no bit.
+    step = max(1, SCORES_AT_ONCE // (tokens * tokens))
+    for start in range(0, len(out), step):
+        part = slice(start, start + step)
+        left, right, values = (Rows(x.q[part], x.s[part]) for x in (q, k, v))
+        weights = _weights(left, right, multiplier, causal=causal)
+        out[part] = _weighted(weights, values, causal=causal)
+    return out
+
+
+def _weights(q: Rows, k: Rows, multiplier: int, *, causal: bool) -> Floats:
+    """Step 4: EXP of how far each score lies below the largest one in sight."""
     scores = _score_products(q.q, k.q)
     scores *= float(multiplier)
     # Two exact scalings by powers of two are one: cheaper than a power per score.
     scores *= np.ldexp(1.0, q.s - spec.SCORE_SHIFT)[..., :, None]
     scores *= np.ldexp(1.0, k.s)[..., None, :]
     arith.clamp(arith.nearest(scores), spec.SCORE_LIMIT)
-    scores[..., ~np.tri(scores.shape[-1], dtype=bool)] = -np.inf
+    if causal:
+        scores[..., ~np.tri(scores.shape[-1], dtype=bool)] = -np.inf
     below = scores.max(axis=-1, keepdims=True) - scores
     steps = np.minimum(below, spec.TABLE_SIZE).astype(np.int64)
-    return _weighted(np.append(spec.exp_table(), 0.0)[steps], v)
+    return np.append(spec.exp_table(), 0.0)[steps]
 
 
-def _weighted(weights: Floats, v: Rows) -> Floats:
+def _weighted(weights: Floats, v: Rows, *, causal: bool) -> Floats:
     """Step 5: the exact quotient of weighted values by the sum of weights."""
     total = weights.sum(axis=-1, keepdims=True)
-    top = np.maximum.accumulate(v.s, axis=-1)
+    if causal:
+        top = np.maximum.accumulate(v.s, axis=-1)
+    else:
+        top = np.broadcast_to(v.s.max(axis=-1, keepdims=True), v.s.shape)
     # Ahead of the diagonal the weight is 0 and so is its product, whatever the power.
     weights *= np.ldexp(1.0, -top)[..., :, None]
     weights *= np.ldexp(1.0, v.s)[..., None, :]

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ee.integer import codec, spec
+from ee.integer import bounds, spec
 from ee.integer.errors import IntegerModelError
+from ee.integer.rows import RESIDUAL_BITS
 from ee.integer.trunk import Header, IntegerTrunk, Layer, Matrix, TrunkConfig
 
 State = Mapping[str, NDArray[Any]]
@@ -33,15 +34,22 @@ _OUTSIDE = ("embed_tokens.weight", "norm.weight", "lm_head.weight")
 
 
 def quantise(
-    state: State, config: Mapping[str, Any], *, tokens: int, residual_bits: int = 12
+    state: State,
+    config: Mapping[str, Any],
+    *,
+    tokens: int,
+    residual_bits: int = RESIDUAL_BITS,
+    causal: bool = True,
 ) -> IntegerTrunk:
     """The integer trunk of a Llama-architecture state dict, Hugging Face names.
 
     `config` is the checkpoint's own `config.json`; `tokens` the longest sequence to
-    serve.  Norm gains are folded into the matrices behind them.  The final norm is the
-    head's: the trunk ends with the residual.
+    serve; not `causal` makes an encoder, in which every row sees its whole sequence.  Norm
+    gains, where there are any, are folded into the matrices behind them.  The final norm is
+    the head's: the trunk ends with the residual.
     """
-    integers = _integer_config(config, tokens, residual_bits)
+    integers = _integer_config(config, tokens, residual_bits, causal=causal)
+    bounds.check_config(integers)
     named = {name.removeprefix("model."): value for name, value in state.items()}
     layers = tuple(_layer(named, index, integers) for index in range(integers.layers))
     extra = sorted(name for name in named if not _is_known(name, integers.layers))
@@ -49,28 +57,12 @@ def quantise(
         raise IntegerModelError(f"trunk has no place for {', '.join(extra[:3])}")
     cos, sin = _rope_tables(integers, _rope_base(config))
     trunk = IntegerTrunk(Header(integers, cos, sin), layers)
-    codec.check(trunk)
+    bounds.check_trunk(trunk)
     return trunk
 
 
-def encode_rows(values: NDArray[Any], config: TrunkConfig) -> NDArray[np.int32]:
-    """Float rows (batch, tokens, width) in residual units; refuses what does not fit."""
-    scaled = np.rint(
-        np.ldexp(np.asarray(values, dtype=np.float64), config.residual_bits)
-    )
-    if not bool(np.all(np.abs(scaled) <= spec.RESIDUAL_LIMIT)):  # false for NaN too
-        limit = spec.RESIDUAL_LIMIT / 2**config.residual_bits
-        raise IntegerModelError(f"a row entry is not a number within {limit:g}")
-    return scaled.astype(np.int32)
-
-
-def decode_rows(rows: NDArray[np.int32], config: TrunkConfig) -> NDArray[np.float32]:
-    """Integer rows as floats; exact, since 24 bits fit a float32."""
-    return np.ldexp(rows.astype(np.float32), -config.residual_bits)
-
-
 def _integer_config(
-    config: Mapping[str, Any], tokens: int, residual_bits: int
+    config: Mapping[str, Any], tokens: int, residual_bits: int, *, causal: bool
 ) -> TrunkConfig:
     wanted = {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False}
     for name, value in wanted.items():
@@ -91,6 +83,7 @@ def _integer_config(
             residual_bits=residual_bits,
             norm_bias=max(1, round(math.ldexp(epsilon * width, 2 * residual_bits))),
             score_multiplier=round(math.ldexp(math.log2(math.e), 22) / head_dim**0.5),
+            causal=causal,
         )
     except (KeyError, TypeError, ValueError, ZeroDivisionError, OverflowError) as error:
         raise IntegerModelError(f"not the configuration of a Llama: {error}") from error
@@ -137,9 +130,9 @@ def _layer(state: State, index: int, config: TrunkConfig) -> Layer:
 def _weight(state: State, index: int, name: str) -> NDArray[np.float64]:
     module, norm = _NAMES[name]
     weight = _array(state, f"layers.{index}.{module}.weight")
-    if norm is not None:
-        weight = weight * _array(state, f"layers.{index}.{norm}.weight")
-    return weight
+    gain = f"layers.{index}.{norm}.weight"
+    # A trunk keyed by a dense rotation has no gains: they were folded before it was keyed.
+    return weight * _array(state, gain) if gain in state else weight
 
 
 def _array(state: State, name: str) -> NDArray[np.float64]:
@@ -158,12 +151,12 @@ def _matrix(weight: NDArray[np.float64], bits: int, *, wide: bool) -> Matrix:
     short = np.clip(
         np.rint(weight / safe[:, None]), -spec.WEIGHT_LIMIT, spec.WEIGHT_LIMIT
     )
-    largest = codec.multiplier_limit(weight.shape[1], wide=wide)
+    largest = bounds.multiplier_limit(weight.shape[1], wide=wide)
     scale = np.ldexp(scale, bits)
     top = float(scale.max())
     # The largest shift that keeps the largest multiplier in range.
     shift = math.floor(math.log2(largest / top)) if top > 0 else 0
-    shift = min(max(shift, 0), codec.SHIFT_LIMIT)
+    shift = min(max(shift, 0), bounds.SHIFT_LIMIT)
     multiplier = np.rint(np.ldexp(scale, shift))
     if float(multiplier.max()) > largest:
         raise IntegerModelError(

@@ -37,6 +37,8 @@ class TrunkConfig:
     """E of the op-spec: the norm's epsilon, in squared residual units times width."""
     score_multiplier: int
     """M of the op-spec: log2(e) / sqrt(head_dim) in units of 2^-22."""
+    causal: bool
+    """A row attends to itself and what is before it; if not, to its whole sequence."""
 
     def matrix_shapes(self) -> dict[str, tuple[int, int]]:
         """Name to (outputs, inputs), in the order of the bytes."""
@@ -66,12 +68,12 @@ class Matrix:
         return self.weight.astype(np.float32)
 
     def apply(self, rows: Rows, limit: int) -> Floats:
-        """The spec's linear, clamped; wide rows are told by their range."""
-        flat = rows.q
-        sums = arith.products(flat.astype(np.float32), self.weight32, 127)
+        """The spec's linear of 8-bit rows, clamped."""
+        sums = arith.products(rows.q.astype(np.float32), self.weight32, 127)
         return self._rescaled(sums, rows, limit)
 
     def apply_wide(self, rows: Rows, limit: int) -> Floats:
+        """The same of rows of 14 bits."""
         return self._rescaled(arith.limb_products(rows.q, self.weight32), rows, limit)
 
     def _rescaled(self, sums: Floats, rows: Rows, limit: int) -> Floats:
@@ -82,7 +84,7 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Layer:
-    """One transformer block."""
+    """One transformer block; the fields stand in the order of the bytes."""
 
     q: Matrix
     k: Matrix
@@ -91,6 +93,10 @@ class Layer:
     gate: Matrix
     up: Matrix
     down: Matrix
+
+    def matrices(self) -> tuple[Matrix, ...]:
+        """All seven, in the order of the fields."""
+        return self.q, self.k, self.v, self.o, self.gate, self.up, self.down
 
 
 @dataclass(frozen=True)
@@ -152,8 +158,11 @@ class Header:
             _heads_first(ops.rope(k, cos, sin), group),
             _heads_first(v, group),
             config.score_multiplier,
+            causal=config.causal,
         )
-        joined = mixed.swapaxes(1, 2).reshape(batch * tokens, -1)  # (tokens, heads*dim)
+        # (batch * heads, tokens, dim) to (batch * tokens, heads * dim)
+        by_token = mixed.reshape(batch, config.heads, tokens, -1).swapaxes(1, 2)
+        joined = by_token.reshape(batch * tokens, -1)
         return layer.o.apply(ops.rows(joined, spec.ROW_BITS), spec.RESIDUAL_LIMIT)
 
     def _by_head(self, values: Floats, batch: int) -> Floats:
@@ -163,7 +172,7 @@ class Header:
 
 @dataclass(frozen=True)
 class Trace:
-    """Rows before the first layer, after each layer; the last are the output."""
+    """Rows before the first layer replayed, then after each; the last are the output."""
 
     boundaries: tuple[RowArray, ...]
 
@@ -183,10 +192,10 @@ class IntegerTrunk:
     def config(self) -> TrunkConfig:
         return self.header.config
 
-    def forward(self, rows: RowArray) -> Trace:
-        """Every boundary from `rows` on."""
-        boundaries = [rows]
-        for layer in self.layers:
+    def forward(self, rows: RowArray, *, start: int = 0) -> Trace:
+        """Every boundary from `rows`, which stand before layer `start`, to the output."""
+        boundaries = [self.header.check_rows(rows)]
+        for layer in self.layers[start:]:
             boundaries.append(self.header.replay(layer, boundaries[-1]))
         return Trace(tuple(boundaries))
 
@@ -203,9 +212,10 @@ def _add(residual: RowArray, change: Floats) -> RowArray:
 
 
 def _heads_first(values: Floats, repeat: int) -> Rows:
-    """8-bit rows per token and head, as (batch, heads, tokens, dim)."""
+    """8-bit rows per token and head, as (batch * heads, tokens, dim)."""
     short = ops.rows(values, spec.ROW_BITS)
     q, s = short.q.swapaxes(1, 2), short.s.swapaxes(1, 2)
     if repeat > 1:
         q, s = np.repeat(q, repeat, axis=1), np.repeat(s, repeat, axis=1)
-    return Rows(np.ascontiguousarray(q), np.ascontiguousarray(s))
+    # (batch, heads, tokens, dim) to (batch * heads, tokens, dim)
+    return Rows(q.reshape(-1, *q.shape[2:]), s.reshape(-1, s.shape[2]))

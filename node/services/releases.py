@@ -9,7 +9,7 @@ same name later.
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 import trio
@@ -19,11 +19,11 @@ from node.errors import AccessError, ComputeError, NodeError
 from node.ports import Announcement, Blobs, Compute, Signer, Store, Transport
 from node.services.federation import Federation
 from node.services.outbox import Outbox
-from node.services.runs import Runs
 from protocol.errors import ProtocolError
 from protocol.evaluation import (
     RELEASE_LIMIT_BYTES,
     RELEASE_TOPIC,
+    TRUNK_LIMIT_BYTES,
     Release,
     SealedKey,
 )
@@ -31,10 +31,27 @@ from protocol.types import Digest, digest
 from protocol.wire import decode, encode
 
 _RELEASES, _SOURCES = "releases", "release-sources"
-TRUNK_LIMIT_BYTES = 1 << 30
 FETCH_TIMEOUT_S = 120.0
 
 log = structlog.get_logger()
+
+
+class RunRecord(Protocol):
+    """What a release needs to know of a training run."""
+
+    @property
+    def spec(self) -> dict[str, Any]: ...
+
+    @property
+    def members(self) -> tuple[bytes, ...]: ...
+
+
+class Runs(Protocol):
+    """Where finished training runs are found."""
+
+    def record(self, run: bytes) -> RunRecord: ...
+
+    def final_state(self, run: bytes) -> bytes: ...
 
 
 class Releases:
@@ -49,15 +66,18 @@ class Releases:
         transport: Transport,
         federation: Federation,
         outbox: Outbox,
-        folder: Path,
+        states: Path,
+        trunks: Path,
     ) -> None:
+        """`states` holds training states by root, `trunks` integer trunks by root."""
         self._store = store
         self._blobs = blobs
         self._signer = signer
         self._transport = transport
         self._federation = federation
         self._outbox = outbox
-        self._folder = folder
+        self._states = states
+        self._trunks = trunks
         self._known: dict[bytes, tuple[Release, bytes]] = {}
 
     async def load(self) -> None:
@@ -73,15 +93,20 @@ class Releases:
         """Release the final state of `run`."""
         record = runs.record(run)
         seed = secrets.token_bytes(32)
-        path = self._folder / f"{run.hex()}.trunk"
         state_root = runs.final_state(run)
         made = await compute.call(
             "model.release",
-            {"spec": record.spec, "root": state_root, "seed": seed, "out": str(path)},
+            {
+                "spec": record.spec,
+                "folder": str(self._states),
+                "root": state_root,
+                "seed": seed,
+                "trunks": str(self._trunks),
+            },
         )
+        path = self._trunks / f"{made['model_root'].hex()}.trunk"
         trunk = await trio.to_thread.run_sync(path.read_bytes)
         blob = await trio.to_thread.run_sync(self._blobs.put, trunk)
-        path.unlink()
         keys = tuple(
             SealedKey(key, seal_to(self._federation.key(key).seal_key, seed))
             for key in record.members
@@ -118,7 +143,16 @@ class Releases:
         """The trunk's bytes, fetched from whoever has them and checked."""
         release = self.get(model_root)
         await self.fetch_blob(model_root)
-        return self._blobs.read(Digest(release.blob), 0, release.blob_bytes)
+        return await trio.to_thread.run_sync(
+            self._blobs.read, Digest(release.blob), 0, release.blob_bytes
+        )
+
+    async def trunk_file(self, model_root: bytes) -> Path:
+        """The trunk as a file the compute child can read; whole or not there."""
+        path = self._trunks / f"{model_root.hex()}.trunk"
+        if not path.exists():
+            await trio.to_thread.run_sync(_write, path, await self.trunk(model_root))
+        return path
 
     async def fetch_blob(self, model_root: bytes) -> Digest:
         """Make sure the trunk is on this node."""
@@ -192,3 +226,10 @@ class Releases:
         details: Mapping[str, Any] = self.row(release.model_root)
         await self._store.append_event("model.released", dict(details))
         log.info("model released", model=release.model_root.hex()[:16])
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_bytes(data)
+    part.replace(path)
