@@ -6,7 +6,7 @@ driver are written against these names only, so a federation can run inside one 
 without a socket, and a transport or a chain can be replaced by writing one module.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -72,6 +72,26 @@ class ChainEvent:
     data: Mapping[str, Any]
 
 
+@dataclass(frozen=True)
+class Event:
+    """Something an operator may want to know later."""
+
+    number: int
+    time: int
+    """Unix milliseconds."""
+    kind: str
+    data: Mapping[str, Any]
+
+    def row(self) -> dict[str, Any]:
+        """As the admin interface shows it."""
+        return {
+            "number": self.number,
+            "time": self.time,
+            "kind": self.kind,
+            "data": dict(self.data),
+        }
+
+
 Progress = Callable[[Mapping[str, Any]], None]
 
 
@@ -122,6 +142,9 @@ class Blobs(Protocol):
 
     def put(self, data: bytes) -> Digest: ...
 
+    def delete(self, digest: Digest) -> None:
+        """Nothing happens if it is not here."""
+
 
 class Store(Protocol):
     """Small records that survive kill -9 once a write has returned."""
@@ -135,6 +158,20 @@ class Store(Protocol):
     async def scan(self, namespace: str) -> list[tuple[bytes, bytes]]: ...
 
     async def append_event(self, kind: str, data: Mapping[str, Any]) -> int: ...
+
+    async def put_many(
+        self,
+        writes: Sequence[tuple[str, bytes, bytes | None]],
+        *,
+        event: tuple[str, Mapping[str, Any]] | None = None,
+    ) -> int | None:
+        """All of it or nothing; None as a value deletes.  Returns the event's number."""
+
+    async def events(self, after: int = 0, limit: int = 100) -> list[Event]:
+        """Numbered from 1, without gaps, oldest first."""
+
+    async def wait_events(self, after: int) -> None:
+        """Until there is an event with a higher number."""
 
 
 class Compute(Protocol):

@@ -1,8 +1,8 @@
 """Blobs as files named by their SHA-256: written aside, synced, then renamed into place.
 
 A name therefore exists only with its whole content behind it, whatever instant the
-machine stopped at.  Leftovers of a crash lie in `tmp` and go when the folder is opened,
-which only the daemon that holds the home's lock does.
+machine stopped at.  Leftovers of a crash lie in `tmp` until `tidy`, which only the daemon
+that holds the home's lock may call: its child writes blobs into the same folder.
 """
 
 import errno
@@ -29,6 +29,10 @@ class BlobDir:
         self._aside = self._root / "tmp"
         with _mapped(self._root):
             self._aside.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def tidy(self) -> None:
+        """Remove what a crash left half written; nobody may be writing."""
+        with _mapped(self._root):
             for left in self._aside.iterdir():
                 left.unlink()
 

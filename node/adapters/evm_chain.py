@@ -17,14 +17,13 @@ from web3 import Web3
 from web3.exceptions import TransactionNotFound, Web3RPCError
 
 from node.adapters import evm_contracts
-from node.adapters.chain_errors import ChainDownError
 from node.adapters.evm_contracts import (
     NAMES,
     account_address,
     deploy,
     guarded,
 )
-from node.errors import ChainError
+from node.errors import ChainDownError, ChainError
 from node.ports import ChainEvent, DatasetToken, Grant, Head
 from protocol.members import Member, MemberSet
 from protocol.types import Digest
@@ -90,6 +89,24 @@ class EvmChain:
                 raise ChainError(
                     f"no contract at {contract.address} ({name})",
                     hint="check chain.contracts, or deploy with `rexis chain deploy`",
+                )
+            if not evm_contracts.is_ours(name, bytes(code)):
+                raise ChainError(
+                    f"the contract at {contract.address} is not the {name} that this"
+                    " version was built with",
+                    hint="check chain.contracts, and that all members run one version",
+                )
+        registry = self._contracts["registry"].address
+        for name, contract in self._contracts.items():
+            if name == "registry":
+                continue
+            theirs = await self._read(
+                f"reading {name}", contract.functions.registry().call
+            )
+            if theirs != registry:
+                raise ChainError(
+                    f"{name} belongs to the registry at {theirs}, not to {registry}",
+                    hint="take all of chain.contracts from one deployment",
                 )
 
     async def head(self) -> Head:
@@ -240,10 +257,7 @@ class EvmChain:
             doing, lambda: self._contracts[name].functions[function](*arguments)
         )
         async with self._sending:
-            digest = await trio.to_thread.run_sync(
-                partial(guarded, doing, lambda: self._send_now(call)),
-                limiter=self._limiter,
-            )
+            digest = await self._sent(doing, call)
         receipt = await self._final(doing, digest)
         if receipt["status"] != 1:
             await self._explain(doing, call, receipt["blockNumber"])
@@ -252,33 +266,50 @@ class EvmChain:
             raise ChainError(f"{doing} left no event")
         return left[-1]
 
-    def _send_now(self, call: Any) -> bytes:
-        """Sign and send with the next nonce; runs under the sending lock."""
-        sender = self._signer.address
-        gas = call.estimate_gas({"from": sender})
+    async def _sent(self, doing: str, call: Any) -> bytes:
+        """The hash of the sent transaction; runs under the sending lock.
+
+        Only the send itself is never abandoned, and it is one request with a timeout:
+        a daemon that stops while the chain is dead waits for that and not longer.
+        """
         for attempt in range(1, _SEND_TRIES + 1):
-            if self._nonce is None:
-                self._nonce = self._web3.eth.get_transaction_count(sender, "pending")
-            nonce, self._nonce = self._nonce, None  # known again once this is sent
-            prices = evm_contracts.fees(self._web3)
-            fields = {"from": sender, "nonce": nonce, "chainId": self._chain_id}
-            signed = self._signer.sign_transaction(
-                call.build_transaction({**fields, **prices, "gas": gas + gas // 5})
-            )
+            nonce, signed = await self._read(doing, lambda: self._signed(call))
+            self._nonce = None  # known again once this is sent
             try:
-                self._web3.eth.send_raw_transaction(signed.raw_transaction)
-            except Web3RPCError as error:
-                # web3 repeats a send whose answer was lost, and then hears of itself.
-                if self._known(signed.hash):
-                    return bytes(signed.hash)
-                if "nonce" not in str(error) or attempt == _SEND_TRIES:
+                await trio.to_thread.run_sync(
+                    partial(guarded, doing, partial(self._put_out, signed)),
+                    limiter=self._limiter,
+                )
+            except ChainError as error:
+                if attempt == _SEND_TRIES or "nonce" not in str(error):
                     raise
             else:
                 self._nonce = nonce + 1
                 return bytes(signed.hash)
-        raise ChainError(f"no nonce was accepted in {_SEND_TRIES} tries")
+        raise AssertionError("unreachable: the last attempt returns or raises")
 
-    def _known(self, digest: bytes) -> bool:
+    def _signed(self, call: Any) -> tuple[int, Any]:
+        """The next nonce, and the transaction under it."""
+        sender = self._signer.address
+        gas = call.estimate_gas({"from": sender})
+        nonce = self._nonce
+        if nonce is None:
+            nonce = self._web3.eth.get_transaction_count(sender, "pending")
+        fields = {"from": sender, "nonce": nonce, "chainId": self._chain_id}
+        prices = evm_contracts.fees(self._web3)
+        return nonce, self._signer.sign_transaction(
+            call.build_transaction({**fields, **prices, "gas": gas + gas // 5})
+        )
+
+    def _put_out(self, signed: Any) -> None:
+        try:
+            self._web3.eth.send_raw_transaction(signed.raw_transaction)
+        except Web3RPCError as error:
+            # An earlier send of the same bytes arrived although its answer was lost.
+            if "already" not in str(error) and not self._mined(signed.hash):
+                raise
+
+    def _mined(self, digest: bytes) -> bool:
         try:
             self._web3.eth.get_transaction_receipt(HexBytes(digest))
         except TransactionNotFound:

@@ -18,6 +18,7 @@ from eth_account import Account
 from eth_utils.abi import event_abi_to_log_topic, function_abi_to_4byte_selector
 from web3 import Web3
 from web3.exceptions import (
+    BadResponseFormat,
     ContractLogicError,
     LogTopicError,
     MismatchedABI,
@@ -25,9 +26,13 @@ from web3.exceptions import (
     Web3RPCError,
 )
 from web3.middleware import ExtraDataToPOAMiddleware
+from web3.providers.rpc.utils import (
+    REQUEST_RETRY_ALLOWLIST,
+    ExceptionRetryConfiguration,
+)
 
-from node.adapters.chain_errors import ChainDownError, ContractRefusedError, refused
-from node.errors import ChainError
+from node.adapters.chain_errors import refused
+from node.errors import ChainDownError, ChainError, ContractRefusedError
 from node.ports import ChainEvent
 
 NAMES = ("registry", "datasets", "anchors")
@@ -43,6 +48,7 @@ EVENTS = frozenset(
 
 REQUEST_TIMEOUT_S = 10
 DEPLOY_TIMEOUT_S = 180
+READ_TRIES = 2
 
 _SHOWN_CHARS = 300
 
@@ -59,7 +65,22 @@ def artifact(name: str) -> Mapping[str, Any]:
 
 def connect(url: str) -> Web3:
     """A client that neither follows contracts to the web nor minds proof of authority."""
-    web3 = Web3(Web3.HTTPProvider(url, request_kwargs={"timeout": REQUEST_TIMEOUT_S}))
+    provider = Web3.HTTPProvider(
+        url,
+        request_kwargs={"timeout": REQUEST_TIMEOUT_S},
+        # By default web3 repeats for a minute, and repeats sends too, whose second
+        # answer ("already known") then hides that the first arrived.
+        exception_retry_configuration=ExceptionRetryConfiguration(
+            errors=(requests.ConnectionError,),
+            retries=READ_TRIES,
+            method_allowlist=[
+                name
+                for name in REQUEST_RETRY_ALLOWLIST
+                if name != "eth_sendRawTransaction"
+            ],
+        ),
+    )
+    web3 = Web3(provider)
     # web3 would let a contract name URLs for this node to fetch (EIP-3668).
     web3.provider.global_ccip_read_enabled = False
     web3.middleware_onion.inject(ExtraDataToPOAMiddleware, layer=0)
@@ -75,6 +96,18 @@ def contract(web3: Web3, name: str, address: str) -> Any:
         )
     checksummed = Web3.to_checksum_address(address.lower())
     return web3.eth.contract(address=checksummed, abi=artifact(name)["abi"])
+
+
+def is_ours(name: str, code: bytes) -> bool:
+    """Whether deployed code is the artifact's, apart from what its constructor fills in."""
+    compiled = artifact(name)
+    ours = bytes.fromhex(compiled["runtime"][2:])
+    if len(code) != len(ours):
+        return False
+    masked = bytearray(code)
+    for start, length in compiled["immutables"]:
+        masked[start : start + length] = bytes(length)
+    return bytes(masked) == ours
 
 
 @cache
@@ -147,10 +180,21 @@ def guarded(doing: str, ask: Callable[[], Result]) -> Result:
         return ask()
     except ContractLogicError as error:
         raise refusal(doing, _revert_data(error)) from error
-    except (requests.ConnectionError, requests.Timeout) as error:
+    except (
+        requests.ConnectionError,
+        requests.Timeout,
+        requests.exceptions.ChunkedEncodingError,
+    ) as error:
         raise ChainDownError(
             f"{doing}: the chain does not answer",
             hint="check chain.url, and that the chain's node runs",
+        ) from error
+    except requests.HTTPError as error:
+        raise _http_refusal(doing, error) from error
+    except (json.JSONDecodeError, UnicodeDecodeError, BadResponseFormat) as error:
+        raise ChainError(
+            f"{doing}: the answer is not JSON-RPC",
+            hint="check that chain.url is an Ethereum JSON-RPC address",
         ) from error
     except Web3RPCError as error:
         raise ChainError(
@@ -160,8 +204,18 @@ def guarded(doing: str, ask: Callable[[], Result]) -> Result:
         raise ChainError(f"{doing}: {str(error)[:_SHOWN_CHARS]}") from error
     except (ValueError, TypeError, OverflowError) as error:
         raise ChainError(
-            f"{doing}: cannot be encoded: {str(error)[:_SHOWN_CHARS]}"
+            f"{doing}: cannot be encoded or decoded: {str(error)[:_SHOWN_CHARS]}",
+            hint="check the values, and that chain.url is an Ethereum JSON-RPC address",
         ) from error
+
+
+def _http_refusal(doing: str, error: requests.HTTPError) -> ChainError:
+    """Providers answer 429 and 5xx when they are busy or restarting."""
+    status = error.response.status_code if error.response is not None else 0
+    message = f"{doing}: the chain's server answered HTTP {status}"
+    if status == 429 or status >= 500:
+        return ChainDownError(message, hint="the server is busy or restarting")
+    return ChainError(message, hint="check chain.url, and the access it needs")
 
 
 def _revert_data(error: ContractLogicError) -> bytes:

@@ -6,9 +6,10 @@ from typing import Any
 
 import trio
 
-from node.adapters.events import Event, decoded, encoded
+from node.adapters.events import decoded, encoded
 from node.clock import now_millis
 from node.errors import StorageError
+from node.ports import Event
 from protocol.types import DIGEST_BYTES, Digest
 
 

@@ -15,9 +15,10 @@ from typing import Any, Self, TypeVar
 
 import trio
 
-from node.adapters.events import Event, decoded, encoded
+from node.adapters.events import decoded, encoded
 from node.clock import now_millis
 from node.errors import StorageError
+from node.ports import Event
 
 T = TypeVar("T")
 Write = tuple[str, bytes, bytes | None]

@@ -142,6 +142,10 @@ class Market:
             ],
         }
 
+    def owned(self) -> int:
+        """How many datasets this node has listed."""
+        return len(self._shelf.datasets())
+
     async def own_rows(self, dataset: int) -> bytes:
         """The whole table as CSV, for the owner's own computing; asks no chain."""
         await self._shelf.load()

@@ -19,6 +19,7 @@ from ee.errors import EncryptionError
 from ee.integer import IntegerTrunk, SelfTestError
 from node.errors import ComputeError
 from node.worker import wire
+from node.worker.activation import inherited
 from node.worker.wire import Tensors
 
 SESSIONS_AT_ONCE = 8
@@ -115,11 +116,7 @@ def serve(path: Path) -> None:
         integer.self_test()
     except SelfTestError as error:
         raise ComputeError(str(error), hint="run the worker elsewhere") from error
-    _clear_stale(path)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-        listener.bind(str(path))
-        path.chmod(0o600)
-        listener.listen(SESSIONS_AT_ONCE)
+    with inherited() or _bound(path) as listener:
         sys.stdout.write(f"ready {path}\n")
         sys.stdout.flush()
         slots = threading.BoundedSemaphore(SESSIONS_AT_ONCE)
@@ -145,6 +142,15 @@ def _serve_one(connection: socket.socket, slots: threading.BoundedSemaphore) -> 
         sys.stderr.write(f"session ended: {error}\n")
     finally:
         slots.release()
+
+
+def _bound(path: Path) -> socket.socket:
+    _clear_stale(path)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(str(path))
+    path.chmod(0o600)
+    listener.listen(SESSIONS_AT_ONCE)
+    return listener
 
 
 def _clear_stale(path: Path) -> None:

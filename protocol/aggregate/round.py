@@ -191,8 +191,13 @@ class Round:
         seed: bytes,
         *,
         deadline: Millis,
+        upload_deadline: Millis,
     ) -> None:
-        """`seed`: 32 fresh secret bytes; `deadline`: longest wait in one phase."""
+        """`seed`: 32 fresh secret bytes; `deadline`: longest wait in one phase.
+
+        `upload_deadline` is the same for the uploads, which wait for the slowest member's
+        training besides.
+        """
         if me not in attempt.members:
             raise LocalProtocolError("this node is not a member of the attempt")
         if len(attempt.members) < 3:
@@ -207,6 +212,7 @@ class Round:
         self._sign = sign
         self._seed = seed
         self._deadline = deadline
+        self._upload_deadline = upload_deadline
         self._since: Millis | None = None
         self._said: dict[tuple[bytes, type[Body]], Heard] = {}
         self._own: dict[type[Body], bytes] = {}
@@ -437,11 +443,13 @@ class Round:
         }
 
     def _late(self, now: Millis) -> list[Effect]:
-        if self._since is None or now - self._since <= self._deadline:
+        uploading = self.phase <= Phase.UPLOADING
+        limit = self._upload_deadline if uploading else self._deadline
+        if self._since is None or now - self._since <= limit:
             return []
         missing = self.waiting_for()
         return self._fail(
-            f"{self.phase.name.lower()} took longer than {self._deadline} ms", missing
+            f"{self.phase.name.lower()} took longer than {limit} ms", missing
         )
 
     def _fail(

@@ -93,6 +93,7 @@ class Federation:
                 peer.sign,
                 digest(b"seed" + peer.name + bytes([attempt])),
                 deadline=Millis(1000),
+                upload_deadline=Millis(1000),
             )
         self.queue: list[tuple[bytes, object]] = [(m, Started()) for m in members]
         self.silent: set[bytes] = set()
@@ -340,7 +341,12 @@ def test_two_members_may_not_sum():
     small = Attempt(bytes(32), 0, 0, members, bytes(32), 8, (1, 1))
     with pytest.raises(LocalProtocolError, match="2 members"):
         Round(
-            small, PublicKey(members[0]), lambda _: b"", bytes(32), deadline=Millis(1)
+            small,
+            PublicKey(members[0]),
+            lambda _: b"",
+            bytes(32),
+            deadline=Millis(1),
+            upload_deadline=Millis(1),
         )
 
 
