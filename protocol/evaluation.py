@@ -7,12 +7,13 @@ each member that may ask.  A host sees rows under the key, an auditor sees the s
 
 from protocol.boundary import SALT_BYTES
 from protocol.errors import MalformedMessageError
-from protocol.receipt import BATCH_COUNT_LIMIT, LAYERS_LIMIT
+from protocol.receipt import BATCH_COUNT_LIMIT, LAYERS_LIMIT, BatchProof
 from protocol.types import DIGEST_BYTES
 from protocol.wire import Message
 
 INFER_PROTOCOL = "/rexis/infer/1"
 RECEIPTS_PROTOCOL = "/rexis/receipts/1"
+PLACE_PROTOCOL = "/rexis/place/1"
 OPEN_PROTOCOL = "/rexis/open/1"
 RELEASE_TOPIC = "release"
 AUDIT_TOPIC = "audit"
@@ -94,6 +95,23 @@ class BatchAnswer(Message, frozen=True, tag="receipts"):
             raise MalformedMessageError(
                 f"batch of {len(self.receipts)} receipts, limit is {BATCH_COUNT_LIMIT}"
             )
+
+
+class PlaceRequest(Message, frozen=True, tag="place"):
+    """Whoever holds a receipt asks in which batch it was anchored."""
+
+    receipt: bytes
+    """Digest of the sealed receipt."""
+
+    def check(self) -> None:
+        _require("receipt", self.receipt)
+
+
+class Place(Message, frozen=True, tag="placed"):
+    """The batch root and the proof; the chain says whether the root is anchored."""
+
+    batch: bytes
+    proof: BatchProof
 
 
 class OpenRequest(Message, frozen=True, tag="open"):

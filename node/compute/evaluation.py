@@ -24,17 +24,29 @@ Progress = Callable[[dict[str, Any]], None]
 def release(params: Mapping[str, Any], _progress: Progress) -> dict[str, Any]:
     """{spec, folder, root, seed, trunks} -> {model_root}: key, round, write the trunk."""
     from ee.keys import TrunkKey, key_trunk
-    from ee.trunk import trunk_config
 
     spec = ModelSpec.from_dict(params["spec"])
     arrays = split(spec, state.read(Path(params["folder"]), params["root"], size(spec)))
     key = TrunkKey.generate(params["seed"], spec)
     keyed = key_trunk(part(arrays, "trunk"), key)
-    trunk = integer.quantise(keyed, trunk_config(spec), tokens=spec.tokens)
+    trunk = integer.quantise(keyed, _configuration(spec), tokens=spec.tokens)
     root, folder = integer.model_root(trunk), Path(params["trunks"])
     folder.mkdir(parents=True, exist_ok=True)
     state.write_file(folder / f"{root.hex()}.trunk", integer.encode(trunk))
     return {"model_root": root}
+
+
+def _configuration(spec: ModelSpec) -> dict[str, Any]:
+    """The sizes by the names of a stock checkpoint; `ee.trunk` has them too, with torch."""
+    return {
+        "hidden_size": spec.width,
+        "num_hidden_layers": spec.layers,
+        "num_attention_heads": spec.heads,
+        "num_key_value_heads": spec.kv_heads,
+        "intermediate_size": spec.inner,
+        "rms_norm_eps": spec.norm_eps,
+        "rope_parameters": {"rope_type": "default", "rope_theta": spec.rope_base},
+    }
 
 
 def encode(params: Mapping[str, Any], _progress: Progress) -> dict[str, Any]:

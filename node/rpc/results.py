@@ -166,8 +166,8 @@ class GrantsList(Result, frozen=True):
 
 class Progress(Result, frozen=True):
     what: Annotated[str, _said("what this node is doing for the run now")]
-    step: Count
-    of: Count
+    step: Annotated[Count | None, _said("of the local training; null outside it")]
+    of: Count | None
     loss: float | None
 
 
@@ -186,6 +186,9 @@ class RunRow(Result, frozen=True):
     samples: Annotated[
         dict[str, Count] | None, _said("records that train, by member; null before")
     ]
+    datasets: Annotated[
+        dict[str, Count], _said("dataset each member trains with, by its token")
+    ]
     progress: Progress | None
 
 
@@ -193,20 +196,28 @@ class RunsList(Result, frozen=True):
     runs: list[RunRow]
 
 
+class Moved(Result, frozen=True):
+    count: Annotated[Count, _said("blobs")]
+    bytes: Count
+
+
 class RoundRow(Result, frozen=True):
     run: Digest
     round: Count
-    attempt: Count
-    state_root: Annotated[Digest | None, _said("the state this round ended with")]
+    attempt: Annotated[Count, _said("the attempt all members agreed in")]
+    attempts: Annotated[Count, _said("how many this node made")]
+    state_root: Annotated[Digest, _said("the state this round ended with")]
     seconds: float
-    bytes_sent: Count
-    bytes_received: Count
-    loss_first: Annotated[float | None, _said("this node's loss at its first step")]
+    finished_at: Annotated[Count, _said("Unix seconds")]
+    loss_first: Annotated[float | None, _said("this node's loss at its first steps")]
     loss_last: float | None
-    auc: Annotated[float | None, _said("on this node's held-out records")]
-    held_out: Annotated[Count | None, _said("how many records those are")]
-    cut: Annotated[Count | None, _said("entries of the update that had to be cut")]
-    anchored: bool
+    norm: Annotated[float | None, _said("length of this node's update")]
+    cut: Annotated[Count, _said("entries of the update that had to be cut")]
+    held_out: Annotated[Count, _said("how many records of this node are held out")]
+    auc: Annotated[float | None, _said("on those")]
+    loss: Annotated[float | None, _said("on those")]
+    bytes_received: Count
+    received: Annotated[dict[str, Moved], _said("what was pulled from each member")]
 
 
 class RoundsList(Result, frozen=True):
@@ -240,8 +251,11 @@ class InferenceRun(Result, frozen=True):
 
 class ReceiptRow(Result, frozen=True):
     receipt: Digest
-    batch: Annotated[Digest | None, _said("Merkle root it was anchored under")]
-    anchored: bool
+    batch: Annotated[Digest | None, _said("root it was anchored under; null before")]
+    model: Digest
+    requester: str
+    cases: Count
+    time: Annotated[Count, _said("Unix seconds")]
 
 
 class ReceiptsList(Result, frozen=True):

@@ -221,8 +221,8 @@ class Admin:
         return {"batch": root.hex() if root else None}
 
     async def _receipts_export(self, params: Any) -> Row:
-        return await self._node.receipts.export(
-            bytes.fromhex(params.receipt), Path(params.path), self._node.releases
+        return await self._node.certificates.export(
+            bytes.fromhex(params.receipt), Path(params.path)
         )
 
     async def _audits_list(self, _params: Any) -> Row:

@@ -10,13 +10,14 @@ answer loses one, and a host that stalls holds up nobody else's.
 """
 
 import secrets
-import time
 from pathlib import Path
 from typing import Any
 
 import structlog
 import trio
 
+from node.clock import now_s
+from node.compute.state import write_file
 from node.errors import NodeError
 from node.ports import Announcement as Announced
 from node.ports import Chain, ChainEvent, Compute, Signer, Store, Transport
@@ -274,8 +275,7 @@ class Verifier:
         *,
         count: int = 0,
     ) -> Audit:
-        now = int(time.time())
-        return Audit(receipt, root, host.node_key, model, 0, count, fault, now)
+        return Audit(receipt, root, host.node_key, model, 0, count, fault, now_s())
 
     async def _opening(
         self, host: Member, root: Digest, receipt: Receipt, boundary: int
@@ -326,7 +326,4 @@ def _check(receipt: Receipt, boundary: int, opening: Opening) -> None:
 
 def _keep(folder: Path, receipt: bytes, evidence: bytes) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{receipt.hex()}.bundle"
-    part = path.with_suffix(".part")
-    part.write_bytes(evidence)
-    part.replace(path)
+    write_file(folder / f"{receipt.hex()}.bundle", evidence)

@@ -7,15 +7,17 @@ receipt before it answers.
 """
 
 import secrets
-import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import structlog
 import trio
 
+from node.clock import now_s
 from node.errors import AccessError, ComputeError
 from node.ports import Blobs, Compute, Progress, Signer, Store, Transport
+from node.services.certificates import Certificates
 from node.services.faults import altered
 from node.services.federation import Federation
 from node.services.receipts import Receipts
@@ -40,7 +42,7 @@ from protocol.receipt import (
     seal_receipt,
 )
 from protocol.types import Digest, PeerId
-from protocol.wire import Message, decode, encode
+from protocol.wire import decode, encode
 
 CASES_PER_REQUEST = 16
 ROWS_LIMIT_BYTES = REQUEST_LIMIT_BYTES - (1 << 12)
@@ -48,8 +50,6 @@ ROWS_LIMIT_BYTES = REQUEST_LIMIT_BYTES - (1 << 12)
 REQUEST_TIMEOUT_S = 120.0
 WAITING_LIMIT = 16
 """Requests in line for the one worker; more are told to come back."""
-
-_CERTIFICATES = "certificates"
 
 log = structlog.get_logger()
 
@@ -130,7 +130,7 @@ class Host:
             self._signer.public_key,
             request.order,
             roots,
-            int(time.time()),
+            now_s(),
         )
         await self._receipts.keep(sealed, request.salt, rows)
         return encode(InferAnswer(sealed, after[-1]))
@@ -184,15 +184,6 @@ class Host:
             self._session = None
 
 
-class Certificate(Message, frozen=True, tag="certificate"):
-    """What a requester keeps of one answer: enough to show it, whole or one case of it."""
-
-    receipt: bytes
-    salt: bytes
-    rows: bytes
-    """Blob with the packed input rows and the packed output rows."""
-
-
 class Requester:
     """Asks hosts about this node's own records."""
 
@@ -200,24 +191,25 @@ class Requester:
         self,
         *,
         store: Store,
-        blobs: Blobs,
         signer: Signer,
         transport: Transport,
         federation: Federation,
         releases: Releases,
+        certificates: Certificates,
         runs: Runs,
         compute: Compute,
-        folder: str,
+        states: Path,
     ) -> None:
+        """`states` holds training states by root."""
         self._store = store
-        self._blobs = blobs
         self._signer = signer
         self._transport = transport
         self._federation = federation
         self._releases = releases
+        self._certificates = certificates
         self._runs = runs
         self._compute = compute
-        self._folder = folder
+        self._states = states
 
     async def run(
         self,
@@ -260,7 +252,7 @@ class Requester:
             "spec": self._runs.record(release.run).spec,
             "root": release.state_root,
             "seed": self._releases.key_seed(release.model_root),
-            "folder": self._folder,
+            "folder": str(self._states),
         }
 
     async def _ask(
@@ -285,12 +277,7 @@ class Requester:
         answer = decode(data, InferAnswer, limit_bytes=REQUEST_LIMIT_BYTES)
         receipt = open_receipt(answer.receipt)
         await trio.to_thread.run_sync(receipt.check_answer, sealed, answer.output, salt)
-        blob = await trio.to_thread.run_sync(self._blobs.put, rows + answer.output)
-        await self._store.put(
-            _CERTIFICATES,
-            receipt.digest,
-            encode(Certificate(answer.receipt, salt, blob)),
-        )
+        await self._certificates.keep(answer.receipt, salt, rows, answer.output)
         return receipt.digest, answer.output
 
 

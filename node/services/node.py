@@ -18,6 +18,7 @@ from node.errors import ConfigError, NodeError
 from node.locations import Home
 from node.ports import Announcement, Blobs, Chain, Compute, Store, Transport
 from node.services.auditing import Audits, Verifier
+from node.services.certificates import Certificates
 from node.services.federation import Federation
 from node.services.hands import Folders, Tools
 from node.services.inference import Host, Requester
@@ -123,6 +124,15 @@ class Node:
             states=home.states,
             trunks=home.trunks,
         )
+        self.certificates = Certificates(
+            store=parts.store,
+            blobs=parts.blobs,
+            transport=transport,
+            federation=self.federation,
+            releases=self.releases,
+            receipts=self.receipts,
+            evidence=home.evidence,
+        )
         self.audits = Audits(parts.store, self.federation)
         self._host = Host(
             blobs=parts.blobs,
@@ -136,14 +146,14 @@ class Node:
         )
         self.requester = Requester(
             store=parts.store,
-            blobs=parts.blobs,
             signer=key,
             transport=transport,
             federation=self.federation,
             releases=self.releases,
+            certificates=self.certificates,
             runs=self.runs,
             compute=parts.compute,
-            folder=str(home.states),
+            states=home.states,
         )
         self._topics: Mapping[str, Callable[[Announcement], Awaitable[None]]] = {
             PROPOSAL_TOPIC: self.runs.heard_proposal,

@@ -21,6 +21,7 @@ from protocol.errors import ProtocolError
 from protocol.evaluation import (
     BATCH_LIMIT_BYTES,
     OPEN_PROTOCOL,
+    PLACE_PROTOCOL,
     RECEIPTS_PROTOCOL,
     REQUEST_LIMIT_BYTES,
     SMALL_LIMIT_BYTES,
@@ -28,10 +29,12 @@ from protocol.evaluation import (
     BatchRequest,
     Opening,
     OpenRequest,
+    Place,
+    PlaceRequest,
 )
 from protocol.members import ROLE_AUDITOR
-from protocol.receipt import Receipt, batch_root, open_receipt
-from protocol.types import Digest, PeerId
+from protocol.receipt import Receipt, batch_proof, batch_root, open_receipt
+from protocol.types import Digest, PeerId, digest
 from protocol.wire import Message, decode, encode, require_length
 
 _OPEN, _BATCHES = "receipts-open", "receipts-batches"
@@ -44,7 +47,7 @@ BATCH_BYTES = BATCH_LIMIT_BYTES - (1 << 16)
 log = structlog.get_logger()
 
 
-class _Kept(Message, frozen=True, tag="kept"):
+class Kept(Message, frozen=True, tag="kept"):
     """What an opening needs."""
 
     sealed: bytes
@@ -69,10 +72,14 @@ class Receipts:
         self._blobs = blobs
         self._outbox = outbox
         self._federation = federation
-        self._open: dict[bytes, tuple[Receipt, bytes]] = {}
+        self._open: dict[bytes, bytes] = {}
+        self._placed: dict[bytes, bytes] = {}
         self._next = 0
         self._closing = trio.Lock()
         transport.serve(RECEIPTS_PROTOCOL, self._serve, limit_bytes=SMALL_LIMIT_BYTES)
+        transport.serve(
+            PLACE_PROTOCOL, self._serve_place, limit_bytes=SMALL_LIMIT_BYTES
+        )
         transport.serve(OPEN_PROTOCOL, self._serve_rows, limit_bytes=SMALL_LIMIT_BYTES)
 
     async def load(self) -> None:
@@ -81,6 +88,7 @@ class Receipts:
         for root, data in await self._store.scan(_BATCHES):
             answer = decode(data, BatchAnswer, limit_bytes=BATCH_LIMIT_BYTES)
             batched.update(answer.receipts)
+            self._placed |= dict.fromkeys(map(digest, answer.receipts), root)
             await self._outbox_once(root, len(answer.receipts))
         self._next = len(batched)
         for key, sealed in sorted(await self._store.scan(_OPEN)):
@@ -89,19 +97,19 @@ class Receipts:
             if sealed in batched:
                 await self._store.delete(_OPEN, key)
             else:
-                self._open[key] = open_receipt(sealed), sealed
+                self._open[key] = sealed
 
     async def keep(self, sealed: bytes, salt: bytes, rows: Digest) -> None:
         """Durable when this returns."""
         require_length("salt", salt, SALT_BYTES)
         receipt = open_receipt(sealed)
-        kept = _Kept(sealed, salt, rows)
+        kept = Kept(sealed, salt, rows)
         await self._store.put(_ROWS, receipt.digest, encode(kept))
         key = self._next.to_bytes(8, "big")
         self._next += 1
         await self._store.put(_OPEN, key, sealed)
-        self._open[key] = receipt, sealed
-        size = sum(len(one) for _, one in self._open.values())
+        self._open[key] = sealed
+        size = sum(map(len, self._open.values()))
         if len(self._open) >= BATCH_COUNT or size >= BATCH_BYTES:
             await self.anchor()
 
@@ -109,11 +117,12 @@ class Receipts:
         """Close the open batch; its root, or None where nothing waits."""
         async with self._closing:
             closing = dict(self._open)
-            batch = tuple(sealed for _, sealed in closing.values())
+            batch = tuple(closing.values())
             if not batch:
                 return None
             root = batch_root(batch)
             await self._store.put(_BATCHES, root, encode(BatchAnswer(batch)))
+            self._placed |= dict.fromkeys(map(digest, batch), root)
             await self._outbox_once(root, len(batch))
             for key in closing:
                 await self._store.delete(_OPEN, key)
@@ -129,23 +138,45 @@ class Receipts:
             await trio.sleep(BATCH_AGE_S)
             await self.anchor()
 
-    async def rows(self) -> list[dict[str, Any]]:
-        """For `receipts.list`; what is not in a batch yet has none."""
-        listed = [self._row(one, None) for one, _ in self._open.values()]
-        for root, data in await self._store.scan(_BATCHES):
-            answer = decode(data, BatchAnswer, limit_bytes=BATCH_LIMIT_BYTES)
-            listed += [self._row(open_receipt(one), root) for one in answer.receipts]
-        return sorted(listed, key=lambda row: (row["time"], row["receipt"]))
+    def rows(self) -> list[dict[str, Any]]:
+        """For `receipts.list`; what is in no batch yet waits for the next."""
+        waiting = dict.fromkeys(map(digest, self._open.values()))
+        return [
+            {
+                "receipt": receipt.hex(),
+                "batch": None if batch is None else batch.hex(),
+                "anchored": batch is not None,
+            }
+            for receipt, batch in [*self._placed.items(), *waiting.items()]
+        ]
 
-    def _row(self, receipt: Receipt, batch: bytes | None) -> dict[str, Any]:
-        return {
-            "receipt": receipt.digest.hex(),
-            "batch": None if batch is None else batch.hex(),
-            "model": receipt.model_root.hex(),
-            "requester": self._federation.name_of(receipt.requester),
-            "cases": receipt.order.shape[0],
-            "time": receipt.time,
-        }
+    async def kept(self, receipt: bytes) -> tuple[Receipt, Kept]:
+        """A receipt of this host and where its rows lie."""
+        data = await self._store.get(_ROWS, receipt)
+        if data is None:
+            raise StorageError(f"no receipt {receipt.hex()[:16]} on this host")
+        kept = decode(data, Kept, limit_bytes=BATCH_LIMIT_BYTES)
+        return open_receipt(kept.sealed), kept
+
+    async def rows_at(self, receipt: Receipt, kept: Kept, boundary: int) -> bytes:
+        """Packed rows at one boundary."""
+        size = receipt.order.rows_bytes
+        return await trio.to_thread.run_sync(
+            self._blobs.read, Digest(kept.rows), boundary * size, size
+        )
+
+    async def place(self, receipt: bytes) -> Place:
+        """The batch of a receipt and its proof."""
+        batch = self._placed.get(receipt)
+        data = None if batch is None else await self._store.get(_BATCHES, batch)
+        if batch is None or data is None:
+            raise StorageError(
+                f"receipt {receipt.hex()[:16]} is in no batch yet",
+                hint="a batch is closed after a few seconds, or by `receipts.anchor`",
+            )
+        receipts = decode(data, BatchAnswer, limit_bytes=BATCH_LIMIT_BYTES).receipts
+        index = next(i for i, one in enumerate(receipts) if digest(one) == receipt)
+        return Place(batch, batch_proof(receipts, index))
 
     async def _outbox_once(self, root: bytes, count: int) -> None:
         """The mark follows the entry: after a crash an anchor is sent twice, never not."""
@@ -166,12 +197,8 @@ class Receipts:
         member = self._federation.peer(peer)
         request = decode(payload, OpenRequest, limit_bytes=SMALL_LIMIT_BYTES)
         request.check()
+        receipt, kept = await self.kept(request.receipt)
         name = request.receipt.hex()[:16]
-        data = await self._store.get(_ROWS, request.receipt)
-        if data is None:
-            raise StorageError(f"no rows of receipt {name} on this host")
-        kept = decode(data, _Kept, limit_bytes=BATCH_LIMIT_BYTES)
-        receipt = open_receipt(kept.sealed)
         if not member.has(ROLE_AUDITOR) and member.node_key != receipt.requester:
             raise AccessError(
                 f"{member.name} may not open receipt {name}",
@@ -179,7 +206,6 @@ class Receipts:
             )
         if request.boundary > receipt.layers:
             raise StorageError(f"receipt {name} has {receipt.layers} layers")
-        size = receipt.order.rows_bytes
         await self._store.append_event(
             "receipt.opened",
             {
@@ -188,10 +214,14 @@ class Receipts:
                 "to": member.name,
             },
         )
-        rows = await trio.to_thread.run_sync(
-            self._blobs.read, Digest(kept.rows), request.boundary * size, size
-        )
+        rows = await self.rows_at(receipt, kept, request.boundary)
         return encode(Opening(kept.salt, rows))
+
+    async def _serve_place(self, peer: PeerId, payload: bytes) -> bytes:
+        self._federation.peer(peer)
+        request = decode(payload, PlaceRequest, limit_bytes=SMALL_LIMIT_BYTES)
+        request.check()
+        return encode(await self.place(request.receipt))
 
 
 async def fetch_batch(
@@ -235,3 +265,21 @@ async def fetch_rows(
     )
     opening.check()
     return opening
+
+
+async def fetch_place(
+    transport: Transport, peer: PeerId, sealed: bytes, timeout_s: float
+) -> Place:
+    """Where a host says it anchored a receipt; the proof is checked, the chain is not."""
+    place = decode(
+        await transport.request(
+            peer,
+            PLACE_PROTOCOL,
+            encode(PlaceRequest(digest(sealed))),
+            timeout_s=timeout_s,
+            limit_bytes=SMALL_LIMIT_BYTES,
+        ),
+        Place,
+    )
+    place.proof.verify(place.batch, sealed)
+    return place

@@ -15,6 +15,7 @@ import structlog
 import trio
 
 from node.adapters.keyfile import seal_to
+from node.compute.state import write_file
 from node.errors import AccessError, ComputeError, NodeError
 from node.ports import Announcement, Blobs, Compute, Signer, Store, Transport
 from node.services.federation import Federation
@@ -230,6 +231,4 @@ class Releases:
 
 def _write(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_bytes(data)
-    part.replace(path)
+    write_file(path, data)
