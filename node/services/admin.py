@@ -214,7 +214,7 @@ class Admin:
         return found
 
     async def _receipts_list(self, _params: Any) -> Row:
-        return {"receipts": await self._node.receipts.rows()}
+        return {"receipts": self._node.receipts.rows()}
 
     async def _receipts_anchor(self, _params: Any) -> Row:
         root = await self._node.receipts.anchor()
