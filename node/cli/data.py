@@ -5,6 +5,7 @@ import click
 from node.cli.shell import (
     BULK_S,
     CHAIN_S,
+    Noun,
     Number,
     Row,
     Shell,
@@ -17,12 +18,12 @@ from node.cli.shell import (
 from node.cli.words import count, moment, short, size, until
 
 
-@click.group()
+@click.group(cls=Noun)
 def dataset() -> None:
     """Encrypted tables: publish, look at, read what is granted."""
 
 
-@click.group()
+@click.group(cls=Noun)
 def grant() -> None:
     """Who may read which units of a dataset, and how long."""
 

@@ -52,6 +52,7 @@ class _Root(click.Group):
 
 @click.group(
     cls=_Root,
+    epilog="Exit status: 0 done, 1 refused, 2 no daemon answers, 3 wrong usage.",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.option(
@@ -65,11 +66,7 @@ class _Root(click.Group):
 )
 @click.version_option(package_name="rexis", message="rexis %(version)s")
 def cli(home: str) -> None:
-    r"""Speak to the Rexis node of this machine, or make one.
-
-    \b
-    Exit status: 0 done, 1 refused, 2 no daemon answers, 3 wrong usage.
-    """
+    """Speak to the Rexis node of this machine, or make one."""
 
 
 for _noun in (here, setup, data, training, evaluation, programs, chain):

@@ -40,6 +40,13 @@ class WrongValueError(click.UsageError):
         self.hint = hint
 
 
+class Noun(click.Group):
+    """Lists its verbs in the order in which a person needs them."""
+
+    def list_commands(self, _ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
 class Number(click.IntRange):
     """A whole number with bounds."""
 

@@ -18,12 +18,13 @@ ROUND_COLUMNS: Mapping[str, Callable[[Row], object]] = {
     "round": lambda row: row["round"],
     "attempt": lambda row: row["attempt"],
     "seconds": lambda row: f"{row['seconds']:.1f}",
-    "loss": lambda row: f"{shown(row['loss_first'])} → {shown(row['loss_last'])}",
+    "training loss": lambda row: (
+        f"{shown(row['loss_first'])} → {shown(row['loss_last'])}"
+    ),
+    "held-out loss": lambda row: row["loss"],
     "AUC": lambda row: row["auc"],
-    "sent": lambda row: size(row["bytes_sent"]),
     "received": lambda row: size(row["bytes_received"]),
     "cut": lambda row: row["cut"],
-    "anchored": lambda row: row["anchored"],
     "state": lambda row: short(row["state_root"]),
 }
 
@@ -45,8 +46,9 @@ def watch(shell: Shell, run: str) -> None:
 
 def progress(now: Row) -> str:
     """What a node is doing for a run."""
+    step = "" if now["step"] is None else f", step {now['step']} of {now['of']}"
     loss = "" if now["loss"] is None else f", loss {shown(now['loss'])}"
-    return f"{now['what']}, step {now['step']} of {now['of']}{loss}"
+    return f"{now['what']}{step}{loss}"
 
 
 def _states(shell: Shell, run: str) -> Iterator[tuple[Row, list[dict[str, Any]]]]:
@@ -90,10 +92,13 @@ def _tell_json(row: Row, rounds: list[dict[str, Any]]) -> None:
 
 def _tell_line(row: Row, rounds: list[dict[str, Any]]) -> None:
     for one in rounds:
-        losses = f"loss {shown(one['loss_first'])} to {shown(one['loss_last'])}"
+        losses = (
+            f"training loss {shown(one['loss_first'])} to {shown(one['loss_last'])}"
+        )
         auc = "" if one["auc"] is None else f", AUC {one['auc']:.4f}"
         say(
-            f"round {one['round']} of {row['rounds']}: {losses}{auc}, "
+            f"round {one['round']} closed ({one['round'] + 1} of {row['rounds']}): "
+            f"{losses}{auc}, "
             f"{one['seconds']:.1f} s, state {short(one['state_root'])}"
         )
     if not rounds or row["phase"] in _ENDED:
@@ -133,4 +138,4 @@ def _drawn(shell: Shell, run: str) -> Row:
 
 def _step(row: Row) -> tuple[int, int]:
     now = row["progress"]
-    return (now["step"], now["of"]) if now else (0, 0)
+    return (now["step"] or 0, now["of"] or 0) if now else (0, 0)
