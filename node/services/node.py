@@ -65,7 +65,7 @@ class Node:
         return self.federation.is_member(peer)
 
     def may_fetch(self, peer: PeerId, blob: Digest) -> bool:
-        """Which member may pull which blob: its shards, its grants, trunks, its audits."""
+        """Which member may pull which blob: its shards, its grants, released trunks."""
         return (
             self.runs.may_fetch(peer, blob)
             or self.market.may_fetch(peer, blob)

@@ -21,7 +21,7 @@ def main() -> int:
         sys.stderr.write(f"error: {options.socket}: {error.strerror or error}\n")
         return 1
     except KeyboardInterrupt:
-        pass
+        pass  # how an operator at a terminal ends it
     return 0
 
 
