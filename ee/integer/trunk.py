@@ -67,6 +67,11 @@ class Matrix:
         # Kept, because the conversion costs as much as a product of sixteen rows.
         return self.weight.astype(np.float32)
 
+    @functools.cached_property
+    def scale(self) -> Floats:
+        """m[o] * 2^-shift, exact."""
+        return np.ldexp(self.multiplier.astype(np.float64), -self.shift)
+
     def apply(self, rows: Rows, limit: int) -> Floats:
         """The spec's linear of 8-bit rows, clamped."""
         sums = arith.products(rows.q.astype(np.float32), self.weight32, 127)
@@ -77,9 +82,9 @@ class Matrix:
         return self._rescaled(arith.limb_products(rows.q, self.weight32), rows, limit)
 
     def _rescaled(self, sums: Floats, rows: Rows, limit: int) -> Floats:
-        sums *= self.multiplier
-        arith.half(sums, (self.shift - rows.s)[:, None])
-        return arith.clamp(sums, limit)
+        sums *= self.scale
+        sums *= np.ldexp(1.0, rows.s)[:, None]
+        return arith.clamp(arith.nearest(sums), limit)
 
 
 @dataclass(frozen=True)
