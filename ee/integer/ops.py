@@ -134,7 +134,7 @@ def gated(gate: Floats, up: Floats) -> Floats:
 
 @lru_cache(maxsize=1)
 def _sigmoid() -> Floats:
-    """c of step 8 for the signed index -4096 to 4096."""
+    """C of step 8 for the signed index -4096 to 4096."""
     right = np.append(spec.sigmoid_table(), _ONE)
     return np.concatenate([_ONE - right[:0:-1], right])
 

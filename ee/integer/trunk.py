@@ -199,6 +199,7 @@ class IntegerTrunk:
 
     def forward(self, rows: RowArray, *, start: int = 0) -> Trace:
         """Every boundary from `rows`, which stand before layer `start`, to the output."""
+        self.require_layer(start)
         boundaries = [self.header.check_rows(rows)]
         for layer in self.layers[start:]:
             boundaries.append(self.header.replay(layer, boundaries[-1]))
@@ -206,9 +207,13 @@ class IntegerTrunk:
 
     def replay_layer(self, index: int, rows: RowArray) -> RowArray:
         """Rows after layer `index`, given the rows before it."""
+        self.require_layer(index)
+        return self.header.replay(self.layers[index], rows)
+
+    def require_layer(self, index: int) -> None:
+        """Raise unless there is a layer `index`."""
         if not 0 <= index < len(self.layers):
             raise IntegerModelError(f"layer {index} of a trunk of {len(self.layers)}")
-        return self.header.replay(self.layers[index], rows)
 
 
 def _add(residual: RowArray, change: Floats) -> RowArray:
