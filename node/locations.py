@@ -20,6 +20,7 @@ class Home:
         self.path = Path(path).expanduser().absolute()
         self.config = self.path / "config.toml"
         self.keyfile = self.path / "node.key"
+        self.card = self.path / "card.json"
         self.database = self.path / "state.sqlite"
         self.blobs = self.path / "blobs"
         self.states = self.path / "states"

@@ -86,7 +86,7 @@ class Event:
         """As the admin interface shows it."""
         return {
             "number": self.number,
-            "time": self.time,
+            "at_ms": self.time,
             "kind": self.kind,
             "data": dict(self.data),
         }
