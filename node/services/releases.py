@@ -184,7 +184,7 @@ class Releases:
         if known is None:
             raise ComputeError(
                 f"model {model_root.hex()[:16]} is not known here",
-                hint="`rexis models list` shows what is",
+                hint="`rexis model list` shows what is",
             )
         return known[0]
 
