@@ -6,6 +6,7 @@ what this prints, so it cannot fall behind the code.
 
 import json
 import sys
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -148,6 +149,9 @@ def _folded(value: Any, indent: int = 0) -> str:
         opening, closing = "{", "}"
     else:
         items = [_folded(item, indent + 2) for item in value]
+        if not any(isinstance(item, dict | list) for item in value):
+            filled = textwrap.fill(", ".join(items), _WIDTH - indent - 2)
+            return f"[\n{textwrap.indent(filled, inner)}\n{' ' * indent}]"
         opening, closing = "[", "]"
     joined = f",\n{inner}".join(items)
     return f"{opening}\n{inner}{joined}\n{' ' * indent}{closing}"

@@ -257,7 +257,10 @@ class InferenceRun(Result, frozen=True):
     model: Digest
     host: str
     receipts: list[Digest]
-    scores: Annotated[list[float], _said("one a row of the table, in its order")]
+    scores: Annotated[
+        list[float],
+        _said("what the model's head gives, one a row of the table; a logit"),
+    ]
     path: Annotated[str | None, _said("where the scores were written too")] = None
 
 
