@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from protocol.errors import LocalProtocolError
 
 Words = NDArray[np.uint32]
+Elements = NDArray[np.uint32] | NDArray[np.uint16]
 Floats = NDArray[np.float32]
 
 FRACTION_BITS = 24
