@@ -17,6 +17,7 @@ from ee.integer.codec import (
     model_root,
 )
 from ee.integer.errors import IntegerModelError, MalformedTrunkError, SelfTestError
+from ee.integer.known import self_test
 from ee.integer.quantise import quantise
 from ee.integer.rows import (
     ENTRY_BYTES,
@@ -26,7 +27,6 @@ from ee.integer.rows import (
     pack_rows,
     unpack_rows,
 )
-from ee.integer.self_test import self_test
 from ee.integer.spec import op_spec_digest
 from ee.integer.trunk import (
     Header,
