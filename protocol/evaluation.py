@@ -16,6 +16,7 @@ INFER_PROTOCOL = "/rexis/infer/1"
 RECEIPTS_PROTOCOL = "/rexis/receipts/1"
 PLACE_PROTOCOL = "/rexis/place/1"
 OPEN_PROTOCOL = "/rexis/open/1"
+SLICE_PROTOCOL = "/rexis/slice/1"
 RELEASE_TOPIC = "release"
 AUDIT_TOPIC = "audit"
 
@@ -79,6 +80,34 @@ class Release(Message, frozen=True, tag="release"):
         )
         if trained.made != self.state_root or released.used != (self.state_root,):
             raise VerificationError("release does not follow from its training state")
+
+
+class SliceRequest(Message, frozen=True, tag="slice"):
+    """An auditor asks a holder of a trunk for one layer of it."""
+
+    model_root: bytes
+    layer: int
+
+    def check(self) -> None:
+        _require("model root", self.model_root)
+        if not 0 <= self.layer < LAYERS_LIMIT:
+            raise MalformedMessageError(
+                f"layer is {self.layer}, limit is {LAYERS_LIMIT - 1}"
+            )
+
+
+class SliceAnswer(Message, frozen=True, tag="sliced"):
+    """The blob with that layer's bytes; they name the model root, nobody is believed."""
+
+    blob: bytes
+    blob_bytes: int
+
+    def check(self) -> None:
+        _require("slice", self.blob)
+        if not 0 < self.blob_bytes <= TRUNK_LIMIT_BYTES:
+            raise MalformedMessageError(
+                f"slice of {self.blob_bytes} bytes, limit is {TRUNK_LIMIT_BYTES}"
+            )
 
 
 class InferRequest(Message, frozen=True, tag="infer"):

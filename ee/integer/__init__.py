@@ -14,7 +14,9 @@ from ee.integer.codec import (
     decode_slice,
     encode,
     encode_slice,
+    layer_root,
     model_root,
+    root_over_layers,
 )
 from ee.integer.errors import IntegerModelError, MalformedTrunkError, SelfTestError
 from ee.integer.known import self_test
@@ -61,10 +63,12 @@ __all__ = [
     "encode",
     "encode_rows",
     "encode_slice",
+    "layer_root",
     "model_root",
     "op_spec_digest",
     "pack_rows",
     "quantise",
+    "root_over_layers",
     "self_test",
     "unpack_rows",
 ]

@@ -187,7 +187,6 @@ class Admin:
     async def _models_release(self, params: Any) -> Row:
         self._only("institution")
         return await self._node.releases.make(
-            self._node.parts.compute,
             self._node.runs,
             bytes.fromhex(params.run),
             params.hosts,

@@ -26,12 +26,16 @@ from protocol.errors import ProtocolError
 from protocol.evaluation import (
     RELEASE_LIMIT_BYTES,
     RELEASE_TOPIC,
+    SLICE_PROTOCOL,
+    SMALL_LIMIT_BYTES,
     TRUNK_LIMIT_BYTES,
     Release,
     SealedKey,
+    SliceAnswer,
+    SliceRequest,
 )
 from protocol.provenance import Step, seal_step
-from protocol.types import Digest, digest
+from protocol.types import Digest, PeerId, digest
 from protocol.wire import decode, encode
 
 _RELEASES, _SOURCES = "releases", "release-sources"
@@ -77,10 +81,11 @@ class Releases:
         transport: Transport,
         federation: Federation,
         outbox: Outbox,
+        compute: Compute,
         states: Path,
         trunks: Path,
     ) -> None:
-        """`states` holds training states by root, `trunks` integer trunks by root."""
+        """`states` holds training states by root, `trunks` trunks and slices by root."""
         self._store = store
         self._blobs = blobs
         self._signer = signer
@@ -88,9 +93,14 @@ class Releases:
         self._transport = transport
         self._federation = federation
         self._outbox = outbox
+        self._compute = compute
         self._states = states
         self._trunks = trunks
         self._known: dict[bytes, tuple[Release, bytes]] = {}
+        self._slices: set[Digest] = set()
+        transport.serve(
+            SLICE_PROTOCOL, self._serve_slice, limit_bytes=SMALL_LIMIT_BYTES
+        )
 
     async def load(self) -> None:
         """What was known before the restart."""
@@ -99,14 +109,12 @@ class Releases:
             release = decode(data, Release, limit_bytes=RELEASE_LIMIT_BYTES)
             self._known[root] = release, sources[root]
 
-    async def make(
-        self, compute: Compute, runs: Runs, run: bytes, hosts: list[str]
-    ) -> dict[str, Any]:
+    async def make(self, runs: Runs, run: bytes, hosts: list[str]) -> dict[str, Any]:
         """Release the final state of `run`."""
         record = runs.record(run)
         seed = secrets.token_bytes(32)
         state_root = runs.final_state(run)
-        made = await compute.call(
+        made = await self._compute.call(
             "model.release",
             {
                 "spec": record.spec,
@@ -197,17 +205,93 @@ class Releases:
             await trio.to_thread.run_sync(_write, path, await self.trunk(model_root))
         return path
 
+    async def slice_file(self, model_root: bytes, layer: int) -> Path:
+        """One layer as a file, cut from the trunk if it is here or fetched if not.
+
+        The file is not believed by anyone: whoever reads it computes the root.
+        """
+        path = self._trunks / f"{model_root.hex()}.{layer}.slice"
+        if path.exists():
+            return path
+        trunk = self._trunks / f"{model_root.hex()}.trunk"
+        if not trunk.exists() and not self._blobs.has(
+            Digest(self.get(model_root).blob)
+        ):
+            data = await self._fetch_slice(model_root, layer)
+            await trio.to_thread.run_sync(_write, path, data)
+            return path
+        await self._compute.call(
+            "model.slice",
+            {
+                "trunk": str(await self.trunk_file(model_root)),
+                "layer": layer,
+                "out": str(path),
+            },
+        )
+        return path
+
+    async def _fetch_slice(self, model_root: bytes, layer: int) -> bytes:
+        refused: list[str] = []
+        for peer in self._holders(model_root):
+            try:
+                data = await self._transport.request(
+                    peer,
+                    SLICE_PROTOCOL,
+                    encode(SliceRequest(model_root, layer)),
+                    timeout_s=FETCH_TIMEOUT_S,
+                    limit_bytes=SMALL_LIMIT_BYTES,
+                )
+                answer = decode(data, SliceAnswer)
+                answer.check()
+                blob = Digest(answer.blob)
+                await self._transport.fetch(
+                    peer,
+                    blob,
+                    limit_bytes=answer.blob_bytes,
+                    timeout_s=FETCH_TIMEOUT_S,
+                )
+                return await trio.to_thread.run_sync(
+                    self._blobs.read, blob, 0, answer.blob_bytes
+                )
+            except (NodeError, ProtocolError) as error:
+                refused.append(str(error))
+        raise ComputeError(
+            f"no member gives layer {layer} of {model_root.hex()[:16]}:"
+            f" {'; '.join(refused) or 'none is known to hold it'}"
+        )
+
+    async def _serve_slice(self, peer: PeerId, payload: bytes) -> bytes:
+        self._federation.peer(peer)
+        request = decode(payload, SliceRequest, limit_bytes=SMALL_LIMIT_BYTES)
+        request.check()
+        release = self.get(request.model_root)
+        if not self._blobs.has(Digest(release.blob)):
+            raise ComputeError(f"trunk {release.blob.hex()[:16]} is not here")
+        path = await self.slice_file(request.model_root, request.layer)
+        data = await trio.to_thread.run_sync(path.read_bytes)
+        blob = await trio.to_thread.run_sync(self._blobs.put, data)
+        self._slices.add(blob)
+        return encode(SliceAnswer(blob, len(data)))
+
+    def _holders(self, model_root: bytes) -> list[PeerId]:
+        """Whoever released the model, then its hosts."""
+        release, source = self.get(model_root), self._known[model_root][1]
+        me = self._signer.public_key
+        keys = dict.fromkeys((source, *release.hosts))
+        members = (self._federation.members.by_key(key) for key in keys if key != me)
+        return [member.peer_id for member in members if member is not None]
+
     async def fetch_blob(self, model_root: bytes) -> Digest:
         """Make sure the trunk is on this node."""
-        release, source = self.get(model_root), self._known[model_root][1]
+        release = self.get(model_root)
         blob = Digest(release.blob)
         if self._blobs.has(blob):
             return blob
         last: NodeError | None = None
-        for node_key in (source, *release.hosts):
+        for peer in self._holders(model_root):
             try:
                 await self._transport.fetch(
-                    self._federation.key(node_key).peer_id,
+                    peer,
                     blob,
                     limit_bytes=min(release.blob_bytes, TRUNK_LIMIT_BYTES),
                     timeout_s=FETCH_TIMEOUT_S,
@@ -241,8 +325,10 @@ class Releases:
         )
 
     def is_trunk(self, blob: bytes) -> bool:
-        """Keyed trunks may be read by every member."""
-        return any(release.blob == blob for release, _ in self._known.values())
+        """Keyed trunks, and slices of them that were asked for, are for every member."""
+        return blob in self._slices or any(
+            release.blob == blob for release, _ in self._known.values()
+        )
 
     def rows(self) -> list[dict[str, Any]]:
         """For `models.list`."""

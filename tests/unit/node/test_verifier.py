@@ -95,6 +95,8 @@ class Case:
 
     def rerun(self, packed, layer):
         """What a host has that altered the rows after `layer` and went on honestly."""
+        if layer + 1 == len(self.trunk.layers):
+            return packed
         rows = integer.unpack_rows(packed[layer + 1], self.shape)
         rest = self.trunk.forward(rows, start=layer + 1).boundaries[1:]
         return [*packed[: layer + 2], *map(integer.pack_rows, rest)]
