@@ -6,6 +6,7 @@ is read here and nowhere below.
 """
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, Protocol
 
 import structlog
@@ -140,12 +141,10 @@ class Driver:
                 scope.cancel()
 
     async def _send(self, effect: ev.Send) -> None:
-        try:
+        # Not a word about it: whoever is away is told by the links, once, and what it missed
+        # it asks for when it is back.
+        with suppress(NodeError, ProtocolError):
             await self._hands.send(effect)
-        except (NodeError, ProtocolError) as error:
-            log.debug(
-                "round message not sent", reason=str(error)
-            )  # it is asked for again
 
     async def _fetch(self, effect: ev.Fetch, scope: trio.CancelScope) -> None:
         with scope:

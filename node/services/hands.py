@@ -119,8 +119,12 @@ class Hands:
         box: RecordBox,
         finish: Callable[[ev.Finished, RoundNotes], Any],
         tell: Callable[[Mapping[str, Any] | None], None],
+        complain: Callable[[str], None],
     ) -> None:
-        """`finish` is awaited with every verdict; `tell` shows progress to the operator."""
+        """`finish` is awaited with every verdict; `tell` and `complain` show the operator.
+
+        What progress there is, and what keeps this node from training; "" if nothing does.
+        """
         self._tools = tools
         self._plan = plan
         self._epoch = epoch
@@ -129,6 +133,7 @@ class Hands:
         self._box = box
         self._finish = finish
         self._tell = tell
+        self._complain = complain
         self._notes = RoundNotes()
         self._shared: set[Digest] = set()
         ring = epoch.policy.ring()
@@ -255,6 +260,15 @@ class Hands:
     async def train(self, effect: ev.Train) -> ev.Event | None:
         if effect.round >= self._rounds:
             return None
+        try:
+            trained = await self._train(effect)
+        except NodeError as error:
+            self._complain(str(error))
+            raise
+        self._complain("")
+        return trained
+
+    async def _train(self, effect: ev.Train) -> ev.Event:
         tools, run = self._tools, self._epoch.run
         # Which records a step takes is drawn from public values: it tells nobody anything
         # without the records, and makes a run repeatable.
@@ -391,6 +405,8 @@ class Hands:
             records=self._records,
             folder=str(self._tools.folders.states),
         )
+        # The sum has gone into the state; where it is needed again, it is unmasked again.
+        self._tools.blobs.delete(effect.total)
         state, scales = Digest(found["state"]), Digest(found["scales"])
         self._notes.scores[state] = {k: found[k] for k in ("held_out", "auc", "loss")}
         # The metric is for everybody to see, and how a clinic's own patients fare is not.

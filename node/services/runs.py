@@ -416,7 +416,7 @@ class Runs:
             "state_root": record.state.hex(),
             "proposed_by": name(record.proposer),
             "mine": self._tools.signer.public_key in record.members,
-            "reason": record.reason or None,
+            "reason": (trainer.reason if trainer else "") or record.reason or None,
             "progress": dict(trainer.progress)
             if trainer and trainer.progress
             else None,

@@ -51,6 +51,7 @@ class Trainer:
     ) -> None:
         """`state` and `scales` are the run's first; `records` this member's table."""
         self.progress: Mapping[str, Any] | None = None
+        self.reason = ""
         self._tools = tools
         self._epoch = epoch
         self._rounds = rounds
@@ -65,6 +66,7 @@ class Trainer:
             box=self._box,
             finish=finish,
             tell=self._tell,
+            complain=self._complain,
         )
         self._driver: Driver | None = None
         self._machine: Rounds | None = None
@@ -101,3 +103,6 @@ class Trainer:
 
     def _tell(self, progress: Mapping[str, Any] | None) -> None:
         self.progress = progress
+
+    def _complain(self, reason: str) -> None:
+        self.reason = reason

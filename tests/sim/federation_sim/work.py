@@ -95,7 +95,11 @@ def unmask(effect: Unmask, blobs: Blobs, ring: Ring) -> Unmasked:
 
 
 def stepped(
-    base: Floats, total: np.ndarray, scales: Exponents, epoch: Epoch, members: list[bytes]
+    base: Floats,
+    total: np.ndarray,
+    scales: Exponents,
+    epoch: Epoch,
+    members: list[bytes],
 ) -> tuple[Floats, Exponents]:
     """The next state and scales: the same bits for everyone."""
     ring = epoch.policy.ring()

@@ -112,8 +112,9 @@ class World:
         first = np.zeros(policy.length, "<f4").tobytes()
         scales = work.first_scales(policy.length).tobytes()
         for node in self.nodes.values():
-            self.state, self.scales = work.put(node.blobs, first), work.put(
-                node.blobs, scales
+            self.state, self.scales = (
+                work.put(node.blobs, first),
+                work.put(node.blobs, scales),
             )
 
     def epoch_of(self, names: list[bytes], number: int) -> Epoch:
@@ -360,7 +361,9 @@ class World:
             self.give(node, event)
 
 
-def quick_policy(length: int, *, ring_bits: int = 32, input_bits: int = 20, **more: Any) -> Policy:
+def quick_policy(
+    length: int, *, ring_bits: int = 32, input_bits: int = 20, **more: Any
+) -> Policy:
     """Numbers for a network of milliseconds."""
     numbers: dict[str, Any] = {
         "beat_ms": 300,
