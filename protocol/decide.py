@@ -107,6 +107,7 @@ class Decide:
         self._proposals: dict[int, Proposal] = {}
         self._tallies: dict[tuple[int, int], _Tally] = {}
         self._reach: dict[bytes, int] = {}
+        self._furthest = 0
         self._cast: set[tuple[int, int]] = set()
         self._checked: dict[int, bool] = {}
         self._locked: tuple[int, Digest] | None = None
@@ -146,6 +147,7 @@ class Decide:
         else:
             self._tally(body.view, body.step).add(sender, body.value, signature)
         self._reach[sender] = max(body.view, self._reach.get(sender, -1))
+        self._furthest = max(self._furthest, body.view)
         self.advance(now)
 
     def adopt(self, certificate: Certificate) -> None:
@@ -206,6 +208,8 @@ class Decide:
 
     def _skip(self, now: Millis) -> bool:
         """Join the view that more members than can lie have reached."""
+        if self._furthest <= self.view:
+            return False
         ahead = sorted((v for v in self._reach.values() if v > self.view), reverse=True)
         if len(ahead) < self._few:
             return False

@@ -109,6 +109,33 @@ def holds(
     return combination_of_sum(total, carry, ring, start, seed) == tag % PRIME
 
 
+def packed_bytes(entries: int, members: int) -> int:
+    """Size of a packed carry."""
+    return max(1, (members - 1).bit_length()) * -(-entries // 8)
+
+
+def pack(carry: NDArray[np.uint8], members: int) -> bytes:
+    """A carry below `members` in as few bits per entry as that takes, bit by bit."""
+    bits = max(1, (members - 1).bit_length())
+    planes = [np.packbits((carry >> bit) & 1).tobytes() for bit in range(bits)]
+    return b"".join(planes)
+
+
+def unpack(packed: bytes, entries: int, members: int) -> NDArray[np.uint8]:
+    """The carry that `pack` made; raises `LocalProtocolError` for another length."""
+    wanted, each = packed_bytes(entries, members), -(-entries // 8)
+    if len(packed) != wanted:
+        raise LocalProtocolError(
+            f"carry of {len(packed)} bytes, need {wanted} for {entries} entries"
+        )
+    bits = wanted // each if each else 0
+    carry = np.zeros(entries, np.uint8)
+    for bit in range(bits):
+        plane = np.frombuffer(packed, np.uint8, each, bit * each)
+        carry |= np.unpackbits(plane, count=entries) << bit
+    return carry
+
+
 def _total(products: NDArray[np.uint64]) -> int:
     """The exact sum of up to 2^31 products below 2^64."""
     upper = int((products >> np.uint64(32)).sum(dtype=np.uint64))

@@ -158,19 +158,19 @@ class Attempt:
             self._desk.persist(key, encode(record))
         self._resume(now)
         if not self._own and self.takes_part:
-            quantised = self._desk.records.get(self._setting.key("quantised"))
-            if quantised is None:
+            if self._quantised is None:
                 self._ask_quantise()
             else:
-                self._ask_mask(Digest(quantised))
+                self._ask_mask(self._quantised)
         self.advance(now)
 
     def _resume(self, now: Millis) -> None:
         prefix = self._setting.key("")
         for key in sorted(k for k in self._desk.records if k.startswith(prefix)):
-            if key.endswith("/quantised"):
-                continue
             envelope = self._desk.records[key]
+            if key.endswith("/quantised"):
+                self._quantised = Digest(envelope)
+                continue
             heard = self._desk.own(envelope)
             self._desk.do(Publish(envelope))
             match heard.body:
@@ -248,6 +248,8 @@ class Attempt:
                 self.settling.checked(event)
             case _:
                 self.gathering.dirty = True
+        if self.settling is not None:
+            self.settling.dirty = True
         self.advance(now)
 
     def hear(self, heard: Heard, now: Millis) -> bool:
@@ -379,6 +381,7 @@ class Attempt:
             case Report():
                 taken = self.gathering.report(sender, body)
                 if taken and self.settling is not None:
+                    self.settling.dirty = True
                     self.settling.doubt(body)
                 return taken
             case Release() | Tags() | Claim():
@@ -390,6 +393,7 @@ class Attempt:
                 return False
 
     def _take_settled(self, settling: Settling, heard: Heard) -> bool:
+        settling.dirty = True
         match heard.body:
             case Release():
                 return settling.hear_release(heard, heard.body)
@@ -447,13 +451,14 @@ class Attempt:
     def _settle(self, now: Millis) -> None:
         settling = self.settling
         assert settling is not None
-        settling.advance(now)
-        if settling.opened() and not self._tagging:
-            self._tagging = True
-            if self._own and self._desk.me in settling.members:
-                settling.tag(self._own)
-        if not self.verdict.running and self._verdict() is not None:
-            self.verdict.start(now)
+        if settling.dirty:
+            settling.advance(now)
+            if settling.opened() and not self._tagging:
+                self._tagging = True
+                if self._own and self._desk.me in settling.members:
+                    settling.tag(self._own)
+            if not self.verdict.running and self._verdict() is not None:
+                self.verdict.start(now)
         self.verdict.advance(now)
 
     def _hopeless(self) -> bool:
@@ -475,9 +480,9 @@ class Attempt:
 
     def _verdict(self) -> Verdict | None:
         """The verdict this member would propose now."""
-        if self._rejects():
-            return self._verdict_of(accept=False)
-        return self._verdict_of(accept=True) if self._accepts() else None
+        if self._accepts():
+            return self._verdict_of(accept=True)
+        return self._verdict_of(accept=False) if self._rejects() else None
 
     def _verdict_of(self, *, accept: bool) -> Verdict:
         opening, settling = self.opening, self.settling
@@ -531,6 +536,8 @@ class Attempt:
         )
         if same < self._cohort.thresholds.quorum or self._many_reject():
             return False
+        if self._cohort.policy.checked and settling.covered() != settling.every_slice:
+            return False
         patience = self._cohort.policy.patience_ms
         expected = self._host.expected(self._now)
         return expected <= claims.keys() or (
@@ -538,16 +545,12 @@ class Attempt:
         )
 
     def _rejects(self) -> bool:
-        """A third dislikes it, or there is no sum to like."""
+        """A third dislikes it, or there is no sum to like, or none that anyone could check."""
         settling = self.settling
         if settling is None:
             return False
         late = self._now >= settling.since + self._cohort.policy.grace_ms
-        return (
-            settling.broken
-            or self._many_reject()
-            or (late and settling.outcome is None)
-        )
+        return settling.broken or self._many_reject() or late
 
     def _many_reject(self) -> bool:
         assert self.settling is not None

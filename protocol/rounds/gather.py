@@ -87,6 +87,12 @@ class Gathering:
         self._begun: dict[int, Millis] = {}
         self._sound: set[tuple[int, int, int]] = set()
         self._barred = 0
+        self._ranks = {
+            each.index: each.order.index(desk.me)
+            for each in setting.slices
+            if desk.me in each.order
+        }
+        self._owned = [i for i, rank in self._ranks.items() if rank == 0]
 
     # What is heard and done ------------------------------------------------------------
 
@@ -174,7 +180,9 @@ class Gathering:
         """Pull, add and pull again as far as what is known allows."""
         self.dirty = False
         target = self.target()
-        for each in self.setting.slices:
+        late = now >= self.setting.deadline
+        slices = self.setting.slices
+        for each in slices if late else [slices[i] for i in self._owned]:
             if self._is_mine(each, target, now):
                 self._begun.setdefault(each.index, now)
                 self._pull_parts(each, self.setting.everyone & ~self._barred)
@@ -188,6 +196,8 @@ class Gathering:
     def target(self) -> int:
         """What the best reports of all slices have in common; 0 while a slice has none."""
         common = self.setting.everyone & ~self._barred
+        if not all(self.reports):
+            return 0
         for each in self.setting.slices:
             best = max(
                 (report.members for report in self._usable(each.index).values()),
@@ -279,14 +289,19 @@ class Gathering:
             return None
         return tuple(Digest(self.uploads[place].shards[shard]) for place in places)
 
-    def pull(self, blob: Digest, sources: tuple[bytes, ...], entries: int) -> None:
-        """Ask for a blob once per list of sources."""
-        others = tuple(dict.fromkeys(s for s in sources if s != self._desk.me))
-        if blob in self.here or not others or self._sources.get(blob) == others:
+    def pull(self, blob: Digest, sources: tuple[bytes, ...], limit_bytes: int) -> None:
+        """Ask for a blob, once per list of sources."""
+        if blob in self.here or self._sources.get(blob) == sources:
             return
-        self._sources[blob] = others
-        limit = max(1, entries * self._cohort.ring.bytes_each)
-        self._desk.do(Fetch(others, blob, limit))
+        others = tuple(dict.fromkeys(s for s in sources if s != self._desk.me))
+        if not others:
+            return
+        self._sources[blob] = sources
+        self._desk.do(Fetch(others, blob, max(1, limit_bytes)))
+
+    def slice_bytes(self, each: Slice) -> int:
+        """Size of a part, or of a sum of parts."""
+        return each.size * self._cohort.ring.bytes_each
 
     def audited(self, shard: int, members: int) -> Digest | None:
         """The sum of a slice as this node adds it up itself; None while it is being done."""
@@ -335,9 +350,9 @@ class Gathering:
         what can still be used.  If somebody did, it waits the time of an upload longer: the
         sum may be on its way, or have died with its reporter.
         """
-        if self._desk.me not in each.order:
+        rank = self._ranks.get(each.index)
+        if rank is None:
             return False
-        rank = each.order.index(self._desk.me)
         if rank == 0 or each.index in self._begun:
             return True
         setting = self.setting
@@ -354,7 +369,9 @@ class Gathering:
         for place, upload in self.uploads.items():
             if members >> place & 1:
                 sources = (self.setting.members[place], *each.order)
-                self.pull(Digest(upload.shards[each.index]), sources, each.size)
+                self.pull(
+                    Digest(upload.shards[each.index]), sources, self.slice_bytes(each)
+                )
 
     def _add_up(self, each: Slice, target: int, now: Millis) -> None:
         held = self.held(each.index)
@@ -390,7 +407,7 @@ class Gathering:
         """From its reporter, then from whoever has it by now."""
         each = self.setting.slices[report.shard]
         sources = (self.setting.members[place], *self._cohort.members)
-        self.pull(Digest(report.sum), sources, each.size)
+        self.pull(Digest(report.sum), sources, self.slice_bytes(each))
 
     def _usable(self, shard: int) -> dict[tuple[int, int], Report]:
         """Reports on a slice, without those that summed something else than was uploaded."""
@@ -414,9 +431,8 @@ class Gathering:
         return True
 
     def _note_arrivals(self, now: Millis) -> None:
-        mine = [s.index for s in self.setting.slices if s.order[0] == self._desk.me]
         for place, upload in self.uploads.items():
-            if mine and place not in self.offsets:
-                parts = {Digest(upload.shards[index]) for index in mine}
+            if self._owned and place not in self.offsets:
+                parts = {Digest(upload.shards[index]) for index in self._owned}
                 if parts <= self.here:
                     self.offsets[place] = now - self.setting.since

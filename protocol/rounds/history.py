@@ -96,6 +96,13 @@ class History:
         floor = max(MEMBERS_AT_LEAST, self.cohort.thresholds.liars + 2)
         return isolates(self.opened, members, floor)
 
+    def allowed(self, ready: frozenset[bytes]) -> frozenset[bytes] | None:
+        """The largest set of `ready` members whose sum may be opened; None: wait for others."""
+        if not self.isolates(ready):
+            return ready
+        repeats = [each for each in self.opened if each <= ready]
+        return max(repeats, key=len, default=None)
+
     def check(self, certificate: Certificate, desk: Desk) -> Cohort:
         """The cohort whose certificate this is; raises `VerificationError` if it is not one."""
         cohort = self._cohorts.get(certificate.slot.epoch)

@@ -62,6 +62,7 @@ from protocol.rounds.messages import (
     Opening,
     PreKey,
     Proof,
+    Upload,
     Verdict,
     exclude_each_other,
     hear,
@@ -385,26 +386,41 @@ class Rounds:
         behind = heard.round < self.round
         if may_answer and (behind or (body.asks and heard.round == self.round)):
             self._talk.answered(heard.sender, now)
-            self._desk.send(heard.sender, self._answer(behind=behind))
+            self._desk.send(heard.sender, self._answer(heard.sender, behind=behind))
 
-    def _answer(self, *, behind: bool) -> list[bytes]:
+    def _answer(self, asker: bytes, *, behind: bool) -> list[bytes]:
         """What somebody who is behind, or has heard nothing for a while, may have missed."""
         certificate = self._history.certificate
         if behind:
             return [] if certificate is None else [self._sealed(Proof(certificate))]
         if self.silent:
             return []
-        absent = self.absent()
-        out = self._stock.envelopes(frozenset({self._desk.me, *absent}))
+        others = self._relayed_for(asker)
+        out = self._stock.envelopes(others | {self._desk.me})
         if self._attempt is None:
             out += self._desk.newest_ballots(self._open.slot)
-            return out + self._ears.of(absent, self._open.name)
+            return out + self._ears.of(others, self._open.name)
         for each in self._attempt.certificates():
             out.append(self._sealed(Proof(each)))
         out += self._attempt.statements()
         for context in self._attempt.contexts():
-            out += self._ears.of(absent, context)
+            out += self._ears.of(others, context)
         return out
+
+    def _relayed_for(self, asker: bytes) -> frozenset[bytes]:
+        """Whose statements this node repeats to `asker` besides its own.
+
+        A member may be gone, or silent, with its statements heard by some.  More of those
+        present than can lie, the ones next to the asker in the order of seats, repeat all.
+        """
+        cohort = self._history.cohort
+        expected = self.expected(self._now)
+        place = cohort.place(asker)
+        around = cohort.members[place + 1 :] + cohort.members[:place]
+        near = [m for m in around if m in expected][: cohort.thresholds.liars + 1]
+        if self._desk.me not in near:
+            return frozenset()
+        return frozenset(around) - {self._desk.me}
 
     def _hear_proof(self, certificate: Certificate, now: Millis) -> None:
         slot = certificate.slot
@@ -525,8 +541,12 @@ class Rounds:
         if attempt is not None and attempt.context == verdict.context:
             survivors = attempt.survivor_members
             here = here or attempt.has_state(verdict.state)
+        if attempt is None or attempt.context != verdict.context:
+            self._stock.retire()
         self._leave_attempt(now)
-        stale = self._stale(verdict.round) + self._stock.settle()
+        stale = self._stale(verdict.round)
+        blobs = self._left_blobs + self._blobs_named(stale)
+        stale += self._stock.settle()
         if not here:
             self._desk.persist(SYNCING, verdict.state)
         changes = self._history.finish(
@@ -539,7 +559,6 @@ class Rounds:
         self._desk.do(Finished(verdict, certificate, survivors))
         if changes:
             stale += [key for key in self._desk.records if key.startswith("prekey/")]
-        blobs = self._left_blobs + ([self._update] if self._update else [])
         self._desk.forget(stale, blobs)
         self._talk.forget(self.round)
         if self._desk.me not in self._history.cohort:
@@ -618,6 +637,7 @@ class Rounds:
             self._desk.persist(SILENT, str(1 << 62).encode())
         elif self._desk.records.get(SILENT) == str(1 << 62).encode():
             self._lost = True
+        self._clear_away()
         record = self._desk.records.get(self._trained_key())
         self._update = None if record is None else Digest(record)
         self._begin_round()
@@ -634,6 +654,25 @@ class Rounds:
             self._enter_attempt(last.certificate.slot.attempt, now)
             self._open.adopt(last.certificate)
         self._talk.hurry()
+
+    def _clear_away(self) -> None:
+        """A crash between a verdict and the deletion that follows it: delete now."""
+        keys = self._stale(self.round - 1)
+        blobs = self._blobs_named(keys)
+        self._desk.forget(keys + self._stock.settle(), blobs)
+
+    def _blobs_named(self, keys: list[str]) -> list[Digest]:
+        """Updates, plain, rounded and masked, that these records name."""
+        blobs: list[Digest] = []
+        for key in keys:
+            record = self._desk.records[key]
+            if key.endswith(("/trained", "/quantised")):
+                blobs.append(Digest(record))
+            elif key.endswith("/upload"):
+                body = self._desk.own(record).body
+                if isinstance(body, Upload):
+                    blobs += [Digest(shard) for shard in body.shards]
+        return blobs
 
     def _recall_uses(self) -> None:
         """Openings this member precommitted in this round have used their pre-keys up."""
@@ -714,7 +753,10 @@ class Rounds:
         waited = self._now - self._ready_since >= cohort.policy.patience_ms
         if len(ready) < len(cohort.members) and not waited:
             return None
-        members = tuple(m for m in cohort.members if m in ready)
+        allowed = self._history.allowed(frozenset(ready))
+        if allowed is None:
+            return None
+        members = tuple(m for m in cohort.members if m in allowed)
         prekeys = tuple(
             (ready[m].prekey.number, ready[m].prekey.name()) for m in members
         )
@@ -757,16 +799,19 @@ class Rounds:
             ):
                 held[member] = body.held
         found: dict[bytes, Known] = {}
+        if len(held) < cohort.thresholds.survivors:
+            return found
         for member in held:
             known = self._stock.next_of(member, slot)
             if known is not None:
                 found[member] = known
         while True:
+            wanted = [(m, cohort.place(m), k.prekey.number) for m, k in found.items()]
             quarrels = [
                 (dealer, holder)
-                for dealer, known in found.items()
+                for dealer, place, number in wanted
                 for holder in found
-                if held[holder][cohort.place(dealer)] < known.prekey.number
+                if held[holder][place] < number
             ]
             if not quarrels:
                 return found

@@ -43,7 +43,9 @@ class PreKey(Message, frozen=True, tag="prekey"):
 
     epoch: bytes
     number: int
-    """Grows by one with every pre-key of this member in the epoch; each is used once."""
+    """Grows with every pre-key of this member in the epoch; each is used once."""
+    floor: int
+    """Its lowest number that is still to be used: openings should name none below."""
     public: bytes
     """X25519; the secret half makes the pair masks."""
     seed: bytes
@@ -154,6 +156,8 @@ class Claim(Message, frozen=True, tag="claim"):
     state: bytes
     scales: bytes
     accept: bool
+    checked: int
+    """Bit s: I checked the sum of slice s, or added it up myself."""
     metric: int
     """Coarse, signed, in units the run's task defines; 0 where there is none."""
 
@@ -309,9 +313,11 @@ def _check_lengths(body: Body) -> None:
             require_wire_length("epoch", body.epoch, DIGEST_BYTES)
             require_wire_length("public key", body.public, KEY_BYTES)
             require_wire_length("seed digest", body.seed, DIGEST_BYTES)
-            if body.number < 0 or len(body.shares) != len(body.sealed):
+            if not 0 <= body.floor <= body.number or len(body.shares) != len(
+                body.sealed
+            ):
                 raise MalformedMessageError(
-                    f"pre-key {body.number} with {len(body.shares)} share digests"
+                    f"pre-key {body.number}, floor {body.floor}, with {len(body.shares)} share digests"
                     f" and {len(body.sealed)} sealed shares"
                 )
             for pair in body.shares:
@@ -333,6 +339,10 @@ def _check_lengths(body: Body) -> None:
         case Claim():
             require_wire_length("state root", body.state, DIGEST_BYTES)
             require_wire_length("scales", body.scales, DIGEST_BYTES)
+            if not 0 <= body.checked < MEMBERS_MAP_LIMIT or body.turn < 0:
+                raise MalformedMessageError(
+                    f"claim in turn {body.turn}, slices {body.checked:x} checked"
+                )
         case Sketch():
             require_wire_length("sketch blob", body.blob, DIGEST_BYTES)
         case _:

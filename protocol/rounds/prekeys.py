@@ -69,8 +69,10 @@ def coins_bytes(cohort: Cohort) -> int:
     return 2 * KEY_BYTES * cohort.thresholds.shares
 
 
-def deal(cohort: Cohort, me: bytes, number: int, agree: Agree, coins: bytes) -> Dealt:
-    """A new pre-key; `coins` are fresh random bytes, `coins_bytes` of them."""
+def deal(
+    cohort: Cohort, me: bytes, number: int, floor: int, agree: Agree, coins: bytes
+) -> Dealt:
+    """A new pre-key; `floor` is the lowest unused one, `coins` are fresh random bytes, `coins_bytes` of them."""
     if len(coins) != coins_bytes(cohort):
         raise LocalProtocolError(f"{len(coins)} coins, need {coins_bytes(cohort)}")
     both, rest = coins[: 2 * KEY_BYTES], coins[2 * KEY_BYTES :]
@@ -90,6 +92,7 @@ def deal(cohort: Cohort, me: bytes, number: int, agree: Agree, coins: bytes) -> 
     prekey = PreKey(
         cohort.name,
         number,
+        floor,
         public_of(secret),
         seed_digest(scope, seed),
         tuple(digests),

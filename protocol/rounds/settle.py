@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from protocol.aggregate.checks import PRIME
+from protocol.aggregate.checks import PRIME, packed_bytes
 from protocol.aggregate.masks import pair_key, self_key
 from protocol.certificate import value_name
 from protocol.errors import LocalProtocolError, VerificationError
@@ -44,8 +44,8 @@ from protocol.rounds.stock import Known
 from protocol.types import Digest, Millis
 from protocol.wire import encode
 
-TURNS = 4
-"""Claims of one member: each follows a sum that was shown to be wrong."""
+TURNS = 8
+"""Claims of one member: each follows a sum shown to be wrong, or a check done for another."""
 
 
 class Released:
@@ -97,6 +97,12 @@ class Settling:
         self._ledger = ledger
         self.since = now
         self.value = value_name(encode(survivors))
+        self.members = setting.named(survivors.members)
+        """The survivors."""
+        self.dropped = setting.named(setting.everyone & ~survivors.members)
+        self._gone = frozenset(self.dropped)
+        self.dirty = True
+        """Has anything happened that `advance` should look at?"""
         self.outcome: Outcome | None = None
         self.broken = False
         """The sum cannot be had: a dealer cheated, or an uploader."""
@@ -111,18 +117,10 @@ class Settling:
         self._unmasking: tuple[Digest, ...] | None = None
         self._applying: Digest | None = None
         self._tags: dict[bytes, tuple[int, ...]] = {}
-        self._unchecked: dict[int, str] = {}
-        self._turn = 0
-
-    @property
-    def members(self) -> tuple[bytes, ...]:
-        """The survivors."""
-        return self._setting.named(self.survivors.members)
-
-    @property
-    def dropped(self) -> tuple[bytes, ...]:
-        everyone = self._setting.everyone
-        return self._setting.named(everyone & ~self.survivors.members)
+        self._asked_check: set[int] = set()
+        self._checked: set[int] = set()
+        self._check_ranks = self._ranks()
+        self._due = self._check_ranks if cohort.policy.checked else {}
 
     # Shares ------------------------------------------------------------------------------
 
@@ -172,7 +170,7 @@ class Settling:
         return self._cohort.thresholds.shares
 
     def _kind(self, member: bytes) -> int:
-        return SEED if member in self.members else KEY
+        return KEY if member in self._gone else SEED
 
     def _open(self) -> bool:
         """All seeds and keys, if a threshold of shares of each is here."""
@@ -204,6 +202,7 @@ class Settling:
 
     def advance(self, now: Millis) -> None:
         """Go as far as what is here allows."""
+        self.dirty = False
         if self.broken or not self._open():
             return
         self._resolve_doubts()
@@ -213,11 +212,12 @@ class Settling:
         missing = [s for s in sums if s not in self._gathering.here]
         for index, digest in enumerate(sums):
             if digest in missing:
-                self._pull(index, digest)
+                size = self._gathering.slice_bytes(self._setting.slices[index])
+                self._pull(index, digest, size)
         if not missing and self._unmasking != sums and not self._open_doubts():
             self._unmasking = sums
             self._desk.do(self._unmask(sums))
-        self._check()
+        self._check(now)
         self._claim(now)
 
     def sums(self) -> tuple[Digest, ...]:
@@ -263,6 +263,7 @@ class Settling:
     def _resolve(self, shard: int, own: Digest) -> None:
         """Added up here: now this member knows who is wrong."""
         self._truth[shard] = own
+        self._checked.add(shard)
         certified = self.survivors.reports[shard]
         if own != certified.sum:
             place = self.survivors.reporters[shard]
@@ -279,10 +280,10 @@ class Settling:
     def _open_doubts(self) -> list[int]:
         return [shard for shard in sorted(self._doubted) if shard not in self._truth]
 
-    def _pull(self, index: int, digest: Digest) -> None:
+    def _pull(self, index: int, digest: Digest, limit_bytes: int) -> None:
         reporter = self._setting.members[self.survivors.reporters[index]]
         sources = (reporter, *self._cohort.members)
-        self._gathering.pull(digest, sources, self._setting.slices[index].size)
+        self._gathering.pull(digest, sources, limit_bytes)
 
     def _unmask(self, sums: tuple[Digest, ...]) -> Unmask:
         context = Digest(self._setting.context)
@@ -341,52 +342,80 @@ class Settling:
         """Are the survivors' seeds known?"""
         return bool(self._seeds)
 
-    def to_check(self) -> list[int]:
-        """Slices this member checks: it comes next in their order after the reporter."""
-        out = []
+    def _to_check(self, now: Millis) -> list[int]:
+        """Slices this member should check by now, if nobody else did.
+
+        The survivors other than the reporter take turns in the order of the slice.
+        """
+        if not self._cohort.policy.checked:
+            return []
+        done = self.covered()
+        turns = (now - self.since) // self._cohort.policy.patience_ms
+        return [
+            shard
+            for shard, rank in self._check_ranks.items()
+            if rank == 0 or (rank <= turns and not done >> shard & 1)
+        ]
+
+    def _ranks(self) -> dict[int, int]:
+        out = {}
         for each in self._setting.slices:
-            place = self.survivors.reporters[each.index]
-            reporter = self._setting.members[place]
+            reporter = self._setting.members[self.survivors.reporters[each.index]]
             others = [m for m in each.order if m != reporter and m in self.members]
-            if others and others[0] == self._desk.me:
-                out.append(each.index)
+            if self._desk.me in others:
+                out[each.index] = others.index(self._desk.me)
         return out
 
-    def _check(self) -> None:
-        if not self._cohort.policy.checked or len(self._tags) < len(self.members):
-            return
-        for shard in self.to_check():
-            report = self.survivors.reports[shard]
-            carry = Digest(report.carry)
-            if shard in self._unchecked or not report.carry:
+    def covered(self) -> int:
+        """Slices that somebody claims to have checked who came to my state; bit by slice."""
+        done = 0
+        if self.outcome is not None:
+            mine = self.outcome
+            for claim in self.claims.values():
+                if (claim.state, claim.scales) == (mine.state, mine.scales):
+                    done |= claim.checked
+        return done
+
+    @property
+    def every_slice(self) -> int:
+        return (1 << len(self._setting.slices)) - 1
+
+    def _check(self, now: Millis) -> None:
+        """Check by tags; where tags stay away, add up."""
+        complete = len(self._tags) == len(self.members)
+        waited = now - self.since >= self._cohort.policy.patience_ms
+        for shard in self._to_check(now):
+            if shard in self._asked_check or shard in self._checked:
                 continue
-            if carry not in self._gathering.here:
-                self._pull(shard, carry)
-                continue
-            self._unchecked[shard] = "asked"
-            each = self._setting.slices[shard]
-            tag = sum(values[shard] for values in self._tags.values()) % PRIME
-            self._desk.do(
-                Check(
-                    self._setting.context,
-                    each,
-                    len(self.members),
-                    Digest(report.sum),
-                    carry,
-                    self.beacon(),
-                    tag,
-                )
+            carry = Digest(self.survivors.reports[shard].carry)
+            if complete and carry in self._gathering.here:
+                self._ask_check(shard, carry)
+            elif waited and not complete:
+                self._doubted.add(shard)
+            elif carry:
+                size = self._setting.slices[shard].size
+                self._pull(shard, carry, packed_bytes(size, len(self.members)))
+
+    def _ask_check(self, shard: int, carry: Digest) -> None:
+        self._asked_check.add(shard)
+        self._desk.do(
+            Check(
+                self._setting.context,
+                self._setting.slices[shard],
+                len(self.members),
+                Digest(self.survivors.reports[shard].sum),
+                carry,
+                self.beacon(),
+                sum(values[shard] for values in self._tags.values()) % PRIME,
             )
+        )
 
     def checked(self, event: Checked) -> None:
         """A sum that fails is added up here, which tells who is wrong."""
-        if self._unchecked.get(event.shard) == "asked":
-            self._unchecked[event.shard] = "done"
-            if not event.good:
-                self._doubted.add(event.shard)
-
-    def _checks_done(self) -> bool:
-        return all(self._unchecked.get(shard) == "done" for shard in self.to_check())
+        if event.good:
+            self._checked.add(event.shard)
+        else:
+            self._doubted.add(event.shard)
 
     # The claim ---------------------------------------------------------------------------
 
@@ -401,16 +430,20 @@ class Settling:
     def _claim(self, now: Millis) -> None:
         if self.outcome is None or self._open_doubts():
             return
-        mine = self.claims.get(self._desk.me)
-        out = self.outcome
-        if mine is not None and (mine.state, mine.scales) == (out.state, out.scales):
+        if any(rank == 0 and s not in self._checked for s, rank in self._due.items()):
             return
-        waited = now - self.since > self._cohort.policy.patience_ms
-        if self._cohort.policy.checked and not self._checks_done() and not waited:
-            return
-        turn = 0 if mine is None else mine.turn + 1
+        checked = sum(1 << shard for shard in self._checked)
+        mine, out = self.claims.get(self._desk.me), self.outcome
+        turn = 0
+        if mine is not None:
+            same = (mine.state, mine.scales) == (out.state, out.scales)
+            if same and not checked & ~mine.checked:
+                if self.claimed_at is None:
+                    self.claimed_at = now  # claimed before a restart
+                return
+            turn = mine.turn + 1
         if turn < TURNS:
-            claim = Claim(turn, out.state, out.scales, out.accept, out.metric)
+            claim = Claim(turn, out.state, out.scales, out.accept, checked, out.metric)
             self._say(f"claim/{turn}", claim)
             self.claims[self._desk.me] = claim
             self.claimed_at = now

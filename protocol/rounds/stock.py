@@ -55,6 +55,7 @@ class Stock:
         self._known: dict[bytes, dict[int, Known]] = {m: {} for m in cohort.members}
         self._by_name: dict[bytes, Known] = {}
         self._mine: dict[int, Dealt] = {}
+        self._withdrawn = dict.fromkeys(cohort.members, 0)
         self._next = 0
         self._load()
 
@@ -89,6 +90,9 @@ class Stock:
             self._cohort, heard.sender, prekey, self._desk.me, self._desk.keys.agree
         )
         known = Known(heard.sender, prekey, heard.envelope, shares)
+        # What a dealer withdraws is not proposed any more.  It does not make an opening
+        # unacceptable: that would let a dealer block one that others are locked on.
+        self._withdrawn[heard.sender] = max(self._withdrawn[heard.sender], prekey.floor)
         mine[prekey.number] = known
         self._by_name[prekey.name()] = known
         while len(mine) > KEPT:
@@ -158,6 +162,11 @@ class Stock:
             del self._mine[number]
         return [self._key(number) for number in gone]
 
+    def retire(self) -> None:
+        """An opening this member never saw may have used its pre-keys: withdraw them all."""
+        place = self._cohort.place(self._desk.me)
+        self._floors[place] = max(self._floors[place], self._next)
+
     def envelopes(self, members: frozenset[bytes]) -> list[bytes]:
         """Unused pre-keys of these members, as they were announced."""
         return [
@@ -174,8 +183,14 @@ class Stock:
 
     def _deal(self, number: int) -> Heard:
         coins = self._desk.keys.fresh(prekeys.coins_bytes(self._cohort))
+        unused = [n for n in self._mine if not self._spent(n)]
         dealt = prekeys.deal(
-            self._cohort, self._desk.me, number, self._desk.keys.agree, coins
+            self._cohort,
+            self._desk.me,
+            number,
+            min([*unused, number]),
+            self._desk.keys.agree,
+            coins,
         )
         envelope = self._desk.sealed(self._cohort.name, 0, 0, dealt.prekey)
         record = DealtRecord(dealt.secret, dealt.seed, envelope)

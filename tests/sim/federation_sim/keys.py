@@ -7,6 +7,7 @@ X25519 in both, cached, since masks and sealed shares hang on it.
 
 import hashlib
 import random
+from typing import ClassVar
 
 import nacl.signing
 from cryptography.hazmat.primitives.asymmetric.x25519 import (
@@ -51,7 +52,7 @@ class Identity:
 class FastIdentity(Identity):
     """Signs with a keyed hash."""
 
-    _secrets: dict[bytes, bytes] = {}
+    _secrets: ClassVar[dict[bytes, bytes]] = {}
 
     def __init__(self, number: int, chance: random.Random) -> None:
         super().__init__(number, chance)

@@ -73,13 +73,13 @@ def add_up(effect: Sum, blobs: Blobs, ring: Ring, wrong: int = 0) -> Summed:
     total, carry = checks.add(parts, ring, carry=effect.carry)
     if wrong and total.size:
         total = total.copy()
-        total[0] += ring.dtype.type(wrong & ((1 << ring.bits) - 1))
+        total[:1] += ring.dtype.type(wrong & ((1 << ring.bits) - 1))
     return Summed(
         effect.context,
         effect.slice.index,
         effect.members,
         put(blobs, total.tobytes()),
-        b"" if carry is None else put(blobs, carry.tobytes()),
+        b"" if carry is None else put(blobs, checks.pack(carry, len(parts))),
     )
 
 
@@ -137,7 +137,7 @@ def check(effect: Check, blobs: Blobs, ring: Ring) -> Checked:
     each = effect.slice
     good = checks.holds(
         words(blobs, effect.sum, ring),
-        np.frombuffer(blobs[effect.carry], np.uint8),
+        checks.unpack(blobs[effect.carry], each.size, effect.members),
         ring,
         each.start,
         effect.seed,

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-
 from federation_sim import work
 from federation_sim.keys import FastIdentity, RealIdentity
+
 from protocol.errors import ProtocolError
 from protocol.rounds import events as ev
 from protocol.rounds.machine import Rounds
@@ -24,6 +24,8 @@ from protocol.rounds.policy import Epoch, Policy, Seat
 from protocol.types import Digest, Millis, PublicKey, digest
 
 TICK_MS = 100
+EVENTS_AT_MOST = 400_000
+"""A federation that needs more has gone round in circles."""
 
 
 @dataclass
@@ -99,6 +101,7 @@ class World:
         self._identity = RealIdentity if real else FastIdentity
         self._heap: list[tuple[int, int, Callable[[], None]]] = []
         self._sequence = 0
+        self._ended = False
         self._heard: dict[bytes, Heard] = {}
         keys = [
             self._identity(i, random.Random(self.chance.random()))
@@ -166,9 +169,14 @@ class World:
 
     def run(self, until: int) -> None:
         """Until everyone that should has finished, or the time is over."""
-        while self._heap and self.now <= until and not self.done():
+        while self._heap and self.now <= until:
+            if self.counts["events"] > EVENTS_AT_MOST:
+                raise AssertionError(f"more than {EVENTS_AT_MOST} events")
             self.now, _, action = heapq.heappop(self._heap)
             action()
+            if self._ended and self.done():
+                return
+            self._ended = False
 
     def done(self) -> bool:
         return all(
@@ -227,10 +235,11 @@ class World:
                 self._sync(node, effect, node.life, 0)
             case ev.Finished():
                 node.finished.append(effect)
+                self._ended = True
             case ev.Accuse():
                 node.accused.append(effect)
             case ev.EpochEntered() | ev.Left():
-                pass
+                self._ended = True
             case _:
                 self._work(node, effect)
         return True
