@@ -6,7 +6,7 @@ driver are written against these names only, so a federation can run inside one 
 without a socket, and a transport or a chain can be replaced by writing one module.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -24,6 +24,16 @@ class Announcement:
     origin: PeerId
     topic: str
     payload: bytes
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """How a blob came in."""
+
+    sources: Mapping[PeerId, int]
+    """Bytes by holder; what an earlier, interrupted fetch had left is nobody's."""
+    liars: frozenset[PeerId]
+    """Holders that sent other bytes than the digest names; the blob is right without."""
 
 
 @dataclass(frozen=True)
@@ -106,9 +116,19 @@ class Transport(Protocol):
     ) -> bytes: ...
 
     async def fetch(
-        self, peer: PeerId, digest: Digest, *, limit_bytes: int, timeout_s: float
-    ) -> None:
-        """Pull one blob from `peer` into our own `Blobs`, checked against its digest."""
+        self,
+        peer: PeerId,
+        digest: Digest,
+        *,
+        limit_bytes: int,
+        timeout_s: float,
+        others: Sequence[PeerId] = (),
+    ) -> Fetched:
+        """Pull one blob into our own `Blobs`, checked against its digest.
+
+        `others` are further holders: all give at once, and any of them may die, hang or
+        lie.  What has arrived when a fetch ends early is kept for the next one.
+        """
 
 
 class Blobs(Protocol):

@@ -1,4 +1,4 @@
-"""How fast the network part is, and against what: `python -m node.bench.transport --json`.
+"""How fast the network part is, and against what: `python -m node.bench transport --json`.
 
 Each rate is measured between two fresh processes; the kinds take turns, so that whatever
 else the machine does falls on all of them, and the ratios are medians over the turns.
@@ -10,14 +10,15 @@ import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
+from collections.abc import Sequence
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import trio
 
+from node.adapters.blob_dir import BlobDir
 from node.adapters.libp2p import Libp2pTransport
-from node.bench.transport_peer import FileBlobs, make_node
+from node.bench.transport_peer import make_node
 
 NODES = 10
 BURST = 200
@@ -94,7 +95,11 @@ def _pair(kind: str, size: int) -> dict[str, float]:
 
 async def _measure_gossip() -> tuple[float, float]:
     """Median time to the last of ten nodes, and the share of a burst that arrived."""
-    nodes = [make_node(FileBlobs(Path())) for _ in range(NODES)]
+    with TemporaryDirectory() as folder:
+        return await _gossip_among([make_node(BlobDir(folder)) for _ in range(NODES)])
+
+
+async def _gossip_among(nodes: list[Libp2pTransport]) -> tuple[float, float]:
     async with trio.open_nursery() as nursery:
         for node in nodes:
             await nursery.start(node.run)
@@ -135,18 +140,14 @@ async def _burst(nodes: list[Libp2pTransport]) -> float:
     return sum(map(len, seen)) / (NODES * (BURST - BURST // NODES))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(argv: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(prog="node.bench transport", description=__doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--quick", action="store_true", help="one small turn")
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     result = run(options.quick)
     if options.json:
         print(json.dumps(result))
     else:
         for key, value in result.items():
             print(f"{key:18} {value}")
-
-
-if __name__ == "__main__":
-    main()

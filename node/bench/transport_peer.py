@@ -5,7 +5,6 @@
 host of our adapter with the very same two stream programs, kind `node` the whole adapter.
 """
 
-import hashlib
 import json
 import os
 import secrets
@@ -23,6 +22,7 @@ from libp2p.custom_types import TProtocol
 from libp2p.peer.peerinfo import info_from_p2p_addr
 from multiaddr import Multiaddr
 
+from node.adapters.blob_dir import BlobDir
 from node.adapters.libp2p import Libp2pTransport
 from node.adapters.libp2p.host import Host
 from node.ports import Blobs
@@ -33,53 +33,6 @@ SINK = TProtocol("/rexis/bench/sink/1")
 WRITE_BYTES = 1 << 20
 READ_BYTES = 1 << 18
 REQUESTS = 300
-
-
-class FileBlobs:
-    """The `Blobs` port on files, the least a real store does."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def has(self, digest: Digest) -> bool:
-        return self._path(digest).exists()
-
-    def size(self, digest: Digest) -> int:
-        return self._path(digest).stat().st_size
-
-    def read(self, digest: Digest, offset: int, length: int) -> bytes:
-        with self._path(digest).open("rb", buffering=0) as file:
-            return os.pread(file.fileno(), length, offset)
-
-    def put(self, data: bytes) -> Digest:
-        digest = Digest(hashlib.sha256(data).digest())
-        self._path(digest).write_bytes(data)
-        return digest
-
-    def writer(self) -> "FileWriter":
-        return FileWriter(self._folder)
-
-    def _path(self, digest: Digest) -> Path:
-        return self._folder / digest.hex()
-
-
-class FileWriter:
-    """Takes a blob piece by piece."""
-
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / f"part-{secrets.token_hex(8)}"
-        self._file = self._path.open("xb", buffering=0)
-
-    def write(self, data: bytes) -> None:
-        self._file.write(data)
-
-    def commit(self, digest: Digest) -> None:
-        self._file.close()
-        self._path.rename(self._path.with_name(digest.hex()))
-
-    def abort(self) -> None:
-        self._file.close()
-        self._path.unlink(missing_ok=True)
 
 
 def make_node(blobs: Blobs) -> Libp2pTransport:
@@ -149,7 +102,7 @@ async def _measure_stream(kind: str, address: str, size: int) -> None:
 
 
 async def _serve_node(size: int, folder: Path) -> None:
-    blobs = FileBlobs(folder)
+    blobs = BlobDir(folder)
     node = make_node(blobs)
     offered = [blobs.put(secrets.token_bytes(part)) for part in (size // 4, size)]
 
@@ -167,7 +120,7 @@ async def _serve_node(size: int, folder: Path) -> None:
 
 async def _measure_node(address: str, size: int, folder: Path) -> None:
     peer, where, *digests = json.loads(address)
-    blobs = FileBlobs(folder)
+    blobs = BlobDir(folder)
     node = make_node(blobs)
     node.keep_connected(PeerId(peer), (where,))
     async with trio.open_nursery() as nursery:

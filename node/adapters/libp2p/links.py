@@ -77,23 +77,30 @@ class Links:
             nursery.start_soon(self._host.drop, peer)
         for peer in members - self._sessions.keys():
             self._sessions[peer] = trio.CancelScope()
-            nursery.start_soon(self._session, peer, self._sessions[peer])
+            queue = self._gossip.meet(peer)
+            nursery.start_soon(self._session, peer, self._sessions[peer], queue)
         for peer in self._sessions.keys() - members:
             self._sessions[peer].cancel()
 
-    async def _session(self, peer: PeerId, scope: trio.CancelScope) -> None:
+    async def _session(
+        self,
+        peer: PeerId,
+        scope: trio.CancelScope,
+        queue: trio.MemoryReceiveChannel[bytes],
+    ) -> None:
         """Everything we do with one neighbour while its connection lasts."""
         logger.info("connected peer=%s", peer)
         try:
             with scope:
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._gossip.push_to, peer)
+                    nursery.start_soon(self._gossip.push_to, peer, queue)
                     nursery.start_soon(self._repair, peer)
                     await self._beat_until_dead(peer)
                     await self._host.drop(peer)
                     nursery.cancel_scope.cancel()
         finally:
             self._exchange.forget(peer)
+            self._gossip.part(peer)
             self._sessions.pop(peer, None)
             logger.info("disconnected peer=%s", peer)
 
