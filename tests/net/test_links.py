@@ -20,7 +20,8 @@ async def test_r14_r19_a_peer_that_answers_nothing_is_dropped(
     net, monkeypatch, beating
 ):
     """Its sockets are open and it even opens streams; only an answer is missing."""
-    monkeypatch.setattr(links, "BEAT_TIMEOUT_S", 0.5 if beating else 60)
+    monkeypatch.setattr(links, "BEAT_TIMEOUT_S", 0.3 if beating else 60)
+    monkeypatch.setattr(links, "AGAIN_S", 0.01)
 
     async def never(stream):
         await trio.sleep_forever()

@@ -24,31 +24,33 @@ def ask(protocol, size):
     return len(body).to_bytes(2, "big") + body
 
 
-@pytest.mark.parametrize(
-    "junk",
-    [
-        b"",
-        b"\x00",
-        b"\x00\x00",
-        b"\xff\xff" + bytes(70_000),
-        b"\x00\x05\xff\xff\xff\xff\xff",
-        b"\x00\x04\x93\xa3ask",
-        b"\x00\x12\x93\xa3ask\xa4echo\xd3" + b"\x80" + bytes(7),
-        b"\x00\x12\x93\xa3ask\xa4echo\xcf" + b"\x7f" * 8 + bytes(1000),
-        hashlib.sha256(b"junk").digest() * 3,
-    ],
-)
-async def test_r3_r5_bad_bytes_cost_the_sender_its_stream_and_nothing_else(net, junk):
+JUNK = [
+    b"",
+    b"\x00",
+    b"\x00\x00",
+    b"\xff\xff" + bytes(70_000),
+    b"\x00\x05\xff\xff\xff\xff\xff",
+    b"\x00\x04\x93\xa3ask",
+    b"\x00\x12\x93\xa3ask\xa4echo\xd3" + b"\x80" + bytes(7),
+    b"\x00\x12\x93\xa3ask\xa4echo\xcf" + b"\x7f" * 8 + bytes(1000),
+    hashlib.sha256(b"junk").digest() * 3,
+]
+
+
+async def test_r3_r5_bad_bytes_cost_the_sender_its_stream_and_nothing_else(net):
     b, bad = net.make(2), net.make(9)
     b.serve("echo", net.echo, limit_bytes=10)
     async with net.mesh(b, bad):
-        stream = await bad._host.open(b.peer_id)
-        await stream.write(junk)
-        await stream.close()
-        with pytest.raises(StreamError):
-            while True:
-                assert await stream.read(1)
-        assert await net.works(bad, b)
+        before = net.links(b, bad)
+        for junk in JUNK:
+            stream = await bad._host.open(b.peer_id)
+            await stream.write(junk)
+            await stream.close()
+            with pytest.raises(StreamError):
+                while True:
+                    assert await stream.read(1), junk
+            assert await net.works(bad, b), junk
+        assert net.links(b, bad) == before
 
 
 async def test_r3_an_error_in_a_stream_handler_stays_in_its_stream(net):

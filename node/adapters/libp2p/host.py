@@ -9,6 +9,7 @@ import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from math import inf
 from typing import Any
 
 import libp2p
@@ -48,8 +49,7 @@ class Host:
     """The only holder of libp2p objects besides the streams themselves."""
 
     def __init__(self, seed: bytes, allowed: Callable[[PeerId], bool]) -> None:
-        if not logging.root.handlers:  # libp2p would install one that prints
-            logging.root.addHandler(logging.NullHandler())
+        _quieten()
         swarm_module._HAPPY_EYEBALLS_DELAY = 0  # noqa: SLF001 - a pinned library
         gate.install()
         keys = create_new_key_pair(seed)
@@ -94,6 +94,12 @@ class Host:
             for peer, connections in self._network.get_connections_map().items()
             if any(not connection.is_closed for connection in connections)
         )
+
+    def heard(self, peer: PeerId) -> float:
+        """When the last byte came from `peer`, on trio's clock."""
+        connections = self._network.get_connections(ID.from_base58(peer))
+        sessions = (connection.muxed_conn.secured_conn for connection in connections)
+        return max((session.heard for session in sessions), default=-inf)
 
     def serve(self, handler: StreamHandler) -> None:
         """Hand every inbound stream of our protocol to `handler`."""
@@ -179,6 +185,17 @@ class Host:
         self._network._do_handle_inbound_connection = (  # noqa: SLF001
             Gate(self._network).admit
         )
+
+
+def _quieten() -> None:
+    """What the library finds worth a line of five, this adapter tells in one.
+
+    Its loggers do not propagate, and one without handlers prints; `LIBP2P_DEBUG` still
+    gives it handlers of its own.
+    """
+    for name in ("", "libp2p"):
+        if not logging.getLogger(name).handlers:
+            logging.getLogger(name).addHandler(logging.NullHandler())
 
 
 async def _dial_nobody() -> None:

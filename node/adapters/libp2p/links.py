@@ -25,7 +25,15 @@ BEAT_PROTOCOL = "rexis/beat/1"
 LOOK_S = 0.1
 """How often the set of connections is compared with the neighbours we talk to."""
 BEAT_PERIOD_S = 3.0
-BEAT_TIMEOUT_S = 5.0
+BEAT_TIMEOUT_S = 4.0
+SILENT_BEATS = 2
+"""Beats in a row during which not one byte came: the peer hangs or its network is gone.
+Two, because after a stall of our own every answer seems late once."""
+MUTE_BEATS = 4
+"""Beats in a row without an answer although bytes come: it is overloaded or refuses us.
+A machine that is short of time must not lose its connections over it, because making
+new ones costs more than anything else."""
+AGAIN_S = 0.5
 REPAIR_PERIOD_S = 5.0
 REDIAL_FIRST_S = 0.25
 REDIAL_LAST_S = 15.0
@@ -105,15 +113,22 @@ class Links:
             logger.info("disconnected peer=%s", peer)
 
     async def _beat_until_dead(self, peer: PeerId) -> None:
-        while True:
+        silent = mute = 0
+        while silent < SILENT_BEATS and mute < MUTE_BEATS:
+            asked = trio.current_time()
             try:
                 await self._exchange.request(
                     peer, BEAT_PROTOCOL, b"", timeout_s=BEAT_TIMEOUT_S, limit_bytes=0
                 )
             except NodeError as error:
-                logger.warning("no beat peer=%s: %s", peer, error)
-                return
-            await trio.sleep(_jitter(BEAT_PERIOD_S))
+                silent = silent + 1 if self._host.heard(peer) < asked else 0
+                mute += 1
+                logger.info("no beat peer=%s silent=%s: %s", peer, silent, error)
+                await trio.sleep(_jitter(AGAIN_S))
+            else:
+                silent = mute = 0
+                await trio.sleep(_jitter(BEAT_PERIOD_S))
+        logger.warning("peer answers nothing peer=%s", peer)
 
     async def _repair(self, peer: PeerId) -> None:
         while True:
