@@ -7,11 +7,11 @@ after a blob from several holders came out wrong (fetch.py).
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 
 import trio
 
-from node.adapters.libp2p.exchange import Exchange
+from node.adapters.libp2p.exchange import Exchange, Parts
 from node.adapters.libp2p.fetch import (
     BLOB_PROTOCOL,
     LIST_PROTOCOL,
@@ -88,9 +88,7 @@ class BlobExchange:
             if not lock.statistics().tasks_waiting and not lock.locked():
                 self._under_way.pop(digest, None)
 
-    async def _serve(
-        self, peer: PeerId, payload: bytes
-    ) -> tuple[int, AsyncIterator[bytes]]:
+    async def _serve(self, peer: PeerId, payload: bytes) -> tuple[int, Parts]:
         want = decode(payload, Want, limit_bytes=WANT_LIMIT_BYTES)
         digest, size = self._held(peer, want.digest)
         chunks = chunk_count(size)
@@ -116,7 +114,7 @@ class BlobExchange:
 
     async def _read(
         self, peer: PeerId, digest: Digest, size: int, offsets: range
-    ) -> AsyncIterator[bytes]:
+    ) -> Parts:
         own = self._sending_to.setdefault(peer, trio.CapacityLimiter(SENDING_TO_ONE))
         async with own, self._sending:
             head = size.to_bytes(SIZE_BYTES, "big")

@@ -7,8 +7,8 @@ resets that stream, because nobody can say what the next byte on it would mean.
 
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any
 
 import trio
@@ -43,7 +43,8 @@ RESET_TIMEOUT_S = 1.0
 TEXT_LIMIT = 400
 _OK = 0
 
-Source = Callable[[PeerId, bytes], Awaitable[tuple[int, AsyncIterator[bytes]]]]
+Parts = AsyncGenerator[bytes, None]
+Source = Callable[[PeerId, bytes], Awaitable[tuple[int, Parts]]]
 """Serve with a streamed answer: its size, then its bytes."""
 
 
@@ -65,9 +66,7 @@ class Exchange:
         host.serve(self._accept)
 
     def serve(self, protocol: str, answer: Answer, *, limit_bytes: int) -> None:
-        async def whole(
-            peer: PeerId, payload: bytes
-        ) -> tuple[int, AsyncIterator[bytes]]:
+        async def whole(peer: PeerId, payload: bytes) -> tuple[int, Parts]:
             data = await answer(peer, payload)
             return len(data), _chunks(data)
 
@@ -227,19 +226,20 @@ async def _send_ask(stream: Any, protocol: str, payload: bytes) -> None:
         await send(stream, part)
 
 
-async def _send_answer(stream: Any, size: int, parts: AsyncIterator[bytes]) -> None:
+async def _send_answer(stream: Any, size: int, parts: Parts) -> None:
     header: Reply | None = Reply(_OK, "", "", size)
-    async for part in parts:
-        if header is not None:
-            await send_header(stream, header, part)
-            header = None
-        else:
-            await send(stream, part)
+    async with aclosing(parts):  # it may hold places, which it gives back in this task
+        async for part in parts:
+            if header is not None:
+                await send_header(stream, header, part)
+                header = None
+            else:
+                await send(stream, part)
     if header is not None:
         await send_header(stream, header)
 
 
-async def _chunks(data: bytes) -> AsyncIterator[bytes]:
+async def _chunks(data: bytes) -> Parts:
     for start in range(0, len(data), CHUNK_BYTES):
         yield data[start : start + CHUNK_BYTES]
 
