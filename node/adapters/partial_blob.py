@@ -15,7 +15,7 @@ import hashlib
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from node.adapters.blob_dir import BlobDir, mapped, sync_folder
@@ -28,8 +28,6 @@ FORGET_AFTER_S = 14 * 86_400
 """A download nobody has come back to for a fortnight gives its space back."""
 _MAGIC = b"rexis have 1\n"
 _FOLDER = "partial"
-_VECTOR = 512
-"""Buffers of one write; Linux takes 1024 (IOV_MAX)."""
 
 
 def chunk_count(size: int) -> int:
@@ -57,18 +55,25 @@ class PartialBlob(ABC):
     def missing(self) -> list[int]:
         return [index for index in range(self.chunks) if not self.has(index)]
 
-    def write(self, index: int, parts: Sequence[bytes]) -> None:
-        """Keep the whole of one chunk, then note that it is here."""
-        if not 0 <= index < self.chunks or sum(map(len, parts)) != self.length(index):
-            raise StorageError(f"chunk {index} has {sum(map(len, parts))} bytes")
-        self._store(index * CHUNK_BYTES, parts)
-        self._have[index // 8] |= 1 << index % 8
-        self._note(index // 8)
-        if index == self._hashed:  # in order, as from a single holder: still in memory
-            for part in parts:
-                self._hasher.update(part)
-            self._hashed += 1
-        elif index < self._hashed:
+    def write(self, first: int, parts: Sequence[bytes]) -> None:
+        """Keep whole chunks, from chunk `first` on, then note that they are here."""
+        # One buffer, so that a thread that writes and hashes it needs the interpreter
+        # three times and not once for each of the pieces it came in.
+        data = parts[0] if len(parts) == 1 else b"".join(parts)
+        count = chunk_count(len(data))
+        end = first + count
+        if not (count and first >= 0 and end <= self.chunks) or len(data) != (
+            (count - 1) * CHUNK_BYTES + self.length(end - 1)
+        ):
+            raise StorageError(f"{len(data)} bytes are not chunks from {first} on")
+        self._store(first * CHUNK_BYTES, data)
+        for index in range(first, end):
+            self._have[index // 8] |= 1 << index % 8
+        self._note(first // 8, (end - 1) // 8 + 1)
+        if first == self._hashed:  # in order, as from a single holder: still in memory
+            self._hasher.update(data)
+            self._hashed = end
+        elif first < self._hashed:
             self._hasher = hashlib.sha256()
             self._hashed = 0
 
@@ -116,10 +121,11 @@ class PartialBlob(ABC):
         """Leave it for another time."""
 
     @abstractmethod
-    def _store(self, offset: int, parts: Sequence[bytes]) -> None: ...
+    def _store(self, offset: int, data: bytes) -> None: ...
 
     @abstractmethod
-    def _note(self, byte: int) -> None: ...
+    def _note(self, first: int, end: int) -> None:
+        """Keep these bytes of the map of what is here."""
 
 
 class PartialBuffer(PartialBlob):
@@ -146,12 +152,10 @@ class PartialBuffer(PartialBlob):
     def close(self) -> None:
         self._content.clear()
 
-    def _store(self, offset: int, parts: Sequence[bytes]) -> None:
-        for part in parts:
-            self._content[offset : offset + len(part)] = part
-            offset += len(part)
+    def _store(self, offset: int, data: bytes) -> None:
+        self._content[offset : offset + len(data)] = data
 
-    def _note(self, byte: int) -> None:
+    def _note(self, first: int, end: int) -> None:
         pass
 
 
@@ -215,17 +219,17 @@ class PartialFile(PartialBlob):
                 os.close(descriptor)
         self._file = self._map = -1
 
-    def _store(self, offset: int, parts: Sequence[bytes]) -> None:
-        left: Sequence[bytes | memoryview] = parts
+    def _store(self, offset: int, data: bytes) -> None:
+        left = memoryview(data)
         with mapped(self._path):
             while left:
-                written = os.pwritev(self._file, left[:_VECTOR], offset)
+                written = os.pwrite(self._file, left, offset)
                 offset += written
-                left = list(_after(left, written))
+                left = left[written:]
 
-    def _note(self, byte: int) -> None:
+    def _note(self, first: int, end: int) -> None:
         with mapped(self._notes):
-            os.pwrite(self._map, self._have[byte : byte + 1], self._head_bytes + byte)
+            os.pwrite(self._map, self._have[first:end], self._head_bytes + first)
 
 
 def open_partial(blobs: Blobs, digest: Digest, size: int) -> PartialBlob:
@@ -249,15 +253,6 @@ def earlier_size(blobs: Blobs, digest: Digest) -> int | None:
 
 def _folder(blobs: BlobDir, digest: Digest) -> Path:
     return blobs.path(digest).parent.parent / _FOLDER
-
-
-def _after(
-    parts: Sequence[bytes | memoryview], written: int
-) -> Iterator[bytes | memoryview]:
-    for part in parts:
-        if written < len(part):
-            yield memoryview(part)[written:] if written else part
-        written = max(0, written - len(part))
 
 
 def _forget_old(folder: Path, keep: Path) -> None:

@@ -18,6 +18,7 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
+from operator import itemgetter
 
 import trio
 from trio.to_thread import run_sync as in_thread
@@ -173,8 +174,9 @@ class Collection:
                 batch = [chunk]
                 while self._arrived.statistics().current_buffer_used:
                     batch.append(self._arrived.receive_nowait())
+                indexes = [index for index, _ in batch]
                 await in_thread(self._write_all, batch)
-                for index, _ in batch:
+                for index in indexes:
                     self._pool.landed(index)
                 self._signal()
         except StorageError as error:  # ours, not a peer's: nothing helps
@@ -183,8 +185,13 @@ class Collection:
 
     def _write_all(self, batch: list[Chunk]) -> None:
         assert self._partial is not None
-        for index, parts in batch:
-            self._partial.write(index, parts)
+        batch.sort(key=itemgetter(0))
+        while batch:
+            first, run = batch[0][0], 1
+            while run < len(batch) and batch[run][0] == first + run:
+                run += 1
+            self._partial.write(first, [part for _, ps in batch[:run] for part in ps])
+            del batch[:run]
         for _ in range(CATCH_UP_CHUNKS):
             if not self._partial.advance():
                 break

@@ -126,13 +126,22 @@ def test_a_wrong_chunk_is_found_and_can_be_replaced(blobs):
 
 
 @pytest.mark.parametrize("data", [b"", bytes(CHUNK_BYTES - 1), bytes(CHUNK_BYTES + 1)])
-def test_a_chunk_of_the_wrong_length_is_refused(blobs, data):
+def test_what_is_no_chunk_is_refused(blobs, data):
     partial = open_partial(blobs, DIGEST, SIZE)
-    with pytest.raises(StorageError, match="chunk 0 has"):
+    with pytest.raises(StorageError, match="not chunks from 0 on"):
         partial.write(0, [data])
-    with pytest.raises(StorageError, match="chunk 4 has"):
-        partial.write(4, [chunk(3)])
+    for first in (-1, 2, 4):
+        with pytest.raises(StorageError, match=f"not chunks from {first} on"):
+            partial.write(first, [chunk(3)])
     assert partial.missing() == [0, 1, 2, 3]
+
+
+def test_a_run_of_chunks_is_written_at_once(blobs):
+    partial = open_partial(blobs, DIGEST, SIZE)
+    partial.write(1, [chunk(1), chunk(2)[:9], chunk(2)[9:], chunk(3)])
+    assert partial.missing() == [0]
+    write(partial, 0)
+    assert partial.matches()
 
 
 def test_a_full_disk_says_so_before_the_first_byte(blobs, monkeypatch):
