@@ -11,6 +11,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -53,9 +55,9 @@ def run(quick: bool) -> dict[str, Any]:
 
 
 def _turn(size: int) -> dict[str, float]:
-    stock = _pair("stock", size)["mb_per_s"]
-    stream = _pair("ours", size)["mb_per_s"]
-    node = _pair("node", size)
+    stock = pair("stock", size)["mb_per_s"]
+    stream = pair("ours", size)["mb_per_s"]
+    node = pair("node", size)
     return {
         "stock": stock,
         "stream": stream,
@@ -66,29 +68,32 @@ def _turn(size: int) -> dict[str, float]:
     }
 
 
-def _pair(kind: str, size: int) -> dict[str, float]:
-    """Start a server process, measure from a second one, end the first."""
+def pair(kind: str, size: int, holders: int = 1) -> dict[str, float]:
+    """Start server processes, measure from another one, end them."""
     program = [sys.executable, "-m", "node.bench.transport_peer"]
-    with TemporaryDirectory() as theirs, TemporaryDirectory() as ours:
-        server = subprocess.Popen(
-            [*program, "serve", kind, str(size), theirs],
-            stdin=subprocess.PIPE,
+    with TemporaryDirectory() as folder, ExitStack() as stack:
+        servers = []
+        for number in range(holders):
+            home = Path(folder, str(number))
+            home.mkdir()
+            command = [*program, "serve", kind, str(size), str(home)]
+            server = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            )
+            stack.callback(server.wait)
+            stack.callback(server.kill)
+            servers.append(server)
+        addresses = [
+            json.loads(server.stdout.readline()) for server in servers if server.stdout
+        ]
+        address = json.dumps(addresses) if kind == "node" else addresses[0]
+        answer = subprocess.run(
+            [*program, "measure", kind, address, str(size), folder],
             stdout=subprocess.PIPE,
             text=True,
+            timeout=600,
+            check=True,
         )
-        with server:
-            try:
-                assert server.stdout is not None
-                address = json.loads(server.stdout.readline())
-                answer = subprocess.run(
-                    [*program, "measure", kind, address, str(size), ours],
-                    stdout=subprocess.PIPE,
-                    text=True,
-                    timeout=300,
-                    check=True,
-                )
-            finally:
-                server.kill()
     measured: dict[str, float] = json.loads(answer.stdout)
     return measured
 

@@ -7,6 +7,7 @@ host of our adapter with the very same two stream programs, kind `node` the whol
 
 import json
 import os
+import resource
 import secrets
 import statistics
 import sys
@@ -17,6 +18,7 @@ from typing import Any, NoReturn
 
 import libp2p
 import nacl.signing
+import numpy as np
 import trio
 from libp2p.custom_types import TProtocol
 from libp2p.peer.peerinfo import info_from_p2p_addr
@@ -104,7 +106,9 @@ async def _measure_stream(kind: str, address: str, size: int) -> None:
 async def _serve_node(size: int, folder: Path) -> None:
     blobs = BlobDir(folder)
     node = make_node(blobs)
-    offered = [blobs.put(secrets.token_bytes(part)) for part in (size // 4, size)]
+    # The same for every holder; the numbers only need to be many and quickly made.
+    source = np.random.default_rng(size)
+    offered = [blobs.put(source.bytes(part)) for part in (size // 4, size)]
 
     async def echo(_peer: PeerId, payload: bytes) -> bytes:
         return payload
@@ -118,24 +122,46 @@ async def _serve_node(size: int, folder: Path) -> None:
         _leave()
 
 
-async def _measure_node(address: str, size: int, folder: Path) -> None:
-    peer, where, *digests = json.loads(address)
+async def _measure_node(addresses: str, size: int, folder: Path) -> None:
+    """Requests to the first holder, then a small and a large blob from all of them."""
+    holders = [json.loads(address) for address in json.loads(addresses)]
     blobs = BlobDir(folder)
     node = make_node(blobs)
-    node.keep_connected(PeerId(peer), (where,))
+    for peer, where, *_ in holders:
+        node.keep_connected(PeerId(peer), (where,))
+    peers = [PeerId(peer) for peer, *_ in holders]
+    digests = [Digest(bytes.fromhex(digest)) for digest in holders[0][2:]]
     async with trio.open_nursery() as nursery:
         await nursery.start(node.run)
-        while not node.connected():
+        while len(node.connected()) < len(holders):
             await trio.sleep(0.02)
-        times = [await _request_once(node, PeerId(peer)) for _ in range(REQUESTS)]
-        rate = 0.0
+        times = [await _request_once(node, peers[0]) for _ in range(REQUESTS)]
+        rate = peak = 0.0
         for digest in digests:
-            wanted = Digest(bytes.fromhex(digest))
+            before = _resident_mb()
             started = time.perf_counter()
-            await node.fetch(PeerId(peer), wanted, limit_bytes=size, timeout_s=120)
-            rate = blobs.size(wanted) / 1e6 / (time.perf_counter() - started)
-        _say({"mb_per_s": rate, "request_ms": 1e3 * statistics.median(times)})
+            await node.fetch(
+                peers[0], digest, others=peers[1:], limit_bytes=size, timeout_s=300
+            )
+            rate = blobs.size(digest) / 1e6 / (time.perf_counter() - started)
+            peak = _peak_mb() - before
+        _say(
+            {
+                "mb_per_s": rate,
+                "request_ms": 1e3 * statistics.median(times),
+                "peak_mb": peak,
+            }
+        )
         _leave()
+
+
+def _resident_mb() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 1e6
+
+
+def _peak_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
 
 
 async def _request_once(node: Libp2pTransport, peer: PeerId) -> float:

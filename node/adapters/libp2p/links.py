@@ -54,6 +54,7 @@ class Links:
         self._gossip = gossip
         self._allowed = allowed
         self._wanted: dict[PeerId, tuple[str, ...]] = {}
+        self._dialling: dict[PeerId, trio.CancelScope] = {}
         self._sessions: dict[PeerId, trio.CancelScope] = {}
         self._nursery: trio.Nursery | None = None
         exchange.serve(BEAT_PROTOCOL, _beat, limit_bytes=0)
@@ -62,11 +63,15 @@ class Links:
         return frozenset(self._sessions)
 
     def want(self, peer: PeerId, addresses: tuple[str, ...]) -> None:
-        """Keep a connection to `peer`; a later call replaces the addresses."""
+        """Keep a connection to `peer`; other addresses replace the old, and at once."""
+        if self._wanted.get(peer) == addresses:
+            return
         new = peer not in self._wanted
         self._wanted[peer] = addresses
         if new and self._nursery is not None:
             self._nursery.start_soon(self._dial_for_ever, peer)
+        elif peer in self._dialling:
+            self._dialling[peer].cancel()
 
     async def run(self) -> None:
         async with trio.open_nursery() as nursery:
@@ -141,15 +146,25 @@ class Links:
     async def _dial_for_ever(self, peer: PeerId) -> None:
         pause = REDIAL_FIRST_S
         while True:
-            if peer in self._host.connected() or not self._allowed(peer):
+            with trio.CancelScope() as scope:  # cancelled when there are new addresses
+                self._dialling[peer] = scope
+                if await self._dial(peer):
+                    pause = REDIAL_FIRST_S
+                await trio.sleep(_jitter(pause))
+                pause = min(2 * pause, REDIAL_LAST_S)
+            if scope.cancelled_caught:
                 pause = REDIAL_FIRST_S
-            else:
-                try:
-                    await self._host.dial(peer, self._wanted[peer])
-                except (*BROKEN, NodeError) as error:
-                    logger.info("no connection peer=%s: %s", peer, error)
-                    pause = min(2 * pause, REDIAL_LAST_S)
-            await trio.sleep(_jitter(pause))
+
+    async def _dial(self, peer: PeerId) -> bool:
+        """One attempt, if one is needed; false if it failed."""
+        if peer in self._host.connected() or not self._allowed(peer):
+            return True
+        try:
+            await self._host.dial(peer, self._wanted[peer])
+        except (*BROKEN, NodeError) as error:
+            logger.info("no connection peer=%s: %s", peer, error)
+            return False
+        return True
 
 
 async def _beat(_peer: PeerId, _payload: bytes) -> bytes:
