@@ -27,6 +27,16 @@ class Announcement:
 
 
 @dataclass(frozen=True)
+class Fetched:
+    """How a blob came in."""
+
+    sources: Mapping[PeerId, int]
+    """Bytes by holder; what an earlier, interrupted fetch had left is nobody's."""
+    liars: frozenset[PeerId]
+    """Holders that sent other bytes than the digest names; the blob is right without."""
+
+
+@dataclass(frozen=True)
 class Head:
     """The newest block this node takes as final."""
 
@@ -126,9 +136,19 @@ class Transport(Protocol):
     ) -> bytes: ...
 
     async def fetch(
-        self, peer: PeerId, digest: Digest, *, limit_bytes: int, timeout_s: float
-    ) -> None:
-        """Pull one blob from `peer` into our own `Blobs`, checked against its digest."""
+        self,
+        peer: PeerId,
+        digest: Digest,
+        *,
+        limit_bytes: int,
+        timeout_s: float,
+        others: Sequence[PeerId] = (),
+    ) -> Fetched:
+        """Pull one blob into our own `Blobs`, checked against its digest.
+
+        `others` are further holders: all give at once, and any of them may die, hang or
+        lie.  What has arrived when a fetch ends early is kept for the next one.
+        """
 
 
 class Blobs(Protocol):

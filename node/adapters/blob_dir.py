@@ -27,7 +27,7 @@ class BlobDir:
     def __init__(self, path: str | Path) -> None:
         self._root = Path(path)
         self._aside = self._root / "tmp"
-        with _mapped(self._root):
+        with mapped(self._root):
             self._aside.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def tidy(self) -> None:
@@ -47,14 +47,14 @@ class BlobDir:
         return self.path(digest).is_file()
 
     def size(self, digest: Digest) -> int:
-        with _mapped(digest):
+        with mapped(digest):
             return self.path(digest).stat().st_size
 
     def read(self, digest: Digest, offset: int, length: int) -> bytes:
         """At most `length` bytes; less at the end of the blob."""
         if offset < 0 or length < 0:
             raise StorageError(f"cannot read {length} bytes from offset {offset}")
-        with _mapped(digest), self.path(digest).open("rb") as file:
+        with mapped(digest), self.path(digest).open("rb") as file:
             file.seek(offset)
             return file.read(length)
 
@@ -73,13 +73,13 @@ class BlobDir:
 
     def delete(self, digest: Digest) -> None:
         """Nothing happens if it is not here."""
-        with _mapped(digest):
+        with mapped(digest):
             self.path(digest).unlink(missing_ok=True)
 
     def check(self, digest: Digest) -> None:
         """Read it all; `StorageError` if the disk gives back something else."""
         hasher = hashlib.sha256()
-        with _mapped(digest), self.path(digest).open("rb") as file:
+        with mapped(digest), self.path(digest).open("rb") as file:
             while chunk := file.read(_CHUNK_BYTES):
                 hasher.update(chunk)
         if hasher.digest() != digest:
@@ -96,7 +96,7 @@ class BlobFile:
         self._blobs = blobs
         self._aside = aside
         self._hasher = hashlib.sha256()
-        with _mapped(aside):
+        with mapped(aside):
             self._file = aside.open("xb")
 
     def __enter__(self) -> Self:
@@ -112,7 +112,7 @@ class BlobFile:
 
     def write(self, data: bytes) -> None:
         self._hasher.update(data)
-        with _mapped(self._aside):
+        with mapped(self._aside):
             self._file.write(data)
 
     def commit(self, digest: Digest) -> None:
@@ -124,26 +124,26 @@ class BlobFile:
                 hint="other bytes arrived than were announced; ask another peer",
             )
         place = self._blobs.path(digest)
-        with _mapped(digest):
+        with mapped(digest):
             self._file.flush()
             os.fsync(self._file.fileno())
             self._file.close()
             if not place.parent.is_dir():
                 place.parent.mkdir(mode=0o700, exist_ok=True)
-                _sync_folder(place.parent.parent)
+                sync_folder(place.parent.parent)
             self._aside.replace(place)
-            _sync_folder(place.parent)
+            sync_folder(place.parent)
 
     def abort(self) -> None:
         """Drop what was written; harmless after a commit."""
-        with _mapped(self._aside):
+        with mapped(self._aside):
             try:
                 self._file.close()
             finally:
                 self._aside.unlink(missing_ok=True)
 
 
-def _sync_folder(path: Path) -> None:
+def sync_folder(path: Path) -> None:
     # A rename is durable only once the folder that holds the name is (fsync(2)).
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -153,7 +153,7 @@ def _sync_folder(path: Path) -> None:
 
 
 @contextmanager
-def _mapped(what: Digest | Path) -> Iterator[None]:
+def mapped(what: Digest | Path) -> Iterator[None]:
     name = f"blob {what.hex()}" if isinstance(what, bytes) else str(what)
     try:
         yield
