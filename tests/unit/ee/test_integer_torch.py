@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from ee import integer, integer_torch
+from ee import integer_torch
 from ee.integer import IntegerModelError, known
 from ee.integer.errors import SelfTestError
 from ee.integer_torch import TorchTrunk
