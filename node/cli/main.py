@@ -5,6 +5,7 @@ neither this module nor the modules of the nouns import anything heavy at the to
 that.
 """
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -76,6 +77,10 @@ for _noun in (here, setup, data, training, evaluation, programs, chain):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A name in an alphabet the terminal does not have is shown escaped, not refused.
+            stream.reconfigure(errors="backslashreplace")
     try:
         status: Any = cli.main(
             args=None if arguments is None else list(arguments),

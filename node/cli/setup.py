@@ -180,8 +180,8 @@ def check(shell: Shell) -> None:
     def human() -> None:
         from node.cli import render
 
-        cells = [[row["key"], _cell(row["value"]), row["from"]] for row in rows]
-        render.table(["key", "value", "from"], cells)
+        cells = [[row["key"], row["from"], _cell(row["value"])] for row in rows]
+        render.table(["key", "from", "value"], cells)
         say("")
         say(f"{home.config} is valid")
         for warning in warnings:

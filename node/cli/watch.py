@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from node.cli.shell import NotFoundError, Row, Shell, print_json, say
-from node.cli.words import short, shown, size
+from node.cli.words import decimal, short, size
 from node.errors import RoundError
 
 # Two small calls over a local socket; a person sees no difference below this.
@@ -19,10 +19,10 @@ ROUND_COLUMNS: Mapping[str, Callable[[Row], object]] = {
     "attempt": lambda row: row["attempt"],
     "seconds": lambda row: f"{row['seconds']:.1f}",
     "training loss": lambda row: (
-        f"{shown(row['loss_first'])} → {shown(row['loss_last'])}"
+        f"{decimal(row['loss_first'])} → {decimal(row['loss_last'])}"
     ),
-    "held-out loss": lambda row: row["loss"],
-    "AUC": lambda row: row["auc"],
+    "held-out loss": lambda row: decimal(row["loss"]),
+    "AUC": lambda row: decimal(row["auc"]),
     "received": lambda row: size(row["bytes_received"]),
     "cut": lambda row: row["cut"],
     "state": lambda row: short(row["state_root"]),
@@ -47,7 +47,7 @@ def watch(shell: Shell, run: str) -> None:
 def progress(now: Row) -> str:
     """What a node is doing for a run."""
     step = "" if now["step"] is None else f", step {now['step']} of {now['of']}"
-    loss = "" if now["loss"] is None else f", loss {shown(now['loss'])}"
+    loss = "" if now["loss"] is None else f", loss {decimal(now['loss'])}"
     return f"{now['what']}{step}{loss}"
 
 
@@ -93,9 +93,9 @@ def _tell_json(row: Row, rounds: list[dict[str, Any]]) -> None:
 def _tell_line(row: Row, rounds: list[dict[str, Any]]) -> None:
     for one in rounds:
         losses = (
-            f"training loss {shown(one['loss_first'])} to {shown(one['loss_last'])}"
+            f"training loss {decimal(one['loss_first'])} to {decimal(one['loss_last'])}"
         )
-        auc = "" if one["auc"] is None else f", AUC {one['auc']:.4f}"
+        auc = "" if one["auc"] is None else f", AUC {decimal(one['auc'])}"
         say(
             f"round {one['round']} closed ({one['round'] + 1} of {row['rounds']}): "
             f"{losses}{auc}, "

@@ -66,6 +66,7 @@ def run(
     )
     _anchored(place, run_id, roots[0], claims)
     for name, of in rows.items():
+        flows.add(name, "chain", "anchored roots", count=len(of), size=32 * len(of))
         for row in of:
             for sender, moved in row["received"].items():
                 flows.add(

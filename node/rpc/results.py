@@ -237,6 +237,18 @@ class ModelRow(Result, frozen=True):
     here: Annotated[bool, _said("this node has the trunk")]
 
 
+class Source(Result, frozen=True):
+    dataset: Count
+    record: Annotated[Digest, _said("digest of the listing, as the signed step has it")]
+    owner: str
+    title: str | None
+    licence: Annotated[str | None, _said("null where the owner cannot be asked")]
+
+
+class ModelShown(ModelRow, frozen=True):
+    sources: Annotated[list[Source], _said("the listings it was trained on")]
+
+
 class ModelsList(Result, frozen=True):
     models: list[ModelRow]
 
@@ -245,7 +257,10 @@ class InferenceRun(Result, frozen=True):
     model: Digest
     host: str
     receipts: list[Digest]
-    scores: Annotated[list[float], _said("one a row of the table, in its order")]
+    scores: Annotated[
+        list[float],
+        _said("what the model's head gives, one a row of the table; a logit"),
+    ]
     path: Annotated[str | None, _said("where the scores were written too")] = None
 
 

@@ -120,6 +120,7 @@ class Node:
             store=parts.store,
             blobs=parts.blobs,
             signer=key,
+            chain=parts.chain,
             transport=transport,
             federation=self.federation,
             outbox=self.outbox,

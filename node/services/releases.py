@@ -8,6 +8,7 @@ same name later.
 
 import secrets
 from collections.abc import Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,9 +16,10 @@ import structlog
 import trio
 
 from node.adapters.keyfile import seal_to
+from node.clock import now_s
 from node.compute.state import write_file
 from node.errors import AccessError, ComputeError, NodeError
-from node.ports import Announcement, Blobs, Compute, Signer, Store, Transport
+from node.ports import Announcement, Blobs, Chain, Compute, Signer, Store, Transport
 from node.services.federation import Federation
 from node.services.outbox import Outbox
 from protocol.errors import ProtocolError
@@ -32,6 +34,7 @@ from protocol.evaluation import (
     SliceAnswer,
     SliceRequest,
 )
+from protocol.provenance import Step, seal_step
 from protocol.types import Digest, PeerId, digest
 from protocol.wire import decode, encode
 
@@ -49,6 +52,12 @@ class RunRecord(Protocol):
 
     @property
     def members(self) -> tuple[bytes, ...]: ...
+
+    @property
+    def initial(self) -> bytes: ...
+
+    @property
+    def datasets(self) -> tuple[int, ...]: ...
 
 
 class Runs(Protocol):
@@ -68,6 +77,7 @@ class Releases:
         store: Store,
         blobs: Blobs,
         signer: Signer,
+        chain: Chain,
         transport: Transport,
         federation: Federation,
         outbox: Outbox,
@@ -79,6 +89,7 @@ class Releases:
         self._store = store
         self._blobs = blobs
         self._signer = signer
+        self._chain = chain
         self._transport = transport
         self._federation = federation
         self._outbox = outbox
@@ -128,11 +139,42 @@ class Releases:
             state_root=state_root,
             hosts=tuple(self._federation.named(name).node_key for name in hosts),
             keys=keys,
+            provenance=await self._steps(record, state_root, made["model_root"]),
         )
+        release.check()
         await self._keep(release, self._signer.public_key)
         await self._outbox.put("model", release.model_root, digest(encode(release)))
         await self._transport.announce(RELEASE_TOPIC, encode(release))
         return self.row(release.model_root)
+
+    async def _steps(
+        self, record: RunRecord, state_root: bytes, model_root: bytes
+    ) -> tuple[bytes, ...]:
+        """What was made from what, with the chain's word for the listings."""
+        listings = {
+            token.dataset: token.record for token in await self._chain.datasets()
+        }
+        used = {listings[dataset] for dataset in record.datasets} | {record.initial}
+        me, now = self._signer.public_key, now_s()
+        version = metadata.version("rexis")
+        steps = (
+            Step("train", tuple(sorted(used)), state_root, "rexis", version, me, now),
+            Step("release", (state_root,), model_root, "rexis", version, me, now),
+        )
+        return tuple(seal_step(self._signer.sign, me, step) for step in steps)
+
+    async def sources(self, model_root: bytes) -> list[dict[str, Any]]:
+        """The listings a model was trained on, as far as the chain knows them."""
+        used = set(self.get(model_root).sources())
+        return [
+            {
+                "dataset": token.dataset,
+                "record": token.record.hex(),
+                "owner": self._federation.name_of_account(token.owner),
+            }
+            for token in await self._chain.datasets()
+            if token.record in used
+        ]
 
     async def heard(self, said: Announcement) -> None:
         """A member offers a model."""
@@ -268,7 +310,7 @@ class Releases:
         if known is None:
             raise ComputeError(
                 f"model {model_root.hex()[:16]} is not known here",
-                hint="`rexis models list` shows what is",
+                hint="`rexis model list` shows what is",
             )
         return known[0]
 

@@ -7,8 +7,19 @@ import pytest
 from node.cli import render, watch
 from node.rpc.schema import METHODS
 
-RUN = METHODS["runs.show"].example["result"]
-ROUND = METHODS["rounds.list"].example["result"]["rounds"][0]
+RUN = {
+    **METHODS["runs.show"].example["result"],
+    "members": ["MN", "KY", "MS", "NY"],
+    "rounds": 8,
+}
+ROUND = {
+    **METHODS["rounds.list"].example["result"]["rounds"][0],
+    "loss_first": 0.6021,
+    "loss_last": 0.5534,
+    "auc": 0.8312,
+    "seconds": 4.31,
+    "bytes_received": 1_265_664,
+}
 ID = RUN["run"]
 
 

@@ -113,7 +113,12 @@ class FakeRuns:
 
     def record(self, run):
         assert run == RUN
-        return SimpleNamespace(spec=SPEC.to_dict(), members=(CLINIC.public_key,))
+        return SimpleNamespace(
+            spec=SPEC.to_dict(),
+            members=(CLINIC.public_key,),
+            initial=digest(b"first state"),
+            datasets=(),
+        )
 
     def final_state(self, run):
         assert run == RUN
@@ -153,6 +158,7 @@ class Node:
         self.releases = Releases(
             blobs=self.blobs,
             signer=key,
+            chain=self.chain,
             outbox=self.outbox,
             compute=self.compute,
             states=world.folder / "states",
