@@ -61,17 +61,27 @@ class TorchTrunk:
 
     def forward(self, rows: RowArray, *, start: int = 0) -> Trace:
         """Every boundary from `rows`, which stand before layer `start`, to the output."""
-        _require_full_precision()
         self.trunk.require_layer(start)
         boundaries = [self.trunk.header.check_rows(rows)]
-        batch, tokens, width = rows.shape
+        for index in range(start, len(self._layers)):
+            boundaries.append(self.replay_layer(index, boundaries[-1]))
+        return Trace(tuple(boundaries))
+
+    def replay_layer(self, index: int, rows: RowArray) -> RowArray:
+        """Rows after layer `index`, given the rows before it."""
+        _require_full_precision()
+        self.trunk.require_layer(index)
+        batch, tokens, width = self.trunk.header.check_rows(rows).shape
         flat = torch.tensor(rows.reshape(-1, width), device=self._device)
         with torch.inference_mode():
-            for layer in self._layers[start:]:
-                flat = self._layer(layer, flat, batch)
-                after: NDArray[np.int32] = flat.cpu().numpy()
-                boundaries.append(after.reshape(batch, tokens, width))
-        return Trace(tuple(boundaries))
+            after = self._layer(self._layers[index], flat, batch)
+        found: NDArray[np.int32] = after.cpu().numpy()
+        return found.reshape(batch, tokens, width)
+
+    @property
+    def kernel(self) -> str:
+        """Which product the first matrix uses; for a report."""
+        return self._layers[0].q.kernel
 
     def _table(self, values: NDArray[np.float64]) -> Tensor:
         return torch.tensor(values, device=self._device)
@@ -174,9 +184,8 @@ class _Linear:
     """The spec's linear, clamped; wide rows come as two stacked limbs."""
 
     def __init__(self, matrix: Matrix, device: torch.device, limit: int) -> None:
-        self._product = exact_product(
-            torch.from_numpy(matrix.weight.copy()), device, limit
-        )
+        weight = torch.from_numpy(matrix.weight.copy())
+        self._product, self.kernel = exact_product(weight, device, limit)
         self._scale = torch.tensor(matrix.scale, device=device)
 
     def __call__(self, rows: Tensor, s: Tensor, limit: float) -> Tensor:
@@ -189,19 +198,22 @@ class _Linear:
         return sums.add_(0.5).floor_().clamp_(-limit, limit)
 
 
-def exact_product(weight: Tensor, device: torch.device, limit: int) -> Product:
-    """The fastest kernel that is exact for this (outputs, inputs) int8 matrix.
+def exact_product(
+    weight: Tensor, device: torch.device, limit: int
+) -> tuple[Product, str]:
+    """The fastest kernel that is exact for this (outputs, inputs) int8 matrix, and its name.
 
     Raises `SelfTestError` if not even plain products are.
     """
-    makers = (_onednn, _float32) if device.type == "cpu" else (_int_mm, _float64)
-    for make in makers:
+    cpu = {"onednn": _onednn, "float32": _float32}
+    gpu = {"int_mm": _int_mm, "float64": _float64}
+    for name, make in (cpu if device.type == "cpu" else gpu).items():
         try:
             product = make(weight, device, limit)
         except (RuntimeError, AttributeError):
             continue  # this build or this machine has no such kernel
         if product is not None and _is_exact(product, weight, device, limit):
-            return product
+            return product, name
     raise SelfTestError(
         f"no product of {tuple(weight.shape)} small integers is exact on {device};"
         " it must not serve"
@@ -355,7 +367,10 @@ def _norm(residual: Tensor, bias: int) -> tuple[Tensor, Tensor]:
 
 def _rope(values: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     first, second = values.chunk(2, dim=-1)
-    turned = torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+    turned = torch.empty_like(values)
+    left, right = turned.chunk(2, dim=-1)
+    torch.mul(first, cos, out=left).addcmul_(second, sin, value=-1)
+    torch.mul(second, cos, out=right).addcmul_(first, sin)
     turned.mul_(2.0**-spec.ROPE_BITS).add_(0.5).floor_()
     return turned.clamp_(-spec.MID_LIMIT, spec.MID_LIMIT)
 
@@ -371,9 +386,14 @@ def _heads_first(values: Tensor, repeat: int) -> tuple[Tensor, Tensor]:
 
 def _limbs(wide: Tensor) -> Tensor:
     """Two stacked int8 limbs of 14-bit rows: wide = 128 * high + low."""
+    rows = len(wide)
+    stacked = torch.empty(
+        (2 * rows, wide.shape[1]), dtype=torch.int8, device=wide.device
+    )
     high = (wide + spec.LIMB // 2).mul_(1.0 / spec.LIMB).floor_()
-    low = wide - spec.LIMB * high
-    return torch.cat([high, low]).to(torch.int8)
+    stacked[:rows] = high
+    stacked[rows:] = wide.sub_(high, alpha=spec.LIMB)
+    return stacked
 
 
 def _looked_up(table: Tensor, index: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from ee.integer.codec import (
 )
 from ee.integer.errors import IntegerModelError, MalformedTrunkError, SelfTestError
 from ee.integer.known import self_test
+from ee.integer.linear import Matrix
 from ee.integer.quantise import quantise
 from ee.integer.rows import (
     ENTRY_BYTES,
@@ -31,10 +32,10 @@ from ee.integer.rows import (
 )
 from ee.integer.spec import op_spec_digest
 from ee.integer.trunk import (
+    Cache,
     Header,
     IntegerTrunk,
     Layer,
-    Matrix,
     RowArray,
     Trace,
     TrunkConfig,
@@ -45,6 +46,7 @@ __all__ = [
     "RESIDUAL_BITS",
     "SLICE_MAGIC",
     "TRUNK_MAGIC",
+    "Cache",
     "Header",
     "IntegerModelError",
     "IntegerTrunk",

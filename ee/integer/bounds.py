@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from ee.integer import spec
 from ee.integer.errors import IntegerModelError
-from ee.integer.trunk import Header, IntegerTrunk, Layer, Matrix, TrunkConfig
+from ee.integer.linear import Matrix
+from ee.integer.trunk import Header, IntegerTrunk, Layer, TrunkConfig
 
 LIMITS = {
     "layers": 1024,

@@ -25,11 +25,11 @@ from numpy.typing import NDArray
 
 from ee.integer import bounds, spec
 from ee.integer.errors import IntegerModelError, MalformedTrunkError
+from ee.integer.linear import Matrix
 from ee.integer.trunk import (
     Header,
     IntegerTrunk,
     Layer,
-    Matrix,
     RowArray,
     TrunkConfig,
 )

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from ee.integer import arith, bounds, spec
 from ee.integer.codec import model_root
 from ee.integer.errors import SelfTestError
+from ee.integer.linear import Matrix
 from ee.integer.rows import pack_rows
-from ee.integer.trunk import Header, IntegerTrunk, Layer, Matrix, TrunkConfig
+from ee.integer.trunk import Header, IntegerTrunk, Layer, TrunkConfig
 
 KNOWN_ANSWER = "431df82df27773d3086a0d6d99f4b7fbb1204ddfdbcc8fb0dc4edb0d332a9ed3"
 

@@ -65,11 +65,13 @@ def rope(values: Floats, cos: Floats, sin: Floats) -> Floats:
 
 
 def attention(q: Rows, k: Rows, v: Rows, multiplier: int, *, causal: bool) -> Floats:
-    """Steps 4 and 5; all (sequences * heads, tokens, dim), exponents without dim."""
+    """Steps 4 and 5; all (sequences * heads, tokens, dim), exponents without dim.
+
+    The queries are those of the last tokens; keys and values are there for every token.
+    """
     out = np.empty_like(q.q)
-    tokens = q.q.shape[-2]
     # Heads do not see each other, so cutting here bounds memory and moves no bit.
-    step = max(1, SCORES_AT_ONCE // (tokens * tokens))
+    step = max(1, SCORES_AT_ONCE // (q.q.shape[-2] * k.q.shape[-2]))
     for start in range(0, len(out), step):
         part = slice(start, start + step)
         left, right, values = (Rows(x.q[part], x.s[part]) for x in (q, k, v))
@@ -87,7 +89,8 @@ def _weights(q: Rows, k: Rows, multiplier: int, *, causal: bool) -> Floats:
     arith.clamp(arith.nearest(scores), spec.SCORE_LIMIT)
     if causal:
         # Below every score by more than the table reaches, and still an integer.
-        ahead = ~np.tri(scores.shape[-1], dtype=bool)
+        tokens, all_tokens = scores.shape[-2:]
+        ahead = ~np.tri(tokens, all_tokens, all_tokens - tokens, dtype=bool)
         np.copyto(scores, -4.0 * spec.SCORE_LIMIT, where=ahead)
     top = scores.max(axis=-1, keepdims=True)
     below = np.subtract(top, scores, out=scores).astype(np.intp)
@@ -97,10 +100,13 @@ def _weights(q: Rows, k: Rows, multiplier: int, *, causal: bool) -> Floats:
 def _weighted(weights: Floats, v: Rows, *, causal: bool) -> Floats:
     """Step 5: the exact quotient of weighted values by the sum of weights."""
     total = weights.sum(axis=-1, keepdims=True)
+    tokens = weights.shape[-2]
     if causal:
-        top = np.maximum.accumulate(v.s, axis=-1)
+        top = np.maximum.accumulate(v.s, axis=-1)[..., -tokens:]
     else:
-        top = np.broadcast_to(v.s.max(axis=-1, keepdims=True), v.s.shape)
+        top = np.broadcast_to(
+            v.s.max(axis=-1, keepdims=True), (*v.s.shape[:-1], tokens)
+        )
     # Ahead of the diagonal the weight is 0 and so is its product, whatever the power.
     weights *= np.ldexp(1.0, -top)[..., :, None]
     weights *= np.ldexp(1.0, v.s)[..., None, :]

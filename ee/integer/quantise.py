@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from ee.integer import bounds, spec
 from ee.integer.errors import IntegerModelError
+from ee.integer.linear import Matrix
 from ee.integer.rows import RESIDUAL_BITS
-from ee.integer.trunk import Header, IntegerTrunk, Layer, Matrix, TrunkConfig
+from ee.integer.trunk import Header, IntegerTrunk, Layer, TrunkConfig
 
 State = Mapping[str, NDArray[Any]]
 

@@ -377,3 +377,29 @@ def test_two_releases_of_one_state_have_different_roots():
     }
     assert len(roots) == 2
     assert hashlib.sha256().digest() not in roots
+
+
+@pytest.mark.parametrize("steps", [[7], [1] * 7, [3, 1, 2, 1], [5, 2]])
+def test_rows_decoded_one_by_one_are_the_rows_of_the_whole(trunk, rows, steps):
+    whole, cache = trunk.forward(rows), integer.Cache()
+    done = 0
+    for count in steps:
+        part = trunk.extend(rows[:, done : done + count], cache)
+        for found, wanted in zip(part.boundaries, whole.boundaries, strict=True):
+            np.testing.assert_array_equal(found, wanted[:, done : done + count])
+        done += count
+        assert cache.tokens == done
+    with pytest.raises(IntegerModelError, match="of 8 tokens"):
+        trunk.extend(rows[:, :1], cache)
+
+
+def test_a_cache_is_of_one_trunk_and_one_batch(trunk, rows):
+    cache = integer.Cache()
+    trunk.extend(rows[:, :2], cache)
+    with pytest.raises(IntegerModelError, match="3 sequences of one trunk, not of 1"):
+        trunk.extend(rows[:1, 2:3], cache)
+    other = drawn.drawn_trunk(causal=True)
+    with pytest.raises(IntegerModelError, match="of another"):
+        other.extend(rows[:, 2:3], cache)
+    with pytest.raises(IntegerModelError, match="keeps no cache"):
+        drawn.drawn_trunk(causal=False).extend(rows, integer.Cache())

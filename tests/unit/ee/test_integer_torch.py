@@ -95,7 +95,8 @@ def test_an_inexact_kernel_is_passed_over_and_none_left_is_refused(monkeypatch):
         return lambda rows: (rows.to(torch.bfloat16) @ wide.t()).double()
 
     monkeypatch.setattr(integer_torch, "_onednn", rounding)
-    chosen = integer_torch.exact_product(weight, CPU, 127)
+    chosen, name = integer_torch.exact_product(weight, CPU, 127)
+    assert name == "float32"
     rows = torch.full((2, 64), 127, dtype=torch.int8)
     assert chosen(rows).tolist() == [[63.0 * 127 * 64] * 8] * 2
     monkeypatch.setattr(integer_torch, "_float32", rounding)
