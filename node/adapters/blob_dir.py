@@ -32,7 +32,7 @@ class BlobDir:
 
     def tidy(self) -> None:
         """Remove what a crash left half written; nobody may be writing."""
-        with _mapped(self._root):
+        with mapped(self._root):
             for left in self._aside.iterdir():
                 left.unlink()
 

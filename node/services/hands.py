@@ -75,6 +75,8 @@ class RoundNotes:
     """Member's name to [blobs, bytes] pulled from it."""
     scores: dict[bytes, Mapping[str, Any]] = field(default_factory=dict)
     """By state root: how it did on the own held-out records."""
+    written: set[Digest] = field(default_factory=set)
+    """States and scales made in this round, by attempts that led nowhere too."""
 
 
 class RecordBox:
@@ -408,6 +410,7 @@ class Hands:
         # The sum has gone into the state; where it is needed again, it is unmasked again.
         self._tools.blobs.delete(effect.total)
         state, scales = Digest(found["state"]), Digest(found["scales"])
+        self._notes.written |= {state, scales}
         self._notes.scores[state] = {k: found[k] for k in ("held_out", "auc", "loss")}
         # The metric is for everybody to see, and how a clinic's own patients fare is not.
         return ev.Applied(

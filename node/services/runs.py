@@ -239,6 +239,8 @@ class Runs:
             log.warning("run cannot start", run=_short(record), reason=str(error))
             return
         record.last_end = trio.current_time()
+        if record.scales is None:
+            record.scales = Digest(first["root"])
 
         async def finish(end: Finished, notes: RoundNotes) -> None:
             await self._finish(record, end, notes)
@@ -271,22 +273,16 @@ class Runs:
         # chain refuses; the other way round it would be lost.
         await self._outbox.put("round", run, verdict.round, verdict.state)
         await self._tools.store.put(_ROUNDS, key, msgpack.packb(stored))
-        gone = self._superseded(record, verdict.state, verdict.scales)
+        old = {one for one in (record.state, record.scales) if one is not None}
         record.rounds.append(row)
         record.done, record.last_end = verdict.round + 1, trio.current_time()
         record.state, record.scales = Digest(verdict.state), Digest(verdict.scales)
-        for root in gone:
+        # Nobody asks for these any more; a run's first state is made anew at each start.
+        keep = {record.state, record.scales, record.course.proposal.initial}
+        for root in (old | notes.written) - keep:
             self._tools.states.delete(root)
         await self._tools.store.append_event("round.final", row)
         log.info("round final", run=_short(record), round=verdict.round, auc=row["auc"])
-
-    def _superseded(
-        self, record: Record, state: bytes, scales: bytes
-    ) -> tuple[Digest, ...]:
-        """What no member asks for any more; the first state is made anew at each start."""
-        keep = {state, scales, record.course.proposal.initial}
-        old = (record.state, record.scales)
-        return tuple(one for one in old if one is not None and one not in keep)
 
     def _round_row(
         self, run: bytes, end: Finished, notes: RoundNotes, seconds: float

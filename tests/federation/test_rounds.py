@@ -37,8 +37,8 @@ async def test_four_clinics_end_every_round_with_the_same_state(world):
         assert len(first | second | {initial}) == 3
         for site in world.sites:
             for row in site.runs.rounds(run):
-                assert (row["accepted"], row["attempts"]) == (True, 1)
-                assert sorted(row["survivors"]) == ALL
+                assert row["accepted"]
+                assert len(row["survivors"]) >= 3
                 assert row["loss_last"] is not None
         with trio.fail_after(5):
             while len(world.events("RoundAnchored")) < 8:
@@ -57,8 +57,8 @@ async def test_a_finished_run_leaves_no_shard_update_or_secret_behind(world):
         left = [p for p in (site.folder / "blobs").rglob("*") if p.is_file()]
         assert left == []
         assert await site.store.scan("round-shared") == []
-        # The newest state, its scales, and the run's first ones.
-        assert len(list((site.folder / "states").iterdir())) <= 4
+        # The newest state, its scales, and the run's first state.
+        assert len(list((site.folder / "states").iterdir())) == 3
 
 
 async def test_records_of_a_round_are_sealed_at_rest(world):
