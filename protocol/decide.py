@@ -91,7 +91,9 @@ class Decide:
         *,
         quorum: int,
         view_ms: int,
+        votes: bool = True,
     ) -> None:
+        """Without `votes` this member follows the others and says nothing itself."""
         self.slot = slot
         self.name = slot.name()
         self.view = 0
@@ -102,6 +104,7 @@ class Decide:
         self._quorum = quorum
         self._few = (len(self._members) - 1) // 3 + 1
         self._view_ms = view_ms
+        self._votes = votes
         self._running = False
         self._deadline: Millis | None = None
         self._proposals: dict[int, Proposal] = {}
@@ -185,6 +188,8 @@ class Decide:
     def _move(self, now: Millis) -> bool:
         if self._decided() or self._skip(now):
             return True
+        if not self._votes:
+            return False
         view = self.view
         if (view, Step.PREVOTE) not in self._cast:
             return self._propose_step(view, now)

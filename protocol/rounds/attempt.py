@@ -525,8 +525,9 @@ class Attempt:
     def _accepts(self) -> bool:
         """A quorum came to my state, few dislike it, and whoever is here has spoken."""
         settling = self.settling
-        if settling is None or settling.outcome is None or settling.claimed_at is None:
+        if settling is None or settling.outcome is None or not settling.settled():
             return False
+        assert settling.claimed_at is not None
         mine = settling.outcome
         claims = settling.claims
         same = sum(

@@ -100,8 +100,10 @@ class Rounds:
         """`epoch`, `state`, `scales`: where the run began, the same for all its members.
 
         `known_epochs`: later ones, in order, for a member that joins in one of them.  `lost`:
-        this node had records of this run and has them no more; it may have voted and released
-        in the round now going on, so it keeps silent until that is over.
+        this node had records of this run and has them no more.  It may have voted on the
+        opening now being decided, so it votes on none before the round after the next; and it
+        may have spoken in the present attempt, so it takes part in none that does not use a
+        pre-key it dealt since.
         """
         self._desk = Desk(me, epoch.run, keys, verify, dict(records or {}))
         self._history = History(self._desk, epoch, known_epochs, state, scales)
@@ -153,9 +155,12 @@ class Rounds:
 
     @property
     def silent(self) -> bool:
-        """Does this member say nothing, since it cannot know what it has said before?"""
-        if self._history.joining or self._lost:
-            return True
+        """Does this member say nothing yet, not knowing where the run is?"""
+        return self._history.joining or self._lost
+
+    @property
+    def abstains(self) -> bool:
+        """Could this member have voted on the present opening before it lost its disk?"""
         record = self._desk.records.get(SILENT)
         return record is not None and self.round < int(record)
 
@@ -380,6 +385,8 @@ class Rounds:
     def _hear_beat(self, heard: Heard, body: Heartbeat, now: Millis) -> None:
         cohort = self._history.cohort
         self._version += 1
+        if self._lost and len(self._talk.beats) > cohort.thresholds.liars:
+            self._found(now)
         may_answer = self._talk.hear(heard, body, cohort, now)
         if self.silent and not self._history.certificate:
             return
@@ -387,6 +394,15 @@ class Rounds:
         if may_answer and (behind or (body.asks and heard.round == self.round)):
             self._talk.answered(heard.sender, now)
             self._desk.send(heard.sender, self._answer(heard.sender, behind=behind))
+
+    def _found(self, now: Millis) -> None:
+        """After a loss of the disk: more members than can lie have told where they are."""
+        rounds = [beat.round for beat in self._talk.beats.values()]
+        # This node may have been the first to finish the round they are in.
+        until = max([*rounds, self.round]) + 2
+        self._desk.persist(SILENT, str(until).encode())
+        self._lost = False
+        self._enter_attempt(self._number, now)
 
     def _answer(self, asker: bytes, *, behind: bool) -> list[bytes]:
         """What somebody who is behind, or has heard nothing for a while, may have missed."""
@@ -402,6 +418,8 @@ class Rounds:
             return out + self._ears.of(others, self._open.name)
         for each in self._attempt.certificates():
             out.append(self._sealed(Proof(each)))
+        if others:
+            out += [known.envelope for known in self._attempt.used.values()]
         out += self._attempt.statements()
         for context in self._attempt.contexts():
             out += self._ears.of(others, context)
@@ -482,12 +500,15 @@ class Rounds:
     def _begin_attempt(self, certificate: Certificate, now: Millis) -> None:
         opening = decode(certificate.value, Opening)
         pairs = list(zip(opening.members, opening.prekeys, strict=True))
+        self._stock.want(name for _, name in opening.prekeys)
         used: dict[bytes, Known] = {}
         for member, (_, name) in pairs:
             known = self._stock.named(name)
             if known is None:
                 return  # asked for until it comes; the others go on
             used[member] = known
+        if self.abstains and not self._names_mine(opening):
+            return  # it may have spoken in this attempt before
         self._use_up(certificate.slot, certificate.value)
         own = used.get(self._desk.me)
         mine = None if own is None else self._stock.mine(own.prekey.name())
@@ -509,6 +530,10 @@ class Rounds:
         self._attempt.begin(now)
         self._stock.replenish(first=self._first_number())
         self._hear_early(now)
+
+    def _names_mine(self, opening: Opening) -> bool:
+        names = [name for _, name in opening.prekeys]
+        return any(self._stock.mine(name) is not None for name in names)
 
     def _step_on(self, now: Millis) -> bool:
         """Go on if the attempt has ended; True if there is something new to work on."""
@@ -552,10 +577,6 @@ class Rounds:
         changes = self._history.finish(
             certificate, frozenset(survivors), self._stock.floors
         )
-        if self._lost:
-            # The next round may be the one in which this node spoke before the loss.
-            self._lost = False
-            self._desk.persist(SILENT, str(self.round + 1).encode())
         self._desk.do(Finished(verdict, certificate, survivors))
         if changes:
             stale += [key for key in self._desk.records if key.startswith("prekey/")]
@@ -613,6 +634,7 @@ class Rounds:
             self,
             quorum=cohort.thresholds.quorum,
             view_ms=cohort.policy.view_ms,
+            votes=not self.abstains,
         )
         decision.resume(
             (ballot.body, ballot.signature, ballot.about)
@@ -716,7 +738,7 @@ class Rounds:
         cohort = self._history.cohort
         if not self._talk.due(cohort, now):
             return
-        waits = self._attempt is not None or self._update is not None
+        waits = self._attempt is not None or self._update is not None or self.abstains
         body = Heartbeat(
             self.head,
             self._is_ready(),

@@ -119,6 +119,10 @@ class Settling:
         self._tags: dict[bytes, tuple[int, ...]] = {}
         self._asked_check: set[int] = set()
         self._checked: set[int] = set()
+        self._reported: dict[bytes, int] = {}
+        for shard, place in enumerate(survivors.reporters):
+            member = setting.members[place]
+            self._reported[member] = self._reported.get(member, 0) | 1 << shard
         self._check_ranks = self._ranks()
         self._due = self._check_ranks if cohort.policy.checked else {}
 
@@ -367,14 +371,21 @@ class Settling:
         return out
 
     def covered(self) -> int:
-        """Slices that somebody claims to have checked who came to my state; bit by slice."""
+        """Slices that somebody claims to have checked who came to my state; bit by slice.
+
+        Whoever reported a sum does not count as its checker.
+        """
         done = 0
         if self.outcome is not None:
             mine = self.outcome
-            for claim in self.claims.values():
+            for member, claim in self.claims.items():
                 if (claim.state, claim.scales) == (mine.state, mine.scales):
-                    done |= claim.checked
+                    done |= claim.checked & ~self._reported.get(member, 0)
         return done
+
+    def settled(self) -> bool:
+        """Is there an outcome, claimed, and no sum in doubt?"""
+        return self.claimed_at is not None and not self._open_doubts()
 
     @property
     def every_slice(self) -> int:

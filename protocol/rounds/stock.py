@@ -6,7 +6,7 @@ same or a lower number of the same member.  Two quorums share an honest member, 
 certified openings share a pre-key, and no mask is used twice.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from protocol.rounds import prekeys
@@ -56,6 +56,7 @@ class Stock:
         self._by_name: dict[bytes, Known] = {}
         self._mine: dict[int, Dealt] = {}
         self._withdrawn = dict.fromkeys(cohort.members, 0)
+        self._wanted: frozenset[bytes] = frozenset()
         self._next = 0
         self._load()
 
@@ -95,12 +96,17 @@ class Stock:
         self._withdrawn[heard.sender] = max(self._withdrawn[heard.sender], prekey.floor)
         mine[prekey.number] = known
         self._by_name[prekey.name()] = known
-        while len(mine) > KEPT:
+        spare = [n for n, k in mine.items() if k.prekey.name() not in self._wanted]
+        if len(spare) > KEPT:
             # The oldest goes: if it were still to be used, this member would have heard of
             # fewer after it.
-            dropped = mine.pop(min(mine))
+            dropped = mine.pop(min(spare))
             self._by_name.pop(dropped.prekey.name(), None)
         return prekey.number in mine
+
+    def want(self, names: Iterable[bytes]) -> None:
+        """These are named in the present opening: keep them, however many come after."""
+        self._wanted = frozenset(names)
 
     def named(self, name: bytes) -> Known | None:
         """The pre-key called `name`."""
