@@ -69,9 +69,10 @@ def add_up(params: Params, _progress: Progress) -> dict[str, Any]:
     blob_dir, ring = BlobDir(params["blobs"]), Ring(*params["ring"])
     parts = (_words(blob_dir, part, ring, params["size"]) for part in params["inputs"])
     total, carry = checks.add(parts, ring, carry=params["carry"])
+    packed = b"" if carry is None else checks.pack(carry, len(params["inputs"]))
     return {
         "sum": blob_dir.put(total.tobytes()),
-        "carry": b"" if carry is None else blob_dir.put(carry.tobytes()),
+        "carry": b"" if carry is None else blob_dir.put(packed),
     }
 
 
@@ -128,10 +129,11 @@ def tag(params: Params, _progress: Progress) -> dict[str, Any]:
 def check(params: Params, _progress: Progress) -> dict[str, Any]:
     """{sum, carry, start, members, seed, tag, ring, blobs} -> {good}."""
     blob_dir, ring = BlobDir(params["blobs"]), Ring(*params["ring"])
-    carry = np.frombuffer(_read(blob_dir, params["carry"]), np.uint8)
     total = _words(blob_dir, params["sum"], ring)
-    if carry.size != total.size:
+    packed = _read(blob_dir, params["carry"])
+    if len(packed) != checks.packed_bytes(total.size, params["members"]):
         return {"good": False}
+    carry = checks.unpack(packed, total.size, params["members"])
     good = checks.holds(
         total,
         carry,

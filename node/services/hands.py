@@ -328,7 +328,7 @@ class Hands:
                     sum=effect.sum,
                     carry=effect.carry,
                     start=effect.slice.start,
-                    members=effect.members.bit_count(),
+                    members=effect.members,
                     seed=effect.seed,
                     tag=effect.tag,
                 )
