@@ -140,7 +140,8 @@ class Blobs(Protocol):
 
     def read(self, digest: Digest, offset: int, length: int) -> bytes: ...
 
-    def put(self, data: bytes) -> Digest: ...
+    def put(self, data: bytes | memoryview) -> Digest:
+        """Durable when this returns; the buffer is the caller's again."""
 
     def delete(self, digest: Digest) -> None:
         """Nothing happens if it is not here."""

@@ -93,7 +93,7 @@ class MemoryBlobs:
             raise StorageError(f"cannot read {length} bytes from offset {offset}")
         return self._get(digest)[offset : offset + length]
 
-    def put(self, data: bytes) -> Digest:
+    def put(self, data: bytes | memoryview) -> Digest:
         digest = Digest(hashlib.sha256(data).digest())
         self._held[digest] = bytes(data)
         return digest

@@ -51,7 +51,7 @@ class FileBlobs:
         with self._path(digest).open("rb", buffering=0) as file:
             return os.pread(file.fileno(), length, offset)
 
-    def put(self, data: bytes) -> Digest:
+    def put(self, data: bytes | memoryview) -> Digest:
         digest = Digest(hashlib.sha256(data).digest())
         self._path(digest).write_bytes(data)
         return digest
