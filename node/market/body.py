@@ -4,10 +4,10 @@ A body is what follows a Crypt4GH header: segments of nonce, ciphertext and tag.
 are drawn at random, as the format asks: a publishing that was cut and goes on with the
 same key must not meet a nonce twice, whatever became of the file meanwhile.
 
-Encrypting costs less than hashing what comes out twice (once as a blob's name, once as a
-leaf of the tree), so the two hashes run in threads of their own beside it.  The buffers
-are few and used again: memory does not grow with the file, and no time goes into fresh
-pages.
+A segment is hashed as a leaf while it is still in the cache; the whole chunk is hashed
+again, as a blob's name, and written by a second thread while the next one is encrypted.
+The buffers are few and used again: memory does not grow with the file, and no time goes
+into fresh pages.
 """
 
 import os
@@ -97,27 +97,26 @@ def encrypt(
     plain = bytearray(CHUNK_PLAIN_BYTES)
     free = [bytearray(CHUNK_BYTES) for _ in range(_AHEAD)]
     length = len(done) * CHUNK_BYTES
-    waiting: deque[tuple[bytearray, Future[Digest], Future[Digest]]] = deque()
+    waiting: deque[tuple[bytearray, Future[Digest], Digest]] = deque()
 
     def collect() -> None:
         buffer, name, root = waiting.popleft()
-        counted.add(Chunk(name.result(), root.result()))
+        counted.add(Chunk(name.result(), root))
         free.append(buffer)
 
-    with ThreadPoolExecutor(2 * _AHEAD, thread_name_prefix="seal") as pool:
+    with ThreadPoolExecutor(1, thread_name_prefix="seal") as pool:
         while size := _fill(source, plain):
             if not free:
                 collect()
             buffer = free.pop()
-            sealed = _sealed(cipher, memoryview(plain)[:size], memoryview(buffer))
+            sealed, root = _sealed(cipher, memoryview(plain)[:size], memoryview(buffer))
             length += len(sealed)
             if length > BODY_LIMIT_BYTES:
                 raise StorageError(
                     f"unit {index} has more than {BODY_LIMIT_BYTES} bytes sealed",
                     hint="divide it into smaller consent units",
                 )
-            name = pool.submit(blobs.put, sealed)
-            waiting.append((buffer, name, pool.submit(chunk_root, sealed)))
+            waiting.append((buffer, pool.submit(blobs.put, sealed), root))
             if size < CHUNK_PLAIN_BYTES:
                 break
         while waiting:
@@ -161,11 +160,12 @@ def _fill(source: Source, buffer: bytearray) -> int:
 
 def _sealed(
     cipher: ChaCha20Poly1305, plain: memoryview, buffer: memoryview
-) -> memoryview:
-    """The chunk of `plain`, at the front of `buffer`."""
+) -> tuple[memoryview, Digest]:
+    """The chunk of `plain`, at the front of `buffer`, and the root over its segments."""
     segments = -(-len(plain) // SEGMENT_BYTES)
     view = buffer[: len(plain) + segments * SEGMENT_OVERHEAD_BYTES]
     nonces = os.urandom(NONCE_BYTES * segments)
+    leaves: list[Digest] = []
     for number in range(segments):
         piece = plain[number * SEGMENT_BYTES : (number + 1) * SEGMENT_BYTES]
         nonce = nonces[number * NONCE_BYTES : (number + 1) * NONCE_BYTES]
@@ -174,7 +174,8 @@ def _sealed(
         view[start:after_nonce] = nonce
         end = after_nonce + len(piece) + SEGMENT_OVERHEAD_BYTES - NONCE_BYTES
         cipher.encrypt_into(nonce, piece, None, view[after_nonce:end])
-    return view
+        leaves.append(merkle.leaf_digest(view[start:end]))
+    return view, merkle.root_of_digests(leaves)
 
 
 def decrypt(

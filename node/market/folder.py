@@ -116,7 +116,7 @@ def _unpack(whole: Path) -> int:
         with tarfile.open(whole, "r:") as tar:
             for member in tar:
                 place = base / _safe(member)
-                place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                _make_folders(base, place.parent)
                 source = tar.extractfile(member)
                 if source is None:
                     raise _strange(member.name)
@@ -130,6 +130,13 @@ def _unpack(whole: Path) -> int:
         ) from error
     whole.unlink()
     return size
+
+
+def _make_folders(base: Path, folder: Path) -> None:
+    """`folder` and all between it and `base`, private; mkdir's own `parents` are not."""
+    for one in (*reversed(folder.relative_to(base.parent).parents[:-1]), None):
+        place = folder if one is None else base.parent / one
+        place.mkdir(mode=0o700, exist_ok=True)
 
 
 def _safe(member: tarfile.TarInfo) -> PurePosixPath:

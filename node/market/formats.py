@@ -186,6 +186,9 @@ def _dicom(paths: Sequence[Path]) -> Described:
     found = Described(records=[1] * len(paths))
     for path in paths:
         header = dicom_header(path, (*_DICOM_FIELDS, *_DICOM_IDENTIFYING))
+        if "SOPClassUID" not in header:
+            # Every kind of DICOM object has it, and pydicom reads almost anything.
+            raise DatasetError(f"{path} is not a DICOM object")
         present |= {name for name in _DICOM_FIELDS if name in header}
         identifying += any(header.get(name) for name in _DICOM_IDENTIFYING)
         modality = str(header.get("Modality", ""))

@@ -14,6 +14,7 @@ from node.market.publish import Description
 from node.market.publisher import Publisher
 from node.market.shelf import OwnDataset, chunk_list, without_units
 from node.market.tools import Tools
+from protocol.gossip import PAYLOAD_LIMIT_BYTES
 from protocol.listing import LISTING_TOPIC, Listing, open_listing
 from protocol.manifest import ListingAnswer, Manifest, UnitHeader, unit_list
 from protocol.types import Digest
@@ -76,6 +77,12 @@ class Owner:
 
         return await self._publish(await trio.to_thread.run_sync(planned), said)
 
+    async def _announce(self, record: OwnDataset) -> None:
+        """Only a hint: who misses it is shown the listing when it asks."""
+        said = encode(ListingAnswer(record.listing, record.provenance))
+        if len(said) <= PAYLOAD_LIMIT_BYTES:
+            await self._tools.transport.announce(LISTING_TOPIC, said)
+
     def _replacing(self, said: Description, replaces: int) -> Description:
         before = self._tools.shelf.own(replaces)[1]
         return Description(
@@ -95,9 +102,7 @@ class Owner:
             record = await self._publisher.draft(made, said)
             dataset = await self._publisher.anchor(record)
         await self._tools.view(dataset)
-        # Only a hint: who misses it is shown the listing when it asks.
-        answer = ListingAnswer(record.listing, record.provenance)
-        await self._tools.transport.announce(LISTING_TOPIC, encode(answer))
+        await self._announce(record)
         columns = [column.name for column in open_listing(record.listing).columns]
         warnings = [
             f"column {name!r} seems to hold direct identifiers"
@@ -242,9 +247,11 @@ class Owner:
     async def _reduce(self, dataset: int, bits: int) -> list[dict[str, Any]]:
         """Grants that name withdrawn units, replaced by what is left of them."""
         view = await self._tools.view(dataset)
+        time = max(self._tools.now(), view.chain_time)
         replaced = []
-        for grant in self._tools.active(view):
-            if not grant.units & bits:
+        for grant in view.grants:
+            # As the chain has it: one that only we have stopped is still to be revoked.
+            if grant.revoked or grant.until <= time or not grant.units & bits:
                 continue
             await self._stop(dataset, grant.grant)
             left, new = grant.units & ~bits, None

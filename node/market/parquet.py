@@ -13,7 +13,7 @@ from typing import Any
 from node.market import DatasetError
 from node.market.table import PAD_BYTES, column_place, partition
 
-_PAD_KEY = b"rexis.padding"
+_PAD_KEY = "rexis.padding"
 
 
 def split(path: Path, unit_column: str | None) -> list[tuple[bytes, int]]:
@@ -81,18 +81,20 @@ def _opened(unit: bytes, columns: Sequence[str]) -> Any:
 
 def _padded(table: Any) -> bytes:
     pad = 0
-    data = _written(table.replace_schema_metadata({_PAD_KEY: b""}))
+    data = _written(table)
     # The entry's own length field may grow by a byte or two with what it counts.
     while len(data) % PAD_BYTES:
         pad += -len(data) % PAD_BYTES
-        data = _written(table.replace_schema_metadata({_PAD_KEY: b" " * pad}))
+        data = _written(table, pad)
     return data
 
 
-def _written(table: Any) -> bytes:
+def _written(table: Any, pad: int = 0) -> bytes:
     import pyarrow.parquet as pq
 
     out = io.BytesIO()
-    # store_schema would repeat the padding in a second spelling.
-    pq.write_table(table, out, compression="zstd", store_schema=False)
+    with pq.ParquetWriter(out, table.schema, compression="zstd") as writer:
+        writer.write_table(table)
+        if pad:
+            writer.add_key_value_metadata({_PAD_KEY: " " * pad})
     return out.getvalue()
