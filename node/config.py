@@ -194,6 +194,15 @@ class Audit(Table, frozen=True):
             "the anchor by this node's own coins",
         ),
     ] = 0.25
+    full: Annotated[
+        float,
+        Meta(
+            ge=0.0,
+            le=1.0,
+            description="share of those that are replayed whole, 0 to 1; of the others one "
+            "layer is, never the first, whose input says most",
+        ),
+    ] = 0.1
 
 
 class Log(Table, frozen=True):

@@ -6,7 +6,8 @@ each member that may ask.  A host sees rows under the key, an auditor sees the s
 """
 
 from protocol.boundary import SALT_BYTES
-from protocol.errors import MalformedMessageError
+from protocol.errors import MalformedMessageError, VerificationError
+from protocol.provenance import chain_digest, open_step, verify_chain
 from protocol.receipt import BATCH_COUNT_LIMIT, LAYERS_LIMIT, BatchProof
 from protocol.types import DIGEST_BYTES
 from protocol.wire import Message
@@ -15,9 +16,12 @@ INFER_PROTOCOL = "/rexis/infer/1"
 RECEIPTS_PROTOCOL = "/rexis/receipts/1"
 PLACE_PROTOCOL = "/rexis/place/1"
 OPEN_PROTOCOL = "/rexis/open/1"
+SLICE_PROTOCOL = "/rexis/slice/1"
 RELEASE_TOPIC = "release"
 AUDIT_TOPIC = "audit"
 
+RELEASE_STEPS = 2
+"""Training, then keying and rounding."""
 RELEASE_LIMIT_BYTES = 1 << 18
 TRUNK_LIMIT_BYTES = 1 << 30
 REQUEST_LIMIT_BYTES = 16 << 20
@@ -48,9 +52,15 @@ class Release(Message, frozen=True, tag="release"):
     """Node keys of members that agreed to run it; empty: every compute host."""
     keys: tuple[SealedKey, ...]
     """Whoever has one may ask."""
+    provenance: tuple[bytes, ...]
+    """Signed steps from the listings that trained it, through the state, to the trunk."""
+
+    def sources(self) -> tuple[bytes, ...]:
+        """What training used: records of listings, and the first state."""
+        return open_step(self.provenance[0]).used
 
     def check(self) -> None:
-        """Lengths; the signature is the announcement's."""
+        """Lengths and the chain of steps; the release's own signature is its announcement's."""
         for name in ("model_root", "blob", "run", "state_root"):
             _require(name, getattr(self, name))
         for key in (*self.hosts, *(sealed.node_key for sealed in self.keys)):
@@ -58,6 +68,45 @@ class Release(Message, frozen=True, tag="release"):
         if not 0 < self.blob_bytes <= TRUNK_LIMIT_BYTES:
             raise MalformedMessageError(
                 f"trunk of {self.blob_bytes} bytes, limit is {TRUNK_LIMIT_BYTES}"
+            )
+        if len(self.provenance) != RELEASE_STEPS:
+            raise MalformedMessageError(
+                f"release with {len(self.provenance)} steps, needs {RELEASE_STEPS}"
+            )
+        trained, released = verify_chain(
+            self.provenance,
+            expected=chain_digest([open_step(one) for one in self.provenance]),
+            product=self.model_root,
+        )
+        if trained.made != self.state_root or released.used != (self.state_root,):
+            raise VerificationError("release does not follow from its training state")
+
+
+class SliceRequest(Message, frozen=True, tag="slice"):
+    """An auditor asks a holder of a trunk for one layer of it."""
+
+    model_root: bytes
+    layer: int
+
+    def check(self) -> None:
+        _require("model root", self.model_root)
+        if not 0 <= self.layer < LAYERS_LIMIT:
+            raise MalformedMessageError(
+                f"layer is {self.layer}, limit is {LAYERS_LIMIT - 1}"
+            )
+
+
+class SliceAnswer(Message, frozen=True, tag="sliced"):
+    """The blob with that layer's bytes; they name the model root, nobody is believed."""
+
+    blob: bytes
+    blob_bytes: int
+
+    def check(self) -> None:
+        _require("slice", self.blob)
+        if not 0 < self.blob_bytes <= TRUNK_LIMIT_BYTES:
+            raise MalformedMessageError(
+                f"slice of {self.blob_bytes} bytes, limit is {TRUNK_LIMIT_BYTES}"
             )
 
 

@@ -14,9 +14,12 @@ from ee.integer.codec import (
     decode_slice,
     encode,
     encode_slice,
+    layer_root,
     model_root,
+    root_over_layers,
 )
 from ee.integer.errors import IntegerModelError, MalformedTrunkError, SelfTestError
+from ee.integer.known import self_test
 from ee.integer.quantise import quantise
 from ee.integer.rows import (
     ENTRY_BYTES,
@@ -26,7 +29,6 @@ from ee.integer.rows import (
     pack_rows,
     unpack_rows,
 )
-from ee.integer.self_test import self_test
 from ee.integer.spec import op_spec_digest
 from ee.integer.trunk import (
     Header,
@@ -61,10 +63,12 @@ __all__ = [
     "encode",
     "encode_rows",
     "encode_slice",
+    "layer_root",
     "model_root",
     "op_spec_digest",
     "pack_rows",
     "quantise",
+    "root_over_layers",
     "self_test",
     "unpack_rows",
 ]

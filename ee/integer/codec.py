@@ -80,8 +80,7 @@ def decode(data: bytes) -> IntegerTrunk:
 
 def cut(trunk: IntegerTrunk, index: int) -> Slice:
     """Layer `index` as an auditor of that layer gets it."""
-    if not 0 <= index < len(trunk.layers):
-        raise IntegerModelError(f"layer {index} of a trunk of {len(trunk.layers)}")
+    trunk.require_layer(index)
     roots = tuple(layer_root(layer) for layer in trunk.layers)
     return Slice(trunk.header, index, roots, trunk.layers[index])
 

@@ -6,6 +6,7 @@ the ranges that `arith` relies on.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from math import isqrt as integer_sqrt
 
 import numpy as np
@@ -80,16 +81,17 @@ def attention(q: Rows, k: Rows, v: Rows, multiplier: int, *, causal: bool) -> Fl
 def _weights(q: Rows, k: Rows, multiplier: int, *, causal: bool) -> Floats:
     """Step 4: EXP of how far each score lies below the largest one in sight."""
     scores = _score_products(q.q, k.q)
-    scores *= float(multiplier)
-    # Two exact scalings by powers of two are one: cheaper than a power per score.
-    scores *= np.ldexp(1.0, q.s - spec.SCORE_SHIFT)[..., :, None]
+    # Scaling by powers of two is exact, so M may be in the factor of a row.
+    scores *= np.ldexp(float(multiplier), q.s - spec.SCORE_SHIFT)[..., :, None]
     scores *= np.ldexp(1.0, k.s)[..., None, :]
     arith.clamp(arith.nearest(scores), spec.SCORE_LIMIT)
     if causal:
-        scores[..., ~np.tri(scores.shape[-1], dtype=bool)] = -np.inf
-    below = scores.max(axis=-1, keepdims=True) - scores
-    steps = np.minimum(below, spec.TABLE_SIZE).astype(np.int64)
-    return np.append(spec.exp_table(), 0.0)[steps]
+        # Below every score by more than the table reaches, and still an integer.
+        ahead = ~np.tri(scores.shape[-1], dtype=bool)
+        np.copyto(scores, -4.0 * spec.SCORE_LIMIT, where=ahead)
+    top = scores.max(axis=-1, keepdims=True)
+    below = np.subtract(top, scores, out=scores).astype(np.intp)
+    return _exp().take(below, mode="clip")
 
 
 def _weighted(weights: Floats, v: Rows, *, causal: bool) -> Floats:
@@ -116,10 +118,28 @@ def _score_products(q: Floats, k: Floats) -> Floats:
 
 def gated(gate: Floats, up: Floats) -> Floats:
     """SiLU(gate) * up in units of 2^-28; `gate` and `up` in units of 2^-14."""
-    index = np.minimum(np.floor((np.abs(gate) + 32.0) * (1.0 / 64)), spec.TABLE_SIZE)
-    sigmoid = np.append(spec.sigmoid_table(), _ONE)[index.astype(np.int64)]
-    np.subtract(_ONE, sigmoid, out=sigmoid, where=gate < 0)
-    sigmoid *= gate
-    activated = arith.half(sigmoid, spec.SIGMOID_BITS)
+    index = np.abs(gate)
+    index += 32.0
+    index *= 1.0 / 64
+    np.floor(index, out=index)
+    np.copysign(index, gate, out=index)
+    index += spec.TABLE_SIZE
+    # Beyond either end the table's last entry holds, so clipping the index is step 8.
+    activated = _sigmoid().take(index.astype(np.intp), mode="clip")
+    activated *= gate
+    arith.half(activated, spec.SIGMOID_BITS)
     activated *= up
     return activated
+
+
+@lru_cache(maxsize=1)
+def _sigmoid() -> Floats:
+    """C of step 8 for the signed index -4096 to 4096."""
+    right = np.append(spec.sigmoid_table(), _ONE)
+    return np.concatenate([_ONE - right[:0:-1], right])
+
+
+@lru_cache(maxsize=1)
+def _exp() -> Floats:
+    """EXP with the 0 that stands for everything beyond it."""
+    return np.append(spec.exp_table(), 0.0)

@@ -67,6 +67,11 @@ class Matrix:
         # Kept, because the conversion costs as much as a product of sixteen rows.
         return self.weight.astype(np.float32)
 
+    @functools.cached_property
+    def scale(self) -> Floats:
+        """m[o] * 2^-shift, exact."""
+        return np.ldexp(self.multiplier.astype(np.float64), -self.shift)
+
     def apply(self, rows: Rows, limit: int) -> Floats:
         """The spec's linear of 8-bit rows, clamped."""
         sums = arith.products(rows.q.astype(np.float32), self.weight32, 127)
@@ -77,9 +82,9 @@ class Matrix:
         return self._rescaled(arith.limb_products(rows.q, self.weight32), rows, limit)
 
     def _rescaled(self, sums: Floats, rows: Rows, limit: int) -> Floats:
-        sums *= self.multiplier
-        arith.half(sums, (self.shift - rows.s)[:, None])
-        return arith.clamp(sums, limit)
+        sums *= self.scale
+        sums *= np.ldexp(1.0, rows.s)[:, None]
+        return arith.clamp(arith.nearest(sums), limit)
 
 
 @dataclass(frozen=True)
@@ -194,6 +199,7 @@ class IntegerTrunk:
 
     def forward(self, rows: RowArray, *, start: int = 0) -> Trace:
         """Every boundary from `rows`, which stand before layer `start`, to the output."""
+        self.require_layer(start)
         boundaries = [self.header.check_rows(rows)]
         for layer in self.layers[start:]:
             boundaries.append(self.header.replay(layer, boundaries[-1]))
@@ -201,9 +207,13 @@ class IntegerTrunk:
 
     def replay_layer(self, index: int, rows: RowArray) -> RowArray:
         """Rows after layer `index`, given the rows before it."""
+        self.require_layer(index)
+        return self.header.replay(self.layers[index], rows)
+
+    def require_layer(self, index: int) -> None:
+        """Raise unless there is a layer `index`."""
         if not 0 <= index < len(self.layers):
             raise IntegerModelError(f"layer {index} of a trunk of {len(self.layers)}")
-        return self.header.replay(self.layers[index], rows)
 
 
 def _add(residual: RowArray, change: Floats) -> RowArray:

@@ -14,7 +14,7 @@ import click
 
 from node.cli import federation
 from node.cli.federation import BadFileError, Card, Federation
-from node.cli.shell import Number, Row, Shell, print_fields, say, verb
+from node.cli.shell import Noun, Number, Row, Shell, print_fields, say, verb
 from node.errors import ChainError, KeyFileError
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _HEX_KEY_CHARS = 64
 
 
-@click.group()
+@click.group(cls=Noun)
 def chain() -> None:
     """The federation's contracts; only its registrar needs these."""
 
@@ -49,9 +49,10 @@ _owner_key = click.option(
 @verb(chain)
 @click.argument("file", type=click.Path(path_type=Path))
 def new_owner(shell: Shell, file: Path) -> None:
-    """Make the key that will own the registry, encrypted, in a new FILE.
+    """Make the key that will own the registry.
 
-    It needs some of the chain's currency before it can deploy.
+    It is encrypted, in a new FILE. Its account needs some of the chain's currency before it can
+    deploy.
     """
     from node.adapters import keyfile
     from node.cli.account import address
@@ -69,7 +70,9 @@ def new_owner(shell: Shell, file: Path) -> None:
 @click.option("--chain-id", type=Number(min=1), required=True)
 @_owner_key
 def deploy(shell: Shell, chain_url: str, chain_id: int, owner_key: Path) -> None:
-    """Put the contracts on a chain; the owner of the key will own the registry.
+    """Put the contracts on a chain.
+
+    The owner of the key will own the registry.
 
     What this prints with --json is the federation file: give it to every member for `rexis
     init --federation FILE`.
@@ -115,7 +118,9 @@ def deploy(shell: Shell, chain_url: str, chain_id: int, owner_key: Path) -> None
 def register(
     shell: Shell, cards: list[Card], place: Federation, owner_key: Path, remove: bool
 ) -> None:
-    """Admit members, or change their roles. A CARD is what `rexis init --json` printed.
+    """Admit members, or change their roles.
+
+    A CARD is card.json of a member's home.
 
     Compare the peer id with the member by another way than the one the card came by: whoever
     is registered is trusted with the federation.
@@ -169,9 +174,9 @@ def _member(card: Card, *, remove: bool) -> "Member":
             hint="the card was changed; ask the member for it again",
         )
     bits = {
-        "data-provider": members.ROLE_DATA_PROVIDER,
+        "data provider": members.ROLE_DATA_PROVIDER,
         "researcher": members.ROLE_RESEARCHER,
-        "compute-host": members.ROLE_COMPUTE_HOST,
+        "compute host": members.ROLE_COMPUTE_HOST,
         "auditor": members.ROLE_AUDITOR,
     }
     return members.Member(

@@ -5,6 +5,7 @@ import click
 from node.cli.shell import (
     BULK_S,
     CHAIN_S,
+    Noun,
     Number,
     Row,
     Shell,
@@ -17,12 +18,12 @@ from node.cli.shell import (
 from node.cli.words import count, moment, short, size, until
 
 
-@click.group()
+@click.group(cls=Noun)
 def dataset() -> None:
     """Encrypted tables: publish, look at, read what is granted."""
 
 
-@click.group()
+@click.group(cls=Noun)
 def grant() -> None:
     """Who may read which units of a dataset, and how long."""
 
@@ -212,10 +213,11 @@ def _show(shell: Shell, answer: Row) -> None:
 def _listed(listing: Row) -> list[tuple[str, object]]:
     known = [rows for rows in listing["rows"] if rows is not None]
     hidden = len(listing["rows"]) - len(known)
-    fewer = f", and {count(hidden, 'unit')} of fewer than ten" if hidden else ""
+    fewer = f"{count(hidden, 'unit')} of fewer than ten" if hidden else ""
+    rows = ", and ".join(filter(None, (str(sum(known)) if known else "", fewer)))
     columns = [f"{column['name']} ({column['kind']})" for column in listing["columns"]]
     return [
-        ("rows", f"{sum(known)}{fewer}"),
+        ("rows", rows),
         ("licence", listing["licence"]),
         ("use", ", ".join(listing["duo"])),
         ("source", listing["source"]),

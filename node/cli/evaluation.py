@@ -1,12 +1,11 @@
 """Released models, encrypted inference, receipts, audits."""
 
-from typing import Any
-
 import click
 
 from node.cli.shell import (
     BULK_S,
     CHAIN_S,
+    Noun,
     Row,
     Shell,
     absolute,
@@ -14,22 +13,22 @@ from node.cli.shell import (
     say,
     verb,
 )
-from node.cli.words import count, short, size
+from node.cli.words import count, moment, short, size
 
 _SCORES_SHOWN = 10
 
 
-@click.group()
+@click.group(cls=Noun)
 def model() -> None:
     """Released models: keyed integer trunks that hosts may serve."""
 
 
-@click.group()
+@click.group(cls=Noun)
 def receipt() -> None:
     """What this node has signed as a host."""
 
 
-@click.group()
+@click.group(cls=Noun)
 def audit() -> None:
     """What verifiers found."""
 
@@ -154,7 +153,7 @@ def anchor(shell: Shell) -> None:
 @click.argument("receipt_id", metavar="RECEIPT")
 @click.argument("path", callback=absolute, metavar="FILE")
 def export(shell: Shell, receipt_id: str, path: str) -> None:
-    """Write what `rexis-verify` needs to check one receipt without a network."""
+    """Write the bundle of one receipt, for `rexis-verify` to check offline."""
     answer = shell.ask(
         "receipts.export", receipt=shell.resolve("receipt", receipt_id), path=path
     )
@@ -166,18 +165,35 @@ def export(shell: Shell, receipt_id: str, path: str) -> None:
 @verb(audit, "list")
 def audit_list(shell: Shell) -> None:
     """Reports this node has made or heard, each under its verifier's signature."""
-    answer = shell.ask("audits.list")
-    names = dict.fromkeys(key for row in answer["audits"] for key in row)
-    columns = {name: _cell(name) for name in names}
-    shell.table(answer, "audits", columns)
+    shell.table(
+        shell.ask("audits.list"),
+        "audits",
+        {
+            "receipt": lambda row: short(row["receipt"]),
+            "host": lambda row: row["host"],
+            "verdict": lambda row: row["verdict"],
+            "what": _finding,
+            "verifier": lambda row: row["verifier"],
+            "at (UTC)": lambda row: moment(row["time"]),
+        },
+    )
 
 
-def _cell(name: str) -> Any:
-    def read(row: Row) -> object:
-        value = row.get(name)
-        return short(value) if isinstance(value, str) and len(value) == 64 else value
-
-    return read
+def _finding(row: Row) -> str:
+    """What a report accuses the host of, to the number."""
+    entry = row["entry"]
+    if row["fault"] is None:
+        return f"{count(row['layers_replayed'], 'layer')} replayed exactly"
+    if row["fault"] != "layer":
+        return {"shape": "rows the model does not have", "receipt": "no receipt"}[
+            row["fault"]
+        ]
+    if entry is None:
+        return f"layer {row['layer']} differs"
+    return (
+        f"layer {row['layer']}, case {entry['case']}, token {entry['token']}, column "
+        f"{entry['column']}: {entry['committed']} instead of {entry['computed']}"
+    )
 
 
 def _show(shell: Shell, answer: Row) -> None:

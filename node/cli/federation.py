@@ -15,7 +15,7 @@ import click
 
 _FILE_LIMIT_BYTES = 1 << 16
 CONTRACTS = ("registry", "datasets", "anchors")
-ROLE_NAMES = ("data-provider", "researcher", "compute-host", "auditor")
+ROLE_NAMES = ("data provider", "researcher", "compute host", "auditor")
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]{40}")
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,32}")
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from node.cli.shell import Number, Shell, print_fields, print_json, say, verb
+from node.cli.shell import Noun, Number, Shell, print_fields, print_json, say, verb
 from node.cli.words import count, moment, plain, span
 from node.errors import NodeError
 
@@ -15,12 +15,12 @@ _WAIT_S = 20.0
 _STOP_S = 20.0
 
 
-@click.group()
+@click.group(cls=Noun)
 def peers() -> None:
     """Other members as this node sees them."""
 
 
-@click.group()
+@click.group(cls=Noun)
 def members() -> None:
     """The federation as the chain has it."""
 

@@ -5,6 +5,7 @@ neither this module nor the modules of the nouns import anything heavy at the to
 that.
 """
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -52,6 +53,7 @@ class _Root(click.Group):
 
 @click.group(
     cls=_Root,
+    epilog="Exit status: 0 done, 1 refused, 2 no daemon answers, 3 wrong usage.",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.option(
@@ -65,11 +67,7 @@ class _Root(click.Group):
 )
 @click.version_option(package_name="rexis", message="rexis %(version)s")
 def cli(home: str) -> None:
-    r"""Speak to the Rexis node of this machine, or make one.
-
-    \b
-    Exit status: 0 done, 1 refused, 2 no daemon answers, 3 wrong usage.
-    """
+    """Speak to the Rexis node of this machine, or make one."""
 
 
 for _noun in (here, setup, data, training, evaluation, programs, chain):
@@ -79,6 +77,10 @@ for _noun in (here, setup, data, training, evaluation, programs, chain):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A name in an alphabet the terminal does not have is shown escaped, not refused.
+            stream.reconfigure(errors="backslashreplace")
     try:
         status: Any = cli.main(
             args=None if arguments is None else list(arguments),

@@ -11,6 +11,7 @@ from typing import NoReturn
 
 import click
 
+from node.cli.shell import Noun
 from node.locations import Home
 
 _HERE = Path(__file__).parent.parent
@@ -28,7 +29,7 @@ def become(module: str, *arguments: str) -> NoReturn:
     os.execv(sys.executable, [sys.executable, "-P", "-m", module, *arguments])  # noqa: S606 - no shell is wanted
 
 
-@click.group()
+@click.group(cls=Noun)
 def worker() -> None:
     """The untrusted process that computes the keyed trunk."""
 
@@ -42,7 +43,7 @@ def worker_serve(context: click.Context, socket: str | None) -> None:
     become("node.worker", "--socket", socket or os.fspath(home.worker_socket))
 
 
-@click.group()
+@click.group(cls=Noun)
 def devchain() -> None:
     """The embedded chain for development: it orders, and secures nothing."""
 

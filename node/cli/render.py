@@ -27,8 +27,13 @@ def console() -> Console:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Rows under their names; numbers to the right."""
-    console().print(tabulated(columns, rows))
+    """Rows under their names; numbers to the right; no blanks at the ends of lines."""
+    screen = console()
+    with screen.capture() as captured:
+        screen.print(tabulated(columns, rows))
+    for line in captured.get().splitlines():
+        sys.stdout.write(line.rstrip() + "\n")
+    sys.stdout.flush()
 
 
 def tabulated(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
@@ -92,9 +97,11 @@ def live() -> Iterator[Draw]:
             bars.add_row(
                 "rounds", _bar(*done), f"{done[0]} of {done[1]}", Text(plain(state))
             )
-            bars.add_row(
-                "step", _bar(*step), f"{step[0]} of {step[1]}", Text(plain(now))
-            )
+            if step[1]:
+                at = f"{step[0]} of {step[1]}"
+                bars.add_row("steps", _bar(*step), at, Text(plain(now)))
+            elif now:
+                bars.add_row("now", Text(plain(now)), "", "")
             parts: list[RenderableType] = [Text(plain(heading), style="bold"), bars]
             if rows:
                 parts.append(tabulated(columns, rows))

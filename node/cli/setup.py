@@ -11,12 +11,12 @@ from typing import Any
 import click
 
 from node.cli import federation
-from node.cli.shell import Shell, WrongValueError, print_fields, say, verb
+from node.cli.shell import Noun, Shell, WrongValueError, print_fields, say, verb
 from node.errors import ConfigError, StorageError
 from node.locations import Home
 
 _ROLES: Mapping[str, tuple[str, ...]] = {
-    "institution": ("data-provider", "researcher", "compute-host"),
+    "institution": ("data provider", "researcher", "compute host"),
     "verifier": ("auditor",),
     "researcher": ("researcher",),
 }
@@ -27,7 +27,7 @@ def _top() -> None:
     """Holds the command that has no noun."""
 
 
-@click.group()
+@click.group(cls=Noun)
 def config() -> None:
     """The configuration file."""
 
@@ -180,8 +180,8 @@ def check(shell: Shell) -> None:
     def human() -> None:
         from node.cli import render
 
-        cells = [[row["key"], _cell(row["value"]), row["from"]] for row in rows]
-        render.table(["key", "value", "from"], cells)
+        cells = [[row["key"], row["from"], _cell(row["value"])] for row in rows]
+        render.table(["key", "from", "value"], cells)
         say("")
         say(f"{home.config} is valid")
         for warning in warnings:

@@ -6,7 +6,9 @@ peer's, so nothing reaches the terminal that could steer it.
 
 import functools
 import json
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +31,8 @@ CHAIN_S = 600.0
 BULK_S = 3600.0
 _ID_DIGITS = 64
 
+_NO_FOLD = 1 << 30
+
 Row = Mapping[str, Any]
 
 
@@ -38,6 +42,13 @@ class WrongValueError(click.UsageError):
     def __init__(self, message: str, *, hint: str) -> None:
         super().__init__(message)
         self.hint = hint
+
+
+class Noun(click.Group):
+    """Lists its verbs in the order in which a person needs them."""
+
+    def list_commands(self, _ctx: click.Context) -> list[str]:
+        return list(self.commands)
 
 
 class Number(click.IntRange):
@@ -165,10 +176,20 @@ def print_json(value: object, *, indent: int | None = 2) -> None:
 
 
 def print_fields(pairs: Sequence[tuple[str, object]]) -> None:
-    """`name  value` lines, the values aligned."""
-    width = max(len(name) for name, _ in pairs)
+    """`name  value` lines, the values aligned, and folded where a person looks."""
+    indent = max(len(name) for name, _ in pairs) + 2
+    columns = _NO_FOLD
+    if sys.stdout.isatty():
+        columns = max(indent + 20, shutil.get_terminal_size().columns)
     for name, value in pairs:
-        say(f"{name:{width}}  {value}")
+        lines = textwrap.wrap(
+            plain(str(value)),
+            columns - indent,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        for number, line in enumerate(lines or [""]):
+            say(f"{'' if number else name:{indent}}{line}")
 
 
 def fail(message: str, hint: str, status: int) -> int:

@@ -5,19 +5,19 @@ from pathlib import Path
 import click
 
 from node.cli import watch as live
-from node.cli.shell import CHAIN_S, Number, Row, Shell, verb
+from node.cli.shell import CHAIN_S, Noun, Number, Row, Shell, verb
 from node.cli.words import short
 
 # As the daemon has it (protocol.runs); refused here before a large file is sent for nothing.
 _PLAN_LIMIT_BYTES = 1 << 18
 
 
-@click.group()
+@click.group(cls=Noun)
 def run() -> None:
     """Training runs: propose, consent, watch."""
 
 
-@click.group("round")
+@click.group("round", cls=Noun)
 def round_() -> None:
     """The closed rounds of a run."""
 
@@ -142,7 +142,7 @@ def round_list(shell: Shell, run_id: str) -> None:
 
 def _show(shell: Shell, answer: Row) -> None:
     missing = [name for name in answer["members"] if name not in answer["consents"]]
-    samples = answer["samples"] or {}
+    samples = answer["samples"]
     pairs: list[tuple[str, object]] = [
         ("run", answer["run"]),
         ("title", answer["title"]),
@@ -155,8 +155,7 @@ def _show(shell: Shell, answer: Row) -> None:
     if samples:
         each = (f"{name} {number}" for name, number in samples.items())
         pairs.append(("records", ", ".join(each)))
-    if answer["state_root"]:
-        pairs.append(("state", answer["state_root"]))
+    pairs.append(("state", answer["state_root"]))
     if answer["progress"]:
         pairs.append(("now", live.progress(answer["progress"])))
     if answer["reason"]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from node.cli.shell import NotFoundError, Row, Shell, print_json, say
-from node.cli.words import short, shown, size
+from node.cli.words import decimal, short, size
 from node.errors import RoundError
 
 # Two small calls over a local socket; a person sees no difference below this.
@@ -18,12 +18,13 @@ ROUND_COLUMNS: Mapping[str, Callable[[Row], object]] = {
     "round": lambda row: row["round"],
     "attempt": lambda row: row["attempt"],
     "seconds": lambda row: f"{row['seconds']:.1f}",
-    "loss": lambda row: f"{shown(row['loss_first'])} → {shown(row['loss_last'])}",
-    "AUC": lambda row: row["auc"],
-    "sent": lambda row: size(row["bytes_sent"]),
+    "training loss": lambda row: (
+        f"{decimal(row['loss_first'])} → {decimal(row['loss_last'])}"
+    ),
+    "held-out loss": lambda row: decimal(row["loss"]),
+    "AUC": lambda row: decimal(row["auc"]),
     "received": lambda row: size(row["bytes_received"]),
     "cut": lambda row: row["cut"],
-    "anchored": lambda row: row["anchored"],
     "state": lambda row: short(row["state_root"]),
 }
 
@@ -45,8 +46,9 @@ def watch(shell: Shell, run: str) -> None:
 
 def progress(now: Row) -> str:
     """What a node is doing for a run."""
-    loss = "" if now["loss"] is None else f", loss {shown(now['loss'])}"
-    return f"{now['what']}, step {now['step']} of {now['of']}{loss}"
+    step = "" if now["step"] is None else f", step {now['step']} of {now['of']}"
+    loss = "" if now["loss"] is None else f", loss {decimal(now['loss'])}"
+    return f"{now['what']}{step}{loss}"
 
 
 def _states(shell: Shell, run: str) -> Iterator[tuple[Row, list[dict[str, Any]]]]:
@@ -90,10 +92,13 @@ def _tell_json(row: Row, rounds: list[dict[str, Any]]) -> None:
 
 def _tell_line(row: Row, rounds: list[dict[str, Any]]) -> None:
     for one in rounds:
-        losses = f"loss {shown(one['loss_first'])} to {shown(one['loss_last'])}"
-        auc = "" if one["auc"] is None else f", AUC {one['auc']:.4f}"
+        losses = (
+            f"training loss {decimal(one['loss_first'])} to {decimal(one['loss_last'])}"
+        )
+        auc = "" if one["auc"] is None else f", AUC {decimal(one['auc'])}"
         say(
-            f"round {one['round']} of {row['rounds']}: {losses}{auc}, "
+            f"round {one['round']} closed ({one['round'] + 1} of {row['rounds']}): "
+            f"{losses}{auc}, "
             f"{one['seconds']:.1f} s, state {short(one['state_root'])}"
         )
     if not rounds or row["phase"] in _ENDED:
@@ -133,4 +138,4 @@ def _drawn(shell: Shell, run: str) -> Row:
 
 def _step(row: Row) -> tuple[int, int]:
     now = row["progress"]
-    return (now["step"], now["of"]) if now else (0, 0)
+    return (now["step"] or 0, now["of"] or 0) if now else (0, 0)

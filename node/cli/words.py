@@ -43,6 +43,11 @@ def shown(value: object) -> str:
     return str(value)
 
 
+def decimal(value: float | None) -> str:
+    """Four places, so that a column of them can be compared."""
+    return "-" if value is None or math.isnan(value) else f"{value:.4f}"
+
+
 def moment(unix_s: float) -> str:
     """UTC, to the second."""
     return f"{datetime.fromtimestamp(unix_s, UTC):%Y-%m-%d %H:%M:%S}"

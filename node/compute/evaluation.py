@@ -81,15 +81,24 @@ def read(params: Mapping[str, Any], _progress: Progress) -> dict[str, Any]:
     return {"scores": [float(score) for score in np.asarray(scores)]}
 
 
+def cut(params: Mapping[str, Any], _progress: Progress) -> dict[str, Any]:
+    """{trunk (path), layer, out (path)} -> {}: write one layer of a trunk as a slice."""
+    model, index = _model(params["trunk"]), params["layer"]
+    if not 0 <= index < len(model.layers):
+        raise ComputeError(f"layer {index} of a trunk of {len(model.layers)}")
+    state.write_file(Path(params["out"]), integer.encode_slice(model.cut(index)))
+    return {}
+
+
 def replay(params: Mapping[str, Any], _progress: Progress) -> dict[str, Any]:
     """One receipt from the rows at one boundary; imports no torch.
 
-    {trunk (path), receipt, batch, proof, boundary, salt, rows, committed?} -> {first, count,
+    {model (path of a trunk or a slice), receipt, batch, proof, boundary, salt, rows, committed?} -> {first, count,
     fault, evidence}; `fault` is the message's bytes or empty, `evidence` a bundle that shows
     the same with nothing but the wrong layer, once `committed` rows are given.
     """
     _tested()
-    model = _model(params["trunk"])
+    model = _model(params["model"])
     proof = decode(params["proof"], BatchProof)
     opened = Opened(params["boundary"], params["salt"], params["rows"])
     about = model, params["receipt"], params["batch"], proof, opened
@@ -127,5 +136,5 @@ def _tested() -> None:
 
 @lru_cache(maxsize=1)
 def _model(path: str) -> Model:
-    """A host's receipts come in batches, so the last trunk is likely the next."""
+    """A host's receipts come in batches, so the last model is likely the next."""
     return Model.read(Path(path).read_bytes())

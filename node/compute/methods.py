@@ -13,8 +13,8 @@ Progress = Callable[[dict[str, Any]], None]
 Method = Callable[[Mapping[str, Any], Progress], dict[str, Any]]
 
 _METHODS = {
-    "model.create": "training:create",
-    "train.check": "training:check",
+    "model.create": "planning:create",
+    "train.check": "planning:check",
     "train.local": "training:local",
     "train.evaluate": "training:evaluate",
     "round.mask": "rounds:mask",
@@ -23,6 +23,7 @@ _METHODS = {
     "model.release": "evaluation:release",
     "infer.encode": "evaluation:encode",
     "infer.read": "evaluation:read",
+    "model.slice": "evaluation:cut",
     "audit.replay": "evaluation:replay",
 }
 

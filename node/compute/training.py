@@ -1,4 +1,4 @@
-"""Training methods of the trusted child: first state, local steps, held-out scores."""
+"""Training methods of the trusted child: local steps and held-out scores; these need torch."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -6,27 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from ee.session import TrainHyper, predict, train_local
-from ee.spec import ModelSpec, initial_state, size
+from ee.hyper import TrainHyper
+from ee.session import predict, train_local
+from ee.spec import ModelSpec, size
 from node.compute import state, table
 from node.worker.client import WorkerClient
 
 Progress = Callable[[dict[str, Any]], None]
-
-
-def create(params: Mapping[str, Any], _progress: Progress) -> dict[str, Any]:
-    """{spec, folder} -> {root, size}: write the first state of a model."""
-    spec = ModelSpec.from_dict(params["spec"])
-    root = state.write(Path(params["folder"]), initial_state(spec))
-    return {"root": root, "size": size(spec)}
-
-
-def check(params: Mapping[str, Any], _progress: Progress) -> dict[str, Any]:
-    """{spec, task, train, records?} -> {samples}: would this data train this model."""
-    spec, question = ModelSpec.from_dict(params["spec"]), table.task(params["task"])
-    TrainHyper.from_dict(params["train"])
-    records = table.records(spec, question, params["records"])
-    return {"samples": int((~records.held_out).sum())}
 
 
 def local(params: Mapping[str, Any], progress: Progress) -> dict[str, Any]:

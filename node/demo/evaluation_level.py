@@ -11,7 +11,7 @@ from node.demo.claims import Claims
 from node.demo.flows import Flows
 from node.demo.model_level import Told, final_state
 from node.demo.programs import until
-from node.demo.sites import CORRUPTED, LIAR, VERIFIER, Place, Site
+from node.demo.sites import CLINICS, CORRUPTED, LIAR, VERIFIER, Place, Site
 from node.demo.yardstick import Yardstick
 
 RELEASER, REQUESTER, HONEST = "MN", "MS", "KY"
@@ -30,6 +30,13 @@ def run(
     )
     model = str(released["model"])
     _everywhere(place, model)
+    shown = place.sites[REQUESTER].call("models.show", model=model)
+    claims.check(
+        "the model's signed provenance leads to the listings it was trained on",
+        ", ".join(f"{one['owner']} {one['licence']}" for one in shown["sources"]),
+        holds={one["owner"] for one in shown["sources"]} == set(CLINICS)
+        and {one["licence"] for one in shown["sources"]} == {opt.LICENCE},
+    )
     asked, labels = _questions(place)
     answers: dict[str, dict[str, Any]] = {}
     for number, host in enumerate((HONEST, LIAR)):

@@ -1,6 +1,7 @@
 """Second act: four clinics train one transformer, and nobody sees anybody's update."""
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import trio
@@ -39,9 +40,15 @@ def run(
         dataset=datasets[PROPOSER],
     )
     run_id = str(proposed["run"])
-    for name in CLINICS:
-        if name != PROPOSER:
-            _join(place, name, run_id, datasets[name])
+    tell("every steward consents", 0, opt.ROUNDS * len(CLINICS))
+    with ThreadPoolExecutor(len(CLINICS)) as stewards:
+        joining = [
+            stewards.submit(_join, place, name, run_id, datasets[name])
+            for name in CLINICS
+            if name != PROPOSER
+        ]
+        for one in joining:
+            one.result()
     _watch(place, run_id, tell)
     rows = {
         name: place.sites[name].call("rounds.list", run=run_id)["rounds"]
@@ -59,6 +66,7 @@ def run(
     )
     _anchored(place, run_id, roots[0], claims)
     for name, of in rows.items():
+        flows.add(name, "chain", "anchored roots", count=len(of), size=32 * len(of))
         for row in of:
             for sender, moved in row["received"].items():
                 flows.add(

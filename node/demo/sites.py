@@ -207,6 +207,7 @@ def _configure(
             chain__contracts__datasets=contracts["datasets"],
             chain__contracts__anchors=contracts["anchors"],
             audit__rate=1.0,
+            audit__full=1.0,
             dev__corrupt_receipts=CORRUPTED if site.name == LIAR else 0,
         )
     )

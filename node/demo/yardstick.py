@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from ee.session import LocalTrunk, TrainHyper, predict, train_local
+from ee.hyper import TrainHyper
+from ee.session import LocalTrunk, predict, train_local
 from ee.spec import ModelSpec, Vector, initial_state
 from node.compute import table
 from node.demo import opt

@@ -6,12 +6,14 @@ what this prints, so it cannot fall behind the code.
 
 import json
 import sys
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from node.rpc import codes, wire
 from node.rpc.schema import METHODS, Method, description, schema_of
 
+_WIDTH = 88
 _INTRO = f"""\
 # Admin interface
 
@@ -30,6 +32,7 @@ here, and nobody else may do anything. `rexis <noun> <verb> --json` prints resul
   one another. Batches are refused.
 - A request has at most {wire.REQUEST_LIMIT_BYTES >> 20} MiB, an answer at most {wire.ANSWER_LIMIT_BYTES >> 20} MiB.
 - What was asked for goes on when the connection ends.
+- The examples are folded for reading; on the socket each is one line.
 """
 
 
@@ -82,8 +85,8 @@ def _method(method: Method) -> Iterator[str]:
     if example["params"]:
         request["params"] = example["params"]
     yield "```json"
-    yield json.dumps(request)
-    yield json.dumps({"jsonrpc": "2.0", "id": 1, "result": example["result"]})
+    yield _folded(request)
+    yield _folded({"jsonrpc": "2.0", "id": 1, "result": example["result"]})
     yield "```"
 
 
@@ -130,6 +133,28 @@ def _inside(schema: Mapping[str, Any]) -> tuple[str | None, str]:
             if "$ref" in part:
                 return str(part["$ref"]).rsplit("/", 1)[-1], mark
     return None, ""
+
+
+def _folded(value: Any, indent: int = 0) -> str:
+    """JSON that stays on one line where it fits, for people; the socket carries one line."""
+    flat = json.dumps(value)
+    if len(flat) + indent <= _WIDTH or not value or not isinstance(value, dict | list):
+        return flat
+    inner = " " * (indent + 2)
+    if isinstance(value, dict):
+        items = [
+            f"{json.dumps(key)}: {_folded(item, indent + 2)}"
+            for key, item in value.items()
+        ]
+        opening, closing = "{", "}"
+    else:
+        items = [_folded(item, indent + 2) for item in value]
+        if not any(isinstance(item, dict | list) for item in value):
+            filled = textwrap.fill(", ".join(items), _WIDTH - indent - 2)
+            return f"[\n{textwrap.indent(filled, inner)}\n{' ' * indent}]"
+        opening, closing = "[", "]"
+    joined = f",\n{inner}".join(items)
+    return f"{opening}\n{inner}{joined}\n{' ' * indent}{closing}"
 
 
 def _kind(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:

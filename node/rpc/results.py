@@ -166,7 +166,7 @@ class GrantsList(Result, frozen=True):
 
 class Progress(Result, frozen=True):
     what: Annotated[str, _said("what this node is doing for the run now")]
-    step: Annotated[Count | None, _said("of the local training; null outside it")]
+    step: Annotated[Count | None, _said("null for work that has no steps")]
     of: Count | None
     loss: float | None
 
@@ -179,16 +179,14 @@ class RunRow(Result, frozen=True):
     rounds: Count
     members: list[str]
     consents: Annotated[list[str], _said("members whose stewards have agreed")]
-    state_root: Annotated[Digest | None, _said("of the newest state")]
-    proposed_by: str
-    mine: Annotated[bool, _said("this node takes part")]
-    reason: Annotated[str | None, _said("why it failed or is paused")]
-    samples: Annotated[
-        dict[str, Count] | None, _said("records that train, by member; null before")
-    ]
     datasets: Annotated[
-        dict[str, Count], _said("dataset each member trains with, by its token")
+        dict[str, Count], _said("the dataset each of them brings, by member")
     ]
+    samples: Annotated[dict[str, Count], _said("records that train, by member")]
+    state_root: Annotated[Digest, _said("of the newest state")]
+    proposed_by: str
+    mine: Annotated[bool, _said("this node is one of the members")]
+    reason: Annotated[str | None, _said("why it failed or is paused")]
     progress: Progress | None
 
 
@@ -197,27 +195,29 @@ class RunsList(Result, frozen=True):
 
 
 class Moved(Result, frozen=True):
-    count: Annotated[Count, _said("blobs")]
+    count: Count
     bytes: Count
 
 
 class RoundRow(Result, frozen=True):
     run: Digest
     round: Count
-    attempt: Annotated[Count, _said("the attempt all members agreed in")]
-    attempts: Annotated[Count, _said("how many this node made")]
+    attempt: Annotated[Count, _said("the attempt that succeeded")]
+    attempts: Annotated[Count, _said("attempts this node took part in")]
     state_root: Annotated[Digest, _said("the state this round ended with")]
     seconds: float
     finished_at: Annotated[Count, _said("Unix seconds")]
-    loss_first: Annotated[float | None, _said("this node's loss at its first steps")]
+    loss_first: Annotated[
+        float | None, _said("this node's training loss, first step; null if it slept")
+    ]
     loss_last: float | None
-    norm: Annotated[float | None, _said("length of this node's update")]
+    norm: Annotated[float | None, _said("length of this node's update, unmasked")]
     cut: Annotated[Count, _said("entries of the update that had to be cut")]
-    held_out: Annotated[Count, _said("how many records of this node are held out")]
-    auc: Annotated[float | None, _said("on those")]
-    loss: Annotated[float | None, _said("on those")]
+    held_out: Annotated[Count, _said("records of this node that never train")]
+    auc: Annotated[float | None, _said("of the new state, on those records")]
+    loss: float | None
     bytes_received: Count
-    received: Annotated[dict[str, Moved], _said("what was pulled from each member")]
+    received: Annotated[dict[str, Moved], _said("blobs pulled, by member")]
 
 
 class RoundsList(Result, frozen=True):
@@ -237,6 +237,18 @@ class ModelRow(Result, frozen=True):
     here: Annotated[bool, _said("this node has the trunk")]
 
 
+class Source(Result, frozen=True):
+    dataset: Count
+    record: Annotated[Digest, _said("digest of the listing, as the signed step has it")]
+    owner: str
+    title: str | None
+    licence: Annotated[str | None, _said("null where the owner cannot be asked")]
+
+
+class ModelShown(ModelRow, frozen=True):
+    sources: Annotated[list[Source], _said("the listings it was trained on")]
+
+
 class ModelsList(Result, frozen=True):
     models: list[ModelRow]
 
@@ -245,17 +257,17 @@ class InferenceRun(Result, frozen=True):
     model: Digest
     host: str
     receipts: list[Digest]
-    scores: Annotated[list[float], _said("one a row of the table, in its order")]
+    scores: Annotated[
+        list[float],
+        _said("what the model's head gives, one a row of the table; a logit"),
+    ]
     path: Annotated[str | None, _said("where the scores were written too")] = None
 
 
 class ReceiptRow(Result, frozen=True):
     receipt: Digest
-    batch: Annotated[Digest | None, _said("root it was anchored under; null before")]
-    model: Digest
-    requester: str
-    cases: Count
-    time: Annotated[Count, _said("Unix seconds")]
+    batch: Annotated[Digest | None, _said("Merkle root it was anchored under")]
+    anchored: bool
 
 
 class ReceiptsList(Result, frozen=True):
@@ -271,8 +283,29 @@ class ReceiptsExport(Result, frozen=True):
     bytes: Count
 
 
+class AuditEntry(Result, frozen=True):
+    case: Count
+    token: Count
+    column: Count
+    committed: Annotated[int, _said("what the host signed")]
+    computed: Annotated[int, _said("what the replay gives")]
+    differing: Annotated[Count, _said("numbers of the layer that differ")]
+
+
+class AuditRow(Result, frozen=True):
+    receipt: Digest
+    batch: Digest
+    host: str
+    verifier: Annotated[str, _said("who signed the report")]
+    model: Annotated[Digest, _said("all zeros for a leaf that is no receipt")]
+    verdict: Literal["passed", "failed"]
+    fault: Literal["layer", "shape", "receipt"] | None
+    layer: Annotated[Count | None, _said("the first layer that differs, from 0")]
+    entry: Annotated[AuditEntry | None, _said("its first number that differs")]
+    first_layer: Count
+    layers_replayed: Count
+    time: Annotated[Count, _said("Unix seconds")]
+
+
 class AuditsList(Result, frozen=True):
-    audits: Annotated[
-        list[dict[str, Any]],
-        _said("`host`, `verifier` and what the verifier's signed report says"),
-    ]
+    audits: list[AuditRow]

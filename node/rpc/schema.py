@@ -168,8 +168,8 @@ _ALL = (
     Method(
         "models.show",
         params.ModelsShow,
-        results.ModelRow,
-        "One released model.",
+        results.ModelShown,
+        "One released model, and the listings it was trained on by its signed provenance.",
     ),
     Method(
         "inference.run",

@@ -187,7 +187,6 @@ class Admin:
     async def _models_release(self, params: Any) -> Row:
         self._only("institution")
         return await self._node.releases.make(
-            self._node.parts.compute,
             self._node.runs,
             bytes.fromhex(params.run),
             params.hosts,
@@ -197,7 +196,15 @@ class Admin:
         return {"models": self._node.releases.rows()}
 
     async def _models_show(self, params: Any) -> Row:
-        return self._node.releases.row(bytes.fromhex(params.model))
+        model = bytes.fromhex(params.model)
+        row = self._node.releases.row(model)
+        sources = await self._node.releases.sources(model)
+        for source in sources:
+            shown = await self._node.market.show(source["dataset"])
+            listing = shown["listing"]
+            source["title"] = shown["title"]
+            source["licence"] = listing and listing["licence"]
+        return {**row, "sources": sources}
 
     async def _inference_run(self, params: Any) -> Row:
         self._only("institution")

@@ -17,7 +17,7 @@ from node.config import Config, worker_socket
 from node.errors import ConfigError, NodeError
 from node.locations import Home
 from node.ports import Announcement, Blobs, Chain, Compute, Store, Transport
-from node.services.auditing import Audits, Verifier
+from node.services.auditing import Verifier
 from node.services.certificates import Certificates
 from node.services.federation import Federation
 from node.services.hands import Folders, Tools
@@ -26,6 +26,8 @@ from node.services.market import Market
 from node.services.outbox import Outbox
 from node.services.receipts import Receipts
 from node.services.releases import Releases
+from node.services.replaying import Replayer
+from node.services.reports import Audits
 from node.services.runs import Runs
 from node.services.states import States
 from protocol.errors import GossipIgnore, ProtocolError
@@ -118,9 +120,11 @@ class Node:
             store=parts.store,
             blobs=parts.blobs,
             signer=key,
+            chain=parts.chain,
             transport=transport,
             federation=self.federation,
             outbox=self.outbox,
+            compute=parts.compute,
             states=home.states,
             trunks=home.trunks,
         )
@@ -192,11 +196,16 @@ class Node:
             chain=parts.chain,
             transport=self.reach(),
             federation=self.federation,
-            releases=self.releases,
             audits=self.audits,
-            compute=parts.compute,
-            evidence=parts.home.evidence,
+            replayer=Replayer(
+                store=parts.store,
+                transport=self.reach(),
+                releases=self.releases,
+                compute=parts.compute,
+                evidence=parts.home.evidence,
+            ),
             rate=parts.config.audit.rate,
+            full=parts.config.audit.full,
         )
 
     def reach(self) -> Transport:

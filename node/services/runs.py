@@ -72,6 +72,16 @@ class Record:
         """Node keys, sorted."""
         return self.course.proposal.members
 
+    @property
+    def initial(self) -> bytes:
+        """Root of the first state."""
+        return self.course.proposal.initial
+
+    @property
+    def datasets(self) -> tuple[int, ...]:
+        """Tokens of the datasets that train."""
+        return tuple(sorted(one.dataset for one in self.course.consents.values()))
+
     def phase(self) -> str:
         """For a person: proposed, training, finished."""
         if self.course.over:

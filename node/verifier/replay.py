@@ -14,7 +14,6 @@ from ee import integer
 from ee.integer import (
     Header,
     IntegerModelError,
-    IntegerTrunk,
     Layer,
     RowArray,
     Slice,
@@ -29,8 +28,9 @@ from protocol.receipt import BatchProof, Receipt, open_receipt
 class Model:
     """Layers of a released trunk: all of them, or one."""
 
-    root: bytes
     header: Header
+    roots: tuple[bytes, ...]
+    """Root of every layer of the trunk, whether it is here or not."""
     first: int
     layers: tuple[Layer, ...]
 
@@ -39,13 +39,19 @@ class Model:
         """From the bytes of a trunk or of a slice; the root is computed, not believed."""
         if data.startswith(integer.SLICE_MAGIC):
             part = integer.decode_slice(data)
-            return cls(part.model_root, part.header, part.index, (part.layer,))
+            return cls(part.header, part.layer_roots, part.index, (part.layer,))
         trunk = integer.decode(data)
-        return cls(integer.model_root(trunk), trunk.header, 0, trunk.layers)
+        roots = tuple(integer.layer_root(layer) for layer in trunk.layers)
+        return cls(trunk.header, roots, 0, trunk.layers)
+
+    @property
+    def root(self) -> bytes:
+        """The model root."""
+        return integer.root_over_layers(self.header, self.roots)
 
     def cut(self, index: int) -> Slice:
-        """Layer `index` alone, tied to the same root; only of a whole trunk."""
-        return integer.cut(IntegerTrunk(self.header, self.layers), index)
+        """Layer `index`, which must be here, tied to the same root."""
+        return Slice(self.header, index, self.roots, self.layers[index - self.first])
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,13 @@ activations come in, the same go out.  It has no table, no token, no label, no k
 session lives in the connection; when that closes the trunk is dropped.
 """
 
+import importlib.util
 import socket
 import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -23,7 +24,15 @@ from node.worker.activation import inherited
 from node.worker.wire import Tensors
 
 SESSIONS_AT_ONCE = 8
+TWIN_FROM_BYTES = 1 << 20
+"""Below a megabyte of weights a product takes less time than calling torch for it."""
 Answer = tuple[dict[str, Any], Tensors]
+
+
+class Forward(Protocol):
+    """What `IntegerTrunk` and its torch twin have in common."""
+
+    def forward(self, rows: integer.RowArray, *, start: int = 0) -> integer.Trace: ...
 
 
 class Session:
@@ -31,7 +40,7 @@ class Session:
 
     def __init__(self) -> None:
         self._trunk: Any = None
-        self._integer: IntegerTrunk | None = None
+        self._integer: Forward | None = None
         self._ops: dict[str, Callable[[dict[str, Any], Tensors], Answer]] = {
             "load": self._load,
             "forward": self._forward,
@@ -91,20 +100,33 @@ class Session:
         return {"ok": True}, {}
 
     def _load_integer(self, _params: dict[str, Any], tensors: Tensors) -> Answer:
-        self._integer = integer.decode(tensors["trunk"].tobytes())
-        return {"ok": True, "root": integer.model_root(self._integer)}, {}
+        trunk = integer.decode(tensors["trunk"].tobytes())
+        self._integer = _quickest(trunk, tensors["trunk"].nbytes)
+        return {"ok": True, "root": integer.model_root(trunk)}, {}
 
     def _infer(self, params: dict[str, Any], tensors: Tensors) -> Answer:
         trunk, start = self._integer, int(params["start"])
         if trunk is None:
             raise ComputeError("no integer trunk is loaded in this session")
-        if not 0 <= start < len(trunk.layers):
-            raise ComputeError(f"layer {start} of a trunk of {len(trunk.layers)}")
         shape = tuple(int(extent) for extent in params["shape"])
         rows = integer.unpack_rows(tensors["rows"].tobytes(), shape)
         after = trunk.forward(rows, start=start).boundaries[1:]
         packed = [np.frombuffer(integer.pack_rows(one), np.uint8) for one in after]
         return {"ok": True}, {"boundaries": np.stack(packed)}
+
+
+def _quickest(trunk: IntegerTrunk, size: int) -> Forward:
+    """The torch twin for a trunk it is worth it for, where torch is there and exact."""
+    if size < TWIN_FROM_BYTES or importlib.util.find_spec("torch") is None:
+        return trunk
+    from ee import integer_torch
+
+    try:
+        integer_torch.self_test()
+        return integer_torch.TorchTrunk(trunk)
+    except SelfTestError as error:
+        sys.stderr.write(f"numpy serves instead of torch: {error}\n")
+        return trunk
 
 
 def serve(path: Path) -> None:

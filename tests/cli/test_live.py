@@ -7,8 +7,19 @@ import pytest
 from node.cli import render, watch
 from node.rpc.schema import METHODS
 
-RUN = METHODS["runs.show"].example["result"]
-ROUND = METHODS["rounds.list"].example["result"]["rounds"][0]
+RUN = {
+    **METHODS["runs.show"].example["result"],
+    "members": ["MN", "KY", "MS", "NY"],
+    "rounds": 8,
+}
+ROUND = {
+    **METHODS["rounds.list"].example["result"]["rounds"][0],
+    "loss_first": 0.6021,
+    "loss_last": 0.5534,
+    "auc": 0.8312,
+    "seconds": 4.31,
+    "bytes_received": 1_265_664,
+}
 ID = RUN["run"]
 
 
@@ -25,7 +36,7 @@ class Story:
         return row
 
     def closed(self, _params):
-        return {"rounds": [{**ROUND, "round": n + 1} for n in range(self.rounds)]}
+        return {"rounds": [{**ROUND, "round": n} for n in range(self.rounds)]}
 
 
 @pytest.fixture
@@ -51,8 +62,10 @@ def test_watching_tells_each_change_once_and_ends_with_the_run(rexis, tell):
     lines = out.splitlines()
     assert lines[0] == "proposed, waits for KY, MS, NY"
     assert lines[1] == "training"
-    assert lines[2].startswith("round 1 of 8: loss 0.6021 to 0.5534, AUC 0.8312, 4.3 s")
-    assert lines[3].startswith("round 2 of 8")
+    assert lines[2].startswith(
+        "round 0 closed (1 of 8): training loss 0.6021 to 0.5534, AUC 0.8312, 4.3 s"
+    )
+    assert lines[3].startswith("round 1 closed (2 of 8)")
     assert lines[4:] == ["finished"]
 
 
@@ -97,7 +110,7 @@ def test_the_live_view_draws_a_run(capfd):
             rows=[[read(ROUND) for read in watch.ROUND_COLUMNS.values()]],
         )
     out = capfd.readouterr().out
-    for text in ("a run", "3 of 8", "12 of 40", "0.8312", "421.9 kB"):
+    for text in ("a run", "3 of 8", "12 of 40", "0.8312", "1.3 MB"):
         assert text in out
 
 

@@ -60,7 +60,7 @@ def test_a_federation_is_founded(rexis, tmp_path, monkeypatch):
         key = ("--owner-key", "owner.key")
         status, out, err = rexis(*register, *key, *cards)
         assert status == 0, err
-        assert "data-provider, researcher, compute-host" in out
+        assert "data provider, researcher, compute host" in out
         assert roles_on_chain(federation) == {"MN": 7, "AUD": 8}
 
         status, out, err = rexis(*register, *key, "--remove", cards[1])

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from node.cli import main as cli
+from node.rpc.schema import METHODS
 
 TREE = Path(__file__).parents[2]
 HEAVY = ("torch", "trio", "libp2p", "web3", "transformers", "numpy", "pydantic")
@@ -111,6 +112,20 @@ def test_a_folder_called_node_in_the_working_directory_is_not_run(tmp_path):
     # The check can fail: without our care the folder would have been run.
     shadowed = python("-m", "node.rpc.reference", cwd=tmp_path, env={"PYTHONPATH": ""})
     assert "not ours" in shadowed.stdout
+
+
+def test_a_terminal_without_unicode_is_no_reason_to_fail(daemon, rexis):
+    daemon.answers["datasets.list"] = {
+        "datasets": [
+            {
+                **METHODS["datasets.list"].example["result"]["datasets"][0],
+                "title": "Zürich",
+            }
+        ]
+    }
+    env = {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    done = python("-m", "node.cli.main", "dataset", "list", env=env, check=True)
+    assert "Z\\xfcrich" in done.stdout
 
 
 def test_the_benchmarks_offered_are_those_that_are_there():

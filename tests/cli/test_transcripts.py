@@ -29,6 +29,8 @@ def _commands(text):
             found.append(([], line[2:], []))
         elif line.startswith("# ") or not found:
             found.append(([line], None, []))
+        elif found[-1][1] is None:
+            found[-1][0].append(line)
         else:
             found[-1][2].append(line)
     return found

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import hashlib
-import importlib
 import struct
 
 import numpy as np
@@ -11,12 +10,11 @@ import pytest
 
 from ee import integer
 from ee.integer import IntegerModelError, MalformedTrunkError, bounds
+from ee.integer import known as drawn
 from ee.integer.codec import layer_root, layer_size
 from ee.keys import TrunkKey, key_trunk
 from ee.spec import Column, ModelSpec, initial_state, part, split
 from protocol import merkle
-
-drawn = importlib.import_module("ee.integer.self_test")
 
 SPEC = ModelSpec(
     columns=tuple(Column(f"n{i}") for i in range(5)),

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from ee.errors import EncryptionError, KeyMismatchError
+from ee.hyper import TrainHyper
 from ee.keys import TrunkKey, key_trunk, unkey_trunk
-from ee.session import LocalTrunk, TrainHyper, predict, train_local
+from ee.session import LocalTrunk, predict, train_local
 from ee.spec import Column, ModelSpec, initial_state, join, part, size, split
 from ee.table import final_norm, stem_tokens
 from ee.trunk import Trunk, trunk_config

@@ -69,6 +69,11 @@ def test_cells(value, text):
     assert words.shown(value) == text
 
 
+def test_decimals_line_up():
+    assert words.decimal(0.61) == "0.6100"
+    assert words.decimal(None) == words.decimal(float("nan")) == "-"
+
+
 @given(st.sets(st.integers(0, 63), min_size=1))
 def test_units_are_shown_the_way_they_are_typed(chosen):
     from node.cli.shell import units

@@ -23,7 +23,7 @@ from node.adapters.memory_store import MemoryBlobs, MemoryStore
 from node.adapters.memory_transport import MemoryNetwork, MemoryTransport
 from node.compute import evaluation, methods, state, table
 from node.errors import AccessError, ComputeError, NodeError
-from node.services.auditing import Audits, Verifier
+from node.services.auditing import Verifier
 from node.services.certificates import Certificates
 from node.services.faults import altered
 from node.services.federation import Federation
@@ -31,6 +31,8 @@ from node.services.inference import Host, Requester
 from node.services.outbox import Outbox
 from node.services.receipts import Receipts, fetch_rows
 from node.services.releases import Releases
+from node.services.replaying import Replayer
+from node.services.reports import Audits
 from node.verifier import bundle
 from node.worker import server
 from protocol.audit import open_audit, seal_audit
@@ -111,7 +113,12 @@ class FakeRuns:
 
     def record(self, run):
         assert run == RUN
-        return SimpleNamespace(spec=SPEC.to_dict(), members=(CLINIC.public_key,))
+        return SimpleNamespace(
+            spec=SPEC.to_dict(),
+            members=(CLINIC.public_key,),
+            initial=digest(b"first state"),
+            datasets=(),
+        )
 
     def final_state(self, run):
         assert run == RUN
@@ -151,7 +158,9 @@ class Node:
         self.releases = Releases(
             blobs=self.blobs,
             signer=key,
+            chain=self.chain,
             outbox=self.outbox,
+            compute=self.compute,
             states=world.folder / "states",
             trunks=folder / "trunks",
             **shared,
@@ -187,10 +196,17 @@ class Node:
         self.verifier = Verifier(
             signer=key,
             chain=self.chain,
-            releases=self.releases,
             audits=self.audits,
-            compute=self.compute,
-            evidence=folder / "evidence",
+            replayer=Replayer(
+                store=self.store,
+                transport=self.transport,
+                releases=self.releases,
+                compute=self.compute,
+                evidence=folder / "evidence",
+                retry_s=0.01,
+            ),
+            rate=1.0,
+            full=world.full,
             retry_s=0.01,
             **shared,
         )
@@ -219,10 +235,14 @@ def socket_path():
 @pytest.fixture
 def federation(tmp_path, socket_path):
     @asynccontextmanager
-    async def opened(*, corrupt=0, verify=True):
+    async def opened(*, corrupt=0, verify=True, full=1.0):
         ledger = Ledger(b"\x01" * 20)
         world = SimpleNamespace(
-            network=MemoryNetwork(), ledger=ledger, folder=tmp_path, socket=socket_path
+            network=MemoryNetwork(),
+            ledger=ledger,
+            folder=tmp_path,
+            socket=socket_path,
+            full=full,
         )
         world.state = state.write(tmp_path / "states", trained())
         nodes = SimpleNamespace()
@@ -235,6 +255,7 @@ def federation(tmp_path, socket_path):
                 )
                 await MemoryChain(ledger, ledger.owner).register(member, roles)
             every = list(vars(nodes).values())
+            nodes.folder = tmp_path
             for node in every:
                 await node.federation.refresh()
             for node in every:
@@ -246,9 +267,7 @@ def federation(tmp_path, socket_path):
                 nursery.start_soon(node.outbox.run)
             if verify:
                 nursery.start_soon(nodes.auditor.verifier.run)
-            made = await nodes.clinic.releases.make(
-                nodes.clinic.compute, nodes.clinic.runs, RUN, ["host"]
-            )
+            made = await nodes.clinic.releases.make(nodes.clinic.runs, RUN, ["host"])
             nodes.model = bytes.fromhex(made["model"])
             with trio.fail_after(10):
                 while not nodes.host.releases.rows():
@@ -324,6 +343,44 @@ async def test_a_host_that_alters_one_number_is_caught_and_named(federation, tmp
         assert fault.layer == bad["layer"]
         assert fault.entry is not None
         assert fault.entry.committed == entry["committed"]
+
+
+async def test_a_light_audit_needs_one_layer_and_never_the_input(federation):
+    async with federation(full=0.0) as nodes:
+        await nodes.clinic.requester.run(nodes.model, "host", CSV)
+        await nodes.host.receipts.anchor()
+        reports = await audited(nodes.clinic, 2)
+        assert {row["verdict"] for row in reports} == {"passed"}
+        assert {row["layers_replayed"] for row in reports} == {1}
+        layers = {row["first_layer"] for row in reports}
+        assert layers <= {1, 2}
+        opened = {
+            event["boundary"] for event in await nodes.host.events("receipt.opened")
+        }
+        assert opened == layers
+        # The trunk never came, only the layers that were looked at.
+        assert not nodes.auditor.releases.row(nodes.model)["here"]
+        kept = [path.name for path in (nodes.folder / "auditor" / "trunks").iterdir()]
+        assert sorted(kept) == [
+            f"{nodes.model.hex()}.{i}.slice" for i in sorted(layers)
+        ]
+
+
+async def test_a_wrong_layer_is_escalated_to_the_whole_receipt(federation, monkeypatch):
+    monkeypatch.setattr("node.services.auditing._layer", lambda _sealed: 1)
+    monkeypatch.setattr(
+        "node.services.inference.secrets",
+        SimpleNamespace(randbelow=lambda _n: 1, token_bytes=secrets.token_bytes),
+    )
+    async with federation(corrupt=1, full=0.0) as nodes:
+        found = await nodes.clinic.requester.run(nodes.model, "host", CSV)
+        await nodes.host.receipts.anchor()
+        reports = {row["receipt"]: row for row in await audited(nodes.clinic, 2)}
+        bad, good = (reports[name] for name in found["receipts"])
+        assert (good["verdict"], good["layers_replayed"]) == ("passed", 1)
+        assert (bad["verdict"], bad["layer"]) == ("failed", 1)
+        assert (bad["first_layer"], bad["layers_replayed"]) == (0, 2)
+        assert bad["entry"]["differing"] == 1
 
 
 async def test_the_requester_and_the_host_write_bundles_that_pass(federation, tmp_path):
@@ -445,6 +502,7 @@ async def test_a_host_that_hides_its_batch_or_its_rows_is_reported(
     federation, monkeypatch
 ):
     monkeypatch.setattr("node.services.auditing.TRIES", 2)
+    monkeypatch.setattr("node.services.replaying.TRIES", 2)
     async with federation() as nodes:
         await nodes.clinic.requester.run(nodes.model, "host", CSV)
         real = nodes.auditor.transport.request
@@ -531,7 +589,7 @@ async def test_what_is_drawn_depends_on_the_auditors_coins(federation, monkeypat
         await nodes.host.receipts.anchor()
         verifier = nodes.auditor.verifier
         verifier._rate = 0.5
-        coins = iter([0.1, 0.9])
+        coins = iter([0.1, 0.1, 0.9])
         monkeypatch.setattr(secrets, "randbelow", lambda n: int(next(coins) * n))
         with trio.move_on_after(0.3):
             await verifier.run()

@@ -246,7 +246,7 @@ async def test_the_model_file_of_the_largest_size_fits_into_a_request(path):
     async with serving(path):
         assert await ask(path, "runs.propose", **params)
         params["plan"] += '"'
-        with pytest.raises(RefusedError, match="length <= 262144"):
+        with pytest.raises(RefusedError, match=f"length <= {PROPOSAL_LIMIT_BYTES}"):
             await ask(path, "runs.propose", **params)
 
 

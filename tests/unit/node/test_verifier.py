@@ -1,7 +1,6 @@
 """The auditor's code: honest receipts pass, everything else is named or refused."""
 
 import ast
-import importlib
 import json
 import subprocess
 import sys
@@ -13,6 +12,7 @@ import pytest
 
 from ee import integer
 from ee.integer import IntegerModelError
+from ee.integer import known as drawn
 from ee.integer.errors import SelfTestError
 from node.services.faults import altered
 from node.verifier import bundle, cli
@@ -28,8 +28,6 @@ from protocol.receipt import (
     seal_order,
     seal_receipt,
 )
-
-drawn = importlib.import_module("ee.integer.self_test")
 
 CLINIC, HOST = (nacl.signing.SigningKey(bytes([i]) * 32) for i in (1, 2))
 SALT = bytes(range(32))
@@ -97,6 +95,8 @@ class Case:
 
     def rerun(self, packed, layer):
         """What a host has that altered the rows after `layer` and went on honestly."""
+        if layer + 1 == len(self.trunk.layers):
+            return packed
         rows = integer.unpack_rows(packed[layer + 1], self.shape)
         rest = self.trunk.forward(rows, start=layer + 1).boundaries[1:]
         return [*packed[: layer + 2], *map(integer.pack_rows, rest)]

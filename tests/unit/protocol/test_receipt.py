@@ -24,6 +24,7 @@ from protocol.evaluation import (
     Release,
     SealedKey,
 )
+from protocol.provenance import Step, seal_step
 from protocol.receipt import (
     Order,
     batch_proof,
@@ -33,7 +34,7 @@ from protocol.receipt import (
     seal_order,
     seal_receipt,
 )
-from protocol.types import digest
+from protocol.types import PublicKey, digest
 from protocol.wire import decode, encode
 
 CLINIC, HOST, AUDITOR = (nacl.signing.SigningKey(bytes([i]) * 32) for i in (1, 2, 3))
@@ -324,8 +325,37 @@ def test_messages_out_of_bounds_are_refused(made, message):
     ],
 )
 def test_releases_out_of_bounds_are_refused(place, value, message):
-    fields = [bytes(32), bytes(32), 9, bytes(32), bytes(32), (), ()]
+    fields = released()
     Release(*fields).check()
     fields[place] = value
     with pytest.raises(MalformedMessageError, match=message):
         Release(*fields).check()
+
+
+def released(model=b"m" * 32, state=b"s" * 32, *, trained=None, used=None):
+    """Fields of a release whose two steps lead from a listing to the model."""
+    key = nacl.signing.SigningKey(bytes(32))
+    steps = (
+        Step("train", (b"l" * 32,), trained or state, "rexis", "1", KEY, 1),
+        Step("release", used or (state,), model, "rexis", "1", KEY, 2),
+    )
+    sealed = tuple(seal_step(lambda m: key.sign(m).signature, KEY, s) for s in steps)
+    return [model, bytes(32), 9, bytes(32), state, (), (), sealed]
+
+
+KEY = PublicKey(bytes(nacl.signing.SigningKey(bytes(32)).verify_key))
+
+
+def test_a_release_names_what_it_was_trained_on_and_nothing_else_fits():
+    assert Release(*released()).sources() == (b"l" * 32,)
+    whole, other = released(), released(model=b"o" * 32)
+    for fields, error in (
+        ([*whole[:7], ()], MalformedMessageError),
+        ([*whole[:7], whole[7][::-1]], VerificationError),
+        ([*whole[:7], other[7]], VerificationError),
+        ([*whole[:4], b"x" * 32, *whole[5:]], VerificationError),
+        (released(used=(b"x" * 32,)), VerificationError),
+        (released(trained=b"t" * 32), VerificationError),
+    ):
+        with pytest.raises(error):
+            Release(*fields).check()
