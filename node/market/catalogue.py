@@ -18,7 +18,8 @@ from protocol.wire import encode
 
 REQUEST_TIMEOUT_S = 60.0
 
-Records = list[dict[str, Any]]
+Rows = list[dict[str, Any]]
+Listings = list[SeenListing]
 
 log = structlog.get_logger()
 
@@ -30,7 +31,7 @@ class Catalogue:
         self._tools = tools
         self._index = Index()
 
-    async def list(self) -> Records:
+    async def list(self) -> Rows:
         """Every dataset on the chain; titles of those whose listing we have."""
         await self._tools.shelf.load()
         members = await self._tools.chain.members()
@@ -56,7 +57,7 @@ class Catalogue:
         listing = open_listing(public.listing)
         return {**shown, "listing": names.described(listing)}
 
-    async def search(self, text: str, wanted: Filter) -> Records:
+    async def search(self, text: str, wanted: Filter) -> Rows:
         """Datasets with all words of `text`, best first, among the listings we have."""
         await self._tools.shelf.load()
         members = await self._tools.chain.members()
@@ -95,6 +96,12 @@ class Catalogue:
             seen = SeenListing(own.listing, own.provenance)
             return seen if open_listing(seen.listing).digest() == token.record else None
         return await self._tools.shelf.seen(token.record)
+
+    async def everything(self) -> Listings:
+        """Every listing behind a token of today's chain that we have."""
+        await self._tools.shelf.load()
+        found = [await self.known(one) for one in await self._tools.chain.datasets()]
+        return [one for one in found if one is not None]
 
     async def ask(self, holder: Member, query: DataQuery) -> bytes:
         """One query to a member."""

@@ -167,16 +167,6 @@ class Shelf:
             # A copy of what its owner still has: asking again repairs it.
             return None
 
-    async def all_seen(self) -> list[SeenListing]:
-        """Every listing that can be read, whatever the chain says of it now."""
-        found = []
-        for _, value in await self._store.scan(_SEEN):
-            try:
-                found.append(decode(value, SeenListing))
-            except ProtocolError:
-                continue
-        return found
-
     async def put_seen(self, record: bytes, seen: SeenListing) -> None:
         await self._store.put(_SEEN, record, encode(seen))
 

@@ -8,7 +8,7 @@ This is the face of `node.market`; what each side does is in its owner, catalogu
 grantee and release.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import structlog
 import trio
 
 from node.errors import ChainError
+from node.market import lineage
 from node.market.catalogue import Catalogue
 from node.market.grantee import Grantee
 from node.market.grants import GrantBook
@@ -25,13 +26,22 @@ from node.market.release import Releases
 from node.market.search import Filter
 from node.market.shelf import Shelf
 from node.market.tools import Tools
-from node.ports import Announcement, Blobs, Chain, Signer, Store, Transport
+from node.ports import (
+    Announcement,
+    Blobs,
+    Chain,
+    ChainEvent,
+    Signer,
+    Store,
+    Transport,
+)
+from protocol.lineage import Facts, PlacedReceipt, Records
 from protocol.manifest import DATA_PROTOCOL, QUERY_LIMIT_BYTES
 from protocol.types import Digest, PeerId
 
 WATCH_S = 10.0
 
-Records = list[dict[str, Any]]
+Rows = list[dict[str, Any]]
 
 log = structlog.get_logger()
 
@@ -172,7 +182,7 @@ class Market:
 
     # --- anyone ----------------------------------------------------------------
 
-    async def list(self) -> Records:
+    async def list(self) -> Rows:
         """Every dataset on the chain; titles of those whose listing we have."""
         return await self._catalogue.list()
 
@@ -180,7 +190,7 @@ class Market:
         """A dataset with its listing, asked of its owner once and then kept."""
         return await self._catalogue.show(dataset)
 
-    async def search(self, text: str = "", wanted: Filter | None = None) -> Records:
+    async def search(self, text: str = "", wanted: Filter | None = None) -> Rows:
         """Datasets with all these words, best first, among the listings we have."""
         return await self._catalogue.search(text, wanted or Filter())
 
@@ -188,11 +198,40 @@ class Market:
         """A member announced a listing under `protocol.listing.LISTING_TOPIC`."""
         await self._catalogue.heard(said)
 
-    async def grants(self, dataset: int) -> Records:
+    async def grants(self, dataset: int) -> Rows:
         """All grants of a dataset, those that ended too."""
         await self._tools.token(dataset)
         view = await self._tools.view(dataset)
         return [self._tools.shown(grant, view) for grant in view.grants]
+
+    async def lineage(
+        self,
+        events: Iterable[ChainEvent],
+        *,
+        proposals: Sequence[bytes] = (),
+        consents: Sequence[bytes] = (),
+        releases: Sequence[bytes] = (),
+        receipts: Sequence[PlacedReceipt] = (),
+    ) -> tuple[Records, Facts]:
+        """The records and facts of a provenance graph: `protocol.lineage.build`.
+
+        Listings, members, tokens and grants are this node's own view; the rest is what
+        other services keep.  `events` are the chain's anchors so far.
+        """
+        listings = await self._catalogue.everything()
+        tokens = await self._tools.chain.datasets()
+        grants = [
+            grant
+            for token in tokens
+            for grant in await self._tools.chain.grants(token.dataset)
+        ]
+        return lineage.records(
+            listings,
+            proposals=proposals,
+            consents=consents,
+            releases=releases,
+            receipts=receipts,
+        ), lineage.facts(await self._tools.chain.members(), tokens, grants, events)
 
     async def fetch(
         self,
