@@ -5,7 +5,7 @@ are drawn at random, as the format asks: a publishing that was cut and goes on w
 same key must not meet a nonce twice, whatever became of the file meanwhile.
 
 A segment is hashed as a leaf while it is still in the cache; the whole chunk is hashed
-again, as a blob's name, and written by a second thread while the next one is encrypted.
+again, as a blob's name, and written by other threads while the next one is encrypted.
 The buffers are few and used again: memory does not grow with the file, and no time goes
 into fresh pages.
 """
@@ -26,6 +26,7 @@ from protocol.manifest import (
     BODY_LIMIT_BYTES,
     CHUNK_BYTES,
     CHUNK_PLAIN_BYTES,
+    CHUNK_SEGMENTS,
     CIPHER_SEGMENT_BYTES,
     SEGMENT_BYTES,
     SEGMENT_OVERHEAD_BYTES,
@@ -41,7 +42,9 @@ NONCE_BYTES = 12
 KEEP_CHUNKS = 8
 """Chunks between two calls of `keep`: at most 64 MiB are encrypted again after a crash,
 and the journal costs one transaction for as much."""
-_AHEAD = 2
+_WRITERS = 2
+"""One hashes while the other waits for the disk."""
+_AHEAD = 3
 """Chunks whose hashing and writing are under way while the next one is encrypted."""
 
 Sink = Callable[[bytes], object]
@@ -94,7 +97,7 @@ def encrypt(
     cipher = ChaCha20Poly1305(key)
     counted = _Counted(done, keep)
     source.seek(len(done) * CHUNK_PLAIN_BYTES)
-    plain = bytearray(CHUNK_PLAIN_BYTES)
+    plain = memoryview(bytearray(SEGMENT_BYTES))
     free = [bytearray(CHUNK_BYTES) for _ in range(_AHEAD)]
     length = len(done) * CHUNK_BYTES
     waiting: deque[tuple[bytearray, Future[Digest], Digest]] = deque()
@@ -104,20 +107,22 @@ def encrypt(
         counted.add(Chunk(name.result(), root))
         free.append(buffer)
 
-    with ThreadPoolExecutor(1, thread_name_prefix="seal") as pool:
-        while size := _fill(source, plain):
+    with ThreadPoolExecutor(_WRITERS, thread_name_prefix="seal") as pool:
+        while True:
             if not free:
                 collect()
             buffer = free.pop()
-            sealed, root = _sealed(cipher, memoryview(plain)[:size], memoryview(buffer))
+            sealed, root = _sealed(cipher, source, plain, memoryview(buffer))
             length += len(sealed)
+            if not sealed:
+                break
             if length > BODY_LIMIT_BYTES:
                 raise StorageError(
                     f"unit {index} has more than {BODY_LIMIT_BYTES} bytes sealed",
                     hint="divide it into smaller consent units",
                 )
             waiting.append((buffer, pool.submit(blobs.put, sealed), root))
-            if size < CHUNK_PLAIN_BYTES:
+            if len(sealed) < CHUNK_BYTES:
                 break
         while waiting:
             collect()
@@ -147,11 +152,11 @@ def chunk_root(chunk: bytes | memoryview) -> Digest:
     )
 
 
-def _fill(source: Source, buffer: bytearray) -> int:
+def _fill(source: Source, buffer: memoryview) -> int:
     """Read until the buffer is full or the source ends."""
-    view, size = memoryview(buffer), 0
+    size = 0
     while size < len(buffer):
-        count = source.readinto(view[size:])
+        count = source.readinto(buffer[size:])
         if not count:
             break
         size += count
@@ -159,23 +164,22 @@ def _fill(source: Source, buffer: bytearray) -> int:
 
 
 def _sealed(
-    cipher: ChaCha20Poly1305, plain: memoryview, buffer: memoryview
+    cipher: ChaCha20Poly1305, source: Source, plain: memoryview, buffer: memoryview
 ) -> tuple[memoryview, Digest]:
-    """The chunk of `plain`, at the front of `buffer`, and the root over its segments."""
-    segments = -(-len(plain) // SEGMENT_BYTES)
-    view = buffer[: len(plain) + segments * SEGMENT_OVERHEAD_BYTES]
-    nonces = os.urandom(NONCE_BYTES * segments)
+    """The next chunk, at the front of `buffer`, and the root over its segments."""
+    nonces = os.urandom(NONCE_BYTES * CHUNK_SEGMENTS)
     leaves: list[Digest] = []
-    for number in range(segments):
-        piece = plain[number * SEGMENT_BYTES : (number + 1) * SEGMENT_BYTES]
-        nonce = nonces[number * NONCE_BYTES : (number + 1) * NONCE_BYTES]
-        start = number * CIPHER_SEGMENT_BYTES
-        after_nonce = start + NONCE_BYTES
-        view[start:after_nonce] = nonce
-        end = after_nonce + len(piece) + SEGMENT_OVERHEAD_BYTES - NONCE_BYTES
-        cipher.encrypt_into(nonce, piece, None, view[after_nonce:end])
-        leaves.append(merkle.leaf_digest(view[start:end]))
-    return view, merkle.root_of_digests(leaves)
+    start = 0
+    while start < len(buffer) and (size := _fill(source, plain)):
+        nonce = nonces[len(leaves) * NONCE_BYTES :][:NONCE_BYTES]
+        after_nonce, end = start + NONCE_BYTES, start + size + SEGMENT_OVERHEAD_BYTES
+        buffer[start:after_nonce] = nonce
+        cipher.encrypt_into(nonce, plain[:size], None, buffer[after_nonce:end])
+        leaves.append(merkle.leaf_digest(buffer[start:end]))
+        start = end
+        if size < SEGMENT_BYTES:
+            break
+    return buffer[:start], merkle.root_of_digests(leaves)
 
 
 def decrypt(

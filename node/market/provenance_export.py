@@ -144,9 +144,12 @@ def _line(edge: Edge, places: Mapping[str, tuple[int, int]]) -> str:
         middle = (start[0] + end[0]) / 2
         bend = f"C {middle} {start[1]}, {middle} {end[1]}"
     said = f"{edge.relation.partition(':')[2]}: {edge.proof}"
+    # Who took part is the background; what came of what is the story.
+    party = edge.object.startswith("urn:rexis:member:")
+    style = 'stroke-opacity="0.35" stroke-dasharray="4 3"' if party else ""
     return (
         f'<path d="M {start[0]} {start[1]} {bend}, {end[0]} {end[1]}" fill="none" '
-        f'stroke="{_STROKE[edge.proof]}" stroke-opacity="0.7">'
+        f'stroke="{_STROKE[edge.proof]}" {style}>'
         f"<title>{escape(said)}</title></path>"
     )
 

@@ -51,7 +51,7 @@ class Stream:
             size = extent.size if isinstance(extent, File) else len(extent)
             self._starts.append(self._starts[-1] + size)
         self._offset = 0
-        self._open: tuple[int, io.BufferedReader] | None = None
+        self._open: tuple[int, io.FileIO] | None = None
 
     @property
     def size(self) -> int:
@@ -97,12 +97,12 @@ class Stream:
             _require_same(extent, file)
         return count
 
-    def _file(self, place: int, extent: File) -> io.BufferedReader:
+    def _file(self, place: int, extent: File) -> io.FileIO:
         if self._open is not None and self._open[0] == place:
             return self._open[1]
         self._close()
         try:
-            file = extent.path.open("rb")
+            file = extent.path.open("rb", buffering=0)
         except OSError as error:
             raise DatasetError(
                 f"{extent.path} cannot be read: {error.strerror}",
@@ -118,7 +118,7 @@ class Stream:
             self._open = None
 
 
-def _require_same(extent: File, file: io.BufferedReader) -> None:
+def _require_same(extent: File, file: io.FileIO) -> None:
     status = os.fstat(file.fileno())
     if (status.st_size, status.st_mtime_ns) != (extent.size, extent.modified_ns):
         raise DatasetError(
