@@ -168,6 +168,9 @@ class Store(Protocol):
     ) -> int | None:
         """All of it or nothing; None as a value deletes.  Returns the event's number."""
 
+    async def scrub(self) -> None:
+        """What was deleted or replaced until now is in none of our files any more."""
+
     async def events(self, after: int = 0, limit: int = 100) -> list[Event]:
         """Numbered from 1, without gaps, oldest first."""
 

@@ -26,6 +26,7 @@ _STAYS = (
     "the chain keeps the listing's digest and the record of every grant",
     "models trained with these records keep what they learned",
     "backups of this node made before now hold the keys until they are destroyed too",
+    "what the disk's own electronics keep of overwritten blocks is out of our reach",
 )
 
 log = structlog.get_logger()
@@ -225,6 +226,7 @@ class Owner:
             await self._tools.store.append_event(
                 "units_withdrawn", {"dataset": dataset, "units": headers}
             )
+            await self._tools.store.scrub()
         await trio.to_thread.run_sync(self._delete, manifest, gone)
         grants = await self._reduce(dataset, bits)
         return {

@@ -77,6 +77,9 @@ class Store:
         self.log.append((kind, dict(data)))
         return len(self.log)
 
+    async def scrub(self):
+        pass
+
     async def put_many(self, writes, *, event=None):
         for namespace, key, value in writes:
             if value is None:

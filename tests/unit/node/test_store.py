@@ -138,3 +138,24 @@ async def test_a_backup_taken_while_open_opens_by_itself(path, tmp_path):
     copy = SqliteStore.open(tmp_path / "copy.sqlite")
     assert await copy.get("a", b"k") == b"v"
     copy.close()
+
+
+async def test_a_scrubbed_value_is_in_no_file_any_more(tmp_path):
+    path = tmp_path / "state.sqlite"
+    store = SqliteStore.open(path)
+    secret = b"0123456789abcdef" * 8
+
+    def on_disk():
+        files = [one.read_bytes() for one in tmp_path.iterdir()]
+        return any(secret in data for data in files)
+
+    await store.put("market.own", b"key", secret)
+    await store.put("market.own", b"other", b"stays")
+    assert on_disk()
+    await store.put("market.own", b"key", b"replaced")
+    # Replaced is not gone: the log still has it.
+    assert on_disk()
+    await store.scrub()
+    assert not on_disk()
+    assert await store.get("market.own", b"other") == b"stays"
+    store.close()
