@@ -1,5 +1,6 @@
 """Every dataset on the chain, and what is known of it: list, show, search, hear."""
 
+from collections import deque
 from typing import Any
 
 import structlog
@@ -18,6 +19,11 @@ from protocol.wire import encode
 
 REQUEST_TIMEOUT_S = 60.0
 
+HEARD_LIMIT = 256
+"""Announced listings that wait for the chain; of more the oldest are forgotten, and asked
+for like any that was missed."""
+
+Tokens = list[DatasetToken]
 Rows = list[dict[str, Any]]
 Listings = list[SeenListing]
 
@@ -30,6 +36,7 @@ class Catalogue:
     def __init__(self, tools: Tools) -> None:
         self._tools = tools
         self._index = Index()
+        self._heard: deque[Announcement] = deque(maxlen=HEARD_LIMIT)
 
     async def list(self) -> Rows:
         """Every dataset on the chain; titles of those whose listing we have."""
@@ -69,15 +76,31 @@ class Catalogue:
         found = [n for n in self._index.find(text, wanted) if n in tokens]
         return [await self._summary(tokens[n], members) for n in found]
 
-    async def heard(self, said: Announcement) -> None:
-        """A member announced a listing: kept if the chain has it, else forgotten.
+    def heard(self, said: Announcement) -> None:
+        """A member announced a listing; it is looked at when the chain next answers.
 
-        The announcement may run ahead of the block we take as final; it is then asked
-        for when somebody wants to see the dataset.
+        Not now: whoever delivers announcements also delivers a round's, and must not
+        wait for a chain.
         """
-        await self._tools.shelf.load()
+        self._heard.append(said)
+
+    async def check_heard(self) -> None:
+        """Keep the announced listings that the chain has, and forget the others.
+
+        An announcement may run ahead of the block we take as final; the listing is then
+        asked for when somebody wants to see the dataset.
+        """
+        if not self._heard:
+            return
         members = await self._tools.chain.members()
-        for token in await self._tools.chain.datasets():
+        tokens = await self._tools.chain.datasets()
+        while self._heard:
+            await self._check(self._heard.popleft(), members, tokens)
+
+    async def _check(
+        self, said: Announcement, members: MemberSet, tokens: Tokens
+    ) -> None:
+        for token in tokens:
             owner = members.by_account(token.owner)
             if owner is None or owner.peer_id != said.origin:
                 continue

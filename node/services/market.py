@@ -94,6 +94,7 @@ class Market:
         await self._shelf.load()
         for dataset in self._shelf.served():
             await self._book.read(dataset, self._now())
+        await self._catalogue.check_heard()
 
     async def watch(self, *, every_s: float = WATCH_S) -> None:
         """Keep the view of the grants fresh, so that a revocation by anyone acts."""
@@ -196,7 +197,8 @@ class Market:
 
     async def heard(self, said: Announcement) -> None:
         """A member announced a listing under `protocol.listing.LISTING_TOPIC`."""
-        await self._catalogue.heard(said)
+        self._catalogue.heard(said)
+        await trio.lowlevel.checkpoint()
 
     async def grants(self, dataset: int) -> Rows:
         """All grants of a dataset, those that ended too."""

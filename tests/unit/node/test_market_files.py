@@ -5,6 +5,7 @@ import io
 import stat
 
 import crypt4gh.lib
+import msgspec
 import nacl.public
 import nacl.signing
 import pytest
@@ -15,6 +16,7 @@ from node.adapters.memory_transport import MemoryNetwork, MemoryTransport
 from node.errors import AccessError, ChainError, StorageError
 from node.market import DatasetError, formats, plan, sealed
 from node.market.search import Filter
+from node.rpc import results
 from node.services.market import Market
 from protocol.listing import LISTING_TOPIC, UNITS_LIMIT
 from protocol.members import Member, peer_id
@@ -329,6 +331,7 @@ async def listed(world, folder):
 
 async def test_a_folder_of_scans_is_published_and_read_back(world, tmp_path):
     shown = await listed(world, scans(tmp_path / "scans"))
+    msgspec.convert(shown, results.DatasetShown)  # what docs/rpc.md says
     assert shown["units"] == 12
     assert [p["format"] for p in shown["listing"]["parts"]] == ["csv", "dicom"]
     assert "24 DICOM files carry" in shown["warnings"][0]
@@ -495,6 +498,7 @@ async def test_a_listing_is_heard_and_found_without_asking_its_owner(world, tmp_
     said = await anext(world.reader.transport.announcements())
     assert said.topic == LISTING_TOPIC
     await world.reader.market.heard(said)
+    await world.reader.market.refresh()
     (found,) = await world.reader.market.search("CHEST sca")
     assert found["title"] == "Chest scans"
     for nothing in ("brain", "chest brain", "hest"):
@@ -511,8 +515,10 @@ async def test_a_forged_or_unanchored_listing_is_not_kept(world, tmp_path):
     await world.reader.market.heard(Announcement(said.origin, said.topic, bent))
     relayed = Announcement(world.other.peer_id, said.topic, said.payload)
     await world.reader.market.heard(relayed)
+    await world.reader.market.refresh()
     world.ledger.tokens.clear()
     await world.reader.market.heard(said)
+    await world.reader.market.refresh()
     assert await world.reader.store.scan("market.seen") == []
 
 
