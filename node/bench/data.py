@@ -116,6 +116,13 @@ def measure(folder: Path, size: int, rounds: int) -> dict[str, float | int]:
     }
 
 
+def run(quick: bool) -> dict[str, float | int]:
+    """The figures on the disk of the temporary folder; `quick` for a first look."""
+    with tempfile.TemporaryDirectory() as folder:
+        size, rounds = (SIZE_BYTES // 8, 1) if quick else (SIZE_BYTES, ROUNDS)
+        return measure(Path(folder), size, rounds)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Print the figures; exit status 0."""
     parser = argparse.ArgumentParser(prog="rexis bench data", description=__doc__)

@@ -46,6 +46,30 @@ class Keys:
         return [one.index for one in self.headers]
 
 
+class Holders:
+    """Members that may have a unit's ciphertext, the owner first.
+
+    They take turns, so that several chunks come from several of them; one that fails is
+    asked last from then on, because it may come back.
+    """
+
+    def __init__(self, owner: PeerId, others: Sequence[PeerId]) -> None:
+        self._peers = [owner, *others]
+        self._failed: set[PeerId] = set()
+        self._turn = 0
+
+    def order(self) -> list[PeerId]:
+        """Whom to ask for the next piece, one after the other."""
+        good = [peer for peer in self._peers if peer not in self._failed]
+        self._turn += 1
+        start = self._turn % len(good) if good else 0
+        bad = [peer for peer in self._peers if peer in self._failed]
+        return [*good[start:], *good[:start], *bad]
+
+    def failed(self, peer: PeerId) -> None:
+        self._failed.add(peer)
+
+
 class Grantee:
     """What this node does with datasets of others."""
 
@@ -68,7 +92,7 @@ class Grantee:
         holder = names.holder(token, members, owner)
         wanted = 0 if units is None else names.bits(units, token.units)
         keys = await self._keys(token, holder, wanted)
-        await self._pull(holder, keys)
+        await self._pull(dataset, holder, keys)
         await self._tools.shelf.hold(
             dataset, keys.answer.listing, keys.answer.manifest, keys.units
         )
@@ -101,14 +125,31 @@ class Grantee:
         except ProtocolError as error:
             raise reader.refused(token.dataset, error) from error
 
-    async def _pull(self, holder: Member, keys: Keys) -> None:
+    async def _pull(self, dataset: int, holder: Member, keys: Keys) -> None:
         """Every piece that is not here yet; a pull that was cut goes on where it was."""
         for index in keys.units:
             entry = keys.manifest.entries[index]
-            await self._get(holder, Digest(entry.chunks), CHUNK_LIST_LIMIT_BYTES)
-            await self._pull_unit(holder, entry)
+            holders = Holders(
+                holder.peer_id, await self._others(dataset, index, holder)
+            )
+            await self._get(holders, Digest(entry.chunks), CHUNK_LIST_LIMIT_BYTES)
+            await self._pull_unit(holders, entry)
 
-    async def _pull_unit(self, holder: Member, entry: Entry) -> None:
+    async def _others(self, dataset: int, unit: int, owner: Member) -> list[PeerId]:
+        """Connected members with a grant for the unit: they may have fetched it."""
+        view = await self._tools.view(dataset)
+        connected = self._tools.transport.connected()
+        found = [
+            member.peer_id
+            for grant in self._tools.active(view)
+            if grant.units >> unit & 1
+            and (member := view.members.by_account(grant.grantee)) is not None
+            and member.peer_id in connected
+        ]
+        mine = {owner.peer_id, self._tools.signer.peer_id}
+        return sorted(set(found) - mine)
+
+    async def _pull_unit(self, holders: Holders, entry: Entry) -> None:
         listed = await trio.to_thread.run_sync(chunk_list, self._tools.blobs, entry)
         numbers = iter(range(len(listed.chunks)))
         failed: list[NodeError] = []
@@ -117,7 +158,7 @@ class Grantee:
             try:
                 for number in numbers:
                     digest = Digest(listed.chunks[number].sha256)
-                    await self._get(holder, digest, entry.chunk_length(number))
+                    await self._get(holders, digest, entry.chunk_length(number))
             except NodeError as error:
                 # The first tells the caller; the others would say the same.
                 failed.append(error)
@@ -129,15 +170,22 @@ class Grantee:
         if failed:
             raise failed[0]
 
-    async def _get(self, holder: Member, digest: Digest, limit_bytes: int) -> None:
+    async def _get(self, holders: Holders, digest: Digest, limit_bytes: int) -> None:
+        """One piece from whoever gives it; the first refusal is told if nobody does."""
         if self._tools.blobs.has(digest):
             return
-        await self._tools.transport.fetch(
-            holder.peer_id,
-            digest,
-            limit_bytes=limit_bytes,
-            timeout_s=FETCH_TIMEOUT_S,
-        )
+        refused: NodeError | None = None
+        for peer in holders.order():
+            try:
+                await self._tools.transport.fetch(
+                    peer, digest, limit_bytes=limit_bytes, timeout_s=FETCH_TIMEOUT_S
+                )
+                return
+            except NodeError as error:
+                holders.failed(peer)
+                refused = refused or error
+        assert refused is not None
+        raise refused
 
     async def _write(
         self, path: Path, holder: Member, keys: Keys, crypt4gh_key: bytes | None

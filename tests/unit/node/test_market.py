@@ -210,6 +210,9 @@ class Transport:
         assert len(data) <= limit_bytes
         return data
 
+    def connected(self):
+        return frozenset(self.wire.nodes) - {self.peer_id}
+
     async def announce(self, topic, payload):
         self.announced.append(Announcement(self.peer_id, topic, payload))
 

@@ -13,7 +13,7 @@ import pytest
 from node.adapters.memory_chain import Ledger, MemoryChain
 from node.adapters.memory_store import MemoryBlobs, MemoryStore
 from node.adapters.memory_transport import MemoryNetwork, MemoryTransport
-from node.errors import AccessError, ChainError, StorageError
+from node.errors import AccessError, ChainError, StorageError, TransportError
 from node.market import DatasetError, formats, plan, sealed
 from node.market.search import Filter
 from node.rpc import results
@@ -486,6 +486,26 @@ async def test_a_grantee_passes_ciphertext_on_to_grantees_only(world, tmp_path):
     world.reader.start(world)
     await world.reader.market.refresh()
     assert world.reader.market.may_fetch(other, piece)
+
+
+async def test_what_the_owner_cannot_give_comes_from_another_grantee(world, tmp_path):
+    write(tmp_path / "v" / "a.fa", ">x\n" + "ACGT" * 50_000)
+    dataset = (await listed(world, tmp_path / "v"))["dataset"]
+    await world.owner.market.give(dataset, OTHER, [0], 10)
+    await world.other.market.fetch(dataset, None, tmp_path / "other")
+    await world.owner.market.give(dataset, READER, [0], 10)
+    await world.other.market.refresh()
+    # The owner still releases keys; its ciphertext is out of reach.
+    whole, world.owner.blobs._held = world.owner.blobs._held, {}
+    got = await world.reader.market.fetch(dataset, None, tmp_path / "out")
+    assert got["bytes"] == (tmp_path / "v" / "a.fa").stat().st_size
+    # And where nobody has it, the owner's own words are what is told.
+    world.reader.blobs._held.clear()
+    world.other.blobs._held.clear()
+    with pytest.raises(TransportError, match="is not here"):
+        await world.reader.market.fetch(dataset, None, tmp_path / "again")
+    world.owner.blobs._held = whole
+    await world.reader.market.fetch(dataset, None, tmp_path / "again")
 
 
 # --- found ---------------------------------------------------------------------
