@@ -13,6 +13,7 @@ import msgspec
 
 from protocol.envelope import open_envelope, seal
 from protocol.errors import MalformedMessageError, SignatureError
+from protocol.nesting import is_deeper
 from protocol.types import DIGEST_BYTES, KEY_BYTES, Digest, PublicKey, digest
 from protocol.wire import Message, decode, encode, require_length
 
@@ -25,6 +26,8 @@ CONSENT_DOMAIN = "rexis/run-consent/1"
 STATE_PROTOCOL = "/rexis/state/1"
 
 PROPOSAL_LIMIT_BYTES = 48 << 10
+# The deepest plan there is, a column with its levels, has four.
+PLAN_DEPTH_LIMIT = 32
 """A proposal is announced, and an announcement has at most 64 KiB."""
 MEMBERS_AT_LEAST = 3
 MEMBERS_AT_MOST = 32
@@ -136,6 +139,10 @@ def parse_plan(data: bytes) -> Plan:
     if len(data) > PROPOSAL_LIMIT_BYTES:
         raise MalformedMessageError(
             f"model file has {len(data)} bytes, limit is {PROPOSAL_LIMIT_BYTES}"
+        )
+    if is_deeper(data, PLAN_DEPTH_LIMIT):
+        raise MalformedMessageError(
+            f"model file is nested more than {PLAN_DEPTH_LIMIT} deep"
         )
     try:
         return msgspec.json.decode(data, type=Plan)

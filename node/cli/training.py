@@ -8,9 +8,6 @@ from node.cli import watch as live
 from node.cli.shell import CHAIN_S, Noun, Number, Row, Shell, verb
 from node.cli.words import short
 
-# As the daemon has it (protocol.runs); refused here before a large file is sent for nothing.
-_PLAN_LIMIT_BYTES = 1 << 18
-
 
 @click.group(cls=Noun)
 def run() -> None:
@@ -23,13 +20,15 @@ def round_() -> None:
 
 
 def _plan(_context: click.Context, _option: click.Parameter, value: str) -> str:
+    from protocol.runs import PROPOSAL_LIMIT_BYTES
+
     path = Path(value).expanduser()
     try:
         with path.open("rb") as file:
-            data = file.read(_PLAN_LIMIT_BYTES + 1)
-        if len(data) > _PLAN_LIMIT_BYTES:
+            data = file.read(PROPOSAL_LIMIT_BYTES + 1)
+        if len(data) > PROPOSAL_LIMIT_BYTES:
             raise click.BadParameter(
-                f"{path} has more than {_PLAN_LIMIT_BYTES} bytes; that is no model file"
+                f"{path} has more than {PROPOSAL_LIMIT_BYTES} bytes; that is no model file"
             )
         return data.decode()
     except OSError as error:

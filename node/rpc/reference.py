@@ -150,7 +150,12 @@ def _folded(value: Any, indent: int = 0) -> str:
     else:
         items = [_folded(item, indent + 2) for item in value]
         if not any(isinstance(item, dict | list) for item in value):
-            filled = textwrap.fill(", ".join(items), _WIDTH - indent - 2)
+            filled = textwrap.fill(
+                ", ".join(items),
+                _WIDTH - indent - 2,
+                break_long_words=False,
+                break_on_hyphens=False,
+            )
             return f"[\n{textwrap.indent(filled, inner)}\n{' ' * indent}]"
         opening, closing = "[", "]"
     joined = f",\n{inner}".join(items)

@@ -15,18 +15,16 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from node.rpc import codes
+from protocol.nesting import is_deeper
 
-# A model file may have 256 KiB (protocol.runs) and grows when it is quoted inside JSON.
+# The longest request carries a model file (protocol.runs), which grows when it is quoted
+# inside JSON.
 REQUEST_LIMIT_BYTES = 1 << 20
 # The longest answers are event pages and lists; a client holds one in memory.
 ANSWER_LIMIT_BYTES = 1 << 24
-# The deepest request there is has three levels.  We count before the decoder does: it recurses
-# in C as deep as sys.getrecursionlimit() lets it, some libraries raise that, and then
-# a megabyte of brackets ends the process instead of raising.
+# The deepest request there is has three levels.
 DEPTH_LIMIT = 32
 _SHOWN_CHARS = 60
-_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
-_NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _PREFIX = "JSON is malformed: "
 
 Id = Annotated[int, Meta(ge=-(2**53), le=2**53)] | Annotated[str, Meta(max_length=128)]
@@ -101,7 +99,7 @@ class Lines:
 
 def parse(line: bytes) -> Request | Fault:
     """One line as a request."""
-    if _too_deep(line):
+    if is_deeper(line, DEPTH_LIMIT):
         return Fault(
             codes.PARSE_ERROR,
             f"request is nested more than {DEPTH_LIMIT} deep",
@@ -182,15 +180,6 @@ def refusal(error: msgspec.ValidationError, tree: Any) -> str:
     if "[...]" in path or "key in" in path:
         return f"{path}: {what}"
     return f"{path} is {_shown(_at(tree, path))}: {what}"
-
-
-def _too_deep(line: bytes) -> bool:
-    depth = 0
-    for bracket in _STRING.sub(b"", line).translate(None, _NOT_BRACKETS):
-        depth += 1 if bracket in b"[{" else -1
-        if depth > DEPTH_LIMIT:
-            return True
-    return False
 
 
 def _at(tree: Any, path: str) -> Any:
