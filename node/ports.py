@@ -160,7 +160,8 @@ class Blobs(Protocol):
 
     def read(self, digest: Digest, offset: int, length: int) -> bytes: ...
 
-    def put(self, data: bytes) -> Digest: ...
+    def put(self, data: bytes | memoryview) -> Digest:
+        """Durable when this returns; the buffer is the caller's again."""
 
     def delete(self, digest: Digest) -> None:
         """Nothing happens if it is not here."""
@@ -186,6 +187,9 @@ class Store(Protocol):
         event: tuple[str, Mapping[str, Any]] | None = None,
     ) -> int | None:
         """All of it or nothing; None as a value deletes.  Returns the event's number."""
+
+    async def scrub(self) -> None:
+        """What was deleted or replaced until now is in none of our files any more."""
 
     async def events(self, after: int = 0, limit: int = 100) -> list[Event]:
         """Numbered from 1, without gaps, oldest first."""

@@ -32,6 +32,7 @@ from node.services.runs import Runs
 from node.services.states import States
 from protocol.errors import GossipIgnore, ProtocolError
 from protocol.evaluation import AUDIT_TOPIC, RELEASE_TOPIC
+from protocol.listing import LISTING_TOPIC
 from protocol.runs import CONSENT_TOPIC, PROPOSAL_TOPIC, ROUND_TOPIC
 from protocol.types import Digest, PeerId
 
@@ -163,6 +164,7 @@ class Node:
             ROUND_TOPIC: self.runs.heard_round,
             RELEASE_TOPIC: self.releases.heard,
             AUDIT_TOPIC: self.audits.heard,
+            LISTING_TOPIC: self.market.heard,
         }
 
     async def load(self) -> None:
