@@ -21,8 +21,8 @@ from protocol.types import PeerId
 
 HOLDERS = 8
 WAITING = 4
-"""Chunks between the network and the disk.  With one arriving from each of `HOLDERS` and
-as many being written as waiting, a fetch has at most 16 chunks in memory."""
+"""Chunks between the network and the disk, and as many again being written.  With one
+arriving from each of `HOLDERS` a fetch has at most 16 chunks in memory."""
 TRIES = 3
 """Failures in a row after which a holder is given up; a refusal ends it at once."""
 RETRY_PAUSE_S = 0.4
@@ -92,7 +92,10 @@ class Collection:
         try:
             async for chunk in self._arrived:
                 batch = [chunk]
-                while self._arrived.statistics().current_buffer_used:
+                while (
+                    len(batch) < WAITING
+                    and self._arrived.statistics().current_buffer_used
+                ):
                     batch.append(self._arrived.receive_nowait())
                 indexes = [index for index, _ in batch]
                 await in_thread(self._write_all, batch)
