@@ -160,7 +160,9 @@ class MemoryTransport:
         if len(errors) == 1:
             raise errors[peer]
         told = "; ".join(f"{holder}: {error}" for holder, error in errors.items())
-        raise TransportError(f"no holder gave blob {digest.hex()}: {told}")
+        refused = all(isinstance(error, AccessError) for error in errors.values())
+        kind = AccessError if refused else TransportError
+        raise kind(f"no holder gave blob {digest.hex()}: {told}")
 
     async def answer(self, peer: PeerId, protocol: str, payload: bytes) -> bytes:
         """Serve `peer`; only what a refusal frame carries gets out."""

@@ -12,7 +12,7 @@ import pytest
 import trio
 
 from node.adapters.blob_dir import BlobDir
-from node.adapters.libp2p import fetch, pool
+from node.adapters.libp2p import collection, pool
 from node.errors import AccessError, StorageError, TransportError
 from protocol.types import Digest
 
@@ -302,7 +302,7 @@ async def test_b8_memory_stays_flat_however_slow_the_disk_is(
             first, digest, others=others, limit_bytes=len(data), timeout_s=90
         )
     assert slow.has(digest)
-    assert most <= 2 * fetch.WAITING + len(holders) + 1
+    assert most <= 2 * collection.WAITING + len(holders)
 
 
 CHILD = """

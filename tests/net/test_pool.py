@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.adapters.libp2p.pool import LATE_S, SPAN_CHUNKS, Pool
+from node.adapters.libp2p.pool import LATE_CHUNKS, LATE_S, SPAN_CHUNKS, Pool
 
 
 def test_spans_are_contiguous_bounded_and_lowest_first():
@@ -38,13 +38,21 @@ def test_a_late_chunk_is_asked_of_one_more_holder_only():
     span = pool.take("slow", 0.0)
     assert pool.take("fast", LATE_S) is None
     assert pool.take("slow", LATE_S + 1) is None
-    assert pool.take("fast", LATE_S + 1) == range(1)
-    assert pool.take("third", LATE_S + 1) == range(1, 2)
+    assert pool.take("fast", LATE_S + 1) == range(1, 2)
+    assert pool.take("third", LATE_S + 1) == range(1)
     assert pool.take("fourth", 9 * LATE_S) is None
     pool.failed("slow", span)  # the others are still bringing both
     assert pool.take("fourth", LATE_S + 1.5) is None
-    pool.failed("fast", range(1))
-    assert pool.take("fourth", LATE_S + 1.5) == range(1)
+    pool.failed("fast", range(1, 2))
+    assert pool.take("fourth", LATE_S + 1.5) == range(1, 2)
+
+
+def test_late_chunks_are_taken_from_the_far_end_in_short_runs():
+    pool = Pool(list(range(20)), streams=1)
+    assert pool.take("slow", 0.0) == range(20)
+    assert pool.take("fast", LATE_S + 1) == range(20 - LATE_CHUNKS, 20)
+    assert pool.take("fast", LATE_S + 1) == range(6, 12)
+    assert pool.take("fast", LATE_S + 1) == range(3, 6)
 
 
 def test_what_was_asked_before_the_pool_existed_can_be_claimed():

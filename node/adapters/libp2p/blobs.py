@@ -2,7 +2,7 @@
 
 A range is asked for with `Want` and answered with the size of the whole blob (8 bytes)
 and the chunks.  The digests of all chunks of a blob are a second protocol, asked only
-after a blob from several holders came out wrong (fetch.py).
+after a blob from several holders came out wrong (audit.py).
 """
 
 import hashlib
@@ -12,14 +12,15 @@ from collections.abc import Callable, Sequence
 import trio
 
 from node.adapters.libp2p.exchange import Exchange, Parts
-from node.adapters.libp2p.fetch import (
+from node.adapters.libp2p.fetch import fetch
+from node.adapters.libp2p.pool import SPAN_CHUNKS
+from node.adapters.libp2p.wanted import (
     BLOB_PROTOCOL,
     LIST_PROTOCOL,
     SIZE_BYTES,
-    Fetch,
     Want,
+    Wanted,
 )
-from node.adapters.libp2p.pool import SPAN_CHUNKS
 from node.adapters.partial_blob import CHUNK_BYTES, chunk_count
 from node.errors import AccessError, TransportError
 from node.ports import Blobs, Fetched
@@ -30,8 +31,9 @@ SENDING = 64
 SENDING_TO_ONE = 4
 """Ranges on their way out; each holds one chunk in memory.  One peer that reads slowly
 on all its streams cannot take every place."""
-FETCHES = 4
-"""Blobs fetched at once; each holds a few chunks in memory, further ones wait."""
+FETCHES = 12
+"""Blobs fetched at once; each holds a few chunks in memory, further ones wait.  Several,
+so that a holder that trickles does not keep everything else waiting."""
 LISTS_KEPT = 8
 WANT_LIMIT_BYTES = 128
 
@@ -71,14 +73,14 @@ class BlobExchange:
                 async with lock, self._fetching:
                     if self._blobs.has(digest):
                         return Fetched({}, frozenset())
-                    fetch = Fetch(
+                    wanted = Wanted(
                         self._exchange,
                         self._blobs,
                         digest,
                         limit_bytes=limit_bytes,
                         timeout_s=timeout_s,
                     )
-                    return await fetch.run(peers)
+                    return await fetch(wanted, peers)
         except trio.TooSlowError as error:
             raise TransportError(
                 f"blob {digest.hex()} took longer than {timeout_s} s",

@@ -31,7 +31,9 @@ logger = logging.getLogger(__name__)
 PUSH_PROTOCOL = "rexis/push/1"
 PULL_PROTOCOL = "rexis/pull/1"
 REPLY_LIMIT_BYTES = BATCH_LIMIT_BYTES + SEALED_LIMIT_BYTES
-QUEUE_LENGTH = 1024
+QUEUE_LENGTH = 256
+"""Announcements that wait for the consumer, 16 MiB at most; the rest wait at neighbours."""
+PUSH_QUEUE_LENGTH = 1024
 EXCHANGE_TIMEOUT_S = 10.0
 MAX_PULLS = 256
 """Rounds of one repair; at half a MiB each more than a full log of 64 members."""
@@ -69,7 +71,9 @@ class Gossip:
 
     def meet(self, peer: PeerId) -> trio.MemoryReceiveChannel[bytes]:
         """Queue for a neighbour from now on: what is said next arrives in order."""
-        self._queues[peer], receiver = trio.open_memory_channel[bytes](QUEUE_LENGTH)
+        self._queues[peer], receiver = trio.open_memory_channel[bytes](
+            PUSH_QUEUE_LENGTH
+        )
         return receiver
 
     async def push_to(

@@ -9,6 +9,7 @@ SPAN_CHUNKS = 64
 requests costs six percent."""
 LATE_S = 2.0
 """After this long a chunk may be asked of a second holder, if that one is idle."""
+LATE_CHUNKS = 8
 
 
 class Pool:
@@ -66,10 +67,20 @@ class Pool:
                 heappush(self._free, index)
 
     def _late(self, peer: PeerId, now: float) -> list[int]:
-        return sorted(
+        """From the far end of what another is slow with: it is coming from the near."""
+        late = sorted(
             index
             for index, asked in self._flying.items()
             if len(asked) == 1
             and peer not in asked
             and now - max(asked.values()) > LATE_S
-        )[:1]
+        )
+        most = min(LATE_CHUNKS, (len(late) + 1) // 2)
+        start = len(late) - 1
+        while (
+            start > 0
+            and len(late) - start < most
+            and late[start - 1] + 1 == late[start]
+        ):
+            start -= 1
+        return late[max(start, 0) :]
