@@ -31,7 +31,9 @@ class Fault(Message, frozen=True, tag="fault"):
 
     kind: str
     """`layer`: these rows are not this layer's result.  `shape`: the model has no
-    such rows, or another number of layers.  `receipt`: the anchored batch holds something that is none."""
+    such rows, or another number of layers.  `output`: these rows are not the model's
+    answer, and which layer went wrong was not looked at; in no report, only where one
+    case is shown.  `receipt`: the anchored batch holds something that is none."""
     layer: int
     """Counted from 0; 0 for the other kinds."""
     entry: Entry | None = None

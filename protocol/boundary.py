@@ -30,6 +30,11 @@ def boundary_root(rows: bytes, shape: Shape, boundary: int, salt: bytes) -> Dige
     A Merkle tree over cases, each a Merkle tree over its rows: one case or one row can be
     opened alone.
     """
+    return merkle.root(case_roots(rows, shape, boundary, salt))
+
+
+def case_roots(rows: bytes, shape: Shape, boundary: int, salt: bytes) -> list[Digest]:
+    """The leaves under a boundary root, one a case."""
     cases, tokens, width = shape
     size = ENTRY_BYTES * tokens * width
     if len(rows) != cases * size or len(salt) != SALT_BYTES:
@@ -38,18 +43,16 @@ def boundary_root(rows: bytes, shape: Shape, boundary: int, salt: bytes) -> Dige
             f" salt has {len(salt)}, needs {SALT_BYTES}"
         )
     view = memoryview(rows)
-    return merkle.root(
-        [
-            case_root(
-                view[case * size : (case + 1) * size],
-                (tokens, width),
-                boundary,
-                case,
-                case_salt(salt, case),
-            )
-            for case in range(cases)
-        ]
-    )
+    return [
+        case_root(
+            view[case * size : (case + 1) * size],
+            (tokens, width),
+            boundary,
+            case,
+            case_salt(salt, case),
+        )
+        for case in range(cases)
+    ]
 
 
 def case_salt(salt: bytes, case: int) -> bytes:

@@ -152,10 +152,14 @@ def anchor(shell: Shell) -> None:
 @verb(receipt)
 @click.argument("receipt_id", metavar="RECEIPT")
 @click.argument("path", callback=absolute, metavar="FILE")
-def export(shell: Shell, receipt_id: str, path: str) -> None:
+@click.option("--case", type=int, help="Only this case of it, from 0.")
+def export(shell: Shell, receipt_id: str, path: str, case: int | None) -> None:
     """Write the bundle of one receipt, for `rexis-verify` to check offline."""
     answer = shell.ask(
-        "receipts.export", receipt=shell.resolve("receipt", receipt_id), path=path
+        "receipts.export",
+        receipt=shell.resolve("receipt", receipt_id),
+        path=path,
+        case=case,
     )
     shell.result(
         answer, lambda: say(f"{size(answer['bytes'])} written to {answer['path']}")

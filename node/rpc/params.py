@@ -223,6 +223,17 @@ class InferenceRun(Params, frozen=True):
 class ReceiptsExport(Params, frozen=True):
     receipt: Receipt
     path: Annotated[str, _path("where the audit bundle is written")]
+    case: (
+        Annotated[
+            int,
+            Meta(
+                ge=0,
+                le=_NUMBER_LIMIT,
+                description="only this case of it, from 0, on the node that asked",
+            ),
+        ]
+        | None
+    ) = None
 
 
 class EventsList(Params, frozen=True):

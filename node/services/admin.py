@@ -228,9 +228,10 @@ class Admin:
         return {"batch": root.hex() if root else None}
 
     async def _receipts_export(self, params: Any) -> Row:
-        return await self._node.certificates.export(
-            bytes.fromhex(params.receipt), Path(params.path)
-        )
+        receipt, path = bytes.fromhex(params.receipt), Path(params.path)
+        if params.case is not None:
+            return await self._node.certificates.disclose(receipt, params.case, path)
+        return await self._node.certificates.export(receipt, path)
 
     async def _audits_list(self, _params: Any) -> Row:
         return {"audits": self._node.audits.rows()}

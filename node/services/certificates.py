@@ -19,6 +19,9 @@ from node.services.receipts import Receipts, fetch_place
 from node.services.releases import Releases
 from node.verifier import bundle
 from node.verifier.bundle import Bundle
+from node.verifier.case import Case
+from protocol import merkle
+from protocol.boundary import case_roots, case_salt
 from protocol.evaluation import Place
 from protocol.receipt import open_receipt
 from protocol.types import Digest, digest
@@ -100,8 +103,63 @@ class Certificates:
             Bundle(sealed, place.batch, place.proof, 0, salt, rows, b"", model),
         )
 
+    async def disclose(self, receipt: bytes, case: int, path: Path) -> dict[str, Any]:
+        """Write one case of an answer this node got, and nothing of the others."""
+        stored = await self._store.get(_CERTIFICATES, receipt)
+        if stored is None:
+            raise StorageError(
+                f"this node did not ask for receipt {receipt.hex()[:16]}",
+                hint="only the requester can show one case; it keeps the certificate",
+            )
+        certificate = decode(stored, Certificate)
+        sealed = certificate.receipt
+        order = open_receipt(sealed).order
+        if not 0 <= case < order.shape[0]:
+            raise StorageError(
+                f"receipt {receipt.hex()[:16]} has cases 0 to {order.shape[0] - 1},"
+                f" not {case}"
+            )
+        ends = await trio.to_thread.run_sync(
+            self._blobs.read, Digest(certificate.rows), 0, 2 * order.rows_bytes
+        )
+        place = await self._place(sealed)
+        model = await self._releases.trunk(order.model_root)
+        data = await trio.to_thread.run_sync(
+            _shown, certificate, place, case, ends, model
+        )
+        await trio.to_thread.run_sync(write_file, path, data)
+        return {"path": str(path), "bytes": len(data)}
+
     async def _place(self, sealed: bytes) -> Place:
         host = self._federation.members.by_key(open_receipt(sealed).host)
         if host is None:
             raise StorageError("the host of this receipt is no member any more")
         return await fetch_place(self._transport, host.peer_id, sealed, PLACE_TIMEOUT_S)
+
+
+def _shown(
+    certificate: Certificate, place: Place, case: int, ends: bytes, model: bytes
+) -> bytes:
+    receipt = open_receipt(certificate.receipt)
+    shape, size = receipt.order.shape, receipt.order.rows_bytes
+    one = size // shape[0]
+    parts = []
+    for boundary, rows in ((0, ends[:size]), (receipt.layers, ends[size:])):
+        roots = case_roots(rows, shape, boundary, certificate.salt)
+        path = tuple(merkle.inclusion_proof(roots, case))
+        parts.append((rows[case * one : (case + 1) * one], path))
+    (rows, path), (output, output_path) = parts
+    return encode(
+        Case(
+            receipt=certificate.receipt,
+            batch=place.batch,
+            proof=place.proof,
+            case=case,
+            salt=case_salt(certificate.salt, case),
+            rows=rows,
+            path=path,
+            output=output,
+            output_path=output_path,
+            model=model,
+        )
+    )

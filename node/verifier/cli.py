@@ -15,9 +15,11 @@ import click
 
 from ee.integer import IntegerModelError, SelfTestError, op_spec_digest, self_test
 from node.verifier import bundle as bundles
+from node.verifier import case as cases
 from node.verifier.replay import Verdict
 from protocol.errors import ProtocolError
 from protocol.members import peer_id
+from protocol.receipt import BatchProof
 
 PASSED, FAULT, NOTHING, USAGE, MACHINE = range(5)
 
@@ -40,15 +42,30 @@ def bundle_command(
     """Replay the receipt in FILE and compare every root."""
     self_test()
     bundle = bundles.read(_content(file))
-    if (
-        anchored is not None
-        and anchored.removeprefix("0x").lower() != bundle.batch.hex()
-    ):
-        raise ProtocolError(f"bundle is of batch {bundle.batch.hex()}, not {anchored}")
+    _require_anchored(bundle.batch, anchored)
     verdict = bundles.check(bundle, b"" if trunk is None else _content(trunk))
-    report = described(bundle, verdict)
-    text = json.dumps(report) if as_json else _text(report)
-    click.echo(text)
+    report = described(bundle.batch, bundle.proof, verdict)
+    click.echo(json.dumps(report) if as_json else _text(report))
+    return PASSED if verdict.fault is None else FAULT
+
+
+@cli.command("case")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--trunk", type=click.Path(path_type=Path), help="trunk's file, if left out"
+)
+@click.option("--anchored", metavar="HEX", help="batch root as the chain has it")
+@click.option("--json", "as_json", is_flag=True, help="one JSON object")
+def case_command(
+    file: Path, trunk: Path | None, anchored: str | None, *, as_json: bool
+) -> int:
+    """Replay the one case shown in FILE."""
+    self_test()
+    shown = cases.read(_content(file))
+    _require_anchored(shown.batch, anchored)
+    verdict = cases.check(shown, b"" if trunk is None else _content(trunk))
+    report = {**described(shown.batch, shown.proof, verdict), "case": shown.case}
+    click.echo(json.dumps(report) if as_json else _text(report))
     return PASSED if verdict.fault is None else FAULT
 
 
@@ -60,7 +77,7 @@ def self_test_command() -> int:
     return PASSED
 
 
-def described(bundle: bundles.Bundle, verdict: Verdict) -> dict[str, Any]:
+def described(batch: bytes, proof: BatchProof, verdict: Verdict) -> dict[str, Any]:
     """The verdict as plain values; what `--json` prints."""
     receipt, fault = verdict.receipt, verdict.fault
     entry = None if fault is None else fault.entry
@@ -75,9 +92,9 @@ def described(bundle: bundles.Bundle, verdict: Verdict) -> dict[str, Any]:
         "receipt": receipt.digest.hex(),
         "job": receipt.order.job.hex(),
         "model": receipt.model_root.hex(),
-        "batch": bundle.batch.hex(),
-        "index": bundle.proof.index,
-        "size": bundle.proof.size,
+        "batch": batch.hex(),
+        "index": proof.index,
+        "size": proof.size,
         "time": receipt.time,
         "cases": receipt.order.shape[0],
         "layers": receipt.layers,
@@ -106,6 +123,11 @@ def _fail(message: str, hint: str, status: int) -> int:
     if hint:
         click.echo(f"rexis-verify: hint: {hint}", err=True)
     return status
+
+
+def _require_anchored(batch: bytes, anchored: str | None) -> None:
+    if anchored is not None and anchored.removeprefix("0x").lower() != batch.hex():
+        raise ProtocolError(f"file is of batch {batch.hex()}, not {anchored}")
 
 
 def _content(path: Path) -> bytes:
@@ -141,6 +163,8 @@ def _verdict(report: dict[str, Any]) -> str:
     if report["fault"] == "shape":
         return "FAILED: the host signed for rows or layers this model does not have"
     text = f"FAILED: layer {report['layer']} is not what the model computes"
+    if report["fault"] == "output":
+        text = "FAILED: the output is not the model's"
     entry = report["entry"]
     if entry is not None:
         text += (

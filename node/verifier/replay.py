@@ -153,17 +153,25 @@ def _difference(
     if committed is None or committed.boundary != after:
         return None
     _require_rows(receipt, committed)
+    return first_difference(committed.rows, computed, 0)
+
+
+def first_difference(shown: bytes, computed: RowArray, case: int) -> Entry | None:
+    """Where packed rows first differ from computed ones, which begin with `case`.
+
+    None where they are no trunk's rows at all, so that no entry says more.
+    """
     try:
-        shown = integer.unpack_rows(committed.rows, computed.shape)
+        rows = integer.unpack_rows(shown, computed.shape)
     except IntegerModelError:
-        return None  # no trunk's rows at all: the layer is wrong, no entry says more
-    places = np.argwhere(shown != computed)
-    case, token, column = (int(axis) for axis in places[0])
+        return None
+    places = np.argwhere(rows != computed)
+    first, token, column = (int(axis) for axis in places[0])
     return Entry(
-        case,
+        case + first,
         token,
         column,
-        committed=int(shown[case, token, column]),
-        computed=int(computed[case, token, column]),
+        committed=int(rows[first, token, column]),
+        computed=int(computed[first, token, column]),
         differing=len(places),
     )

@@ -33,7 +33,7 @@ from node.services.receipts import Receipts, fetch_rows
 from node.services.releases import Releases
 from node.services.replaying import Replayer
 from node.services.reports import Audits
-from node.verifier import bundle
+from node.verifier import bundle, case
 from node.worker import server
 from protocol.audit import open_audit, seal_audit
 from protocol.errors import ProtocolError
@@ -399,6 +399,28 @@ async def test_the_requester_and_the_host_write_bundles_that_pass(federation, tm
             assert verdict.receipt.digest == receipt
             assert verdict.count == 3
         assert (tmp_path / "clinic.bundle").read_bytes() == path.read_bytes()
+
+
+async def test_the_requester_shows_one_case_and_no_other(federation, tmp_path):
+    async with federation(verify=False) as nodes:
+        found = await nodes.clinic.requester.run(nodes.model, "host", CSV)
+        receipt = bytes.fromhex(found["receipts"][0])
+        await nodes.host.receipts.anchor()
+        path = tmp_path / "case"
+        await nodes.clinic.certificates.disclose(receipt, 5, path)
+        shown = case.read(path.read_bytes())
+        verdict = case.check(shown)
+        assert (verdict.fault, verdict.count, shown.case) == (None, 3, 5)
+        opening = await fetch_rows(
+            nodes.clinic.transport, nodes.host.key.peer_id, receipt, 0, 5
+        )
+        size = 3 * SPEC.tokens * SPEC.width
+        assert shown.rows == opening.rows[5 * size : 6 * size]
+        assert opening.salt not in path.read_bytes()
+        with pytest.raises(NodeError, match="cases 0 to 15, not 16"):
+            await nodes.clinic.certificates.disclose(receipt, 16, path)
+        with pytest.raises(NodeError, match="did not ask"):
+            await nodes.host.certificates.disclose(receipt, 0, path)
 
 
 async def test_only_auditors_and_the_requester_see_rows(federation):

@@ -16,9 +16,11 @@ from ee.integer import known as drawn
 from ee.integer.errors import SelfTestError
 from node.services.faults import altered
 from node.verifier import bundle, cli
+from node.verifier import case as cases
 from node.verifier.bundle import Bundle
 from node.verifier.replay import Model, Opened, audit
-from protocol.boundary import boundary_root
+from protocol import merkle
+from protocol.boundary import boundary_root, case_roots, case_salt
 from protocol.errors import MalformedMessageError, ProtocolError, VerificationError
 from protocol.members import peer_id
 from protocol.receipt import (
@@ -28,6 +30,7 @@ from protocol.receipt import (
     seal_order,
     seal_receipt,
 )
+from protocol.wire import encode
 
 CLINIC, HOST = (nacl.signing.SigningKey(bytes([i]) * 32) for i in (1, 2))
 SALT = bytes(range(32))
@@ -432,3 +435,84 @@ def test_a_proof_for_another_receipt_of_the_batch_does_not_serve(case):
         )
         with pytest.raises(VerificationError):
             audit(case.model, one, root, batch_proof(sealed, (index + 1) % 3), opened)
+
+
+def shown_case(made_by, packed, number=1, **fields):
+    """One case of an answer, as its requester shows it."""
+    sealed, size = made_by.receipt(packed), len(packed[0]) // made_by.shape[0]
+    batch = [sealed, b"another"]
+    ends = {}
+    for boundary, (rows, path) in {
+        0: ("rows", "path"),
+        2: ("output", "output_path"),
+    }.items():
+        roots = case_roots(packed[boundary], made_by.shape, boundary, SALT)
+        ends[rows] = packed[boundary][number * size : (number + 1) * size]
+        ends[path] = tuple(merkle.inclusion_proof(roots, number))
+    made = {
+        "receipt": sealed,
+        "batch": batch_root(batch),
+        "proof": batch_proof(batch, 0),
+        "case": number,
+        "salt": case_salt(SALT, number),
+        "model": integer.encode(made_by.trunk),
+        **ends,
+    }
+    return cases.Case(**{**made, **fields})
+
+
+def test_one_case_is_checked_alone(case):
+    for number in range(case.shape[0]):
+        shown = shown_case(case, case.packed, number)
+        assert cases.check(cases.read(encode(shown))).fault is None
+    lie = case.rerun([case.packed[0], altered(case.packed[1]), case.packed[2]], 0)
+    faults = [
+        cases.check(shown_case(case, lie, number)).fault
+        for number in range(case.shape[0])
+    ]
+    wrong = [number for number, fault in enumerate(faults) if fault is not None]
+    # The lie is in one case, and sequences do not see each other.
+    assert len(wrong) == 1
+    fault = faults[wrong[0]]
+    assert (fault.kind, fault.entry.case) == ("output", wrong[0])
+
+
+def test_no_flipped_bit_of_a_shown_case_passes(case):
+    data = encode(shown_case(case, case.packed))
+    generator = np.random.default_rng(29)
+    end = len(data) - len(integer.encode(case.trunk))
+    for place in [
+        *generator.integers(end, size=120),
+        *generator.integers(len(data), size=30),
+    ]:
+        bent = bytearray(data)
+        bent[place] ^= 1 << int(generator.integers(8))
+        with pytest.raises((ProtocolError, IntegerModelError)):
+            cases.check(cases.read(bytes(bent)))
+
+
+def test_a_case_of_another_place_or_salt_is_refused(case):
+    with pytest.raises(ProtocolError, match="merkle root"):
+        cases.check(shown_case(case, case.packed, case=0))
+    with pytest.raises(ProtocolError, match="merkle root"):
+        cases.check(shown_case(case, case.packed, salt=case_salt(SALT, 0)))
+    with pytest.raises(ProtocolError, match="leaf index"):
+        cases.check(shown_case(case, case.packed, case=3))
+    with pytest.raises(ProtocolError, match="need 504"):
+        cases.check(shown_case(case, case.packed, rows=b""))
+    with pytest.raises(ProtocolError, match="give the trunk"):
+        cases.check(shown_case(case, case.packed, model=b""))
+
+
+def test_the_program_checks_a_case(case, tmp_path, monkeypatch, capsys):
+    path = tmp_path / "one.case"
+    path.write_bytes(encode(shown_case(case, case.packed)))
+    status, out, _ = program(monkeypatch, capsys, "case", path, "--json")
+    assert (status, json.loads(out)["case"]) == (0, 1)
+    lie = [*case.packed[:2], altered(case.packed[2])]
+    for number in range(3):
+        path.write_bytes(encode(shown_case(case, lie, number)))
+        status, out, _ = program(monkeypatch, capsys, "case", path)
+        assert status == (1 if "the output is not the model's" in out else 0)
+    path.write_bytes(bundle.write(case.bundle()))
+    assert program(monkeypatch, capsys, "case", path)[0] == 2
