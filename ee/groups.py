@@ -44,8 +44,10 @@ class Transform(ABC):
         """The inverse of the transpose; the map itself if it is orthogonal."""
 
     @abstractmethod
-    def _on_last(self, x: Tensor) -> Tensor:
-        """(..., size) to (..., size)."""
+    def mix(self, x: Tensor) -> Tensor:
+        """(size, columns) to (size, columns): features first, so that moving one moves a
+        contiguous row.
+        """
 
     def act(self, x: Tensor, axis: int = -1) -> Tensor:
         """`x` with the features along `axis` transformed; a new tensor of its dtype."""
@@ -55,7 +57,9 @@ class Transform(ABC):
                 f" features, the key is for {self.size}"
             )
         wide = x.float() if x.dtype in _NARROW else x
-        return self._on_last(wide.movedim(axis, -1)).movedim(-1, axis).to(x.dtype)
+        first = wide.movedim(axis, 0)
+        mixed = self.mix(first.reshape(self.size, -1))
+        return mixed.reshape(first.shape).movedim(0, axis).to(x.dtype)
 
     def matrix(self) -> Tensor:
         """(size, size) float64, acting on column vectors."""
@@ -82,7 +86,7 @@ class Identity(Transform):
     def dual(self) -> Transform:
         return self
 
-    def _on_last(self, x: Tensor) -> Tensor:
+    def mix(self, x: Tensor) -> Tensor:
         return x
 
 
@@ -109,9 +113,9 @@ class Monomial(Transform):
     def dual(self) -> Transform:
         return Monomial(self.index, None if self.scale is None else 1 / self.scale)
 
-    def _on_last(self, x: Tensor) -> Tensor:
-        moved = x.index_select(-1, self.index.to(x.device))
-        return moved if self.scale is None else moved * self.scale.to(x)
+    def mix(self, x: Tensor) -> Tensor:
+        moved = x.index_select(0, self.index.to(x.device))
+        return moved if self.scale is None else moved * self.scale.to(x)[:, None]
 
 
 class _Cast:
@@ -139,7 +143,7 @@ class Dense(Transform):
     _cast: _Cast = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_cast", _Cast(self.forth.T.contiguous()))
+        object.__setattr__(self, "_cast", _Cast(self.forth))
 
     @classmethod
     def from_orthogonal(cls, matrix: Tensor) -> "Dense":
@@ -161,8 +165,8 @@ class Dense(Transform):
             return self
         return Dense(self.back.T.contiguous(), self.forth.T.contiguous())
 
-    def _on_last(self, x: Tensor) -> Tensor:
-        return x @ self._cast.like(x)
+    def mix(self, x: Tensor) -> Tensor:
+        return self._cast.like(x) @ x
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,8 +184,7 @@ class Blocks(Transform):
     _cast: _Cast = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        # (1, width, width) stands for the same block everywhere.
-        object.__setattr__(self, "_cast", _Cast(self.forth.mT.contiguous()))
+        object.__setattr__(self, "_cast", _Cast(self.forth))
 
     @property
     def size(self) -> int:
@@ -200,10 +203,10 @@ class Blocks(Transform):
             return self
         return Blocks(self.back.mT.contiguous(), self.forth.mT.contiguous(), self.order)
 
-    def _on_last(self, x: Tensor) -> Tensor:
-        split = x.unflatten(-1, (len(self.order), -1))  # (..., blocks, width)
-        moved = split.index_select(-2, self.order.to(x.device))
-        return torch.einsum("...bi,bij->...bj", moved, self._cast.like(x)).flatten(-2)
+    def mix(self, x: Tensor) -> Tensor:
+        split = x.unflatten(0, (len(self.order), -1))  # (blocks, width, columns)
+        moved = split.index_select(0, self.order.to(x.device))
+        return torch.bmm(self._cast.like(x), moved).flatten(0, 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -230,9 +233,9 @@ class Hadamard(Transform):
     def dual(self) -> Transform:
         return self
 
-    def _on_last(self, x: Tensor) -> Tensor:
+    def mix(self, x: Tensor) -> Tensor:
         widths = [1 << b for b in range(self.count.bit_length()) if self.count >> b & 1]
-        return torch.cat([_walsh(part) for part in x.split(widths, -1)], -1)
+        return torch.cat([_walsh(part) for part in x.split(widths)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -255,13 +258,13 @@ class Reflection(Transform):
     def dual(self) -> Transform:
         return self
 
-    def _on_last(self, x: Tensor) -> Tensor:
+    def mix(self, x: Tensor) -> Tensor:
         if self.count == 1:
             return x
         normal = x.new_full((self.count,), -(self.count**-0.5))
         normal[0] += 1
         normal /= normal.norm()
-        return x - 2 * (x @ normal).unsqueeze(-1) * normal
+        return x - torch.outer(2 * normal, normal @ x)
 
 
 @dataclass(frozen=True, eq=False)
@@ -284,9 +287,9 @@ class Chain(Transform):
     def dual(self) -> Transform:
         return Chain(tuple(step.dual() for step in self.steps))
 
-    def _on_last(self, x: Tensor) -> Tensor:
+    def mix(self, x: Tensor) -> Tensor:
         for step in self.steps:
-            x = step.act(x)
+            x = step.mix(x)
         return x
 
 
@@ -310,12 +313,9 @@ class Sum(Transform):
     def dual(self) -> Transform:
         return Sum(tuple(part.dual() for part in self.parts))
 
-    def _on_last(self, x: Tensor) -> Tensor:
-        pieces = x.split([part.size for part in self.parts], -1)
-        acted = [
-            part.act(piece) for part, piece in zip(self.parts, pieces, strict=True)
-        ]
-        return torch.cat(acted, -1)
+    def mix(self, x: Tensor) -> Tensor:
+        pieces = x.split([part.size for part in self.parts])
+        return torch.cat([p.mix(x) for p, x in zip(self.parts, pieces, strict=True)])
 
 
 def direct_sum(parts: Sequence[Transform]) -> Transform:
@@ -345,14 +345,16 @@ def is_orthogonal(transform: Transform, tolerance: float = 1e-10) -> bool:
 
 
 def _walsh(x: Tensor) -> Tensor:
-    """The orthonormal transform along the last axis, whose length is a power of two."""
-    count = x.shape[-1]
+    """The orthonormal transform along the first axis, whose length is a power of two."""
+    count = len(x)
     if count <= _BUTTERFLY:
-        return x @ _walsh_matrix(count).to(x)
-    # H(64 n) = H(64) (x) H(n): both factors act on a two-dimensional arrangement.
-    square = x.unflatten(-1, (_BUTTERFLY, -1))
-    inner = _walsh(square)
-    return (_walsh_matrix(_BUTTERFLY).to(x) @ inner).flatten(-2)
+        return _walsh_matrix(count).to(x) @ x
+    # H(64 n) = H(64) (x) H(n): one factor acts on blocks of n, the other across them.
+    across = _walsh_matrix(_BUTTERFLY).to(x) @ x.reshape(_BUTTERFLY, -1)
+    blocks = across.reshape(_BUTTERFLY, count // _BUTTERFLY, -1)
+    within = _walsh(blocks.movedim(1, 0).reshape(count // _BUTTERFLY, -1))
+    turned = within.reshape(count // _BUTTERFLY, _BUTTERFLY, -1)
+    return turned.movedim(0, 1).reshape(count, -1)
 
 
 def _walsh_matrix(count: int) -> Tensor:

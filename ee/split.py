@@ -141,7 +141,9 @@ def build_stem(cut: Cut, ends: Mapping[str, Tensor]) -> Stem:
     del blocks[cut.stem_layers :]
     own = model.state_dict()
     last = cut.architecture.final_norm or "\0"
-    missing = [n for n in own if n not in ends and not n.startswith(("pooler.", last))]
+    needed = [name for name, _ in model.named_parameters()]
+    unused = ("pooler.", "contact_head.", last)
+    missing = [n for n in needed if n not in ends and not n.startswith(unused)]
     if missing:
         raise EncryptionError(
             f"the ends lack {len(missing)} tensors, first {missing[0]}"

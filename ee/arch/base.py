@@ -85,7 +85,8 @@ class Architecture(ABC):
 
     def rename(self, name: str) -> str:
         """The stock module's name of a tensor from an older checkpoint."""
-        return name
+        early = name.replace("LayerNorm.gamma", "LayerNorm.weight")
+        return early.replace("LayerNorm.beta", "LayerNorm.bias")
 
     def source(self, name: str, stem_layers: int) -> str:
         """Where in the whole base model a tensor of the trunk comes from."""

@@ -52,11 +52,6 @@ class Bert(Architecture):
     def build(self, config: PreTrainedConfig) -> nn.Module:
         return BertModel(config)
 
-    def rename(self, name: str) -> str:
-        return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace(
-            "LayerNorm.beta", "LayerNorm.bias"
-        )
-
     def trunk_settings(self, config: PreTrainedConfig) -> dict[str, Any]:
         return {name: getattr(config, name) for name in self.sizes} | {
             "vocab_size": 1,

@@ -50,6 +50,7 @@ class ViT(Architecture):
         return ViTModel(config)
 
     def rename(self, name: str) -> str:
+        name = super().rename(name)
         for old, new in _OLD_NAMES:
             name = re.sub(old, new, name)
         return name
