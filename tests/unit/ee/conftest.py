@@ -160,8 +160,23 @@ def inputs_of(name: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> d
     return {"input_ids": tokens, "attention_mask": mask}
 
 
+CORE = {"llama", "gpt2", "bert"}
+"""Rotary and gated, fused and transposed, post-norm: the others mix what these have."""
+
+
 @pytest.fixture(params=sorted(MAKERS))
+def every_architecture(request) -> str:
+    return request.param
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(name, marks=() if name in CORE else pytest.mark.slow)
+        for name in sorted(MAKERS)
+    ]
+)
 def architecture(request) -> str:
+    """All of them, the core ones in the fast set."""
     return request.param
 
 

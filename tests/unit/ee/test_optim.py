@@ -107,7 +107,7 @@ def _key(parts, strength=Strength.ORTHOGONAL, plan=None):
 
 def _drifts(name, steps, stock, make=_equivariant, strength=Strength.ORTHOGONAL):
     """(how far the steps went, keyed against plain, float32 against float64)."""
-    parts = split_model(stock.make(name))
+    parts = split_model(stock.make(name), stem_layers=1)
     plain = _train(Run(parts), make, steps)
     exact = _train(Run(parts, dtype=torch.float64), make, steps)
     keyed = _train(Run(parts, key=_key(parts, strength)), make, steps)
@@ -115,16 +115,19 @@ def _drifts(name, steps, stock, make=_equivariant, strength=Strength.ORTHOGONAL)
     return _distance(plain, start), _distance(keyed, plain), _distance(plain, exact)
 
 
+SLOW_GPT2 = ["llama", pytest.param("gpt2", marks=pytest.mark.slow)]
+
+
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
 def test_a_few_keyed_steps_are_plain_steps(name, stock):
-    moved, keyed, rounding = _drifts(name, 15, stock)
-    assert moved > 0.02
+    moved, keyed, rounding = _drifts(name, 8, stock)
+    assert moved > 0.01
     assert keyed <= 3 * rounding
 
 
 @pytest.mark.slow
-def test_two_hundred_keyed_steps_are_plain_steps(architecture, stock):
-    moved, keyed, rounding = _drifts(architecture, 200, stock)
+def test_two_hundred_keyed_steps_are_plain_steps(every_architecture, stock):
+    moved, keyed, rounding = _drifts(every_architecture, 200, stock)
     assert moved > 0.1
     assert keyed <= 3 * rounding
 
@@ -142,8 +145,8 @@ def test_adamw_follows_signed_permutations(stock):
 
 def test_in_float64_the_two_trainings_meet(stock):
     parts = split_model(stock.make("gpt2"))
-    plain = _train(Run(parts, dtype=torch.float64), _equivariant, 10)
-    keyed = _train(Run(parts, key=_key(parts), dtype=torch.float64), _equivariant, 10)
+    plain = _train(Run(parts, dtype=torch.float64), _equivariant, 5)
+    keyed = _train(Run(parts, key=_key(parts), dtype=torch.float64), _equivariant, 5)
     assert _distance(keyed, plain) < 1e-11
 
 
@@ -151,9 +154,9 @@ def test_general_keys_cannot_be_trained_under(stock):
     parts = split_model(stock.make("llama"))
     with pytest.raises(EncryptionError, match="no optimiser commutes"):
         _equivariant(Run(parts), Strength.GENERAL)
-    plain = _train(Run(parts), _equivariant, 10)
-    keyed = _train(Run(parts, key=_key(parts, Strength.GENERAL)), _equivariant, 10)
-    assert _distance(keyed, plain) > 0.01
+    plain = _train(Run(parts), _equivariant, 5)
+    keyed = _train(Run(parts, key=_key(parts, Strength.GENERAL)), _equivariant, 5)
+    assert _distance(keyed, plain) > 0.005
 
 
 def test_a_parameter_the_plan_does_not_know_is_refused(stock):
@@ -170,7 +173,7 @@ def test_accumulated_gradients_are_one_batch(stock):
     assert _distance(pieces, whole) < 1e-5
 
 
-@pytest.mark.parametrize("name", ["llama", "gpt2"])
+@pytest.mark.parametrize("name", SLOW_GPT2)
 def test_checkpointed_gradients_are_the_same(name, stock):
     parts = split_model(stock.make(name))
     grads = []
@@ -184,6 +187,7 @@ def test_checkpointed_gradients_are_the_same(name, stock):
     assert _distance(*grads) < 1e-6
 
 
+@pytest.mark.slow
 def test_bfloat16_autocast_over_float32_masters_follows_the_key(stock):
     parts = split_model(stock.make("llama"))
     wide = _train(Run(parts), _equivariant, 10)
@@ -203,7 +207,7 @@ def _adapted(parts, name) -> Plan:
     return parts.plan.with_adapters(layers, rank=4)
 
 
-@pytest.mark.parametrize("name", ["llama", "gpt2"])
+@pytest.mark.parametrize("name", SLOW_GPT2)
 def test_adapters_train_alike_under_a_key(name, stock):
     parts = split_model(stock.make(name))
     plan = _adapted(parts, name)
@@ -219,9 +223,9 @@ def test_adapters_train_alike_under_a_key(name, stock):
         assert [n for n, _ in run.named()] == [
             f"{n}.lora_B" for n in lora.adapters(plan)
         ]
-        results.append(_train(run, _equivariant, 20))
+        results.append(_train(run, _equivariant, 8))
     plain, exact, keyed = results
-    assert all(float(t.norm()) > 0.01 for t in plain.values())
+    assert all(float(t.norm()) > 0.001 for t in plain.values())
     assert _distance(keyed, plain) <= 3 * _distance(plain, exact)
 
 

@@ -70,6 +70,11 @@ def _bert():
 
 
 MAKERS = {"llama": _llama, "gpt2": _gpt2, "esm": _esm, "vit": _vit, "bert": _bert}
+EACH = [
+    pytest.param(name, marks=() if name in {"esm", "vit"} else pytest.mark.slow)
+    for name in MAKERS
+]
+"""Fast: the two whose files have other names than their modules."""
 
 
 def _model(name):
@@ -103,7 +108,7 @@ def _base(model):
     return getattr(model, type(model).base_model_prefix)
 
 
-@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize("name", EACH)
 def test_a_keyed_folder_is_a_stock_checkpoint(name, tmp_path):
     model, source = _saved(name, tmp_path / "stock")
     key, trunk, ends = _key(source, tmp_path, stem_layers=1)
@@ -121,7 +126,7 @@ def test_a_keyed_folder_is_a_stock_checkpoint(name, tmp_path):
     assert relative_error(found, wanted) <= 1e-5
 
 
-@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize("name", EACH)
 def test_unkeying_gives_a_stock_model_with_the_stock_answer(name, tmp_path):
     model, source = _saved(name, tmp_path / "stock")
     _, trunk, ends = _key(source, tmp_path, stem_layers=1)
