@@ -23,8 +23,8 @@ from ee.smode.cost import BlockShape, backward_values, forward_values
 from ee.smode.holder import LayerSize
 
 SEED = bytes(range(32))
-ARITHMETICS = [Ring(), Gaussian(10), Gaussian(20, "float64"), Gaussian(30, "float64")]
-NAMES = [a.name for a in ARITHMETICS]
+PADS = [Ring(), Gaussian(10), Gaussian(20, "float64"), Gaussian(30, "float64")]
+NAMES = [a.name for a in PADS]
 
 
 def _bert(layers: int = 2) -> BertModel:
@@ -69,7 +69,7 @@ def _rows(rows: int = 24, width: int = 96, seed: int = 0) -> np.ndarray:
     return x
 
 
-@pytest.mark.parametrize("arithmetic", ARITHMETICS, ids=NAMES)
+@pytest.mark.parametrize("arithmetic", PADS, ids=NAMES)
 def test_a_padded_product_is_the_product_within_its_stated_error(arithmetic):
     x = _rows()
     weight = np.random.default_rng(1).normal(size=(160, 96)) / 10
@@ -183,7 +183,7 @@ def test_a_host_that_answers_another_shape_is_noticed():
         holder.product("a", np.ones((2, 4)))
 
 
-@pytest.mark.parametrize("arithmetic", ARITHMETICS, ids=NAMES)
+@pytest.mark.parametrize("arithmetic", PADS, ids=NAMES)
 @pytest.mark.parametrize("make", [_bert, _llama])
 def test_a_stock_model_on_two_hosts_answers_as_it_does_alone(make, arithmetic):
     ids = torch.randint(0, 50, (3, 9), generator=torch.Generator().manual_seed(1))
