@@ -9,11 +9,9 @@ Source: Procrustes and known-sample attacks on distance-preserving perturbation 
 0911.2942); `half` is the figure of ee.md §6.4, the anchors at which half of the rest falls.
 """
 
-from collections.abc import Sequence
-
 import torch
+from torch import Tensor
 
-from ee.attacks.base import Tensor
 from ee.attacks.score import Finding
 
 COUNTS = (2, 4, 8, 16, 32, 64, 128, 256, 512)
@@ -22,9 +20,7 @@ HEADLINE = 32
 NEVER = float("inf")
 
 
-def known_plaintext(
-    plain: Tensor, seen: Tensor, generator: torch.Generator
-) -> Finding:
+def known_plaintext(plain: Tensor, seen: Tensor, generator: torch.Generator) -> Finding:
     """(n, width) rows of n texts as the attacker computes them, and as the host saw them."""
     order = torch.randperm(len(plain), generator=generator)
     curve: dict[int, float] = {}

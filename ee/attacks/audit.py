@@ -9,8 +9,9 @@ equal: zero, or a claim of docs/threat-model.md is wrong.
 from collections.abc import Mapping
 
 import torch
+from torch import Tensor
 
-from ee.attacks.base import Block, Tensor
+from ee.attacks.base import Block
 from ee.attacks.keying import Observed
 from ee.attacks.score import Finding
 

@@ -10,11 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ee.errors import EncryptionError, UnsupportedModelError
-
-Tensor = torch.Tensor
 
 
 @dataclass(frozen=True)

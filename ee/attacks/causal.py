@@ -3,10 +3,11 @@
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaModel
 
-from ee.attacks.base import Base, Tensor, fold_gains
+from ee.attacks.base import Base, fold_gains
 
 BATCH = 32
 

@@ -12,16 +12,15 @@ Source: third-party notes on logit fingerprints of keyed models (ee.md §3, A3).
 """
 
 import torch
+from torch import Tensor
 
-from ee.attacks.base import Base, Block, Tensor
+from ee.attacks.base import Base, Block
 from ee.attacks.keying import Observed
 from ee.attacks.score import Finding, recovery
 from ee.attacks.vocabulary import Text
 
 
-def attention_logits(
-    base: Base, seen: Observed, truth: Tensor, text: Text
-) -> Finding:
+def attention_logits(base: Base, seen: Observed, truth: Tensor, text: Text) -> Finding:
     """Nearest token by the logits a host computes; (sequences, tokens) `truth`."""
     own = base.block(seen.depth)
     features = _features(seen.block, seen.rows, normed=seen.normed)
@@ -32,7 +31,9 @@ def attention_logits(
             start = base.rows_at(text.template[:1], 0).expand(len(first), -1)
             rows = torch.stack([start, base.rows_at(text.candidates, place)], dim=1)
         else:
-            rows = base.rows(torch.cat([first, text.candidates[:, None]], 1), seen.depth)
+            rows = base.rows(
+                torch.cat([first, text.candidates[:, None]], 1), seen.depth
+            )
         table = _features(own, rows, normed=False)[:, 1]
         spread = table.std(dim=0, keepdim=True) + 1e-12
         distance = torch.cdist(features[:, place] / spread, table / spread)

@@ -12,8 +12,8 @@ obfuscation does them (arXiv 2603.01499); hard assignment by bigrams is classica
 import math
 
 import torch
+from torch import Tensor
 
-from ee.attacks.base import Tensor
 from ee.attacks.score import Finding, recovery
 
 SAME = 1e-3
@@ -28,6 +28,7 @@ def substitution(
 
     `positional`: positions are added to rows, so each position has an alphabet of its own.
     """
+    prior, truth = prior.contiguous(), truth.contiguous()
     kinds = prior.unique()
     count, length = truth.shape
     symbols = _symbols(seen, positional=positional)
@@ -78,7 +79,7 @@ def _symbols(seen: Tensor, *, positional: bool) -> Tensor:
 def _shares(prior: Tensor, kinds: Tensor, *, positional: bool) -> Tensor:
     """(positions or 1, kinds): how often each token stands in a text (at a position)."""
     index = torch.searchsorted(kinds, prior)
-    columns = index.unbind(1) if positional else [index.flatten()]
+    columns = index.T.contiguous().unbind(0) if positional else [index.flatten()]
     counts = [torch.bincount(c, minlength=len(kinds)).double() for c in columns]
     return (torch.stack(counts) + 0.1) / len(prior)
 

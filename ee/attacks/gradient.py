@@ -12,8 +12,9 @@ import copy
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from ee.attacks.base import Base, Tensor
+from ee.attacks.base import Base
 from ee.attacks.score import Finding
 from ee.attacks.vocabulary import Text
 

@@ -11,10 +11,9 @@ Source: the inversion attack of arXiv 2603.01499 (same network); vec2text (arXiv
 from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from ee.attacks.base import Tensor
 from ee.attacks.score import Finding, recovery
 
 Hide = Callable[[Tensor, torch.Generator], Tensor]

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from ee.attacks.base import Base, Block, Tensor, block_of
+from ee.attacks.base import Base, Block, block_of
 from ee.keys import TrunkKey, key_trunk
 from ee.spec import Column, ModelSpec
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from ee.attacks.base import Tensor
+from torch import Tensor
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ products as the invariant of an orthogonal key, and the sweep, are ours.
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
-from ee.attacks.base import Base, Tensor
+from ee.attacks.base import Base
 
 Signature = Callable[[Tensor, Tensor], Tensor]
 """(..., earlier, width) rows before and (..., width) this row to (..., features)."""

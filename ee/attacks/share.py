@@ -6,9 +6,9 @@ control.  `told_bits` is the bound: capacity a value times the values of one tex
 """
 
 import torch
+from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from ee.attacks.base import Tensor
 from ee.attacks.score import Finding
 
 STEPS = 200

@@ -9,8 +9,8 @@ Source: point-set registration by PCA and ICP; applied to keyed tables in ee.md 
 """
 
 import torch
+from torch import Tensor
 
-from ee.attacks.base import Tensor
 from ee.attacks.score import Finding
 from ee.attacks.weights import procrustes
 

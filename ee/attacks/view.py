@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from ee.attacks.base import Base, Block, Tensor, block_of
+from ee.attacks.base import Base, Block, block_of
 from ee.attacks.keying import KeyedBody, Observed, keyed, random_residual, unkeyed
 from ee.smode.arithmetic import Arithmetic
 from ee.smode.pads import PadLedger

@@ -10,7 +10,9 @@ Source: "Hidden No More" (arXiv 2505.18332) for sorted rows and the left-to-righ
 
 from dataclasses import dataclass
 
-from ee.attacks.base import Base, Tensor
+from torch import Tensor
+
+from ee.attacks.base import Base
 from ee.attacks.keying import Observed
 from ee.attacks.score import Finding, recovery
 from ee.attacks.search import (
@@ -74,7 +76,13 @@ def by_signature(
 
     if base.causal or seen.depth == 0:
         guess = prefix_search(
-            base, seen.rows, seen.depth, text.template, text.candidates, signature, bring
+            base,
+            seen.rows,
+            seen.depth,
+            text.template,
+            text.candidates,
+            signature,
+            bring,
         )
     else:
         guess = sweep_search(

@@ -12,8 +12,9 @@ Sources: weight matching as in Git Re-Basin (arXiv 2209.04836); invariants of th
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
-from ee.attacks.base import Base, Block, Tensor
+from ee.attacks.base import Base, Block
 from ee.attacks.keying import KeyedBody, Observed
 from ee.attacks.score import Finding
 from ee.attacks.vocabulary import Text, nearest_rows

