@@ -25,7 +25,7 @@ INVARIANT = frozenset(
         "attention logits, over heads in order",
         "unit activations, in order",
         "singular values",
-        "unit norms and products, in order",
+        "unit norms and products up to sign, in order",
     }
 )
 """What every exact key leaves: norms, products, attention, spectra, units as a set."""
@@ -76,7 +76,7 @@ def _quantities(held: Observed) -> Mapping[str, Tensor]:
     up = x @ block.ups[0].T
     q, v = x @ block.q.T, x @ block.v.T
     vectors = torch.stack([*block.ups, block.down.T], dim=1)
-    products = (vectors @ vectors.transpose(1, 2)).flatten(1)
+    products = (vectors @ vectors.transpose(1, 2)).abs().flatten(1)
     spectra = [torch.linalg.svdvals(m) for m in block.matrices().values()]
     return {
         "row norms": held.rows.norm(dim=-1),
@@ -84,7 +84,7 @@ def _quantities(held: Observed) -> Mapping[str, Tensor]:
         "attention logits, over heads in order": _logits(block, x).sort(1).values,
         "unit activations, in order": _biased(block, up).sort(-1).values,
         "singular values": torch.cat(spectra),
-        "unit norms and products, in order": products.sort(0).values,
+        "unit norms and products up to sign, in order": products.sort(0).values,
         "rows": held.rows,
         "row entries, in order": held.rows.sort(-1).values,
         "q vectors": q,

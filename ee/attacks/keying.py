@@ -1,22 +1,20 @@
 """The victim's side of the suite: a body keyed as a session keys it, and what a host then has.
 
-Llama bodies take the dense orthogonal key of `ee.keys`.  A post-norm BERT admits only a
-permutation of the residual (its gains sit on the stream), with orthogonal maps per head and
-a permutation of the inner units and of the heads; that key is made here.
+Nothing here is special to attacks: the body is cut by `ee.split`, the key is an `ee.keys.Key`,
+and the host's matrices are those of the stock trunk built from the keyed state.
 """
 
-import copy
-import hashlib
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from ee.arch.sites import Options
 from ee.attacks.base import Base, Block, block_of
-from ee.keys import TrunkKey, key_trunk
-from ee.spec import Column, ModelSpec
+from ee.keys import Key, state_keyed
+from ee.split import build_trunk, split_model
 
 
 @dataclass(frozen=True)
@@ -24,7 +22,11 @@ class Observed:
     """All that one host holds: rows it was sent, and the matrices it multiplies them by."""
 
     rows: Tensor
-    """(sequences, tokens, width)."""
+    """(sequences, tokens, width); what enters its first block.
+
+    A post-norm trunk begins with a norm, which the host applies itself: these are its rows
+    behind that.
+    """
     block: Block
     """The first block the host runs: keyed in E-mode, public in S-mode."""
     depth: int
@@ -33,111 +35,69 @@ class Observed:
     """The rows are what q, k and v multiply, not the residual (S-mode)."""
 
 
-@dataclass(frozen=True)
-class KeyedBody:
-    """A keyed body and the residual key that its rows are under."""
+class Body(Protocol):
+    """A trunk at a host and what its rows are under."""
 
-    model: Any
-    residual: Tensor
-    """(width, width), orthogonal: keyed rows are x @ residual."""
+    @property
+    def trunk(self) -> Any:
+        """The stock module the host runs."""
+
+    @property
+    def block(self) -> Block:
+        """Its first block."""
+
+    @property
+    def residual(self) -> Tensor:
+        """(width, width), orthogonal: the host's row is x @ residual."""
 
     def enter(self, rows: Tensor) -> Tensor:
-        """Plain rows to keyed rows."""
-        return (rows.double() @ self.residual).to(rows.dtype)
-
-    def observed(self, base: Base, ids: Tensor, depth: int) -> Observed:
-        """What the host holds once the rows of `ids` after `depth` blocks have come."""
-        rows = self.enter(base.rows(ids, depth))
-        return Observed(rows, block_of(self.model, depth), depth)
+        """Plain rows to the host's."""
 
 
-def unkeyed(base: Base) -> KeyedBody:
-    """The same, without a key: what every positive control runs on."""
-    return KeyedBody(base.model, torch.eye(base.width, dtype=torch.float64))
+class KeyedBody:
+    """A canonical trunk behind `depth` blocks, under a fresh key from `seed`."""
+
+    def __init__(
+        self, base: Base, depth: int, seed: bytes, options: Options | None = None
+    ) -> None:
+        pieces = split_model(base.model, stem_layers=depth)
+        self.key = Key(seed, pieces.plan, options)
+        self.trunk = build_trunk(pieces.cut, state_keyed(pieces.trunk, self.key))
+
+    @cached_property
+    def block(self) -> Block:
+        return block_of(self.trunk, 0)
+
+    @cached_property
+    def residual(self) -> Tensor:
+        return self.key.enter(torch.eye(self.key.plan.width, dtype=torch.float64))
+
+    def enter(self, rows: Tensor) -> Tensor:
+        # Holds for rows on either side of a post-norm trunk's first norm: the key of such
+        # a trunk is a permutation, and its norm's gain is permuted with the rows.
+        return self.key.enter(rows)
 
 
-def keyed(base: Base, seed: bytes) -> KeyedBody:
-    """A copy of the body under a fresh key from `seed`."""
-    model = copy.deepcopy(base.model)
-    if base.kind == "llama":
-        return _key_llama(model, seed)
-    return _key_bert(model, seed)
+class PlainBody:
+    """The same without a key: what every positive control runs on."""
+
+    def __init__(self, base: Base, depth: int) -> None:
+        pieces = split_model(base.model, stem_layers=depth)
+        self.trunk = build_trunk(pieces.cut, pieces.trunk)
+        self.block = block_of(self.trunk, 0)
+        self.residual = torch.eye(base.width, dtype=torch.float64)
+
+    def enter(self, rows: Tensor) -> Tensor:
+        return rows
 
 
-def random_residual(base: Base, generator: torch.Generator) -> Tensor:
-    """A residual key of the kind this body takes; for an attacker who trains on many."""
-    if base.kind == "llama":
-        draw = torch.randn(base.width, base.width, generator=generator)
-        q, r = torch.linalg.qr(draw)
-        return q * torch.sign(torch.diagonal(r))
-    order = torch.randperm(base.width, generator=generator)
-    return torch.eye(base.width)[:, order]
+class Imitator:
+    """Keys of the attacker's own, of the kind a base takes, to train a network against."""
 
+    def __init__(self, base: Base) -> None:
+        self._plan = split_model(base.model).plan
 
-def _key_llama(model: Any, seed: bytes) -> KeyedBody:
-    config = model.config
-    spec = ModelSpec(
-        columns=(Column("token"),),
-        width=config.hidden_size,
-        layers=config.num_hidden_layers,
-        heads=config.num_attention_heads,
-        kv_heads=config.num_key_value_heads,
-        inner=config.intermediate_size,
-        seed=0,
-    )
-    key = TrunkKey.generate(seed, spec)
-    named = {
-        name: parameter
-        for name, parameter in model.named_parameters()
-        if name.startswith("layers.") and "norm" not in name
-    }
-    plain = {name: parameter.detach().numpy() for name, parameter in named.items()}
-    for name, weight in key_trunk(plain, key).items():
-        named[name].data.copy_(torch.from_numpy(weight))
-    return KeyedBody(model, torch.from_numpy(key.residual))
-
-
-@torch.no_grad()
-def _key_bert(model: Any, seed: bytes) -> KeyedBody:
-    config = model.config
-    words = np.frombuffer(hashlib.sha256(b"rexis-attack-key" + seed).digest(), "<u4")
-    draw = torch.Generator().manual_seed(int(words[0]) << 32 | int(words[1]))
-    width, heads = config.hidden_size, config.num_attention_heads
-    order = torch.randperm(width, generator=draw)
-    for layer in model.encoder.layer:
-        own, mixes = layer.attention.self, _head_map(width, heads, draw)
-        scores = _head_map(width, heads, draw, mixes[1])
-        values = mixes[0]
-        for linear, left in ((own.query, scores[0]), (own.key, scores[0])):
-            linear.weight.copy_(left @ linear.weight[:, order])
-            linear.bias.copy_(left @ linear.bias)
-        own.value.weight.copy_(values @ own.value.weight[:, order])
-        own.value.bias.copy_(values @ own.value.bias)
-        out = layer.attention.output
-        out.dense.weight.copy_((out.dense.weight @ values.T)[order])
-        inner = torch.randperm(config.intermediate_size, generator=draw)
-        up, down = layer.intermediate.dense, layer.output
-        up.weight.copy_(up.weight[inner][:, order])
-        up.bias.copy_(up.bias[inner])
-        down.dense.weight.copy_(down.dense.weight[:, inner][order])
-        for part in (out, down):
-            part.dense.bias.copy_(part.dense.bias[order])
-            part.LayerNorm.weight.copy_(part.LayerNorm.weight[order])
-            part.LayerNorm.bias.copy_(part.LayerNorm.bias[order])
-    residual = torch.eye(width, dtype=torch.float64)[:, order]
-    return KeyedBody(model, residual)
-
-
-def _head_map(
-    width: int, heads: int, draw: torch.Generator, places: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """(width, width): heads permuted, each under its own orthogonal map; and the places."""
-    size = width // heads
-    places = torch.randperm(heads, generator=draw) if places is None else places
-    whole = torch.zeros(width, width)
-    for new, old in enumerate(places.tolist()):
-        q, r = torch.linalg.qr(torch.randn(size, size, generator=draw))
-        whole[new * size : (new + 1) * size, old * size : (old + 1) * size] = (
-            q * torch.sign(torch.diagonal(r))
-        )
-    return whole, places
+    def enter(self, rows: Tensor, draw: torch.Generator) -> Tensor:
+        """`rows` under a key nobody has used before."""
+        seed = bytes(torch.randint(0, 256, (32,), generator=draw).tolist())
+        return Key(seed, self._plan).enter(rows)

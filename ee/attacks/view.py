@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ee.attacks.base import Base, Block, block_of
-from ee.attacks.keying import KeyedBody, Observed, keyed, random_residual, unkeyed
+from ee.attacks.base import Base, Block
+from ee.attacks.keying import Body, Imitator, KeyedBody, Observed, PlainBody
 from ee.smode.arithmetic import Arithmetic
 from ee.smode.pads import PadLedger
 
@@ -60,20 +60,14 @@ class View(ABC):
         return Observed(rows, self.block, self.depth, self.normed)
 
 
-class KeyedView(View):
-    """E-mode: a static key for the session, keyed matrices at the host."""
+class BodyView(View):
+    """One host that runs the whole trunk, keyed or not."""
 
-    def __init__(self, attacker: Base, victim: Base, depth: int, seed: bytes) -> None:
-        super().__init__(attacker, victim, depth)
-        self.body = keyed(victim, seed)
-
-    @property
-    def mode(self) -> str:
-        return f"E k={self.depth}"
+    body: Body
 
     @property
     def block(self) -> Block:
-        return block_of(self.body.model, self.depth)
+        return self.body.block
 
     @property
     def normed(self) -> bool:
@@ -82,16 +76,29 @@ class KeyedView(View):
     def hide(self, rows: Tensor) -> Tensor:
         return self.body.enter(rows)
 
+
+class KeyedView(BodyView):
+    """E-mode: a static key for the session, keyed matrices at the host."""
+
+    def __init__(self, attacker: Base, victim: Base, depth: int, seed: bytes) -> None:
+        super().__init__(attacker, victim, depth)
+        self.body = KeyedBody(victim, depth, seed)
+        self._imitator = Imitator(attacker)
+
+    @property
+    def mode(self) -> str:
+        return f"E k={self.depth}"
+
     def imitate(self, rows: Tensor, draw: torch.Generator) -> Tensor:
-        return rows @ random_residual(self.attacker, draw)
+        return self._imitator.enter(rows, draw)
 
 
-class PlainView(KeyedView):
+class PlainView(BodyView):
     """No key at all: the positive control of every attack."""
 
     def __init__(self, attacker: Base, victim: Base, depth: int) -> None:
-        View.__init__(self, attacker, victim, depth)
-        self.body: KeyedBody = unkeyed(victim)
+        super().__init__(attacker, victim, depth)
+        self.body = PlainBody(victim, depth)
 
     @property
     def mode(self) -> str:

@@ -1,10 +1,10 @@
 """Attack 3: match the keyed weights with the public ones, take the key, read the rows.
 
 Needs: the keyed matrices of one block and the public ones; no known plaintext.  A key permutes
-the inner units of the feed-forward and turns the residual; norms and inner products of a
-unit's own weight vectors survive both.  Matching units by these gives the permutation, matched
-units give the residual key by Procrustes, and a few rounds of matching full vectors under the
-estimate mend what the invariants got wrong.
+the inner units of the feed-forward and turns the residual, and it may scale the free factor of
+a gated unit; norms and angles of a unit's own weight vectors survive.  Matching units by these
+gives the permutation, the vectors of matched units give the residual key by Procrustes, and a
+few rounds of matching these vectors under the estimate mend what the invariants got wrong.
 
 Sources: weight matching as in Git Re-Basin (arXiv 2209.04836); invariants of this group, ours.
 """
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ee.attacks.base import Base, Block
-from ee.attacks.keying import KeyedBody, Observed
+from ee.attacks.keying import Body, Observed
 from ee.attacks.score import Finding
 from ee.attacks.vocabulary import Text, nearest_rows
 
@@ -34,18 +34,18 @@ class Matched:
 
 def match_blocks(public: Block, keyed: Block) -> Matched:
     """Unit permutation and residual key that carry `public` nearest to `keyed`."""
-    ours, theirs = _vectors(public), _vectors(keyed)
+    # The vector before the activation: no key scales it or turns its sign.
+    ours, theirs = public.ups[0].double(), keyed.ups[0].double()
     units = _nearest(_invariants(keyed), _invariants(public))
-    residual = procrustes(ours[units].flatten(0, 1), theirs.flatten(0, 1))
+    residual = procrustes(ours[units], theirs)
     for _ in range(ROUNDS):
-        turned = (ours @ residual).flatten(1)
-        units = _nearest(theirs.flatten(1), turned)
-        residual = procrustes(ours[units].flatten(0, 1), theirs.flatten(0, 1))
+        units = torch.cdist(theirs, ours @ residual).argmin(dim=1)
+        residual = procrustes(ours[units], theirs)
     return Matched(units, residual)
 
 
 def weight_matching(
-    base: Base, seen: Observed, truth: Tensor, text: Text, victim: KeyedBody
+    base: Base, seen: Observed, truth: Tensor, text: Text, victim: Body
 ) -> Finding:
     """Recover the key from the weights, then the text; `victim` only scores the key.
 
@@ -67,17 +67,19 @@ def procrustes(ours: Tensor, theirs: Tensor) -> Tensor:
     return u @ v
 
 
-def _vectors(block: Block) -> Tensor:
-    """(inner, 2 or 3, width): each unit's vectors, all turned by the residual key."""
-    return torch.stack([*block.ups, block.down.T], dim=1).double()
-
-
 def _invariants(block: Block) -> Tensor:
-    """(inner, features): products of a unit's vectors with each other, and its bias."""
-    vectors = _vectors(block)
+    """(inner, features): what no key of any strength changes about a unit, and its bias.
+
+    The free factor of a gated unit may be scaled if its down vector is scaled back: so angles
+    up to sign, the norm before the activation, and the product of the other norms.
+    """
+    vectors = torch.stack([*block.ups, block.down.T], dim=1).double()
+    norms = vectors.norm(dim=-1)
     gram = vectors @ vectors.transpose(1, 2)
-    upper = torch.triu_indices(gram.shape[1], gram.shape[1])
-    parts = [gram[:, upper[0], upper[1]]]
+    angles = gram / (norms[:, :, None] * norms[:, None, :])
+    upper = torch.triu_indices(gram.shape[1], gram.shape[1], offset=1)
+    parts = [norms[:, :1], norms[:, 1:].prod(1, keepdim=True)]
+    parts.append(angles[:, upper[0], upper[1]].abs())
     if block.up_bias is not None:
         parts.append(block.up_bias.double()[:, None])
     return torch.cat(parts, dim=1)

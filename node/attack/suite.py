@@ -26,7 +26,7 @@ from ee.attacks.score import Finding
 from ee.attacks.search import UNKNOWN
 from ee.attacks.share import classifier
 from ee.attacks.table import table_matching
-from ee.attacks.view import Bases, KeyedView, PlainView, ShareView, View
+from ee.attacks.view import Bases, BodyView, KeyedView, PlainView, ShareView, View
 from ee.attacks.vocabulary import Text, inner_products, nearest_rows, sorted_rows
 from ee.attacks.weights import match_blocks, weight_matching
 from ee.smode.arithmetic import Gaussian, Ring
@@ -133,7 +133,7 @@ def _attention_logits(view: View, bench: Bench) -> Finding:
 def _weight_matching(view: View, bench: Bench) -> Finding:
     ids, text = bench.searched(view)
     seen = view.observed(ids)
-    if isinstance(view, KeyedView):
+    if isinstance(view, BodyView):
         return weight_matching(view.attacker, seen, ids, text, view.body)
     # No key to take off in S-mode: the matrices are public as they are.
     return nearest_rows(view.attacker, seen, ids, text)
@@ -190,10 +190,10 @@ def _gradient(view: View, bench: Bench) -> Finding | None:
         return None
     own = bench.subject
     ids = own.victim_ids[:3]
-    if isinstance(view, KeyedView):
+    if isinstance(view, BodyView):
         rows = view.victim.rows(ids, 0)
         pull = torch.randn(rows.shape, generator=bench.draw("pull"))
-        gradient = query_gradient(view.body.model, view.hide(rows), view.hide(pull))
+        gradient = query_gradient(view.body.trunk, view.hide(rows), view.hide(pull))
         residual = torch.eye(view.attacker.width, dtype=torch.float64)
         if not isinstance(view, PlainView):
             residual = match_blocks(view.attacker.block(0), view.block).residual
@@ -215,7 +215,7 @@ def _summed_gradient(own: Subject, bench: Bench) -> Finding:
 
 
 def _classifier(view: View, bench: Bench) -> Finding | None:
-    if isinstance(view, KeyedView) and not isinstance(view, PlainView):
+    if isinstance(view, KeyedView):
         return None
     own = bench.subject
     count = bench.size.many

@@ -7,15 +7,16 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaModel
 
+from ee.arch.sites import Options, Strength
 from ee.attacks.anchors import known_plaintext
 from ee.attacks.audit import INVARIANT, PERMUTED, leak_audit, share_audit
-from ee.attacks.base import Base, block_of, fold_gains
+from ee.attacks.base import Base, fold_gains
 from ee.attacks.causal import train_causal
 from ee.attacks.fingerprint import attention_logits
 from ee.attacks.frequency import substitution
 from ee.attacks.gradient import gradient_span, query_gradient
 from ee.attacks.inverter import trained_inverter
-from ee.attacks.keying import Observed, keyed
+from ee.attacks.keying import KeyedBody, Observed
 from ee.attacks.score import recovery
 from ee.attacks.search import UNKNOWN
 from ee.attacks.share import classifier
@@ -25,6 +26,7 @@ from ee.attacks.vocabulary import Text, inner_products, nearest_rows, sorted_row
 from ee.attacks.weights import match_blocks, weight_matching
 from ee.errors import EncryptionError, UnsupportedModelError
 from ee.smode import Gaussian, HostShare, KeyHolder, PadLedger, Ring, share_model
+from ee.split import split_model
 
 WORDS, TOKENS = 40, 6
 KEY = bytes(range(32))
@@ -111,22 +113,18 @@ def test_recovery_is_balanced_over_the_words_of_the_text():
 
 
 @pytest.mark.parametrize("make", [_llama, _bert])
-def test_a_keyed_body_computes_what_the_plain_one_does(make):
+def test_an_attacked_host_has_the_rows_its_keyed_trunk_runs_on(make):
+    # The suite attacks the product's own keyed trunk, not a copy of its algebra.
     base = make()
-    body = keyed(base, KEY)
-    rows = body.enter(base.rows(IDS, 0))
-    layers = body.model.layers if base.causal else body.model.encoder.layer
-    if base.causal:
-        body.model.norm = torch.nn.Identity()
-        out = body.model(inputs_embeds=rows).last_hidden_state
-    else:
-        out = rows
-        for layer in layers:
-            out = layer(out)
-            out = out[0] if isinstance(out, tuple) else out
-    plain = base.rows(IDS, 2)
-    assert float((out.double() @ body.residual.T - plain).abs().max()) < 1e-4
-    assert float((out - plain).norm()) > float(plain.norm()) / 2
+    body = KeyedBody(base, 1, KEY)
+    with torch.no_grad():
+        sent = body.key.enter(split_model(base.model, stem_layers=1).build_stem()(IDS))
+        out = body.trunk(inputs_embeds=sent, output_hidden_states=True)
+    seen = KeyedView(base, base, 1, KEY).observed(IDS).rows
+    assert float((out.hidden_states[0] - seen).norm() / seen.norm()) < 1e-5
+    plain = base.rows(IDS, 1)
+    assert float((seen.double() @ body.residual.T - plain).abs().max()) < 1e-5
+    assert float((seen - plain).norm()) > float(plain.norm()) / 2
 
 
 @pytest.mark.parametrize("depth", DEPTHS)
@@ -183,6 +181,15 @@ def test_public_weights_give_the_key_and_with_it_the_text(make, depth):
     assert found[private].value < LOW
     assert found[private].detail["key_error"] > 1.0
     assert nearest_rows(share.attacker, share.observed(IDS), IDS, _text()).value < LOW
+
+
+@pytest.mark.parametrize("strength", list(Strength))
+@pytest.mark.parametrize("make", [_llama, _bert])
+def test_no_strength_of_key_resists_the_matching_of_weights(make, strength):
+    base = make()
+    body = KeyedBody(base, 1, KEY, Options(strength))
+    matched = match_blocks(base.block(1), body.block)
+    assert float((matched.residual - body.residual).norm()) < 1e-3
 
 
 def test_a_table_given_away_is_matched_without_anchors():
@@ -259,12 +266,12 @@ def test_a_gradient_names_its_tokens_to_whoever_has_its_basis(make):
     rows = base.rows(ids, 0)
     pull = torch.randn(rows.shape, generator=torch.Generator().manual_seed(0))
     eye = torch.eye(32, dtype=torch.float64)
-    body = keyed(base, KEY)
-    turned = query_gradient(body.model, body.enter(rows), body.enter(pull))
+    body = KeyedBody(base, 0, KEY)
+    turned = query_gradient(body.trunk, body.enter(rows), body.enter(pull))
     clear = query_gradient(base.model, rows, pull)
     assert gradient_span(base, clear, ids, _text(), eye).value == 1.0
     assert gradient_span(base, turned, ids, _text(), eye).value < 0.6
-    block = block_of(body.model, 0)
+    block = body.block
     residual = match_blocks(base.block(0), block).residual
     assert gradient_span(base, turned, ids, _text(), residual).value == 1.0
     guess = match_blocks(other.block(0), block).residual
