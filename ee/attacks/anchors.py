@@ -35,7 +35,12 @@ def known_plaintext(plain: Tensor, seen: Tensor, generator: torch.Generator) -> 
     half = next((n for n, rate in curve.items() if rate >= 0.5), NEVER)
     detail = {f"n{count}": rate for count, rate in curve.items()}
     headline = max(n for n in curve if n <= HEADLINE)
-    return Finding(curve[headline], 1.0 / len(plain), detail | {"half": float(half)})
+    return Finding(
+        curve[headline],
+        1.0 / len(plain),
+        len(plain) - headline,
+        detail | {"half": float(half)},
+    )
 
 
 def _by_products(plain: Tensor, seen: Tensor, anchors: Tensor, rest: Tensor) -> float:

@@ -55,6 +55,7 @@ def leak_audit(plain: Observed, seen: Observed, listed: frozenset[str]) -> Findi
     return Finding(
         len(same & hidden) / len(hidden),
         0.0,
+        len(hidden),
         {"listed_reproduced": len(same & listed) / max(1, len(listed))},
     )
 
@@ -63,7 +64,7 @@ def share_audit(plain: Observed, seen: Observed) -> Finding:
     """The same for S-mode, where no quantity of the text may come out equal."""
     ours, theirs = _quantities(plain), _quantities(seen)
     same = {name for name in DATA if _equal(ours[name], theirs[name])}
-    return Finding(len(same) / len(DATA), 0.0)
+    return Finding(len(same) / len(DATA), 0.0, len(DATA))
 
 
 def _equal(ours: Tensor, theirs: Tensor) -> bool:

@@ -52,7 +52,7 @@ def substitution(
         for k in (1, 10, 100)
     }
     detail = found.detail | tops | {"matching": plain.value, "symbols": float(alphabet)}
-    return Finding(max(found.value, plain.value), found.chance, detail)
+    return Finding(max(found.value, plain.value), found.chance, found.trials, detail)
 
 
 def _symbols(seen: Tensor, *, positional: bool) -> Tensor:

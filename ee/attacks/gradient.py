@@ -54,17 +54,24 @@ def gradient_span(
     span = right[sizes > RANK_TOLERANCE * sizes[0]]
     block = base.block(0)
     places = range(1, len(text.template)) if not base.causal else (1,)
-    distance = torch.full((len(text.candidates),), torch.inf, dtype=torch.double)
+    # In no order of frequency: a span of everything leaves ties, and those must not favour
+    # the common words that are in every batch.
+    mixed = torch.randperm(
+        len(text.candidates), generator=torch.Generator().manual_seed(0)
+    )
+    candidates = text.candidates[mixed]
+    distance = torch.full((len(candidates),), torch.inf, dtype=torch.double)
     for place in places:
-        rows = block.enter(base.rows_at(text.candidates, place)).double() @ residual
+        rows = block.enter(base.rows_at(candidates, place)).double() @ residual
         rows = rows / rows.norm(dim=1, keepdim=True)
         outside = (rows - rows @ span.T @ span).norm(dim=1)
         distance = torch.minimum(distance, outside)
     present = text.unknown(truth).unique()
-    best = text.candidates[distance.argsort()[: len(present)]]
+    best = candidates[distance.argsort()[: len(present)]]
     hits = torch.isin(present, best).float().mean()
     return Finding(
         float(hits),
-        len(present) / len(text.candidates),
+        len(present) / len(candidates),
+        len(present),
         {"tokens": float(truth.numel()), "rank": float(len(span))},
     )

@@ -12,7 +12,9 @@ class Finding:
     value: float
     """Balanced recovery, unless `detail` names another measure."""
     chance: float
-    """What the best guess that ignores the view scores."""
+    """What a guess that ignores the view scores."""
+    trials: int
+    """Independent guesses behind the value, for its spread."""
     detail: dict[str, float] = field(default_factory=dict)
 
 
@@ -30,6 +32,7 @@ def recovery(guess: Tensor, truth: Tensor, choices: int) -> Finding:
     return Finding(
         value=sum(each) / len(each),
         chance=max(1.0 / len(kinds), 1.0 / choices),
+        trials=len(kinds),
         detail={
             "occurrences": float(hits.float().mean()),
             "sequences": float(hits.all(dim=1).float().mean()),

@@ -36,5 +36,8 @@ def classifier(rows: Tensor, labels: Tensor, *, leak_bits: float, seed: int) -> 
     rate = labels[held:].float().mean()
     told = leak_bits * rows[0].numel()
     return Finding(
-        float(right.float().mean()), float(max(rate, 1 - rate)), {"told_bits": told}
+        float(right.float().mean()),
+        float(max(rate, 1 - rate)),
+        len(right),
+        {"told_bits": told},
     )

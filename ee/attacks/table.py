@@ -28,7 +28,7 @@ def table_matching(public: Tensor, given: Tensor, order: Tensor) -> Finding:
         guess = torch.cdist(theirs, ours @ residual).argmin(dim=1)
         residual = procrustes(ours[guess], theirs)
     hits = (guess == order).double().mean()
-    return Finding(float(hits), 1.0 / len(public))
+    return Finding(float(hits), 1.0 / len(public), len(order))
 
 
 def _axes(points: Tensor) -> Tensor:

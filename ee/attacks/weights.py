@@ -57,7 +57,10 @@ def weight_matching(
     found = nearest_rows(base, opened, truth, text)
     error = (matched.residual - victim.residual).norm() / victim.residual.norm()
     return Finding(
-        found.value, found.chance, found.detail | {"key_error": float(error)}
+        found.value,
+        found.chance,
+        found.trials,
+        found.detail | {"key_error": float(error)},
     )
 
 

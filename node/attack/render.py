@@ -9,8 +9,8 @@ from rich.table import Table
 
 from node.attack.suite import Row
 
-BREAK = 0.05
-"""Above this, and above three times chance, a row is printed as broken."""
+TARGET = 0.05
+"""Tokens a host may recover where the base is private."""
 
 
 def as_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -32,12 +32,14 @@ def as_table(rows: Sequence[Row]) -> Table:
 def is_broken(row: Row) -> bool:
     """Whether the attack has won something here.
 
-    An accuracy is held against chance by the spread of a coin over a few hundred throws; a
-    recovery against the 5 % of the target.
+    Won is: more than the target allows, and more than chance explains, which is four standard
+    deviations of as many guesses as there were.  An accuracy has no target but chance.
     """
-    if row.measure == "accuracy":
-        return row.value > row.chance + 0.1
-    return row.value > max(BREAK, 3 * row.chance)
+    spread = math.sqrt(row.chance * (1 - row.chance) / row.trials)
+    explained = row.chance + 4 * spread
+    return row.value > (
+        explained if row.measure == "accuracy" else max(TARGET, explained)
+    )
 
 
 def as_markdown(rows: Sequence[Row]) -> str:

@@ -36,6 +36,10 @@ DISTANCE = 0.3
 """Of the perturbed base; where ee.md's toy stem stopped falling to matching."""
 
 
+BATCH = 6
+"""Texts of the batch whose gradient is read: fewer tokens than either body is wide."""
+
+
 class Size(msgspec.Struct, frozen=True):
     """How much of everything."""
 
@@ -66,6 +70,7 @@ class Row(msgspec.Struct, frozen=True):
     value: float
     chance: float
     control: float
+    trials: int
     measure: str
     detail: dict[str, float]
 
@@ -189,7 +194,7 @@ def _gradient(view: View, bench: Bench) -> Finding | None:
     if view.depth:
         return None
     own = bench.subject
-    ids = own.victim_ids[:3]
+    ids = own.victim_ids[:BATCH]
     if isinstance(view, BodyView):
         rows = view.victim.rows(ids, 0)
         pull = torch.randn(rows.shape, generator=bench.draw("pull"))
@@ -211,7 +216,7 @@ def _summed_gradient(own: Subject, bench: Bench) -> Finding:
     pull = torch.randn(rows.shape, generator=bench.draw("pull"))
     gradient = query_gradient(own.public.model, rows, pull)
     eye = torch.eye(own.public.width, dtype=torch.float64)
-    return gradient_span(own.public, gradient, ids[:3], own.text, eye)
+    return gradient_span(own.public, gradient, ids[:BATCH], own.text, eye)
 
 
 def _classifier(view: View, bench: Bench) -> Finding | None:
@@ -299,16 +304,9 @@ def _row(
     control: float,
 ) -> Row:
     return Row(
-        attack,
-        model,
-        base,
-        mode,
-        found.value,
-        found.chance,
-        control,
-        measure,
-        found.detail,
-    )
+        attack, model, base, mode, found.value, found.chance, control,
+        found.trials, measure, found.detail,
+    )  # fmt: skip
 
 
 def _views(own: Subject, seed: int) -> Iterator[tuple[str, View]]:
