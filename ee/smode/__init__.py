@@ -3,12 +3,13 @@
 The key holder keeps tokens, norms, attention, activations, adapters, loss; a host only ever
 multiplies a one-time-padded share by a public matrix.  Nothing here opens a socket: the
 programs exchange `Request` and `Reply`, and whoever carries them is the caller's choice.
+`ee.smode.model` takes a stock model apart; it is the one part that needs torch, and only a
+key holder imports it.
 """
 
-from ee.smode.arithmetic import Arithmetic, Gaussian, Ring
+from ee.smode.arithmetic import Arithmetic, Gaussian, Ring, arithmetic_named
 from ee.smode.holder import Account, Carry, KeyHolder
 from ee.smode.host import HostShare, Reply, Request
-from ee.smode.model import SharedModel, share_model
 from ee.smode.pads import PadLedger, PadReuseError, PadStream
 
 __all__ = [
@@ -24,6 +25,5 @@ __all__ = [
     "Reply",
     "Request",
     "Ring",
-    "SharedModel",
-    "share_model",
+    "arithmetic_named",
 ]

@@ -45,6 +45,11 @@ class Arithmetic(Protocol):
     @property
     def name(self) -> str: ...
     @property
+    def word(self) -> np.dtype[Any]:
+        """Of shares and products."""
+        ...
+
+    @property
     def word_bytes(self) -> int: ...
     @property
     def leak_bits(self) -> float:
@@ -76,6 +81,7 @@ class Ring:
     """Z_2^64; exact up to the rounding of the inputs, leaks nothing."""
 
     name = "ring64"
+    word = np.dtype(np.uint64)
     word_bytes = 8
     leak_bits = 0.0
 
@@ -131,13 +137,13 @@ class Gaussian:
                 " float64 2^1 to 2^45"
             )
         self._ratio, self._digits = ratio, digits
-        self._dtype = np.dtype(dtype)
-        self.name = f"gauss{8 * self._dtype.itemsize}/2^{ratio}"
-        self.word_bytes = self._dtype.itemsize
+        self.word = np.dtype(dtype)
+        self.name = f"gauss{8 * self.word.itemsize}/2^{ratio}"
+        self.word_bytes = self.word.itemsize
         self.leak_bits = 0.5 * math.log1p(2.0 ** (-2 * ratio)) / math.log(2.0)
 
     def public_weight(self, weight: Array) -> Array:
-        return np.asarray(weight, self._dtype)
+        return np.asarray(weight, self.word)
 
     def weight_scale(self, weight: Array) -> float:
         del weight
@@ -147,11 +153,11 @@ class Gaussian:
         scale = _row_powers(x) * 2.0**self._ratio
         pad = self.pad(stream, number, (x.shape[0], x.shape[1]))
         small = np.asarray(x, np.float64) / scale
-        return Split((small - pad).astype(self._dtype), scale)
+        return Split((small - pad).astype(self.word), scale)
 
     def pad(self, stream: PadStream, number: int, shape: tuple[int, int]) -> Array:
         draws = stream.normals(number, shape[0] * shape[1])
-        return draws.astype(self._dtype).reshape(shape)
+        return draws.astype(self.word).reshape(shape)
 
     def multiply(self, share: Array, weight: Array) -> Array:
         return np.asarray(share @ weight)
@@ -161,6 +167,19 @@ class Gaussian:
 
     def expected_error(self, x: Array) -> float:
         return 2.0 ** (self._ratio - self._digits) * _peak(x)
+
+
+def arithmetic_named(name: str) -> Arithmetic:
+    """The inverse of `.name`: `ring64`, `gauss32/2^10`."""
+    if name == Ring.name:
+        return Ring()
+    kind, _, ratio = name.partition("/2^")
+    dtype = {"gauss32": "float32", "gauss64": "float64"}.get(kind)
+    if dtype is None or not (ratio.isascii() and ratio.isdigit() and len(ratio) <= 2):
+        raise EncryptionError(
+            f"no arithmetic is called {name!r}: ring64, gauss32/2^K, gauss64/2^K"
+        )
+    return Gaussian(int(ratio), dtype)
 
 
 def _row_powers(x: Array) -> NDArray[np.float64]:

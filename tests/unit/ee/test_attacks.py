@@ -25,7 +25,8 @@ from ee.attacks.view import KeyedView, PlainView, ShareView
 from ee.attacks.vocabulary import Text, inner_products, nearest_rows, sorted_rows
 from ee.attacks.weights import match_blocks, weight_matching
 from ee.errors import EncryptionError, UnsupportedModelError
-from ee.smode import Gaussian, HostShare, KeyHolder, PadLedger, Ring, share_model
+from ee.smode import Gaussian, HostShare, KeyHolder, PadLedger, Ring
+from ee.smode.model import share_model
 from ee.split import split_model
 
 WORDS, TOKENS = 40, 6

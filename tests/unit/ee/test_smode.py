@@ -17,10 +17,11 @@ from ee.smode import (
     PadStream,
     Request,
     Ring,
-    share_model,
+    arithmetic_named,
 )
 from ee.smode.cost import BlockShape, backward_values, forward_values
 from ee.smode.holder import LayerSize
+from ee.smode.model import share_model
 
 SEED = bytes(range(32))
 PADS = [Ring(), Gaussian(10), Gaussian(20, "float64"), Gaussian(30, "float64")]
@@ -91,6 +92,15 @@ def test_a_padded_product_is_the_product_within_its_stated_error(arithmetic):
     )
     y = other * split.scale * arithmetic.weight_scale(weight)
     assert np.linalg.norm(y - plain) > 10 * np.linalg.norm(plain)
+
+
+def test_an_arithmetic_is_known_by_its_name():
+    for arithmetic in PADS:
+        again = arithmetic_named(arithmetic.name)
+        assert (again.name, again.leak_bits) == (arithmetic.name, arithmetic.leak_bits)
+    for odd in ("ring", "gauss16/2^4", "gauss32/2^", "gauss32/2^-3", "gauss32/2^100"):
+        with pytest.raises(EncryptionError):
+            arithmetic_named(odd)
 
 
 def test_the_leak_bound_is_the_capacity_of_the_channel():
