@@ -113,7 +113,11 @@ def test_a_destroyed_file_is_gone_and_was_overwritten(tmp_path):
 
 @pytest.fixture(params=["memory", "sqlite"])
 def store(request, tmp_path):
-    made = MemoryStore() if request.param == "memory" else SqliteStore.open(tmp_path / "db")
+    made = (
+        MemoryStore()
+        if request.param == "memory"
+        else SqliteStore.open(tmp_path / "db")
+    )
     yield made
     made.close()
 
