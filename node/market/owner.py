@@ -228,7 +228,7 @@ class Owner:
             )
             await self._tools.store.scrub()
         await trio.to_thread.run_sync(self._delete, manifest, gone)
-        grants = await self._reduce(dataset, bits)
+        grants = await self._end_use(dataset, bits)
         return {
             "dataset": dataset,
             "units": gone,
@@ -246,24 +246,26 @@ class Owner:
                 self._tools.blobs.delete(digest)
             self._tools.blobs.delete(Digest(entry.chunks))
 
-    async def _reduce(self, dataset: int, bits: int) -> list[dict[str, Any]]:
-        """Grants that name withdrawn units, replaced by what is left of them."""
+    async def _end_use(self, dataset: int, bits: int) -> list[dict[str, Any]]:
+        """Withdraw units on the chain, for everybody and for ever; the grants that lose some."""
         view = await self._tools.view(dataset)
         time = max(self._tools.now(), view.chain_time)
-        replaced = []
-        for grant in view.grants:
-            # As the chain has it: one that only we have stopped is still to be revoked.
-            if grant.revoked or grant.until <= time or not grant.units & bits:
-                continue
-            await self._stop(dataset, grant.grant)
-            left, new = grant.units & ~bits, None
-            if left:
-                new = await self._tools.chain.grant(
-                    dataset, grant.grantee, left, grant.until
-                )
-            replaced.append({"grant": grant.grant, "replaced_by": new})
+        losing = [
+            {"grant": grant.grant, "left": unit_list(grant.units & ~bits)}
+            for grant in view.grants
+            if not grant.revoked and grant.until > time and grant.units & bits
+        ]
+        token = next(
+            t for t in await self._tools.chain.datasets() if t.dataset == dataset
+        )
+        still = bits & ~token.withdrawn
+        if token.open and still:
+            if token.withdrawn | bits == (1 << token.units) - 1:
+                await self._tools.chain.withdraw_dataset(dataset)
+            else:
+                await self._tools.chain.withdraw_units(dataset, still)
         await self._tools.view(dataset)
-        return replaced
+        return losing
 
     async def _readers(self, dataset: int, bits: int) -> list[str]:
         """Who was given keys of these units before; their copies are out of reach."""

@@ -46,6 +46,7 @@ async def test_four_clinics_end_every_round_with_the_same_state(world):
     assert world.refused == []
 
 
+@pytest.mark.slow
 async def test_a_finished_run_leaves_no_shard_update_or_secret_behind(world):
     async with AsyncExitStack() as stack:
         for site in world.sites:
@@ -61,6 +62,7 @@ async def test_a_finished_run_leaves_no_shard_update_or_secret_behind(world):
         assert len(list((site.folder / "states").iterdir())) == 3
 
 
+@pytest.mark.slow
 async def test_records_of_a_round_are_sealed_at_rest(world):
     async with AsyncExitStack() as stack:
         for site in world.sites:
@@ -83,6 +85,7 @@ def _tools(site):
     return site.runs._tools
 
 
+@pytest.mark.slow
 async def test_a_round_ends_while_one_of_four_is_dead_and_it_catches_up(world):
     async with AsyncExitStack() as stack:
         for site in world.sites[1:]:
@@ -109,7 +112,8 @@ async def test_a_round_ends_while_one_of_four_is_dead_and_it_catches_up(world):
     assert all(len(roots) == 1 for roots in states(world, run).values())
 
 
-@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1])
 async def test_a_node_killed_at_any_moment_comes_back_to_the_same_states(world, seed):
     draw = random.Random(seed)
     async with AsyncExitStack() as stack:
@@ -129,6 +133,7 @@ async def test_a_node_killed_at_any_moment_comes_back_to_the_same_states(world, 
     assert all(len(roots) == 1 for roots in found.values())
 
 
+@pytest.mark.slow
 async def test_a_state_is_not_given_to_a_stranger_to_the_run(world):
     async with AsyncExitStack() as stack:
         for site in world.sites:

@@ -29,6 +29,8 @@ from ee.smode import Gaussian, HostShare, KeyHolder, PadLedger, Ring
 from ee.smode.model import share_model
 from ee.split import split_model
 
+pytestmark = pytest.mark.slow
+
 WORDS, TOKENS = 40, 6
 KEY = bytes(range(32))
 

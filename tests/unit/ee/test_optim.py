@@ -15,6 +15,8 @@ from ee.orbits import orbits_of
 from ee.split import split_model
 from ee.testing import float64_throughout
 
+pytestmark = pytest.mark.slow
+
 SEED = bytes(range(32))
 
 

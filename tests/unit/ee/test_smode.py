@@ -23,6 +23,8 @@ from ee.smode.cost import BlockShape, backward_values, forward_values
 from ee.smode.holder import LayerSize
 from ee.smode.model import share_model
 
+pytestmark = pytest.mark.slow
+
 SEED = bytes(range(32))
 PADS = [Ring(), Gaussian(10), Gaussian(20, "float64"), Gaussian(30, "float64")]
 NAMES = [a.name for a in PADS]

@@ -12,6 +12,8 @@ from node.attack.cli import attack
 from node.attack.suite import Row
 from node.errors import ComputeError
 
+pytestmark = pytest.mark.slow
+
 HAVE = all(
     importlib.util.find_spec(name)
     for name in (material.MODEL_PACKAGE, material.TEXT_PACKAGE)

@@ -32,6 +32,8 @@ from node.errors import ModelError
 from node.model import checkpoint, convert
 from node.model.tensor_file import Layout, TensorFile, TensorWriter
 
+pytestmark = pytest.mark.slow
+
 SECRET = bytes(range(32))
 CONTEXT = Context("north", "gpu-1", "run-1")
 SIZES = {"hidden_size": 32, "intermediate_size": 40, "num_hidden_layers": 2}

@@ -13,6 +13,8 @@ from node.smode.__main__ import _host
 from node.smode.host import Session
 from node.smode.link import HostLink
 
+pytestmark = pytest.mark.slow
+
 SEED = bytes(range(32))
 WEIGHT = np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32)
 

@@ -72,7 +72,7 @@ MODEL = d("model")
 
 
 def consent(name, dataset):
-    return seal_consent(hand(name), PUBLIC[name], Consent(RUN, dataset, 100))
+    return seal_consent(hand(name), PUBLIC[name], Consent(RUN, dataset, 100, b"k" * 32))
 
 
 def release(used=None, state=STATES[1]):
