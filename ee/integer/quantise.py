@@ -7,7 +7,7 @@ represented is refused by name; nothing is dropped in silence.
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -49,17 +49,33 @@ def quantise(
     gains, where there are any, are folded into the matrices behind them.  The final norm is
     the head's: the trunk ends with the residual.
     """
-    integers = _integer_config(config, tokens, residual_bits, causal=causal)
-    bounds.check_config(integers)
-    named = {name.removeprefix("model."): value for name, value in state.items()}
-    layers = tuple(_layer(named, index, integers) for index in range(integers.layers))
-    extra = sorted(name for name in named if not _is_known(name, integers.layers))
-    if extra:
-        raise IntegerModelError(f"trunk has no place for {', '.join(extra[:3])}")
-    cos, sin = _rope_tables(integers, _rope_base(config))
-    trunk = IntegerTrunk(Header(integers, cos, sin), layers)
+    header = header_of(config, tokens, residual_bits, causal=causal)
+    named = named_weights(state, header.config.layers)
+    layers = tuple(
+        _layer(named, index, header.config) for index in range(header.config.layers)
+    )
+    trunk = IntegerTrunk(header, layers)
     bounds.check_trunk(trunk)
     return trunk
+
+
+def header_of(
+    config: Mapping[str, Any], tokens: int, residual_bits: int, *, causal: bool
+) -> Header:
+    """The numbers and tables of a trunk with this configuration."""
+    integers = _integer_config(config, tokens, residual_bits, causal=causal)
+    bounds.check_config(integers)
+    cos, sin = _rope_tables(integers, _rope_base(config))
+    return Header(integers, cos, sin)
+
+
+def named_weights(state: State, layers: int) -> State:
+    """`state` by the names of a bare trunk; what has no place in one is refused."""
+    named = {name.removeprefix("model."): value for name, value in state.items()}
+    extra = sorted(name for name in named if not _is_known(name, layers))
+    if extra:
+        raise IntegerModelError(f"trunk has no place for {', '.join(extra[:3])}")
+    return named
 
 
 def _integer_config(
@@ -112,20 +128,29 @@ def _rope_tables(
 
 
 def _layer(state: State, index: int, config: TrunkConfig) -> Layer:
+    parts = {
+        name: matrix_of(weight, bits, wide=name == "down")
+        for name, weight, bits in layer_weights(state, index, config)
+    }
+    return Layer(**parts)
+
+
+def layer_weights(
+    state: State, index: int, config: TrunkConfig
+) -> Iterator[tuple[str, NDArray[np.float64], int]]:
+    """Name, weight with its norm's gain, and fraction bits gained by each matrix."""
     # Fraction bits in and out of each matrix; the gated product of two 14-bit numbers
     # has 28.
     bits = dict.fromkeys(_NAMES, spec.MID_BITS - spec.NORM_BITS)
     bits["o"] = config.residual_bits - spec.MID_BITS
     bits["down"] = config.residual_bits - 2 * spec.MID_BITS
-    parts = {}
     for name, shape in config.matrix_shapes().items():
         weight = _weight(state, index, name)
         if weight.shape != shape:
             raise IntegerModelError(
                 f"layer {index} {name} has shape {weight.shape}, needs {shape}"
             )
-        parts[name] = _matrix(weight, bits[name], wide=name == "down")
-    return Layer(**parts)
+        yield name, weight, bits[name]
 
 
 def _weight(state: State, index: int, name: str) -> NDArray[np.float64]:
@@ -145,7 +170,7 @@ def _array(state: State, name: str) -> NDArray[np.float64]:
     return value
 
 
-def _matrix(weight: NDArray[np.float64], bits: int, *, wide: bool) -> Matrix:
+def matrix_of(weight: NDArray[np.float64], bits: int, *, wide: bool) -> Matrix:
     """Weights with one scale per output channel, scales with one shift per matrix."""
     scale = np.abs(weight).max(axis=1) / spec.WEIGHT_LIMIT
     safe = np.where(scale > 0, scale, 1.0)

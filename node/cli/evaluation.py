@@ -202,6 +202,12 @@ def _finding(row: Row) -> str:
 
 
 def _show(shell: Shell, answer: Row) -> None:
+    confirmed = answer.get("confirmed_by")
+    vouched = (
+        []
+        if confirmed is None
+        else [("confirmed by", ", ".join(confirmed) or "nobody yet")]
+    )
     shell.fields(
         answer,
         [
@@ -209,6 +215,7 @@ def _show(shell: Shell, answer: Row) -> None:
             ("run", answer["run"]),
             ("state", answer["state_root"]),
             ("released by", answer["released_by"]),
+            *vouched,
             ("hosts", ", ".join(answer["hosts"]) or "any"),
             ("size", size(answer["bytes"])),
             ("here", "yes" if answer["here"] else "no, fetched when it is needed"),

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 
 from ee import integer
+from ee.integer import IntegerModelError
+from ee.integer.agreement import check_agreement
 from ee.spec import ModelSpec, part, size, split
 from ee.table import final_norm, head_scores, parse, stem_tokens
 from node.compute import state, table
@@ -34,6 +36,29 @@ def release(params: Mapping[str, Any], _progress: Progress) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     state.write_file(folder / f"{root.hex()}.trunk", integer.encode(trunk))
     return {"model_root": root}
+
+
+def confirm(params: Mapping[str, Any], _progress: Progress) -> dict[str, Any]:
+    """{spec, folder, root, seed, trunk (path), model_root} -> {differs}.
+
+    Empty where the trunk is the keyed, quantised form of the state; else what is not.
+    """
+    from ee.keys import TrunkKey, key_trunk
+
+    spec = ModelSpec.from_dict(params["spec"])
+    arrays = split(spec, state.read(Path(params["folder"]), params["root"], size(spec)))
+    key = TrunkKey.generate(params["seed"], spec)
+    keyed = key_trunk(part(arrays, "trunk"), key)
+    content = Path(params["trunk"]).read_bytes()
+    try:
+        trunk = integer.decode(content)
+        found = integer.model_root(trunk)
+        if found != params["model_root"]:
+            return {"differs": f"the trunk's bytes have root {found.hex()[:16]}"}
+        check_agreement(trunk, keyed, _configuration(spec))
+    except IntegerModelError as error:
+        return {"differs": str(error)}
+    return {"differs": ""}
 
 
 def _configuration(spec: ModelSpec) -> dict[str, Any]:

@@ -27,6 +27,7 @@ _METHODS = {
     "model.release": "evaluation:release",
     "infer.encode": "evaluation:encode",
     "infer.read": "evaluation:read",
+    "model.confirm": "evaluation:confirm",
     "model.slice": "evaluation:cut",
     "audit.replay": "evaluation:replay",
 }

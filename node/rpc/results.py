@@ -267,6 +267,10 @@ class Source(Result, frozen=True):
 
 
 class ModelShown(ModelRow, frozen=True):
+    confirmed_by: Annotated[
+        list[str],
+        _said("who compared it with the state they trained and signed for it"),
+    ]
     sources: Annotated[list[Source], _said("the listings it was trained on")]
 
 

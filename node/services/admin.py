@@ -204,7 +204,8 @@ class Admin:
             listing = shown["listing"]
             source["title"] = shown["title"]
             source["licence"] = listing and listing["licence"]
-        return {**row, "sources": sources}
+        confirmed = self._node.confirmations.of(model)
+        return {**row, "confirmed_by": confirmed, "sources": sources}
 
     async def _inference_run(self, params: Any) -> Row:
         self._only("institution")

@@ -19,6 +19,7 @@ from node.locations import Home
 from node.ports import Announcement, Blobs, Chain, Compute, Store, Transport
 from node.services.auditing import Verifier
 from node.services.certificates import Certificates
+from node.services.confirming import Confirmations
 from node.services.federation import Federation
 from node.services.hands import Folders, Tools
 from node.services.inference import Host, Requester
@@ -30,6 +31,7 @@ from node.services.replaying import Replayer
 from node.services.reports import Audits
 from node.services.runs import Runs
 from node.services.states import States
+from protocol.confirmation import CONFIRMATION_TOPIC
 from protocol.errors import GossipIgnore, ProtocolError
 from protocol.evaluation import AUDIT_TOPIC, RELEASE_TOPIC
 from protocol.listing import LISTING_TOPIC
@@ -158,11 +160,23 @@ class Node:
             compute=parts.compute,
             states=home.states,
         )
+        self.confirmations = Confirmations(
+            store=parts.store,
+            signer=key,
+            transport=transport,
+            federation=self.federation,
+            releases=self.releases,
+            runs=self.runs,
+            outbox=self.outbox,
+            compute=parts.compute,
+            states=str(home.states),
+        )
         self._topics: Mapping[str, Callable[[Announcement], Awaitable[None]]] = {
             PROPOSAL_TOPIC: self.runs.heard_proposal,
             CONSENT_TOPIC: self.runs.heard_consent,
             ROUND_TOPIC: self.runs.heard_round,
             RELEASE_TOPIC: self.releases.heard,
+            CONFIRMATION_TOPIC: self.confirmations.heard,
             AUDIT_TOPIC: self.audits.heard,
             LISTING_TOPIC: self.market.heard,
         }
@@ -173,6 +187,7 @@ class Node:
         await self.runs.load()
         await self.releases.load()
         await self.receipts.load()
+        await self.confirmations.load()
         await self.audits.load()
 
     async def run(self) -> None:
@@ -185,6 +200,8 @@ class Node:
             nursery.start_soon(self.market.watch)
             nursery.start_soon(self.runs.run)
             nursery.start_soon(self.receipts.run)
+            if self.parts.config.node.role == "institution":
+                nursery.start_soon(self.confirmations.run)
             if self.parts.config.node.role == "verifier":
                 nursery.start_soon(self._verifier().run)
 

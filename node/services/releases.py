@@ -330,6 +330,10 @@ class Releases:
             release.blob == blob for release, _ in self._known.values()
         )
 
+    def roots(self) -> list[bytes]:
+        """Every model that is known here, the oldest first."""
+        return list(self._known)
+
     def rows(self) -> list[dict[str, Any]]:
         """For `models.list`."""
         return [self.row(root) for root in self._known]

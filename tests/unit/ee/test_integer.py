@@ -11,6 +11,7 @@ import pytest
 from ee import integer
 from ee.integer import IntegerModelError, MalformedTrunkError, bounds
 from ee.integer import known as drawn
+from ee.integer.agreement import check_agreement
 from ee.integer.codec import layer_root, layer_size
 from ee.keys import TrunkKey, key_trunk
 from ee.spec import Column, ModelSpec, initial_state, part, split
@@ -403,3 +404,51 @@ def test_a_cache_is_of_one_trunk_and_one_batch(trunk, rows):
         other.extend(rows[:, 2:3], cache)
     with pytest.raises(IntegerModelError, match="keeps no cache"):
         drawn.drawn_trunk(causal=False).extend(rows, integer.Cache())
+
+
+def test_a_trunk_agrees_with_the_weights_it_was_made_of_and_their_noise():
+    key = TrunkKey.generate(bytes(range(32)), SPEC)
+    keyed = key_trunk(weights(), key)
+    trunk = quantised(keyed)
+    check_agreement(trunk, keyed, CONFIG)
+    generator = np.random.default_rng(31)
+    # Another machine's keying: the last bit of a float32 either way.
+    noisy = {
+        name: np.nextafter(w, w + generator.choice([-1, 1], w.shape).astype(w.dtype))
+        for name, w in keyed.items()
+    }
+    assert integer.encode(quantised(noisy)) != integer.encode(trunk)
+    check_agreement(trunk, noisy, CONFIG)
+
+
+@pytest.mark.parametrize(
+    "what", ["state", "key", "weight", "multiplier", "table", "config"]
+)
+def test_a_trunk_of_anything_else_does_not_agree(what):
+    seed = bytes(range(32)) if what != "key" else bytes(32)
+    mine = key_trunk(weights(), TrunkKey.generate(bytes(range(32)), SPEC))
+    state = key_trunk(weights(), TrunkKey.generate(seed, SPEC))
+    config, trunk = dict(CONFIG), quantised(state)
+    if what == "state":
+        # A back door the size of one step in one weight.
+        name = "layers.1.mlp.up_proj.weight"
+        bent = {**state, name: state[name].copy()}
+        bent[name][3, 4] += np.abs(bent[name][3]).max() / 63
+        trunk = quantised(bent)
+    elif what in {"weight", "multiplier"}:
+        layer = trunk.layers[0]
+        weight, multiplier = layer.v.weight.copy(), layer.v.multiplier.copy()
+        weight[0, 0] += 0 if what == "multiplier" else 1 if weight[0, 0] < 0 else -1
+        multiplier[1] += 40 if what == "multiplier" else 0
+        bent = dataclasses.replace(
+            layer, v=integer.Matrix(weight, multiplier, layer.v.shift)
+        )
+        trunk = integer.IntegerTrunk(trunk.header, (bent, *trunk.layers[1:]))
+    elif what == "table":
+        cos = trunk.header.cos - np.int16(2)
+        header = dataclasses.replace(trunk.header, cos=cos)
+        trunk = integer.IntegerTrunk(header, trunk.layers)
+    elif what == "config":
+        config["rms_norm_eps"] = 1e-4
+    with pytest.raises(IntegerModelError):
+        check_agreement(trunk, mine, config)
