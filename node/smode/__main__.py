@@ -80,7 +80,7 @@ def measure(pad: str, texts: int, steps: int) -> dict[str, Any]:
         losses, step_s = _train(shared, ids, labels, steps)
         step_bytes = (link.bytes_computing - moved) / max(1, steps)
         both = forward_values(shape, blocks) + backward_values(shape, blocks)
-        token_values = ids[:BATCH].numel() * both
+        derived_step = ids[:BATCH].numel() * both * arithmetic.word_bytes
     account = holder.account
     error = float((ours - plain).norm() / plain.norm())
     return {
@@ -96,8 +96,8 @@ def measure(pad: str, texts: int, steps: int) -> dict[str, Any]:
         "forward_bytes": moved,
         "forward_derived_bytes": derived,
         "forward_traffic_ratio": moved / derived,
-        "step_s": step_s,
-        "step_traffic_ratio": step_bytes / (token_values * arithmetic.word_bytes),
+        "step_s": step_s if steps else None,
+        "step_traffic_ratio": step_bytes / derived_step if steps else None,
         "losses": losses,
     }
 
