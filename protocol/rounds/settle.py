@@ -270,6 +270,8 @@ class Settling:
         self._checked.add(shard)
         certified = self.survivors.reports[shard]
         if own != certified.sum:
+            # What was computed from the wrong sum is not claimed any more.
+            self.outcome = self._applying = None
             place = self.survivors.reporters[shard]
             self._desk.accuse(
                 self._setting.members[place],

@@ -46,7 +46,7 @@ def draw(seed: int, *, members: int | None = None, real: bool = False) -> Scenar
     count = members if members is not None else _size(dice, seed)
     ring = dice.choice(((32, 20), (32, 16), (16, 9)))
     policy = quick_policy(
-        dice.choice((1, 7, 64, 200)),
+        dice.choice((5, 9, 64, 200)),
         ring_bits=ring[0],
         input_bits=ring[1] if ring[0] == 32 else (9 if count <= 100 else 8),
         checked=dice.random() < 0.6,
