@@ -56,7 +56,7 @@ class Ears:
         """Envelopes of what these members said in one context."""
         return [
             heard.envelope
-            for sender in senders
+            for sender in sorted(senders)
             for heard in self._said.get(sender, {}).values()
             if heard.context == context
         ]

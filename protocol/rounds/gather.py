@@ -87,6 +87,9 @@ class Gathering:
         self._begun: dict[int, Millis] = {}
         self._sound: set[tuple[int, int, int]] = set()
         self._barred = 0
+        self._usable_now: dict[int, dict[tuple[int, int], Report]] = {}
+        self._target: int | None = None
+        self._pulled: set[tuple[int, int]] = set()
         self._ranks = {
             each.index: each.order.index(desk.me)
             for each in setting.slices
@@ -103,7 +106,7 @@ class Gathering:
         if len(body.shards) != len(self.setting.slices):
             return False
         self.uploads.setdefault(self.setting.place(sender), body)
-        self.dirty = True
+        self._look_again()
         return True
 
     def report(self, sender: bytes, body: Report) -> bool:
@@ -114,14 +117,14 @@ class Gathering:
         if body.turn >= TURNS or body.members & ~setting.everyone:
             return False
         self.reports[body.shard].setdefault((setting.place(sender), body.turn), body)
-        self.dirty = True
+        self._look_again()
         return True
 
     def bar(self, member: bytes) -> None:
         """Leave out a member that uploaded two different things."""
         if member in self.setting.members:
             self._barred |= 1 << self.setting.place(member)
-            self.dirty = True
+            self._look_again()
 
     def own_parts(self, shards: tuple[Digest, ...]) -> None:
         """The masked parts of this node are blobs here."""
@@ -195,6 +198,11 @@ class Gathering:
 
     def target(self) -> int:
         """What the best reports of all slices have in common; 0 while a slice has none."""
+        if self._target is None:
+            self._target = self._common()
+        return self._target
+
+    def _common(self) -> int:
         common = self.setting.everyone & ~self._barred
         if not all(self.reports):
             return 0
@@ -336,11 +344,6 @@ class Gathering:
         carries = [Digest(report.carry) for report in reports if report.carry]
         return [*parts, *sums, *carries]
 
-    def restarted(self) -> None:
-        """Pulls asked for before are forgotten by the driver: ask again."""
-        self._sources.clear()
-        self.dirty = True
-
     # Inside ------------------------------------------------------------------------------
 
     def _is_mine(self, each: Slice, target: int, now: Millis) -> bool:
@@ -367,11 +370,12 @@ class Gathering:
 
     def _pull_parts(self, each: Slice, members: int) -> None:
         for place, upload in self.uploads.items():
-            if members >> place & 1:
+            where = (each.index, place)
+            if members >> place & 1 and where not in self._pulled:
+                self._pulled.add(where)
                 sources = (self.setting.members[place], *each.order)
-                self.pull(
-                    Digest(upload.shards[each.index]), sources, self.slice_bytes(each)
-                )
+                part = Digest(upload.shards[each.index])
+                self.pull(part, sources, self.slice_bytes(each))
 
     def _add_up(self, each: Slice, target: int, now: Millis) -> None:
         held = self.held(each.index)
@@ -409,13 +413,22 @@ class Gathering:
         sources = (self.setting.members[place], *self._cohort.members)
         self.pull(Digest(report.sum), sources, self.slice_bytes(each))
 
+    def _look_again(self) -> None:
+        self.dirty = True
+        self._target = None
+        self._usable_now.clear()
+
     def _usable(self, shard: int) -> dict[tuple[int, int], Report]:
         """Reports on a slice, without those that summed something else than was uploaded."""
-        return {
-            (place, turn): report
-            for (place, turn), report in self.reports[shard].items()
-            if self._is_sound(report, place) is not False
-        }
+        usable = self._usable_now.get(shard)
+        if usable is None:
+            usable = {
+                (place, turn): report
+                for (place, turn), report in self.reports[shard].items()
+                if self._is_sound(report, place) is not False
+            }
+            self._usable_now[shard] = usable
+        return usable
 
     def _is_sound(self, report: Report, place: int) -> bool | None:
         """Does a report say it summed what the members say they uploaded?"""

@@ -5,6 +5,7 @@ third of them lie or lose their disk; any number may crash and come back; the ne
 anything for a while.  After that it heals, and every honest node must finish.
 """
 
+import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ HEAL_MS = 12_000
 END_MS = 240_000
 """Virtual time; long enough for every time-out to have doubled to its limit once."""
 
-SIZES = (3,) * 22 + (4,) * 40 + (5,) * 16 + (6,) * 6 + (7,) * 10 + (10,) * 4 + (13,)
+SIZES = (3,) * 60 + (4,) * 90 + (5,) * 24 + (6,) * 8 + (7,) * 12 + (10,) * 3 + (13,)
 """Most federations are small, and most mistakes show in small ones; 16 and 32 are rare."""
 
 
@@ -38,10 +39,10 @@ class Scenario:
         self.laws.final()
 
 
-def draw(seed: int, *, members: int | None = None, real: bool = False) -> Scenario:
-    """The scenario of a seed."""
-    import random
-
+def draw(
+    seed: int, *, members: int | None = None, real: bool = False, hard: bool = False
+) -> Scenario:
+    """The scenario of a seed; `hard`: two rounds and at least two faults."""
     dice = random.Random(seed * 7919 + 17)
     count = members if members is not None else _size(dice, seed)
     ring = dice.choice(((32, 20), (32, 16), (16, 9)))
@@ -51,7 +52,7 @@ def draw(seed: int, *, members: int | None = None, real: bool = False) -> Scenar
         input_bits=ring[1] if ring[0] == 32 else (9 if count <= 100 else 8),
         checked=dice.random() < 0.6,
     )
-    rounds = 2 if count <= 7 else 1
+    rounds = 2 if hard or (count <= 7 and dice.random() < 0.5) else 1
     world = World(count, seed, policy=policy, rounds=rounds, real=real)
     laws = Laws(world)
     what: list[str] = []
@@ -66,7 +67,9 @@ def draw(seed: int, *, members: int | None = None, real: bool = False) -> Scenar
         _loses_disk,
     ]
     budget = (count - 1) // 3
-    for fault in dice.sample(faults, k=dice.choice((0, 1, 1, 2, 2, 3))):
+    for fault in dice.sample(
+        faults, k=dice.choice((2, 3, 4) if hard else (0, 1, 1, 2, 2, 3))
+    ):
         told = fault(world, dice, budget)
         if told:
             what.append(told)
@@ -75,9 +78,9 @@ def draw(seed: int, *, members: int | None = None, real: bool = False) -> Scenar
 
 
 def _size(dice, seed: int) -> int:
-    if seed % 500 == 7:
+    if seed % 1000 == 7:
         return 32
-    if seed % 250 == 3:
+    if seed % 500 == 3:
         return 16
     return dice.choice(SIZES)
 
