@@ -69,6 +69,12 @@ class ComputeError(NodeError):
     code = 400
 
 
+class ModelError(NodeError):
+    """A model on disk, or the key of one."""
+
+    code = 410
+
+
 class ChainError(NodeError):
     """The chain cannot be reached, is another chain, or refused."""
 

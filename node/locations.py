@@ -24,7 +24,6 @@ class Home:
         self.database = self.path / "state.sqlite"
         self.blobs = self.path / "blobs"
         self.states = self.path / "states"
-        self.work = self.path / "work"
         self.trunks = self.path / "trunks"
         self.evidence = self.path / "evidence"
         self.rpc_socket = self.path / "rpc.sock"

@@ -20,6 +20,7 @@ from protocol.wire import Message, decode, encode, require_length
 PROPOSAL_TOPIC = "run"
 CONSENT_TOPIC = "run-consent"
 ROUND_TOPIC = "round"
+ROUND_PROTOCOL = "/rexis/round/1"
 
 PROPOSAL_DOMAIN = "rexis/run/1"
 CONSENT_DOMAIN = "rexis/run-consent/1"
@@ -75,6 +76,8 @@ class Consent(Message, frozen=True, tag="consent"):
     """Token id on the chain, so that everyone can see the licence it comes under."""
     samples: int
     """How many records train; public, since the mean is weighted by it."""
+    seal_key: bytes
+    """X25519 key of the member's node: pre-key shares are sealed to it."""
 
 
 class StateRequest(Message, frozen=True, tag="state"):
@@ -117,6 +120,10 @@ def open_consent(data: bytes) -> tuple[Consent, PublicKey]:
     """A consent and who gave it."""
     envelope = open_envelope(data, CONSENT_DOMAIN)
     consent = decode(envelope.payload, Consent)
+    if len(consent.seal_key) != KEY_BYTES:
+        raise MalformedMessageError(
+            f"seal key has {len(consent.seal_key)} bytes, needs {KEY_BYTES}"
+        )
     if envelope.context != consent.run or len(consent.run) != DIGEST_BYTES:
         raise SignatureError(
             "consent's context", consent.run.hex(), envelope.context.hex()
@@ -132,6 +139,9 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     task: dict[str, Any]
     train: dict[str, Any]
     outer: dict[str, Any] = {}
+    """The step from a round's mean: `rate`, and `tolerance` of a member's hold-out."""
+    sum: dict[str, Any] = {}
+    """Numbers of `protocol.rounds.policy.Policy` that differ from its defaults."""
 
 
 def parse_plan(data: bytes) -> Plan:

@@ -1,4 +1,4 @@
-"""The three contracts as data: artifacts, names of errors, logs as events.
+"""The contracts as data: artifacts, names of errors, logs as events.
 
 Artifacts are compiled from `contracts/src` and committed (docs/chain.md); nothing here
 speaks to a chain, except `deploy`, which an operator calls once per federation.
@@ -32,16 +32,20 @@ from web3.providers.rpc.utils import (
 )
 
 from node.adapters.chain_errors import refused
+from node.adapters.deployment import ARTIFACTS, Settings, plan
 from node.errors import ChainDownError, ChainError, ContractRefusedError
 from node.ports import ChainEvent
 
+# The ones an operator configures; the others are found from them.
 NAMES = ("registry", "datasets", "anchors")
-_ARTIFACTS = {"registry": "Registry", "datasets": "Datasets", "anchors": "Anchors"}
 
 # Inherited logs (Transfer, OwnershipTransferred, …) say nothing that these do not.
 EVENTS = frozenset(
     {
-        *("MemberSet", "DatasetListed", "AccessGranted", "AccessRevoked"),
+        *("MemberSet", "KeysRotated"),
+        *("DatasetListed", "DatasetVersion", "TermsChanged", "CommitteeChanged"),
+        *("UnitsWithdrawn", "DatasetWithdrawn"),
+        *("AccessGranted", "AccessRevoked"),
         *("ModelAnchored", "RoundAnchored", "ReceiptsAnchored"),
     }
 )
@@ -57,8 +61,8 @@ Result = TypeVar("Result")
 
 @cache
 def artifact(name: str) -> Mapping[str, Any]:
-    """The compiled contract called `registry`, `datasets` or `anchors`."""
-    path = resources.files("node.adapters") / "artifacts" / f"{_ARTIFACTS[name]}.json"
+    """The compiled contract called `registry`, `datasets`, … (`deployment.ARTIFACTS`)."""
+    path = resources.files("node.adapters") / "artifacts" / f"{ARTIFACTS[name]}.json"
     found: dict[str, Any] = json.loads(path.read_text())
     return found
 
@@ -134,9 +138,18 @@ def events(contracts: Iterable[Any], logs: Iterable[Any]) -> list[ChainEvent]:
             entry = owner.events[kind]().process_log(log)
         except (LogTopicError, MismatchedABI, DecodingError, ValueError) as error:
             raise ChainError(f"log {kind} cannot be read: {error}") from error
-        data = {key: _plain(value) for key, value in entry["args"].items()}
+        data = {key: _plain(value) for key, value in _flat(entry["args"])}
         found.append(ChainEvent(log["blockNumber"], log["logIndex"], kind, data))
     return sorted(found, key=lambda event: (event.block, event.index))
+
+
+def _flat(arguments: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
+    """A struct's fields stand beside the event's own."""
+    for key, value in arguments.items():
+        if isinstance(value, Mapping):
+            yield from value.items()
+        else:
+            yield key, value
 
 
 def _plain(value: Any) -> Any:
@@ -150,7 +163,7 @@ def _plain(value: Any) -> Any:
 def _errors() -> Mapping[bytes, Mapping[str, Any]]:
     return {
         function_abi_to_4byte_selector(item): item
-        for name in NAMES
+        for name in ARTIFACTS
         for item in artifact(name)["abi"]
         if item["type"] == "error"
     }
@@ -258,39 +271,59 @@ def fees(web3: Web3) -> dict[str, int]:
     return {"maxFeePerGas": 2 * base + tip, "maxPriorityFeePerGas": tip}
 
 
-def deploy(url: str, chain_id: int, deployer_key: bytes) -> dict[str, str]:
-    """Put the three contracts on a chain; the deployer owns the registry."""
+def deploy(
+    url: str, chain_id: int, deployer_key: bytes, settings: Settings | None = None
+) -> dict[str, str]:
+    """Put the contracts on a chain; the deployer owns the registry, members the rest.
+
+    Returns the addresses that go into `chain.contracts`.
+    """
     web3 = connect(url)
     found = guarded("asking the chain id", lambda: web3.eth.chain_id)
     if found != chain_id:
         raise ChainError(f"chain id is {found}, expected {chain_id}")
-    registry = guarded(
-        "deploying registry", lambda: _deploy(web3, deployer_key, "registry")
+    account = Account.from_key(deployer_key)
+    nonce = guarded(
+        "asking the nonce",
+        lambda: web3.eth.get_transaction_count(account.address, "pending"),
     )
-    addresses = {"registry": registry}
-    for name in ("datasets", "anchors"):
-        addresses[name] = guarded(
-            f"deploying {name}",
-            partial(_deploy, web3, deployer_key, name, registry),
-        )
-    return addresses
+    steps = plan(account.address.lower(), nonce, settings or Settings())
+    for offset, (name, expected, arguments) in enumerate(steps):
+        doing = f"deploying {name}"
+        told = [_checksummed(one) for one in arguments]
+        at = guarded(doing, partial(_deploy, web3, account, nonce + offset, name, told))
+        if at.lower() != expected:
+            raise ChainError(
+                f"{doing}: it stands at {at}, expected {expected}",
+                hint="use the deployer's key for nothing else meanwhile, and start again",
+            )
+    addresses = {name: Web3.to_checksum_address(at) for name, at, _ in steps}
+    return {name: addresses[name] for name in NAMES}
 
 
-def _deploy(web3: Web3, key: bytes, name: str, *arguments: str) -> str:
-    account = Account.from_key(key)
+def _checksummed(argument: Any) -> Any:
+    text = isinstance(argument, str) and argument.startswith("0x")
+    return Web3.to_checksum_address(argument) if text else argument
+
+
+def _deploy(
+    web3: Web3, account: Any, nonce: int, name: str, arguments: list[Any]
+) -> str:
     compiled = artifact(name)
     factory = web3.eth.contract(abi=compiled["abi"], bytecode=compiled["bytecode"])
     transaction = factory.constructor(*arguments).build_transaction(
         {
             "from": account.address,
-            "nonce": web3.eth.get_transaction_count(account.address, "pending"),
+            "nonce": nonce,
             "chainId": web3.eth.chain_id,
             **fees(web3),
         }
     )
     signed = account.sign_transaction(transaction)
     digest = web3.eth.send_raw_transaction(signed.raw_transaction)
-    receipt = web3.eth.wait_for_transaction_receipt(digest, DEPLOY_TIMEOUT_S)
+    receipt = web3.eth.wait_for_transaction_receipt(
+        digest, DEPLOY_TIMEOUT_S, poll_latency=0.05
+    )
     if receipt["status"] != 1:
         raise ChainError(f"deploying {name} reverted")
     return str(receipt["contractAddress"])

@@ -14,13 +14,14 @@ from node.cli.shell import (
     verb,
 )
 from node.cli.words import count, moment, short, size
+from node.model import cli as disk
 
 _SCORES_SHOWN = 10
 
 
 @click.group(cls=Noun)
 def model() -> None:
-    """Released models: keyed integer trunks that hosts may serve."""
+    """Models: released to hosts as integers, or keyed on disk for one of them."""
 
 
 @click.group(cls=Noun)
@@ -221,5 +222,8 @@ def _show(shell: Shell, answer: Row) -> None:
         ],
     )
 
+
+for _command in disk.COMMANDS:
+    model.add_command(_command)
 
 COMMANDS = (model, infer, receipt, audit)

@@ -31,7 +31,7 @@ _SECTIONS = (
     ("Data", ("dataset", "grant")),
     ("Training", ("run", "round")),
     ("Evaluation", ("model", "infer", "receipt", "audit")),
-    ("Programs", ("worker", "chain", "devchain", "demo", "bench")),
+    ("Programs", ("worker", "chain", "devchain", "demo", "attack", "bench")),
 )
 
 

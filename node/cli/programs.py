@@ -11,6 +11,7 @@ from typing import NoReturn
 
 import click
 
+from node.attack.cli import attack
 from node.cli.shell import Noun
 from node.locations import Home
 
@@ -89,4 +90,4 @@ def bench() -> None:
     """Benchmarks, as ratios within one run; each takes --json."""
 
 
-COMMANDS = (worker, devchain, demo, bench)
+COMMANDS = (worker, devchain, demo, attack, bench)

@@ -60,6 +60,15 @@ def run(
         for number in range(opt.ROUNDS)
     )
     claims.check(
+        "every round is the sum of all four clinics' masked updates, accepted by a quorum",
+        f"{sum(len(row['survivors']) for row in rows[PROPOSER])} updates in"
+        f" {opt.ROUNDS} rounds",
+        holds=all(
+            row["accepted"] and sorted(row["survivors"]) == sorted(CLINICS)
+            for row in rows[PROPOSER]
+        ),
+    )
+    claims.check(
         "after every round all four clinics hold the same bytes",
         f"{opt.ROUNDS} rounds, last root {roots[0][:16]}",
         holds=everywhere and len(roots) == 1,

@@ -32,6 +32,7 @@ MEANING: Mapping[int, str] = {
     220: "a table, or what is said of it, cannot be published",
     300: "a training run or round cannot go on as asked",
     400: "the compute child or the worker",
+    410: "a model on disk, or the key of one",
     500: "the chain",
     501: "the chain does not answer; asking again is safe",
     502: "a contract refused",

@@ -117,6 +117,16 @@ class Column(Result, frozen=True):
     kind: str
 
 
+class Part(Result, frozen=True):
+    name: str
+    format: str
+    columns: list[Column]
+    details: Annotated[list[str], _said("facts of the format, such as a modality")]
+    records: Annotated[
+        Count | None, _said("rows or files; null where it would tell too much")
+    ]
+
+
 class Listing(Result, frozen=True):
     licence: str
     duo: list[str]
@@ -129,6 +139,13 @@ class Listing(Result, frozen=True):
     manifest: Digest
     provenance: Digest
     croissant: Annotated[dict[str, Any], _said("the same facts as Croissant JSON-LD")]
+    disease: Annotated[str | None, _said("a MONDO term, where one is public")] = None
+    version: Count = 1
+    previous: Annotated[
+        Digest | None, _said("record of the version before this one")
+    ] = None
+    parts: Annotated[list[Part], _said("records of one format each")] = []
+    packed: Annotated[bool, _said("a unit is a tar of files")] = False
 
 
 class DatasetShown(DatasetRow, frozen=True):
@@ -204,6 +221,10 @@ class RoundRow(Result, frozen=True):
     round: Count
     attempt: Annotated[Count, _said("the attempt that succeeded")]
     attempts: Annotated[Count, _said("attempts this node took part in")]
+    accepted: Annotated[bool, _said("a quorum accepted the sum; else the state stays")]
+    survivors: Annotated[
+        list[str], _said("whose updates are in it; empty where this node slept")
+    ]
     state_root: Annotated[Digest, _said("the state this round ended with")]
     seconds: float
     finished_at: Annotated[Count, _said("Unix seconds")]

@@ -34,6 +34,7 @@ from node.services.states import States
 from protocol.confirmation import CONFIRMATION_TOPIC
 from protocol.errors import GossipIgnore, ProtocolError
 from protocol.evaluation import AUDIT_TOPIC, RELEASE_TOPIC
+from protocol.listing import LISTING_TOPIC
 from protocol.runs import CONSENT_TOPIC, PROPOSAL_TOPIC, ROUND_TOPIC
 from protocol.types import Digest, PeerId
 
@@ -103,10 +104,8 @@ class Node:
                 federation=self.federation,
                 compute=parts.compute,
                 states=states,
-                folders=Folders(home.states, home.work, home.blobs),
+                folders=Folders(home.states, home.blobs),
                 worker_socket=socket,
-                train_s=config.training.train_s,
-                phase_s=config.training.phase_s,
             ),
             datasets=self.market,
             outbox=self.outbox,
@@ -179,6 +178,7 @@ class Node:
             RELEASE_TOPIC: self.releases.heard,
             CONFIRMATION_TOPIC: self.confirmations.heard,
             AUDIT_TOPIC: self.audits.heard,
+            LISTING_TOPIC: self.market.heard,
         }
 
     async def load(self) -> None:

@@ -5,8 +5,8 @@ steward has consented with a dataset of its own.  What a run costs an institutio
 there: nothing trains before every member named has said yes to exactly that text.
 """
 
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,18 +15,19 @@ import structlog
 import trio
 
 from node.clock import now_s
-from node.errors import ComputeError, NodeError, RoundError
+from node.errors import NodeError, RoundError
 from node.ports import Announcement
 from node.services.hands import RoundNotes, Tools
 from node.services.outbox import Outbox
 from node.services.training import Trainer
-from protocol.aggregate.messages import hear
-from protocol.course import Course, Final
-from protocol.errors import ProtocolError
+from protocol.course import Course, policy
+from protocol.errors import GossipIgnore, GossipReject, ProtocolError
+from protocol.rounds.events import Finished
+from protocol.rounds.messages import LIMIT_BYTES, hear
 from protocol.runs import (
     CONSENT_TOPIC,
     PROPOSAL_TOPIC,
-    ROUND_TOPIC,
+    ROUND_PROTOCOL,
     Consent,
     Plan,
     Proposal,
@@ -38,6 +39,7 @@ from protocol.runs import (
     seal_proposal,
 )
 from protocol.types import Digest, PeerId, digest
+from protocol.wire import encode
 
 _RUNS, _CONSENTS, _ROUNDS = "runs", "run-consents", "run-rounds"
 
@@ -59,8 +61,14 @@ class Record:
     proposer: bytes
     sealed: bytes
     rounds: list[dict[str, Any]]
+    state: Digest
+    """Root of the newest state."""
+    scales: Digest | None = None
+    done: int = 0
+    """Rounds with a verdict."""
     trainer: Trainer | None = None
     reason: str = ""
+    last_end: float = 0.0
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -84,10 +92,9 @@ class Record:
 
     def phase(self) -> str:
         """For a person: proposed, training, finished."""
-        if self.course.over:
+        if self.done >= self.course.proposal.rounds:
             return "finished"
-        all_in = len(self.course.consents) == len(self.members)
-        return "training" if all_in else "proposed"
+        return "training" if self.course.complete else "proposed"
 
 
 class Runs:
@@ -100,6 +107,7 @@ class Runs:
         self._known: dict[bytes, Record] = {}
         self._early: dict[bytes, list[bytes]] = {}
         self._start, self._starting = trio.open_memory_channel[bytes](1024)
+        tools.transport.serve(ROUND_PROTOCOL, self._serve, limit_bytes=LIMIT_BYTES)
 
     async def load(self) -> None:
         """What was known before the restart; runs under way go on."""
@@ -114,14 +122,8 @@ class Runs:
             row = msgpack.unpackb(data)
             record = self._known[key[:32]]
             record.rounds.append(row["notes"])
-            record.course.finish(
-                Final(
-                    row["round"],
-                    row["attempt"],
-                    Digest(row["state"]),
-                    tuple(row["claims"]),
-                )
-            )
+            record.done, record.state = row["round"] + 1, Digest(row["state"])
+            record.scales = Digest(row["scales"])
         for run in self._known:
             self._start.send_nowait(run)
 
@@ -132,6 +134,7 @@ class Runs:
     ) -> dict[str, Any]:
         """Propose a run to members by name, and consent to it with `dataset`."""
         parsed = parse_plan(plan.encode())
+        policy(1, parsed)
         keys = {self._tools.federation.named(name).node_key for name in members}
         keys.add(self._tools.signer.public_key)
         created = await self._create(parsed)
@@ -191,87 +194,125 @@ class Runs:
         await self._keep_consent(consent, member, said.payload)
 
     async def heard_round(self, said: Announcement) -> None:
-        """A message of an attempt; relayed ones prove themselves."""
-        heard = hear(said.payload)
-        record = self._known.get(heard.said.run)
-        if record is None:
-            return
-        missed = (record.trainer or record.course).hear(heard)
-        if missed is not None:
-            for claim in missed.claims:
-                await self._tools.transport.announce(ROUND_TOPIC, claim)
+        """A message of a round; relayed ones prove themselves."""
+        self._hear(said.payload)
+
+    async def _serve(self, peer: PeerId, payload: bytes) -> bytes:
+        """The same, told to this node alone."""
+        self._tools.federation.peer(peer)
+        with suppress(GossipIgnore):
+            self._hear(payload)
+        return b""
+
+    def _hear(self, envelope: bytes) -> None:
+        heard = hear(envelope)
+        record = self._known.get(heard.run)
+        if record is None or record.trainer is None:
+            raise GossipIgnore("not a run this node trains in now")
+        if heard.sender not in record.members:
+            raise GossipReject("who speaks is not in the run")
+        record.trainer.hear(heard)
 
     # --- work ------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Train every run that is ready, for ever."""
+        """Train in every run that is ready, for ever."""
         async with trio.open_nursery() as nursery:
             async for run in self._starting:
                 record = self._known[run]
                 me = self._tools.signer.public_key
                 consented = record.course.consents.get(me)
-                all_in = len(record.course.consents) == len(record.members)
-                if consented and all_in and not record.trainer:
+                if consented and record.course.complete and not record.trainer:
                     nursery.start_soon(self._train, record, consented.dataset)
 
     async def _train(self, record: Record, dataset: int) -> None:
+        course, folder = record.course, str(self._tools.folders.states)
         try:
             created = await self._create(record.plan)
+            first = await self._tools.compute.call(
+                "round.scales", {"length": created["size"], "folder": folder}
+            )
             records = await self._datasets.own_rows(dataset)
-        except NodeError as error:
+            epoch = course.epoch(created["size"], record.plan)
+        except (NodeError, ProtocolError) as error:
             record.reason = str(error)
             log.warning("run cannot start", run=_short(record), reason=str(error))
             return
-        record.course.measure(created["size"])
-        record.trainer = Trainer(
-            self._tools, record.course, record.plan, created["size"], records
-        )
-        while not record.course.over:
-            final, notes = await record.trainer.round()
-            await self._finish(record, final, notes, records)
+        record.last_end = trio.current_time()
+        if record.scales is None:
+            record.scales = Digest(first["root"])
 
-    async def _finish(
-        self, record: Record, final: Final, notes: RoundNotes, records: bytes
-    ) -> None:
-        scores = await self._evaluate(record, final.state, records)
-        row = _round_row(record.course, final, notes, scores)
+        async def finish(end: Finished, notes: RoundNotes) -> None:
+            await self._finish(record, end, notes)
+
+        record.trainer = Trainer(
+            tools=self._tools,
+            plan=record.plan,
+            epoch=epoch,
+            rounds=course.proposal.rounds,
+            state=Digest(course.proposal.initial),
+            scales=Digest(first["root"]),
+            records=records,
+            finish=finish,
+        )
+        await record.trainer.run()
+
+    async def _finish(self, record: Record, end: Finished, notes: RoundNotes) -> None:
+        verdict, run = end.verdict, record.course.run
+        seconds = trio.current_time() - record.last_end
+        row = self._round_row(run, end, notes, seconds)
         stored = {
-            "round": final.round,
-            "attempt": final.attempt,
-            "state": final.state,
-            "claims": list(final.claims),
+            "round": verdict.round,
+            "state": verdict.state,
+            "scales": verdict.scales,
+            "certificate": encode(end.certificate),
             "notes": row,
         }
-        key = record.course.run + final.round.to_bytes(8, "big")
+        key = run + verdict.round.to_bytes(8, "big")
         # The anchor first: after a crash in between it is queued a second time, which the
         # chain refuses; the other way round it would be lost.
-        await self._outbox.put("round", record.course.run, final.round, final.state)
+        await self._outbox.put("round", run, verdict.round, verdict.state)
         await self._tools.store.put(_ROUNDS, key, msgpack.packb(stored))
+        old = {one for one in (record.state, record.scales) if one is not None}
         record.rounds.append(row)
-        record.course.finish(final)
+        record.done, record.last_end = verdict.round + 1, trio.current_time()
+        record.state, record.scales = Digest(verdict.state), Digest(verdict.scales)
+        # Nobody asks for these any more; a run's first state is made anew at each start.
+        keep = {record.state, record.scales, record.course.proposal.initial}
+        for root in (old | notes.written) - keep:
+            self._tools.states.delete(root)
         await self._tools.store.append_event("round.final", row)
-        if record.trainer is not None:
-            await record.trainer.tidy(final.round)
-        log.info("round final", run=_short(record), round=final.round, **scores)
+        log.info("round final", run=_short(record), round=verdict.round, auc=row["auc"])
 
-    async def _evaluate(
-        self, record: Record, state: bytes, records: bytes
+    def _round_row(
+        self, run: bytes, end: Finished, notes: RoundNotes, seconds: float
     ) -> dict[str, Any]:
-        """AUC and loss on this node's own held-out records; absent if that fails."""
-        try:
-            return await self._tools.compute.call(
-                "train.evaluate",
-                {
-                    "spec": record.plan.spec,
-                    "task": record.plan.task,
-                    "folder": str(self._tools.folders.states),
-                    "root": state,
-                    "records": records,
-                },
-            )
-        except ComputeError as error:
-            log.warning("not evaluated", run=_short(record), reason=str(error))
-            return {"held_out": 0, "auc": None, "loss": None}
+        verdict = end.verdict
+        scores = notes.scores.get(verdict.state) if verdict.accept else None
+        name = self._tools.federation.name_of
+        return {
+            "run": run.hex(),
+            "round": verdict.round,
+            "attempt": end.certificate.slot.attempt,
+            "attempts": len(notes.attempts),
+            "accepted": verdict.accept,
+            "survivors": [name(member) for member in end.survivors],
+            "state_root": verdict.state.hex(),
+            "seconds": round(seconds, 3),
+            "finished_at": now_s(),
+            "loss_first": notes.loss_first,
+            "loss_last": notes.loss_last,
+            "norm": notes.norm,
+            "cut": notes.cut,
+            "held_out": scores["held_out"] if scores else 0,
+            "auc": scores["auc"] if scores else None,
+            "loss": scores["loss"] if scores else None,
+            "bytes_received": sum(size for _, size in notes.received.values()),
+            "received": {
+                name: {"count": count, "bytes": size}
+                for name, (count, size) in sorted(notes.received.items())
+            },
+        }
 
     async def _create(self, plan: Plan) -> dict[str, Any]:
         return await self._tools.compute.call(
@@ -291,7 +332,9 @@ class Runs:
                 "records": await self._datasets.own_rows(dataset),
             },
         )
-        return Consent(proposal.id(), dataset, found["samples"])
+        return Consent(
+            proposal.id(), dataset, found["samples"], self._tools.signer.seal_key
+        )
 
     async def _give(self, consent: Consent) -> None:
         me = self._tools.signer
@@ -314,13 +357,13 @@ class Runs:
     def final_state(self, run: bytes) -> Digest:
         """The state a finished run ended with."""
         record = self.record(run)
-        if not record.course.over:
+        if record.phase() != "finished":
             raise RoundError(
-                f"run {run.hex()[:16]} is in round {record.course.round} of"
+                f"run {run.hex()[:16]} has done {record.done} rounds of"
                 f" {record.course.proposal.rounds}",
                 hint="wait until it is finished",
             )
-        return record.course.state
+        return record.state
 
     def may_fetch(self, peer: PeerId, blob: Digest) -> bool:
         """Masked shards and sums of the attempt under way, each to whom it is for."""
@@ -335,7 +378,7 @@ class Runs:
         if record is None:
             return False
         member = self._tools.federation.members.by_peer(peer)
-        known = {record.course.state, record.course.proposal.initial}
+        known = {record.state, record.scales, record.course.proposal.initial}
         return (
             member is not None and member.node_key in record.members and root in known
         )
@@ -354,7 +397,7 @@ class Runs:
             "run": run.hex(),
             "title": course.proposal.title,
             "phase": record.phase(),
-            "round": course.round,
+            "round": record.done,
             "rounds": course.proposal.rounds,
             "members": [name(member) for member in record.members],
             "consents": [name(member) for member in course.consents],
@@ -366,7 +409,7 @@ class Runs:
                 name(member): consent.samples
                 for member, consent in course.consents.items()
             },
-            "state_root": course.state.hex(),
+            "state_root": record.state.hex(),
             "proposed_by": name(record.proposer),
             "mine": self._tools.signer.public_key in record.members,
             "reason": (trainer.reason if trainer else "") or record.reason or None,
@@ -383,7 +426,9 @@ class Runs:
         plan = parse_plan(proposal.plan)
         if canonical_plan(plan) != proposal.plan:
             raise ProtocolError("the proposal's model file is not in canonical form")
-        record = Record(Course(proposal), plan, proposer, sealed, [])
+        policy(1, plan)
+        state = Digest(proposal.initial)
+        record = Record(Course(proposal), plan, proposer, sealed, [], state)
         self._known[proposal.id()] = record
         return record
 
@@ -418,32 +463,6 @@ class Runs:
             },
         )
         await self._start.send(consent.run)
-
-
-def _round_row(
-    course: Course, final: Final, notes: RoundNotes, scores: Mapping[str, Any]
-) -> dict[str, Any]:
-    return {
-        "run": course.run.hex(),
-        "round": final.round,
-        "attempt": final.attempt,
-        "attempts": notes.attempts,
-        "state_root": final.state.hex(),
-        "seconds": round(notes.seconds, 3),
-        "finished_at": int(time.time()),
-        "loss_first": notes.loss_first,
-        "loss_last": notes.loss_last,
-        "norm": notes.norm,
-        "cut": notes.cut,
-        "held_out": scores["held_out"],
-        "auc": scores["auc"],
-        "loss": scores["loss"],
-        "bytes_received": sum(size for _, size in notes.received.values()),
-        "received": {
-            name: {"count": count, "bytes": size}
-            for name, (count, size) in sorted(notes.received.items())
-        },
-    }
 
 
 def _short(record: Record) -> str:

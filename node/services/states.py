@@ -10,7 +10,7 @@ from pathlib import Path
 
 import trio
 
-from node.compute.state import CHUNK_BYTES, write_file
+from node.compute.state import CHUNK_BYTES, path_of, write_file
 from node.errors import AccessError, ComputeError, NodeError, StorageError
 from node.ports import Transport
 from protocol import merkle
@@ -59,6 +59,10 @@ class States:
             hint="it is asked for again",
         )
 
+    def delete(self, root: bytes) -> None:
+        """Nothing happens if it is not here."""
+        self._path(root).unlink(missing_ok=True)
+
     async def _pull(
         self, run: bytes, root: bytes, length_bytes: int, holder: PeerId
     ) -> bytes:
@@ -96,4 +100,4 @@ class States:
             raise StorageError(f"state {root.hex()[:16]} is not here") from error
 
     def _path(self, root: bytes) -> Path:
-        return self.folder / f"{root.hex()}.f32"
+        return path_of(self.folder, root)

@@ -28,7 +28,7 @@ async def test_a_method_gives_its_result_and_leaves_a_file(compute, tmp_path):
     async with compute as port:
         params = {"spec": SPEC.to_dict(), "folder": str(tmp_path)}
         made = await port.call("model.create", params)
-        assert (tmp_path / f"{made['root'].hex()}.f32").is_file()
+        assert (tmp_path / f"{made['root'].hex()}.state").is_file()
         assert await port.call("model.create", params) == made
 
 
@@ -43,11 +43,13 @@ async def test_an_unknown_method_a_bad_value_and_a_missing_file_are_told(
             await port.call("model.create", {"spec": bad, "folder": str(tmp_path)})
         lost = {
             "spec": SPEC.to_dict(),
-            "task": {"id": "i", "label": "y", "above": 0.5},
+            "task": {"id": "i", "label": "y", "above": 0.5, "held_out_percent": 1},
+            "train": {},
             "folder": str(tmp_path),
             "root": bytes(32),
             "records": b"i,age,y\n1,3,0\n2,4,1\n",
+            "blobs": str(tmp_path / "blobs"),
         }
         with pytest.raises(ComputeError, match="is not on this node") as caught:
-            await port.call("train.evaluate", lost)
+            await port.call("train.local", lost)
         assert caught.value.hint()

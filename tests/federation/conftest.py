@@ -48,6 +48,17 @@ PLAN = canonical_plan(
         spec=SPEC.to_dict(),
         task={"id": "id", "label": "y", "above": 0.5, "held_out_percent": 30},
         train={"steps": 2, "batch": 8, "trunk_rate": 0.01, "ends_rate": 0.01},
+        sum={
+            "beat_ms": 200,
+            "fresh_ms": 1500,
+            "patience_ms": 3000,
+            "view_ms": 400,
+            "ask_ms": 300,
+            "backup_ms": 400,
+            "upload_floor_ms": 3000,
+            "grace_ms": 5000,
+            "idle_ms": 500,
+        },
     )
 ).decode()
 
@@ -100,7 +111,7 @@ class Site:
         )
 
     @asynccontextmanager
-    async def up(self, *, train_s=20.0, phase_s=5.0):
+    async def up(self):
         """A running node; leaving is like `kill -9`: nothing is told to anybody."""
         world = self.world
         chain = MemoryChain(world.ledger, self.account)
@@ -129,12 +140,8 @@ class Site:
                 federation=federation,
                 compute=world.compute,
                 states=states,
-                folders=Folders(
-                    self.folder / "states", self.folder / "work", self.folder / "blobs"
-                ),
+                folders=Folders(self.folder / "states", self.folder / "blobs"),
                 worker_socket=world.worker,
-                train_s=train_s,
-                phase_s=phase_s,
             ),
             datasets=self.datasets,
             outbox=outbox,
@@ -176,7 +183,7 @@ class Site:
 class World:
     """Several sites, one network, one chain, one worker."""
 
-    def __init__(self, folder, worker, count=3):
+    def __init__(self, folder, worker, count=4):
         self.network = MemoryNetwork()
         self.compute = MemoryCompute()
         self.worker = worker

@@ -4,50 +4,116 @@ import json
 import random
 from contextlib import AsyncExitStack
 
+import nacl.exceptions
 import pytest
 import trio
 
 from node.compute import state as state_file
 from node.errors import AccessError, ComputeError, NodeError, RoundError
+from node.services.hands import RecordBox
 from protocol.errors import MalformedMessageError, ProtocolError
 
-ALL = ["clinic-0", "clinic-1", "clinic-2"]
+ALL = ["clinic-0", "clinic-1", "clinic-2", "clinic-3"]
 
 
-async def test_three_clinics_end_every_round_with_the_same_state(world):
+def states(world, run, sites=None):
+    """Round to the set of states that the sites say it ended with."""
+    found = {}
+    for site in sites or world.sites:
+        for row in site.runs.rounds(run):
+            found.setdefault(row["round"], set()).add(row["state_root"])
+    return found
+
+
+async def test_four_clinics_end_every_round_with_the_same_state(world):
     async with AsyncExitStack() as stack:
         for site in world.sites:
             await stack.enter_async_context(site.up())
         run = await world.propose(rounds=2)
         await world.until_finished(run)
-        rows = [site.runs.rounds(run) for site in world.sites]
-        for number in range(2):
-            roots = {row[number]["state_root"] for row in rows}
-            assert len(roots) == 1
-            assert {row[number]["attempts"] for row in rows} == {1}
+        first, second = states(world, run)[0], states(world, run)[1]
         initial = world.sites[0].runs.record(run).course.proposal.initial.hex()
-        assert rows[0][1]["state_root"] not in {initial, rows[0][0]["state_root"]}
+        assert len(first) == len(second) == 1
+        assert len(first | second | {initial}) == 3
+        for site in world.sites:
+            for row in site.runs.rounds(run):
+                assert row["accepted"]
+                assert len(row["survivors"]) >= 3
+                assert row["loss_last"] is not None
         with trio.fail_after(5):
-            while len(world.events("RoundAnchored")) < 6:
+            while len(world.events("RoundAnchored")) < 8:
                 await trio.sleep(0.01)
     assert world.refused == []
 
 
-async def test_a_finished_round_leaves_no_shard_update_or_saying_behind(world):
+@pytest.mark.slow
+async def test_a_finished_run_leaves_no_shard_update_or_secret_behind(world):
+    async with AsyncExitStack() as stack:
+        for site in world.sites:
+            await stack.enter_async_context(site.up())
+        run = await world.propose(rounds=2)
+        await world.until_finished(run)
+        await trio.sleep(0.3)
+    for site in world.sites:
+        left = [p for p in (site.folder / "blobs").rglob("*") if p.is_file()]
+        assert left == []
+        assert await site.store.scan("round-shared") == []
+        # The newest state, its scales, and the run's first state.
+        assert len(list((site.folder / "states").iterdir())) == 3
+
+
+@pytest.mark.slow
+async def test_records_of_a_round_are_sealed_at_rest(world):
     async with AsyncExitStack() as stack:
         for site in world.sites:
             await stack.enter_async_context(site.up())
         run = await world.propose(rounds=1)
         await world.until_finished(run)
-        await trio.sleep(0.2)
-    for site in world.sites:
-        left = [p for p in (site.folder / "blobs").rglob("*") if p.is_file()]
-        assert left == []
-        assert list((site.folder / "work").iterdir()) == []
-        assert await site.store.scan("round-said") == []
+        site, other = world.sites[:2]
+        stored = await site.store.scan("round-records")
+        opened = await RecordBox(_tools(site), run).read()
+        assert len(opened) == len(stored) > 0
+        for (_, sealed), plain in zip(stored, opened.values(), strict=True):
+            assert plain not in sealed
+        with pytest.raises(nacl.exceptions.CryptoError):
+            box = RecordBox(_tools(site), run)
+            box._box = RecordBox(_tools(other), run)._box
+            await box.read()
 
 
-@pytest.mark.parametrize("seed", [0, 1, pytest.param(2, marks=pytest.mark.slow)])
+def _tools(site):
+    return site.runs._tools
+
+
+@pytest.mark.slow
+async def test_a_round_ends_while_one_of_four_is_dead_and_it_catches_up(world):
+    async with AsyncExitStack() as stack:
+        for site in world.sites[1:]:
+            await stack.enter_async_context(site.up())
+        dead = world.sites[0]
+        async with dead.up():
+            run = await world.propose(rounds=3)
+            await trio.sleep(0.1)
+        await world.until_finished(run, world.sites[1:])
+        for row in world.sites[1].runs.rounds(run)[1:]:
+            assert dead.name not in row["survivors"]
+        async with dead.up():
+            await world.until_finished(run, [dead])
+            assert len({s.runs.row(run)["state_root"] for s in world.sites}) == 1
+            path = state_file.path_of(
+                dead.folder / "states", dead.runs.final_state(run)
+            )
+            with trio.fail_after(20):
+                while not path.exists():
+                    await trio.sleep(0.05)
+            size = path.stat().st_size // 4
+            root = dead.runs.final_state(run)
+            assert state_file.read(dead.folder / "states", root, size).any()
+    assert all(len(roots) == 1 for roots in states(world, run).values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1])
 async def test_a_node_killed_at_any_moment_comes_back_to_the_same_states(world, seed):
     draw = random.Random(seed)
     async with AsyncExitStack() as stack:
@@ -62,36 +128,12 @@ async def test_a_node_killed_at_any_moment_comes_back_to_the_same_states(world, 
                 await trio.sleep(draw.uniform(0.1, 0.6))
         async with first.up():
             await world.until_finished(run)
-            rounds = [site.runs.rounds(run) for site in world.sites]
-    for number in range(3):
-        assert len({row[number]["state_root"] for row in rounds}) == 1
+            found = states(world, run)
+    assert sorted(found) == [0, 1, 2]
+    assert all(len(roots) == 1 for roots in found.values())
 
 
-async def test_who_missed_the_end_of_a_round_is_shown_it_and_fetches_the_state(world):
-    """The others hold the claims; the late one has neither claims nor state."""
-    async with AsyncExitStack() as stack:
-        for site in world.sites[1:]:
-            await stack.enter_async_context(site.up())
-        late = world.sites[0]
-        async with late.up():
-            run = await world.propose(rounds=1)
-            await world.until_finished(run, world.sites[1:])
-        # As if the machine had stopped before the round was final, and with a worse disk.
-        # Its own claim is what it cannot hear again: nobody is told his own words.
-        for key, _ in await late.store.scan("run-rounds"):
-            await late.store.delete("run-rounds", key)
-        for path in (late.folder / "states").iterdir():
-            path.unlink()
-        async with late.up():
-            await world.until_finished(run, [late])
-            roots = {s.runs.row(run)["state_root"] for s in world.sites}
-            assert len(roots) == 1
-            (row,) = late.runs.rounds(run)
-            root = bytes.fromhex(row["state_root"])
-            size = late.runs.record(run).trainer._size
-            assert state_file.read(late.folder / "states", root, size).any()
-
-
+@pytest.mark.slow
 async def test_a_state_is_not_given_to_a_stranger_to_the_run(world):
     async with AsyncExitStack() as stack:
         for site in world.sites:
