@@ -2,6 +2,8 @@
 
 import secrets
 import shutil
+import subprocess
+import sys
 import tempfile
 import threading
 from contextlib import asynccontextmanager
@@ -17,6 +19,7 @@ import trio
 from ee import integer
 from ee.spec import Column, ModelSpec, initial_state, part, split
 from ee.table import final_norm, head_scores, parse, stem_tokens
+from node.adapters.compute_child import open_compute_child
 from node.adapters.keyfile import KeyFile
 from node.adapters.memory_chain import Ledger, MemoryChain
 from node.adapters.memory_store import MemoryBlobs, MemoryStore
@@ -302,7 +305,7 @@ def federation(tmp_path, socket_path):
 
 
 async def audited(node, count):
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         while len(node.audits.rows()) < count:
             await trio.sleep(0.01)
     return node.audits.rows()
@@ -732,3 +735,35 @@ async def test_nobody_vouches_in_anothers_name_or_twice(federation):
         assert open_confirmation(sealed)[0] == said
         with pytest.raises(ProtocolError, match="record is not 32 bytes"):
             seal_confirmation(key.sign, key.public_key, Confirmation(nodes.model, b""))
+
+
+@pytest.fixture
+def worker_process(tmp_path):
+    # Beside pytest's own folder, because a unix socket's path is short.
+    path = Path(tempfile.mkdtemp(prefix="rexis-")) / "w"
+    command = [sys.executable, "-m", "node.worker", "--socket", str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as worker:
+        assert worker.stdout.readline().startswith(b"ready")
+        yield path
+        worker.terminate()
+    shutil.rmtree(path.parent)
+
+
+def libraries(pid):
+    """What a process has mapped, as one text."""
+    return Path(f"/proc/{pid}/maps").read_text()
+
+
+@pytest.mark.slow
+async def test_over_real_processes_and_the_child_that_replays_loads_no_torch(
+    federation, worker_process
+):
+    async with federation() as nodes, open_compute_child() as child:
+        nodes.host.host._socket = str(worker_process)
+        nodes.auditor.verifier._replayer._compute = child
+        await nodes.clinic.requester.run(nodes.model, "host", CSV)
+        await nodes.host.receipts.anchor()
+        reports = await audited(nodes.clinic, 2)
+        assert {row["verdict"] for row in reports} == {"passed"}
+        assert "numpy" in libraries(child.pid)
+        assert "torch" not in libraries(child.pid)
