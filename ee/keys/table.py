@@ -37,13 +37,21 @@ class TrunkKey:
         """Names the key without telling anything about it."""
         return self._key.fingerprint()
 
+    @cached_property
+    def _narrow(self) -> NDArray[np.float32]:
+        return self.residual.astype(np.float32)
+
     def enter(self, x: NDArray[Any]) -> NDArray[Any]:
         """Plain rows (..., width) to keyed rows; gradients go the same way."""
-        return (x @ self.residual).astype(x.dtype)
+        return np.asarray(x @ self._turn(x))
 
     def leave(self, y: NDArray[Any]) -> NDArray[Any]:
         """Keyed rows to plain rows."""
-        return (y @ self.residual.T).astype(y.dtype)
+        return np.asarray(y @ self._turn(y).T)
+
+    def _turn(self, x: NDArray[Any]) -> NDArray[Any]:
+        """In the dtype of the rows: they cross it twice in every step."""
+        return self._narrow if x.dtype == np.float32 else self.residual
 
     def mapped(self, trunk: Arrays, *, inverse: bool) -> Arrays:
         """Keyed or unkeyed weights, in the dtype they came in."""
