@@ -11,6 +11,7 @@ from ee.smode.arithmetic import Arithmetic, Gaussian, Ring, arithmetic_named
 from ee.smode.holder import Account, Carry, KeyHolder
 from ee.smode.host import HostShare, Reply, Request
 from ee.smode.pads import PadLedger, PadReuseError, PadStream
+from ee.smode.probe import Probes, WrongProductError
 
 __all__ = [
     "Account",
@@ -22,8 +23,10 @@ __all__ = [
     "PadLedger",
     "PadReuseError",
     "PadStream",
+    "Probes",
     "Reply",
     "Request",
     "Ring",
+    "WrongProductError",
     "arithmetic_named",
 ]

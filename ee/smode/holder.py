@@ -14,6 +14,7 @@ from ee.errors import EncryptionError
 from ee.smode.arithmetic import Arithmetic, Array
 from ee.smode.host import Reply, Request
 from ee.smode.pads import PadLedger
+from ee.smode.probe import Probes
 
 Carry = Callable[[Request, Request], tuple[Reply, Reply]]
 """Requests to the first and the second host; their replies, in that order."""
@@ -52,11 +53,14 @@ class KeyHolder:
         ledger: PadLedger,
         carry: Carry,
         sizes: dict[str, LayerSize],
+        probes: Probes | None = None,
     ) -> None:
+        """`probes` check every answer; without them a host may spoil a result unseen."""
         self._arithmetic = arithmetic
         self._ledger = ledger
         self._carry = carry
         self._sizes = sizes
+        self._probes = probes
         self.account = Account()
 
     def product(
@@ -83,6 +87,10 @@ class KeyHolder:
                 raise EncryptionError(
                     f"{layer}: a host answered {reply.product.shape}, needs {expected}"
                 )
+        if self._probes is not None:
+            pad = self._arithmetic.pad(self._ledger.stream, number, (rows, width))
+            for operand, reply in zip((split.share, pad), replies, strict=True):
+                self._probes.check(layer, operand, reply.product, backward=backward)
         self._count(first, replies, x)
         joined = self._arithmetic.join(replies[0].product, replies[1].product)
         return joined * split.scale * size.scale

@@ -44,7 +44,7 @@ def measure(pad: str, texts: int, steps: int) -> dict[str, Any]:
     """One session of `texts` texts forward and `steps` LoRA steps."""
     import torch
 
-    from ee.smode import KeyHolder, PadLedger, arithmetic_named
+    from ee.smode import KeyHolder, PadLedger, Probes, arithmetic_named
     from ee.smode.cost import BlockShape, backward_values, forward_values
     from ee.smode.model import share_model
     from node.attack.material import read_minilm, read_texts
@@ -69,7 +69,9 @@ def measure(pad: str, texts: int, steps: int) -> dict[str, Any]:
         link = stack.enter_context(
             HostLink(first, second, arithmetic, shared.weights, seed)
         )
-        holder = KeyHolder(arithmetic, PadLedger(seed, set()), link, shared.sizes)
+        probes = Probes(arithmetic, shared.weights, secrets.token_bytes(32))
+        ledger = PadLedger(seed, set())
+        holder = KeyHolder(arithmetic, ledger, link, shared.sizes, probes)
         shared.attach(holder)
         started = time.monotonic()
         with torch.no_grad():

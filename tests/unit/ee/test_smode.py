@@ -15,8 +15,10 @@ from ee.smode import (
     PadLedger,
     PadReuseError,
     PadStream,
+    Probes,
     Request,
     Ring,
+    WrongProductError,
     arithmetic_named,
 )
 from ee.smode.cost import BlockShape, backward_values, forward_values
@@ -163,6 +165,54 @@ def test_what_a_reused_pad_would_leak_is_the_difference_of_the_plaintexts(arithm
     np.testing.assert_allclose(seen, x - other, atol=0.05)
     fresh = arithmetic.split(other, stream, 8)
     assert np.abs(a.share.astype(float) - fresh.share.astype(float)).mean() > 0.5
+
+
+def _spoiled(reply, spoil: float):
+    product = reply.product.copy()
+    product[1:2, 2:3] += product.dtype.type(spoil)
+    return type(reply)(product)
+
+
+@pytest.mark.parametrize("liar", [0, 1])
+@pytest.mark.parametrize(
+    ("arithmetic", "spoil"),
+    [
+        (Ring(), 1 << 40),
+        (Ring(), 1 << 63),
+        (Gaussian(10), 0.01),
+        (Gaussian(10), np.nan),
+    ],
+)
+def test_a_host_that_answers_wrongly_is_caught_by_a_secret_projection(
+    arithmetic, spoil, liar
+):
+    weight = np.random.default_rng(0).normal(size=(40, 64))
+    x = np.random.default_rng(1).normal(size=(5, 64))
+    sizes = {"a": LayerSize(64, 40, arithmetic.weight_scale(weight))}
+
+    def product(*, honest: bool, probed: bool):
+        hosts = [HostShare(arithmetic, {"a": weight}, s) for s in (None, SEED)]
+
+        def carry(*requests: Request):
+            replies = [h.answer(r) for h, r in zip(hosts, requests, strict=True)]
+            if not honest:
+                replies[liar] = _spoiled(replies[liar], spoil)
+            return tuple(replies)
+
+        probes = Probes(arithmetic, {"a": weight}, bytes(32)) if probed else None
+        ledger = PadLedger(SEED, set())
+        holder = KeyHolder(arithmetic, ledger, carry, sizes, probes)
+        y = holder.product("a", x)
+        if honest:
+            holder.product("a", y, backward=True)
+        return y
+
+    product(honest=True, probed=True)
+    with pytest.raises(WrongProductError, match="a: 1 of 5 rows"):
+        product(honest=False, probed=True)
+    # Without the projection the lie goes through: that is what it is for.
+    wrong = product(honest=False, probed=False)
+    assert not np.array_equal(wrong, product(honest=True, probed=False))
 
 
 def test_hosts_refuse_what_is_not_theirs():
