@@ -6,6 +6,7 @@ that fails there has shown nothing anywhere.
 """
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -72,7 +73,8 @@ class Row(msgspec.Struct, frozen=True):
     control: float
     trials: int
     measure: str
-    detail: dict[str, float]
+    detail: dict[str, float | None]
+    """None: never, where a number was looked for and not reached."""
 
 
 @dataclass(frozen=True)
@@ -260,6 +262,9 @@ ATTACKS: dict[str, tuple[str, Attack]] = {
 SUMMED = "8 gradient span"
 
 
+MODELS = ("minilm", "causal")
+
+
 def run(size: Size, seed: int, say: Say, model: str | None = None) -> Iterator[Row]:
     """Rows of both models, or of the one named, in the order of the table."""
     say("reading MiniLM and the text")
@@ -303,9 +308,10 @@ def _row(
     found: Finding,
     control: float,
 ) -> Row:
+    detail = {n: v if math.isfinite(v) else None for n, v in found.detail.items()}
     return Row(
         attack, model, base, mode, found.value, found.chance, control,
-        found.trials, measure, found.detail,
+        found.trials, measure, detail,
     )  # fmt: skip
 
 
