@@ -23,10 +23,18 @@ the same attack where nothing is keyed.
 )
 @click.option("--quick", is_flag=True, help="A fraction of the texts; coarser figures.")
 @click.option("--model", type=click.Choice(["minilm", "causal"]), help="Only this one.")
+@click.option("--only", type=click.IntRange(1, 10), multiple=True, metavar="N",
+              help="Only the attack of this number; may be given again.")  # fmt: skip
 @click.option("--json", "as_json_", is_flag=True, help="Rows as one JSON array.")
 @click.option("--markdown", is_flag=True, help="The table as docs/attacks.md has it.")
 def attack(
-    *, seed: int, quick: bool, model: str | None, as_json_: bool, markdown: bool
+    *,
+    seed: int,
+    quick: bool,
+    model: str | None,
+    only: tuple[int, ...],
+    as_json_: bool,
+    markdown: bool,
 ) -> None:
     """Run the attack suite against our own keyed models.
 
@@ -42,9 +50,9 @@ def attack(
 
     try:
         rows = (
-            _both(seed, quick=quick)
+            _both(seed, only, quick=quick)
             if model is None
-            else _one(seed, model, quick=quick)
+            else _one(seed, model, only, quick=quick)
         )
     except (NodeError, EncryptionError) as error:
         hint = error.hint() if isinstance(error, NodeError) else ""
@@ -60,7 +68,7 @@ def attack(
         Console(width=110).print(render.as_table(rows))
 
 
-def _one(seed: int, model: str, *, quick: bool) -> list[Any]:
+def _one(seed: int, model: str, only: tuple[int, ...], *, quick: bool) -> list[Any]:
     """Rows of one model; progress on stderr, one line that rewrites itself on a terminal."""
     from rich.console import Console
 
@@ -75,10 +83,10 @@ def _one(seed: int, model: str, *, quick: bool) -> list[Any]:
             else:
                 errors.print(text, highlight=False, soft_wrap=True)
 
-        return list(run(QUICK if quick else Size(), seed, say, model))
+        return list(run(QUICK if quick else Size(), seed, say, model, only))
 
 
-def _both(seed: int, *, quick: bool) -> list[Any]:
+def _both(seed: int, only: tuple[int, ...], *, quick: bool) -> list[Any]:
     """Rows of both models, each in a process of its own, at one time.
 
     The attacks are many small products, which threads do not speed up; two processes do.
@@ -91,6 +99,7 @@ def _both(seed: int, *, quick: bool) -> list[Any]:
 
     check_installed()
     options = ["--json", "--seed", str(seed), *(["--quick"] if quick else [])]
+    options += [part for number in only for part in ("--only", str(number))]
     command = [sys.executable, "-m", "node.attack", *options, "--model"]
     # Pipes, not a terminal: two lines that rewrite themselves would overwrite each other.
     running = [
