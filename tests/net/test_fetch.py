@@ -55,7 +55,7 @@ async def taker_and(net, *held, blobs=None, may_fetch=None):
         yield taker, holders
 
 
-def fetched(taker, holders, *, timeout_s=30, limit_bytes=SIZE):
+def fetched(taker, holders, *, timeout_s=90, limit_bytes=SIZE):
     first, *others = [holder.peer_id for holder in holders]
     return taker.fetch(
         first, DIGEST, others=others, limit_bytes=limit_bytes, timeout_s=timeout_s
