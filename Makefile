@@ -33,6 +33,10 @@ imports: setup
 fast: setup
 	$(PY) -m pytest -q -n 2 --dist loadfile -m 'not slow'
 
+sim: setup ## ten thousand simulated federations, and mutants that must be caught
+	$(PY) tests/sim --mutants
+	$(PY) tests/sim
+
 fmt: setup ## format and fix what can be fixed
 	.venv/bin/ruff format .
 	.venv/bin/ruff check --fix .

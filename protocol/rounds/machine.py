@@ -760,7 +760,13 @@ class Rounds:
     def _make_offer(self, slot: Slot) -> bytes | None:
         cohort = self._history.cohort
         ready = self._ready(slot.name())
-        if len(ready) < cohort.thresholds.survivors:
+        # A member that was shown to lie is done without, unless a sum without it would,
+        # with one opened before, single it out.
+        clean = frozenset(ready) - self._accused
+        allowed = self._history.allowed(clean) or self._history.allowed(
+            frozenset(ready)
+        )
+        if allowed is None or len(allowed) < cohort.thresholds.survivors:
             self._ready_since = None
             return None
         if self._ready_since is None:
@@ -774,9 +780,6 @@ class Rounds:
             return None
         waited = self._now - self._ready_since >= cohort.policy.patience_ms
         if len(ready) < len(cohort.members) and not waited:
-            return None
-        allowed = self._history.allowed(frozenset(ready))
-        if allowed is None:
             return None
         members = tuple(m for m in cohort.members if m in allowed)
         prekeys = tuple(
@@ -813,12 +816,7 @@ class Rounds:
         alive = self.expected(self._now)
         for member, beat in self._talk.beats.items():
             body = beat.body
-            if (
-                member in alive
-                and body.ready
-                and body.head == self.head
-                and member not in self._accused
-            ):
+            if member in alive and body.ready and body.head == self.head:
                 held[member] = body.held
         found: dict[bytes, Known] = {}
         if len(held) < cohort.thresholds.survivors:

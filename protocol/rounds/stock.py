@@ -117,7 +117,7 @@ class Stock:
         usable = [
             number
             for number in self._known[member]
-            if self.is_free(member, number, slot)
+            if number >= self._withdrawn[member] and self.is_free(member, number, slot)
         ]
         return self._known[member][min(usable)] if usable else None
 

@@ -90,6 +90,8 @@ def test_the_quick_table_says_what_the_documents_say():
         # A control that fails shows nothing; 6 behind a block and the one-token tables of
         # 2 behind a block are known to be weak there.
         weak = row["mode"] == "E k=1" and row["attack"][0] in "26"
+        # Fewer than twenty words say nothing either way; the full run has more.
+        weak = weak or row["trials"] < 20
         if not weak:
             control = Row(**{**row, "value": row["control"]})
             assert render.is_broken(control), label
