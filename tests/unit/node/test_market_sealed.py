@@ -137,7 +137,9 @@ def test_no_key_reaches_a_log_at_any_level(caplog):
         opened(header, body)
         with pytest.raises(AccessError):
             opened(header, body, key=STRANGER)
-    assert caplog.text == ""
+    # Threads of other tests may write too: what counts is who and what.
+    assert not [r for r in caplog.records if r.name.startswith("crypt4gh")]
+    assert OWNER.hex() not in caplog.text
     # The package does log the key where its loggers are left open.
     log = logging.getLogger("crypt4gh")
     level = log.level
