@@ -1,8 +1,8 @@
 """Blobs as files named by their SHA-256: written aside, synced, then renamed into place.
 
 A name therefore exists only with its whole content behind it, whatever instant the
-machine stopped at.  Leftovers of a crash lie in `tmp` and go when the folder is opened,
-which only the daemon that holds the home's lock does.
+machine stopped at.  Leftovers of a crash lie in `tmp` until `tidy`, which only the daemon
+that holds the home's lock may call: its child writes blobs into the same folder.
 """
 
 import errno
@@ -27,8 +27,12 @@ class BlobDir:
     def __init__(self, path: str | Path) -> None:
         self._root = Path(path)
         self._aside = self._root / "tmp"
-        with _mapped(self._root):
+        with mapped(self._root):
             self._aside.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def tidy(self) -> None:
+        """Remove what a crash left half written; nobody may be writing."""
+        with mapped(self._root):
             for left in self._aside.iterdir():
                 left.unlink()
 
@@ -43,22 +47,22 @@ class BlobDir:
         return self.path(digest).is_file()
 
     def size(self, digest: Digest) -> int:
-        with _mapped(digest):
+        with mapped(digest):
             return self.path(digest).stat().st_size
 
     def read(self, digest: Digest, offset: int, length: int) -> bytes:
         """At most `length` bytes; less at the end of the blob."""
         if offset < 0 or length < 0:
             raise StorageError(f"cannot read {length} bytes from offset {offset}")
-        with _mapped(digest), self.path(digest).open("rb") as file:
+        with mapped(digest), self.path(digest).open("rb") as file:
             file.seek(offset)
             return file.read(length)
 
-    def put(self, data: bytes) -> Digest:
+    def put(self, data: bytes | memoryview) -> Digest:
         """Durable when this returns; a blob that is here already is not written again."""
         digest = Digest(hashlib.sha256(data).digest())
         if not self.has(digest):
-            with self.writer() as writer:
+            with BlobFile(self, self._aside / secrets.token_hex(8), digest) as writer:
                 writer.write(data)
                 writer.commit(digest)
         return digest
@@ -69,13 +73,13 @@ class BlobDir:
 
     def delete(self, digest: Digest) -> None:
         """Nothing happens if it is not here."""
-        with _mapped(digest):
+        with mapped(digest):
             self.path(digest).unlink(missing_ok=True)
 
     def check(self, digest: Digest) -> None:
         """Read it all; `StorageError` if the disk gives back something else."""
         hasher = hashlib.sha256()
-        with _mapped(digest), self.path(digest).open("rb") as file:
+        with mapped(digest), self.path(digest).open("rb") as file:
             while chunk := file.read(_CHUNK_BYTES):
                 hasher.update(chunk)
         if hasher.digest() != digest:
@@ -88,11 +92,15 @@ class BlobDir:
 class BlobFile:
     """One blob being written; leaving its context without a commit drops it."""
 
-    def __init__(self, blobs: BlobDir, aside: Path) -> None:
+    def __init__(
+        self, blobs: BlobDir, aside: Path, known: Digest | None = None
+    ) -> None:
+        """`known` is the digest of what will be written, where it has been taken."""
         self._blobs = blobs
         self._aside = aside
         self._hasher = hashlib.sha256()
-        with _mapped(aside):
+        self._known = known
+        with mapped(aside):
             self._file = aside.open("xb")
 
     def __enter__(self) -> Self:
@@ -106,40 +114,45 @@ class BlobFile:
     ) -> None:
         self.abort()
 
-    def write(self, data: bytes) -> None:
-        self._hasher.update(data)
-        with _mapped(self._aside):
-            self._file.write(data)
+    def write(self, data: bytes | memoryview) -> None:
+        if self._known is None:
+            self._hasher.update(data)
+        view = memoryview(data)
+        with mapped(self._aside):
+            # ext4 takes 8 MiB in one call four times slower than in pieces (measured).
+            for start in range(0, len(view), _CHUNK_BYTES):
+                self._file.write(view[start : start + _CHUNK_BYTES])
 
     def commit(self, digest: Digest) -> None:
         """Into its place, if it is what was expected; durable when this returns."""
-        if self._hasher.digest() != digest:
+        found = self._known or self._hasher.digest()
+        if found != digest:
             self.abort()
             raise StorageError(
-                f"blob has digest {self._hasher.hexdigest()}, not {digest.hex()}",
+                f"blob has digest {found.hex()}, not {digest.hex()}",
                 hint="other bytes arrived than were announced; ask another peer",
             )
         place = self._blobs.path(digest)
-        with _mapped(digest):
+        with mapped(digest):
             self._file.flush()
             os.fsync(self._file.fileno())
             self._file.close()
             if not place.parent.is_dir():
                 place.parent.mkdir(mode=0o700, exist_ok=True)
-                _sync_folder(place.parent.parent)
+                sync_folder(place.parent.parent)
             self._aside.replace(place)
-            _sync_folder(place.parent)
+            sync_folder(place.parent)
 
     def abort(self) -> None:
         """Drop what was written; harmless after a commit."""
-        with _mapped(self._aside):
+        with mapped(self._aside):
             try:
                 self._file.close()
             finally:
                 self._aside.unlink(missing_ok=True)
 
 
-def _sync_folder(path: Path) -> None:
+def sync_folder(path: Path) -> None:
     # A rename is durable only once the folder that holds the name is (fsync(2)).
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -149,7 +162,7 @@ def _sync_folder(path: Path) -> None:
 
 
 @contextmanager
-def _mapped(what: Digest | Path) -> Iterator[None]:
+def mapped(what: Digest | Path) -> Iterator[None]:
     name = f"blob {what.hex()}" if isinstance(what, bytes) else str(what)
     try:
         yield

@@ -6,13 +6,13 @@ comes when two nodes meet.
 """
 
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import trio
 
 from node.errors import AccessError, NodeError, TransportError
-from node.ports import Announcement, Answer, Blobs
+from node.ports import Announcement, Answer, Blobs, Fetched
 from protocol.errors import LocalProtocolError, ProtocolError
 from protocol.gossip import KEEP_NOTES, PAYLOAD_LIMIT_BYTES
 from protocol.types import Digest, PeerId
@@ -130,18 +130,39 @@ class MemoryTransport:
         return data
 
     async def fetch(
-        self, peer: PeerId, digest: Digest, *, limit_bytes: int, timeout_s: float
-    ) -> None:
-        if self._blobs.has(digest):
-            return
+        self,
+        peer: PeerId,
+        digest: Digest,
+        *,
+        limit_bytes: int,
+        timeout_s: float,
+        others: Sequence[PeerId] = (),
+    ) -> Fetched:
+        liars: set[PeerId] = set()
+        errors: dict[PeerId, NodeError] = {}
         with trio.move_on_after(timeout_s):  # in memory nothing takes longer
             await trio.lowlevel.checkpoint()
-        data = self._reach(peer).give(self._peer, digest, limit_bytes)
-        if digest_of(data) != digest:
-            raise TransportError(
-                f"blob of {peer} has digest {digest_of(data).hex()}, not {digest.hex()}"
+        if self._blobs.has(digest):
+            return Fetched({}, frozenset())
+        for holder in (peer, *others):
+            try:
+                data = self._reach(holder).give(self._peer, digest, limit_bytes)
+            except (AccessError, TransportError) as error:
+                errors[holder] = error
+                continue
+            if digest_of(data) == digest:
+                self._blobs.put(data)
+                return Fetched({holder: len(data)}, frozenset(liars))
+            liars.add(holder)
+            errors[holder] = TransportError(
+                f"blob of {holder} has digest {digest_of(data).hex()}, not {digest.hex()}"
             )
-        self._blobs.put(data)
+        if len(errors) == 1:
+            raise errors[peer]
+        told = "; ".join(f"{holder}: {error}" for holder, error in errors.items())
+        refused = all(isinstance(error, AccessError) for error in errors.values())
+        kind = AccessError if refused else TransportError
+        raise kind(f"no holder gave blob {digest.hex()}: {told}")
 
     async def answer(self, peer: PeerId, protocol: str, payload: bytes) -> bytes:
         """Serve `peer`; only what a refusal frame carries gets out."""

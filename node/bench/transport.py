@@ -1,4 +1,4 @@
-"""How fast the network part is, and against what: `python -m node.bench.transport --json`.
+"""How fast the network part is, and against what: `python -m node.bench transport --json`.
 
 Each rate is measured between two fresh processes; the kinds take turns, so that whatever
 else the machine does falls on all of them, and the ratios are medians over the turns.
@@ -10,14 +10,17 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import trio
 
+from node.adapters.blob_dir import BlobDir
 from node.adapters.libp2p import Libp2pTransport
-from node.bench.transport_peer import FileBlobs, make_node
+from node.bench.transport_peer import make_node
 
 NODES = 10
 BURST = 200
@@ -52,9 +55,9 @@ def run(quick: bool) -> dict[str, Any]:
 
 
 def _turn(size: int) -> dict[str, float]:
-    stock = _pair("stock", size)["mb_per_s"]
-    stream = _pair("ours", size)["mb_per_s"]
-    node = _pair("node", size)
+    stock = pair("stock", size)["mb_per_s"]
+    stream = pair("ours", size)["mb_per_s"]
+    node = pair("node", size)
     return {
         "stock": stock,
         "stream": stream,
@@ -65,36 +68,43 @@ def _turn(size: int) -> dict[str, float]:
     }
 
 
-def _pair(kind: str, size: int) -> dict[str, float]:
-    """Start a server process, measure from a second one, end the first."""
+def pair(kind: str, size: int, holders: int = 1) -> dict[str, float]:
+    """Start server processes, measure from another one, end them."""
     program = [sys.executable, "-m", "node.bench.transport_peer"]
-    with TemporaryDirectory() as theirs, TemporaryDirectory() as ours:
-        server = subprocess.Popen(
-            [*program, "serve", kind, str(size), theirs],
-            stdin=subprocess.PIPE,
+    with TemporaryDirectory() as folder, ExitStack() as stack:
+        servers = []
+        for number in range(holders):
+            home = Path(folder, str(number))
+            home.mkdir()
+            command = [*program, "serve", kind, str(size), str(home)]
+            server = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            )
+            stack.callback(server.wait)
+            stack.callback(server.kill)
+            servers.append(server)
+        addresses = [
+            json.loads(server.stdout.readline()) for server in servers if server.stdout
+        ]
+        address = json.dumps(addresses) if kind == "node" else addresses[0]
+        answer = subprocess.run(
+            [*program, "measure", kind, address, str(size), folder],
             stdout=subprocess.PIPE,
             text=True,
+            timeout=600,
+            check=True,
         )
-        with server:
-            try:
-                assert server.stdout is not None
-                address = json.loads(server.stdout.readline())
-                answer = subprocess.run(
-                    [*program, "measure", kind, address, str(size), ours],
-                    stdout=subprocess.PIPE,
-                    text=True,
-                    timeout=300,
-                    check=True,
-                )
-            finally:
-                server.kill()
     measured: dict[str, float] = json.loads(answer.stdout)
     return measured
 
 
 async def _measure_gossip() -> tuple[float, float]:
     """Median time to the last of ten nodes, and the share of a burst that arrived."""
-    nodes = [make_node(FileBlobs(Path())) for _ in range(NODES)]
+    with TemporaryDirectory() as folder:
+        return await _gossip_among([make_node(BlobDir(folder)) for _ in range(NODES)])
+
+
+async def _gossip_among(nodes: list[Libp2pTransport]) -> tuple[float, float]:
     async with trio.open_nursery() as nursery:
         for node in nodes:
             await nursery.start(node.run)
@@ -135,18 +145,14 @@ async def _burst(nodes: list[Libp2pTransport]) -> float:
     return sum(map(len, seen)) / (NODES * (BURST - BURST // NODES))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(argv: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(prog="node.bench transport", description=__doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--quick", action="store_true", help="one small turn")
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     result = run(options.quick)
     if options.json:
         print(json.dumps(result))
     else:
         for key, value in result.items():
             print(f"{key:18} {value}")
-
-
-if __name__ == "__main__":
-    main()

@@ -5,9 +5,9 @@
 host of our adapter with the very same two stream programs, kind `node` the whole adapter.
 """
 
-import hashlib
 import json
 import os
+import resource
 import secrets
 import statistics
 import sys
@@ -18,11 +18,13 @@ from typing import Any, NoReturn
 
 import libp2p
 import nacl.signing
+import numpy as np
 import trio
 from libp2p.custom_types import TProtocol
 from libp2p.peer.peerinfo import info_from_p2p_addr
 from multiaddr import Multiaddr
 
+from node.adapters.blob_dir import BlobDir
 from node.adapters.libp2p import Libp2pTransport
 from node.adapters.libp2p.host import Host
 from node.ports import Blobs
@@ -33,53 +35,6 @@ SINK = TProtocol("/rexis/bench/sink/1")
 WRITE_BYTES = 1 << 20
 READ_BYTES = 1 << 18
 REQUESTS = 300
-
-
-class FileBlobs:
-    """The `Blobs` port on files, the least a real store does."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def has(self, digest: Digest) -> bool:
-        return self._path(digest).exists()
-
-    def size(self, digest: Digest) -> int:
-        return self._path(digest).stat().st_size
-
-    def read(self, digest: Digest, offset: int, length: int) -> bytes:
-        with self._path(digest).open("rb", buffering=0) as file:
-            return os.pread(file.fileno(), length, offset)
-
-    def put(self, data: bytes) -> Digest:
-        digest = Digest(hashlib.sha256(data).digest())
-        self._path(digest).write_bytes(data)
-        return digest
-
-    def writer(self) -> "FileWriter":
-        return FileWriter(self._folder)
-
-    def _path(self, digest: Digest) -> Path:
-        return self._folder / digest.hex()
-
-
-class FileWriter:
-    """Takes a blob piece by piece."""
-
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / f"part-{secrets.token_hex(8)}"
-        self._file = self._path.open("xb", buffering=0)
-
-    def write(self, data: bytes) -> None:
-        self._file.write(data)
-
-    def commit(self, digest: Digest) -> None:
-        self._file.close()
-        self._path.rename(self._path.with_name(digest.hex()))
-
-    def abort(self) -> None:
-        self._file.close()
-        self._path.unlink(missing_ok=True)
 
 
 def make_node(blobs: Blobs) -> Libp2pTransport:
@@ -149,9 +104,11 @@ async def _measure_stream(kind: str, address: str, size: int) -> None:
 
 
 async def _serve_node(size: int, folder: Path) -> None:
-    blobs = FileBlobs(folder)
+    blobs = BlobDir(folder)
     node = make_node(blobs)
-    offered = [blobs.put(secrets.token_bytes(part)) for part in (size // 4, size)]
+    # The same for every holder; the numbers only need to be many and quickly made.
+    source = np.random.default_rng(size)
+    offered = [blobs.put(source.bytes(part)) for part in (size // 4, size)]
 
     async def echo(_peer: PeerId, payload: bytes) -> bytes:
         return payload
@@ -165,24 +122,46 @@ async def _serve_node(size: int, folder: Path) -> None:
         _leave()
 
 
-async def _measure_node(address: str, size: int, folder: Path) -> None:
-    peer, where, *digests = json.loads(address)
-    blobs = FileBlobs(folder)
+async def _measure_node(addresses: str, size: int, folder: Path) -> None:
+    """Requests to the first holder, then a small and a large blob from all of them."""
+    holders = [json.loads(address) for address in json.loads(addresses)]
+    blobs = BlobDir(folder)
     node = make_node(blobs)
-    node.keep_connected(PeerId(peer), (where,))
+    for peer, where, *_ in holders:
+        node.keep_connected(PeerId(peer), (where,))
+    peers = [PeerId(peer) for peer, *_ in holders]
+    digests = [Digest(bytes.fromhex(digest)) for digest in holders[0][2:]]
     async with trio.open_nursery() as nursery:
         await nursery.start(node.run)
-        while not node.connected():
+        while len(node.connected()) < len(holders):
             await trio.sleep(0.02)
-        times = [await _request_once(node, PeerId(peer)) for _ in range(REQUESTS)]
-        rate = 0.0
+        times = [await _request_once(node, peers[0]) for _ in range(REQUESTS)]
+        rate = peak = 0.0
         for digest in digests:
-            wanted = Digest(bytes.fromhex(digest))
+            before = _resident_mb()
             started = time.perf_counter()
-            await node.fetch(PeerId(peer), wanted, limit_bytes=size, timeout_s=120)
-            rate = blobs.size(wanted) / 1e6 / (time.perf_counter() - started)
-        _say({"mb_per_s": rate, "request_ms": 1e3 * statistics.median(times)})
+            await node.fetch(
+                peers[0], digest, others=peers[1:], limit_bytes=size, timeout_s=300
+            )
+            rate = blobs.size(digest) / 1e6 / (time.perf_counter() - started)
+            peak = _peak_mb() - before
+        _say(
+            {
+                "mb_per_s": rate,
+                "request_ms": 1e3 * statistics.median(times),
+                "peak_mb": peak,
+            }
+        )
         _leave()
+
+
+def _resident_mb() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 1e6
+
+
+def _peak_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
 
 
 async def _request_once(node: Libp2pTransport, peer: PeerId) -> float:

@@ -760,13 +760,8 @@ class Rounds:
     def _make_offer(self, slot: Slot) -> bytes | None:
         cohort = self._history.cohort
         ready = self._ready(slot.name())
-        # A member that was shown to lie is done without, unless a sum without it would,
-        # with one opened before, single it out.
-        clean = frozenset(ready) - self._accused
-        allowed = self._history.allowed(clean) or self._history.allowed(
-            frozenset(ready)
-        )
-        if allowed is None or len(allowed) < cohort.thresholds.survivors:
+        allowed = self._admissible(frozenset(ready))
+        if allowed is None:
             self._ready_since = None
             return None
         if self._ready_since is None:
@@ -786,6 +781,19 @@ class Rounds:
             (ready[m].prekey.number, ready[m].prekey.name()) for m in members
         )
         return encode(self._opening(members, prekeys))
+
+    def _admissible(self, ready: frozenset[bytes]) -> frozenset[bytes] | None:
+        """Whom to open with: without members shown to lie, if that can be.
+
+        It cannot where too few are left, or where a sum without them would, with one opened
+        before, single them out.
+        """
+        for candidates in (ready - self._accused, ready):
+            allowed = self._history.allowed(candidates)
+            enough = self._history.cohort.thresholds.survivors
+            if allowed is not None and len(allowed) >= enough:
+                return allowed
+        return None
 
     def _opening(
         self, members: tuple[bytes, ...], prekeys: tuple[tuple[int, bytes], ...]

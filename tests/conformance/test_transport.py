@@ -256,6 +256,46 @@ async def test_a_blob_is_refused_that_is_forbidden_large_missing_or_forged(feder
         assert not a.blobs.held
 
 
+async def test_a_blob_comes_from_whoever_has_it_and_liars_are_named(federation):
+    taker, liar, empty, good = (federation.node(number) for number in range(4))
+    digest = good.blobs.put(os.urandom(2_500_000))
+    liar.blobs.held[digest] = os.urandom(2_500_000)
+    async with running(taker, liar, empty, good):
+        fetched = await taker.fetch(
+            liar.peer_id,
+            digest,
+            others=(empty.peer_id, good.peer_id, good.peer_id),
+            limit_bytes=2_500_000,
+            timeout_s=20,
+        )
+        assert taker.blobs.held[digest] == good.blobs.held[digest]
+        assert fetched.liars <= {liar.peer_id}
+        assert set(fetched.sources) <= {liar.peer_id, good.peer_id}
+        again = await taker.fetch(
+            liar.peer_id, digest, limit_bytes=2_500_000, timeout_s=20
+        )
+        assert (again.sources, again.liars) == ({}, frozenset())
+
+
+async def test_a_blob_nobody_gives_is_an_error_that_names_everybody(federation):
+    taker, liar, empty = (federation.node(number) for number in range(3))
+    digest = Digest(hashlib.sha256(b"what was asked").digest())
+    liar.blobs.held[digest] = b"what was sent"
+    peers = (liar.peer_id, empty.peer_id)
+    async with running(taker, liar, empty):
+        with pytest.raises(TransportError, match="no holder gave") as caught:
+            await taker.fetch(
+                peers[0], digest, others=peers[1:], limit_bytes=99, timeout_s=20
+            )
+        assert all(peer in str(caught.value) for peer in peers)
+        assert not taker.blobs.held
+        federation.forbidden.add(digest)
+        with pytest.raises(AccessError, match="not allowed"):
+            await taker.fetch(
+                peers[0], digest, others=peers[1:], limit_bytes=99, timeout_s=20
+            )
+
+
 async def test_a_protocol_is_served_by_one_only(federation):
     a = federation.node(1)
     a.serve("echo", echo, limit_bytes=10)

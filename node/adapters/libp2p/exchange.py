@@ -7,8 +7,8 @@ resets that stream, because nobody can say what the next byte on it would mean.
 
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any
 
 import trio
@@ -17,6 +17,7 @@ from node.adapters.libp2p.frames import (
     BROKEN,
     CHUNK_BYTES,
     Ask,
+    Body,
     Reply,
     pieces,
     receive,
@@ -35,13 +36,20 @@ logger = logging.getLogger(__name__)
 STREAMS_PER_PEER = 16
 INBOUND_PER_PEER = 32
 """Streams one peer may hold open; each serves one request at a time."""
+INBOUND_BYTES_PER_PEER = 1 << 25
+"""Requests of one peer in memory at once; a single larger one waits until it is alone."""
 DRAIN_LIMIT_BYTES = 1 << 26
 RESET_TIMEOUT_S = 1.0
 TEXT_LIMIT = 400
 _OK = 0
 
-Body = Callable[[PeerId, bytes], Awaitable[tuple[int, AsyncIterator[bytes]]]]
+Parts = AsyncGenerator[bytes, None]
+Source = Callable[[PeerId, bytes], Awaitable[tuple[int, Parts]]]
 """Serve with a streamed answer: its size, then its bytes."""
+
+
+class RefusedError(TransportError):
+    """The peer understood and said no; asking it again is of no use."""
 
 
 class Exchange:
@@ -50,25 +58,24 @@ class Exchange:
     def __init__(self, host: Host, allowed: Callable[[PeerId], bool]) -> None:
         self._host = host
         self._allowed = allowed
-        self._served: dict[str, tuple[Body, int]] = {}
+        self._served: dict[str, tuple[Source, int]] = {}
         self._idle: dict[PeerId, list[Any]] = {}
         self._slots: dict[PeerId, trio.CapacityLimiter] = {}
         self._inbound: Counter[PeerId] = Counter()
+        self._rooms: dict[PeerId, _Room] = {}
         host.serve(self._accept)
 
     def serve(self, protocol: str, answer: Answer, *, limit_bytes: int) -> None:
-        async def whole(
-            peer: PeerId, payload: bytes
-        ) -> tuple[int, AsyncIterator[bytes]]:
+        async def whole(peer: PeerId, payload: bytes) -> tuple[int, Parts]:
             data = await answer(peer, payload)
             return len(data), _chunks(data)
 
         self.serve_body(protocol, whole, limit_bytes=limit_bytes)
 
-    def serve_body(self, protocol: str, body: Body, *, limit_bytes: int) -> None:
+    def serve_body(self, protocol: str, source: Source, *, limit_bytes: int) -> None:
         if protocol in self._served:
             raise TransportError(f"protocol {protocol!r} is served already")
-        self._served[protocol] = (body, limit_bytes)
+        self._served[protocol] = (source, limit_bytes)
 
     async def request(
         self,
@@ -81,8 +88,8 @@ class Exchange:
     ) -> bytes:
         async with self.answer(
             peer, protocol, payload, timeout_s=timeout_s, limit_bytes=limit_bytes
-        ) as (_, parts):
-            return b"".join([part async for part in parts])
+        ) as body:
+            return b"".join(await body.take(body.left))
 
     @asynccontextmanager
     async def answer(
@@ -93,8 +100,8 @@ class Exchange:
         *,
         timeout_s: float,
         limit_bytes: int,
-    ) -> AsyncIterator[tuple[int, AsyncIterator[bytes]]]:
-        """Ask, and read the answer piece by piece; every failure is a `NodeError`."""
+    ) -> AsyncIterator[Body]:
+        """Ask, and read the answer as it comes; every failure is a `NodeError`."""
         if not self._allowed(peer):
             raise TransportError(f"peer {peer} is not a member")
         try:
@@ -104,7 +111,10 @@ class Exchange:
                     reply = await receive_header(stream, Reply)
                     if reply.code == _OK:
                         _require_size(reply.size, limit_bytes, peer)
-                        yield reply.size, pieces(stream, reply.size)
+                        body = Body(stream, reply.size)
+                        yield body
+                        if body.left:
+                            raise TransportError(f"{body.left} bytes were not read")
         except trio.TooSlowError as error:
             raise TransportError(
                 f"{protocol} to {peer} took longer than {timeout_s} s",
@@ -159,19 +169,26 @@ class Exchange:
 
     async def _serve_one(self, peer: PeerId, stream: Any) -> None:
         ask = await receive_header(stream, Ask)
-        body, limit = self._served.get(ask.protocol, (None, 0))
-        if body is None or ask.size > limit:
+        source, limit = self._served.get(ask.protocol, (None, 0))
+        if source is None or ask.size > limit:
             reason = (
                 f"protocol {ask.protocol!r} is not served"
-                if body is None
+                if source is None
                 else f"request has {ask.size} bytes, limit is {limit}"
             )
             await _discard(stream, ask.size)
             await _refuse(stream, TransportError(reason))
             return
+        room = self._rooms.setdefault(peer, _Room())
+        async with room.hold(ask.size):
+            await self._answer_one(peer, stream, ask, source)
+
+    async def _answer_one(
+        self, peer: PeerId, stream: Any, ask: Ask, source: Source
+    ) -> None:
         payload = await receive(stream, ask.size)
         try:
-            size, parts = await body(peer, payload)
+            size, parts = await source(peer, payload)
         except (NodeError, ProtocolError) as error:
             await _refuse(stream, error)
             return
@@ -182,6 +199,26 @@ class Exchange:
         await _send_answer(stream, size, parts)
 
 
+class _Room:
+    """Bytes of one peer's requests that may be here at the same time."""
+
+    def __init__(self) -> None:
+        self._held = 0
+        self._changed = trio.Event()
+
+    @asynccontextmanager
+    async def hold(self, size: int) -> AsyncIterator[None]:
+        while self._held and self._held + size > INBOUND_BYTES_PER_PEER:
+            await self._changed.wait()
+        self._held += size
+        try:
+            yield
+        finally:
+            self._held -= size
+            self._changed.set()
+            self._changed = trio.Event()
+
+
 async def _send_ask(stream: Any, protocol: str, payload: bytes) -> None:
     first, rest = payload[:CHUNK_BYTES], payload[CHUNK_BYTES:]
     await send_header(stream, Ask(protocol, len(payload)), first)
@@ -189,19 +226,20 @@ async def _send_ask(stream: Any, protocol: str, payload: bytes) -> None:
         await send(stream, part)
 
 
-async def _send_answer(stream: Any, size: int, parts: AsyncIterator[bytes]) -> None:
+async def _send_answer(stream: Any, size: int, parts: Parts) -> None:
     header: Reply | None = Reply(_OK, "", "", size)
-    async for part in parts:
-        if header is not None:
-            await send_header(stream, header, part)
-            header = None
-        else:
-            await send(stream, part)
+    async with aclosing(parts):  # it may hold places, which it gives back in this task
+        async for part in parts:
+            if header is not None:
+                await send_header(stream, header, part)
+                header = None
+            else:
+                await send(stream, part)
     if header is not None:
         await send_header(stream, header)
 
 
-async def _chunks(data: bytes) -> AsyncIterator[bytes]:
+async def _chunks(data: bytes) -> Parts:
     for start in range(0, len(data), CHUNK_BYTES):
         yield data[start : start + CHUNK_BYTES]
 
@@ -223,7 +261,7 @@ async def _refuse(stream: Any, error: NodeError | ProtocolError) -> None:
 
 
 def _refusal(reply: Reply) -> NodeError:
-    kind = AccessError if reply.code == AccessError.code else TransportError
+    kind = AccessError if reply.code == AccessError.code else RefusedError
     return kind(reply.message[:TEXT_LIMIT], hint=reply.hint[:TEXT_LIMIT])
 
 

@@ -84,9 +84,27 @@ async def pieces(stream: Any, size: int) -> AsyncIterator[bytes]:
     """`size` bytes in parts of at most `CHUNK_BYTES`."""
     left = size
     while left:
-        with trio.fail_after(PIECE_TIMEOUT_S):
-            part: bytes = await stream.read(min(left, CHUNK_BYTES))
+        part = b""
+        with trio.move_on_after(PIECE_TIMEOUT_S) as scope:
+            part = await stream.read(min(left, CHUNK_BYTES))
+        if scope.cancelled_caught:
+            raise TransportError(f"no byte for {PIECE_TIMEOUT_S} s")
         if not part:
             raise TransportError(f"stream ended {left} bytes early")
         left -= len(part)
         yield part
+
+
+class Body:
+    """The content of an answer while it is still arriving."""
+
+    def __init__(self, stream: Any, size: int) -> None:
+        self._stream = stream
+        self.left = size
+
+    async def take(self, size: int) -> list[bytes]:
+        """Exactly the next `size` bytes, in the pieces they came in."""
+        if size > self.left:
+            raise MalformedMessageError(f"answer ends {size - self.left} bytes early")
+        self.left -= size
+        return [part async for part in pieces(self._stream, size)]

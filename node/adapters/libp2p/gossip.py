@@ -31,7 +31,9 @@ logger = logging.getLogger(__name__)
 PUSH_PROTOCOL = "rexis/push/1"
 PULL_PROTOCOL = "rexis/pull/1"
 REPLY_LIMIT_BYTES = BATCH_LIMIT_BYTES + SEALED_LIMIT_BYTES
-QUEUE_LENGTH = 1024
+QUEUE_LENGTH = 256
+"""Announcements that wait for the consumer, 16 MiB at most; the rest wait at neighbours."""
+PUSH_QUEUE_LENGTH = 1024
 EXCHANGE_TIMEOUT_S = 10.0
 MAX_PULLS = 256
 """Rounds of one repair; at half a MiB each more than a full log of 64 members."""
@@ -67,18 +69,24 @@ class Gossip:
             except (trio.WouldBlock, trio.BrokenResourceError):
                 logger.debug("push queue full peer=%s", peer)
 
-    async def push_to(self, peer: PeerId) -> None:
+    def meet(self, peer: PeerId) -> trio.MemoryReceiveChannel[bytes]:
+        """Queue for a neighbour from now on: what is said next arrives in order."""
+        self._queues[peer], receiver = trio.open_memory_channel[bytes](
+            PUSH_QUEUE_LENGTH
+        )
+        return receiver
+
+    async def push_to(
+        self, peer: PeerId, queue: trio.MemoryReceiveChannel[bytes]
+    ) -> None:
         """Send a neighbour what we announce, in batches, while it is connected."""
-        sender, receiver = trio.open_memory_channel[bytes](QUEUE_LENGTH)
-        self._queues[peer] = sender
-        try:
-            async with receiver:
-                async for first in receiver:
-                    batch = Batch(_drain(first, receiver), more=False)
-                    await self._push(peer, encode(batch))
-        finally:
-            if self._queues.get(peer) is sender:
-                del self._queues[peer]
+        async with queue:
+            async for first in queue:
+                batch = Batch(_drain(first, queue), more=False)
+                await self._push(peer, encode(batch))
+
+    def part(self, peer: PeerId) -> None:
+        self._queues.pop(peer, None)
 
     async def repair_from(self, peer: PeerId) -> None:
         """Ask a neighbour for what we lack, until it has no more."""

@@ -9,7 +9,7 @@ import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from types import MethodType
+from math import inf
 from typing import Any
 
 import libp2p
@@ -18,14 +18,16 @@ from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.crypto.x25519 import create_new_key_pair as create_noise_key
 from libp2p.custom_types import TProtocol
 from libp2p.network import swarm as swarm_module
-from libp2p.network.config import ConnectionConfig
-from libp2p.network.connection.raw_connection import RawConnection
+from libp2p.network.config import ConnectionConfig, RetryConfig
 from libp2p.peer.id import ID
 from libp2p.peer.peerinfo import PeerInfo
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_ID
 from multiaddr import Multiaddr
 from multiaddr.exceptions import Error as MultiaddrError
 
+from node.adapters.libp2p import gate
+from node.adapters.libp2p.frames import BROKEN
+from node.adapters.libp2p.gate import CLOSE_TIMEOUT_S, Gate, close_socket
 from node.adapters.libp2p.noise import GatedNoise
 from node.adapters.libp2p.yamux import install
 from node.errors import TransportError
@@ -37,7 +39,6 @@ LIBRARY_VERSION = "0.8.1"
 PROTOCOL = TProtocol("/rexis/exchange/1")
 MAX_CONNECTIONS = 192
 DIAL_TIMEOUT_S = 10.0
-CLOSE_TIMEOUT_S = 1.2
 STREAMS_PER_PEER = 64
 """Inbound streams of one peer, those included that have not named a protocol yet."""
 
@@ -48,9 +49,9 @@ class Host:
     """The only holder of libp2p objects besides the streams themselves."""
 
     def __init__(self, seed: bytes, allowed: Callable[[PeerId], bool]) -> None:
-        if not logging.root.handlers:  # libp2p would install one that prints
-            logging.root.addHandler(logging.NullHandler())
+        _quieten()
         swarm_module._HAPPY_EYEBALLS_DELAY = 0  # noqa: SLF001 - a pinned library
+        gate.install()
         keys = create_new_key_pair(seed)
         noise = GatedNoise(
             keys, noise_privkey=create_noise_key().private_key, allowed=allowed
@@ -67,7 +68,12 @@ class Host:
             ),
         )
         self._network = self._host.get_network()
+        self._network.retry_config = RetryConfig(max_retries=0)  # links.py does that
         self._network.auto_connector.maybe_connect = _dial_nobody
+        # Identify tells addresses, which come from the registry here, and runs in tasks
+        # of trio's own, where an error would end the process; nothing of it is spoken.
+        self._host.multiselect.handlers.clear()
+        self._host._schedule_identify = _identify_nobody  # noqa: SLF001
         self._guard()
 
     @property
@@ -89,6 +95,12 @@ class Host:
             if any(not connection.is_closed for connection in connections)
         )
 
+    def heard(self, peer: PeerId) -> float:
+        """When the last byte came from `peer`, on trio's clock."""
+        connections = self._network.get_connections(ID.from_base58(peer))
+        sessions = (connection.muxed_conn.secured_conn for connection in connections)
+        return max((session.heard for session in sessions), default=-inf)
+
     def serve(self, handler: StreamHandler) -> None:
         """Hand every inbound stream of our protocol to `handler`."""
 
@@ -107,19 +119,32 @@ class Host:
         return await self._host.new_stream(ID.from_base58(peer), [PROTOCOL])
 
     async def dial(self, peer: PeerId, addresses: tuple[str, ...]) -> None:
-        """Connect, forgetting that an earlier attempt failed."""
+        """Connect by the first address that works; raises what the last one did.
+
+        The library bars a peer for a minute after a failure (R15), and of several TCP
+        addresses it only ever tries the one it has known longest (L1); so it is given
+        one address at a time, and has forgotten everything else about the peer.
+        """
         identity = ID.from_base58(peer)
-        self._network.unblock_peer(identity)
-        info = PeerInfo(identity, [_multiaddr(address) for address in addresses])
-        with trio.fail_after(DIAL_TIMEOUT_S):
-            await self._host.connect(info)
+        for number, address in enumerate(addresses, start=1):
+            self._network.unblock_peer(identity)
+            self._host.get_peerstore().clear_addrs(identity)
+            try:
+                with trio.fail_after(DIAL_TIMEOUT_S):
+                    await self._host.connect(PeerInfo(identity, [_multiaddr(address)]))
+            except BROKEN:
+                if number == len(addresses):
+                    raise
+            else:
+                return
 
     async def drop(self, peer: PeerId) -> None:
         """Close every connection to `peer`, whether or not it listens."""
         identity = ID.from_base58(peer)
+        for connection in self._network.get_connections(identity):
+            await close_socket(connection.muxed_conn.secured_conn)
         with trio.move_on_after(CLOSE_TIMEOUT_S) as scope, suppress(Exception):
             scope.shield = True
-            await self._cut(self._network.get_connections(identity))
             await self._network.close_peer(identity)
 
     @asynccontextmanager
@@ -130,18 +155,12 @@ class Host:
             _require_free(address)
         async with self._host.run(addresses):
             try:
+                _require_listening(addresses, self._network.listeners)
                 yield
             finally:
-                with trio.move_on_after(CLOSE_TIMEOUT_S) as scope, suppress(Exception):
-                    scope.shield = True
-                    await self._cut(self._network.get_connections())
-                    await self._host.close()
-
-    @staticmethod
-    async def _cut(connections: list[Any]) -> None:
-        """Close the sockets; a farewell could wait for a peer that reads no more."""
-        for connection in connections:
-            await connection.muxed_conn.secured_conn.close()
+                for connection in self._network.get_connections():
+                    await close_socket(connection.muxed_conn.secured_conn)
+                await close_socket(self._host)
 
     def _guard(self) -> None:
         """Keep one bad stream or connection from ending the process (R2, R3)."""
@@ -163,9 +182,20 @@ class Host:
                 open_streams[peer] -= 1
 
         self._network.set_stream_handler(contained)
-        self._network._do_handle_inbound_connection = MethodType(  # noqa: SLF001
-            _inbound, self._network
+        self._network._do_handle_inbound_connection = (  # noqa: SLF001
+            Gate(self._network).admit
         )
+
+
+def _quieten() -> None:
+    """What the library finds worth a line of five, this adapter tells in one.
+
+    Its loggers do not propagate, and one without handlers prints; `LIBP2P_DEBUG` still
+    gives it handlers of its own.
+    """
+    for name in ("", "libp2p"):
+        if not logging.getLogger(name).handlers:
+            logging.getLogger(name).addHandler(logging.NullHandler())
 
 
 async def _dial_nobody() -> None:
@@ -173,19 +203,8 @@ async def _dial_nobody() -> None:
     await trio.lowlevel.checkpoint()
 
 
-async def _inbound(network: Any, raw: Any, address: Multiaddr, _failure: Any) -> None:
-    """Upgrade an inbound connection and hold its slot only while it lives (R2)."""
-    try:
-        muxed = await network.upgrade_inbound_raw_conn(
-            RawConnection(raw, initiator=False), address
-        )
-        await muxed.event_closed.wait()
-    except Exception as error:
-        logger.info("inbound connection refused: %r", error)
-    finally:
-        with trio.move_on_after(CLOSE_TIMEOUT_S) as scope, suppress(Exception):
-            scope.shield = True
-            await raw.close()
+def _identify_nobody(_peer: ID, *, reason: str) -> None:
+    logger.debug("identify not spoken, asked for because of %s", reason)
 
 
 def _multiaddr(text: str) -> Multiaddr:
@@ -196,6 +215,16 @@ def _multiaddr(text: str) -> Multiaddr:
             f"{text!r} is not an address: {error}",
             hint="write it as /ip4/192.0.2.1/tcp/4001",
         ) from error
+
+
+def _require_listening(addresses: list[Multiaddr], listeners: Any) -> None:
+    """The library starts with whatever it could bind, and says nothing of the rest."""
+    for address in addresses:
+        if str(address) not in listeners:
+            raise TransportError(
+                f"cannot listen on {address}",
+                hint="another process took the port at this moment; start again",
+            )
 
 
 def _require_free(address: Multiaddr) -> None:

@@ -25,7 +25,15 @@ BEAT_PROTOCOL = "rexis/beat/1"
 LOOK_S = 0.1
 """How often the set of connections is compared with the neighbours we talk to."""
 BEAT_PERIOD_S = 3.0
-BEAT_TIMEOUT_S = 5.0
+BEAT_TIMEOUT_S = 4.0
+SILENT_BEATS = 2
+"""Beats in a row during which not one byte came: the peer hangs or its network is gone.
+Two, because after a stall of our own every answer seems late once."""
+MUTE_BEATS = 4
+"""Beats in a row without an answer although bytes come: it is overloaded or refuses us.
+A machine that is short of time must not lose its connections over it, because making
+new ones costs more than anything else."""
+AGAIN_S = 0.5
 REPAIR_PERIOD_S = 5.0
 REDIAL_FIRST_S = 0.25
 REDIAL_LAST_S = 15.0
@@ -46,6 +54,7 @@ class Links:
         self._gossip = gossip
         self._allowed = allowed
         self._wanted: dict[PeerId, tuple[str, ...]] = {}
+        self._dialling: dict[PeerId, trio.CancelScope] = {}
         self._sessions: dict[PeerId, trio.CancelScope] = {}
         self._nursery: trio.Nursery | None = None
         exchange.serve(BEAT_PROTOCOL, _beat, limit_bytes=0)
@@ -54,11 +63,15 @@ class Links:
         return frozenset(self._sessions)
 
     def want(self, peer: PeerId, addresses: tuple[str, ...]) -> None:
-        """Keep a connection to `peer`; a later call replaces the addresses."""
+        """Keep a connection to `peer`; other addresses replace the old, and at once."""
+        if self._wanted.get(peer) == addresses:
+            return
         new = peer not in self._wanted
         self._wanted[peer] = addresses
         if new and self._nursery is not None:
             self._nursery.start_soon(self._dial_for_ever, peer)
+        elif peer in self._dialling:
+            self._dialling[peer].cancel()
 
     async def run(self) -> None:
         async with trio.open_nursery() as nursery:
@@ -77,36 +90,50 @@ class Links:
             nursery.start_soon(self._host.drop, peer)
         for peer in members - self._sessions.keys():
             self._sessions[peer] = trio.CancelScope()
-            nursery.start_soon(self._session, peer, self._sessions[peer])
+            queue = self._gossip.meet(peer)
+            nursery.start_soon(self._session, peer, self._sessions[peer], queue)
         for peer in self._sessions.keys() - members:
             self._sessions[peer].cancel()
 
-    async def _session(self, peer: PeerId, scope: trio.CancelScope) -> None:
+    async def _session(
+        self,
+        peer: PeerId,
+        scope: trio.CancelScope,
+        queue: trio.MemoryReceiveChannel[bytes],
+    ) -> None:
         """Everything we do with one neighbour while its connection lasts."""
         logger.info("connected peer=%s", peer)
         try:
             with scope:
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._gossip.push_to, peer)
+                    nursery.start_soon(self._gossip.push_to, peer, queue)
                     nursery.start_soon(self._repair, peer)
                     await self._beat_until_dead(peer)
                     await self._host.drop(peer)
                     nursery.cancel_scope.cancel()
         finally:
             self._exchange.forget(peer)
+            self._gossip.part(peer)
             self._sessions.pop(peer, None)
             logger.info("disconnected peer=%s", peer)
 
     async def _beat_until_dead(self, peer: PeerId) -> None:
-        while True:
+        silent = mute = 0
+        while silent < SILENT_BEATS and mute < MUTE_BEATS:
+            asked = trio.current_time()
             try:
                 await self._exchange.request(
                     peer, BEAT_PROTOCOL, b"", timeout_s=BEAT_TIMEOUT_S, limit_bytes=0
                 )
             except NodeError as error:
-                logger.warning("no beat peer=%s: %s", peer, error)
-                return
-            await trio.sleep(_jitter(BEAT_PERIOD_S))
+                silent = silent + 1 if self._host.heard(peer) < asked else 0
+                mute += 1
+                logger.info("no beat peer=%s silent=%s: %s", peer, silent, error)
+                await trio.sleep(_jitter(AGAIN_S))
+            else:
+                silent = mute = 0
+                await trio.sleep(_jitter(BEAT_PERIOD_S))
+        logger.warning("peer answers nothing peer=%s", peer)
 
     async def _repair(self, peer: PeerId) -> None:
         while True:
@@ -119,15 +146,25 @@ class Links:
     async def _dial_for_ever(self, peer: PeerId) -> None:
         pause = REDIAL_FIRST_S
         while True:
-            if peer in self._host.connected() or not self._allowed(peer):
+            with trio.CancelScope() as scope:  # cancelled when there are new addresses
+                self._dialling[peer] = scope
+                if await self._dial(peer):
+                    pause = REDIAL_FIRST_S
+                await trio.sleep(_jitter(pause))
+                pause = min(2 * pause, REDIAL_LAST_S)
+            if scope.cancelled_caught:
                 pause = REDIAL_FIRST_S
-            else:
-                try:
-                    await self._host.dial(peer, self._wanted[peer])
-                except (*BROKEN, NodeError) as error:
-                    logger.info("no connection peer=%s: %s", peer, error)
-                    pause = min(2 * pause, REDIAL_LAST_S)
-            await trio.sleep(_jitter(pause))
+
+    async def _dial(self, peer: PeerId) -> bool:
+        """One attempt, if one is needed; false if it failed."""
+        if peer in self._host.connected() or not self._allowed(peer):
+            return True
+        try:
+            await self._host.dial(peer, self._wanted[peer])
+        except (*BROKEN, NodeError) as error:
+            logger.info("no connection peer=%s: %s", peer, error)
+            return False
+        return True
 
 
 async def _beat(_peer: PeerId, _payload: bytes) -> bytes:

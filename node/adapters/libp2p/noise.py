@@ -6,6 +6,7 @@ or the connection is closed.  Reads take whatever the socket has and decrypt all
 messages at once, instead of two socket calls for each.
 """
 
+import logging
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -21,6 +22,8 @@ from libp2p.security.secure_session import SecureSession
 from noise.exceptions import NoiseInvalidMessage
 
 from protocol.types import PeerId
+
+logger = logging.getLogger(__name__)
 
 _READ_BYTES = 1 << 18
 WRITE_TIMEOUT_S = 30.0
@@ -52,6 +55,8 @@ class Session(SecureSession):
         self._taken = 0  # of the first piece
         self._ready = 0  # plain bytes not taken
         self._dead = False
+        self.heard = trio.current_time()
+        """When bytes last came."""
 
     async def read(self, n: int | None = None) -> bytes:
         """Exactly `n` bytes, or what there is; fewer only at the end of the stream."""
@@ -86,6 +91,7 @@ class Session(SecureSession):
         data = await self._raw.read(_READ_BYTES)
         if not data:
             return False
+        self.heard = trio.current_time()
         try:
             self._open_complete(self._sealed + data if self._sealed else data)
         except (InvalidTag, NoiseInvalidMessage, ValueError) as error:
@@ -152,6 +158,7 @@ class GatedNoise(NoiseTransport):
     async def _gate(self, stock: SecureSession) -> ISecureConn:
         peer = PeerId(str(stock.get_remote_peer()))
         if not self._allowed(peer):
+            logger.warning("stranger refused peer=%s", peer)
             await stock.close()
             raise ConnectionClosedError(f"peer {peer} is not a member")
         return Session(stock)

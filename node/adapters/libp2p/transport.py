@@ -1,6 +1,6 @@
 """The five parts put together behind the `Transport` port."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import trio
@@ -10,7 +10,7 @@ from node.adapters.libp2p.exchange import Exchange
 from node.adapters.libp2p.gossip import Gossip
 from node.adapters.libp2p.host import Host
 from node.adapters.libp2p.links import Links
-from node.ports import Announcement, Answer, Blobs
+from node.ports import Announcement, Answer, Blobs, Fetched
 from protocol.types import Digest, PeerId
 
 
@@ -76,8 +76,14 @@ class Libp2pTransport:
         )
 
     async def fetch(
-        self, peer: PeerId, digest: Digest, *, limit_bytes: int, timeout_s: float
-    ) -> None:
-        await self._blobs.fetch(
-            peer, digest, limit_bytes=limit_bytes, timeout_s=timeout_s
+        self,
+        peer: PeerId,
+        digest: Digest,
+        *,
+        limit_bytes: int,
+        timeout_s: float,
+        others: Sequence[PeerId] = (),
+    ) -> Fetched:
+        return await self._blobs.fetch(
+            (peer, *others), digest, limit_bytes=limit_bytes, timeout_s=timeout_s
         )

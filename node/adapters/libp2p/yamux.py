@@ -13,7 +13,7 @@ from typing import Any
 
 import trio
 from libp2p.exceptions import BaseLibp2pError
-from libp2p.io.exceptions import IncompleteReadError
+from libp2p.io.exceptions import ConnectionClosedError, IncompleteReadError
 from libp2p.stream_muxer import muxer_multistream
 from libp2p.stream_muxer.exceptions import MuxedStreamError
 from libp2p.stream_muxer.yamux import yamux as stock
@@ -21,6 +21,9 @@ from libp2p.stream_muxer.yamux import yamux as stock
 FRAME_BYTES = 1 << 18
 WINDOW_LIMIT_BYTES = 4 << 20
 """Unread bytes one stream may hold at the receiver."""
+CONNECTION_LIMIT_BYTES = 24 << 20
+"""Windows of all streams of one connection together; a wider one is granted only within
+it.  64 streams start with 256 KiB each, so the first windows are always within it."""
 GRANT_BYTES = 1 << 19
 WINDOW_TIMEOUT_S = 120.0
 """How long a reader may pause with a full window."""
@@ -113,8 +116,10 @@ class Stream(stock.YamuxStream):
         quick = now - self.epoch_start < 4 * max(self._effective_rtt(), 0.02)
         if quick and self.epoch_start and bytes_read:
             wider = min(2 * self.target_recv_window, WINDOW_LIMIT_BYTES)
-            grant += wider - self.target_recv_window
-            self.target_recv_window = wider
+            more = wider - self.target_recv_window
+            if self.conn.windows() + more <= CONNECTION_LIMIT_BYTES:
+                grant += more
+                self.target_recv_window = wider
         self.epoch_start = now
         self._room += grant
         await self.send_window_update(grant)
@@ -129,12 +134,16 @@ class Muxer(stock.Yamux):
         self._wanted = trio.Event()
         self._reader: trio.lowlevel.Task | None = None
 
-    def overrun(self, stream_id: int) -> None:
+    def overrun(self, stream_id: int | None) -> None:
         """A peer sent more than it was granted: nothing it says can be bounded."""
         stock.logger.warning(
             "window overrun peer=%s stream=%s", self.peer_id, stream_id
         )
         self.event_shutting_down.set()
+
+    def windows(self) -> int:
+        """What the peer may have sent us unread, on all streams."""
+        return sum(stream.target_recv_window for stream in self.streams.values())
 
     async def _write_frame(self, data: bytes) -> None:
         if (
@@ -167,6 +176,9 @@ class Muxer(stock.Yamux):
 
     async def _read_data_body(self, length: int) -> bytes:
         """The body of one frame; our session returns it whole or at the end."""
+        if length > WINDOW_LIMIT_BYTES:
+            self.overrun(None)
+            raise ConnectionClosedError(f"frame announces {length} bytes")
         with trio.fail_after(BODY_TIMEOUT_S):
             data: bytes = await self.secured_conn.read(length)
         if len(data) < length:

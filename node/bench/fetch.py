@@ -1,0 +1,51 @@
+"""A verified, resumable fetch to disk against our own bare stream.
+
+`python -m node.bench fetch --json`.  The stream and the fetches take turns, each between
+fresh processes: one holder, then two that give together.  On two cores the second holder
+takes the time it needs from the first; it is there for links, not for processors.
+"""
+
+import argparse
+import json
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from node.bench.transport import pair
+
+
+def run(quick: bool) -> dict[str, Any]:
+    """Ratios of rates, and what a fetch adds to the memory of its process."""
+    size = (32 if quick else 256) << 20
+    turns = [_turn(size) for _ in range(1 if quick else 5)]
+    medians = {key: statistics.median(turn[key] for turn in turns) for key in turns[0]}
+    return {key: round(value, 2) for key, value in medians.items()} | {
+        "megabytes": size / 1e6,
+        "turns": len(turns),
+    }
+
+
+def _turn(size: int) -> dict[str, float]:
+    stream = pair("ours", size)["mb_per_s"]
+    one = pair("node", size)
+    two = pair("node", size, holders=2)
+    return {
+        "fetch_vs_raw_stream": one["mb_per_s"] / stream,
+        "two_holders_vs_raw_stream": two["mb_per_s"] / stream,
+        "peak_mb": max(one["peak_mb"], two["peak_mb"]),
+        "stream_mb_per_s": stream,
+        "fetch_mb_per_s": one["mb_per_s"],
+    }
+
+
+def main(argv: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(prog="node.bench fetch", description=__doc__)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--quick", action="store_true", help="one small turn")
+    options = parser.parse_args(argv)
+    result = run(options.quick)
+    if options.json:
+        print(json.dumps(result))
+    else:
+        for key, value in result.items():
+            print(f"{key:26} {value}")
