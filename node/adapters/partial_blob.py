@@ -7,10 +7,10 @@ the disk lost; nothing is believed before the whole content has been hashed from
 and a fetch that then disagrees compares chunk by chunk and asks again for those that
 differ.
 
-Methods that touch bytes are called from worker threads, one call at a time; `settle`
-alone may run beside another.
+Methods that touch bytes are called from worker threads, one call at a time.
 """
 
+import ctypes
 import hashlib
 import os
 import time
@@ -26,8 +26,19 @@ from protocol.types import Digest
 CHUNK_BYTES = 1 << 20
 FORGET_AFTER_S = 14 * 86_400
 """A download nobody has come back to for a fortnight gives its space back."""
+WRITE_BACK_BYTES = 1 << 24
+"""Written between two requests to the kernel to begin with the disk."""
 _MAGIC = b"rexis have 1\n"
 _FOLDER = "partial"
+_SYNC_FILE_RANGE_WRITE = 2  # linux/fs.h
+_sync_file_range = getattr(ctypes.CDLL(None), "sync_file_range", None)
+if _sync_file_range is not None:
+    _sync_file_range.argtypes = (
+        ctypes.c_int,
+        ctypes.c_int64,
+        ctypes.c_int64,
+        ctypes.c_uint,
+    )
 
 
 def chunk_count(size: int) -> int:
@@ -44,6 +55,7 @@ class PartialBlob(ABC):
         self._have = have
         self._hasher = hashlib.sha256()
         self._hashed = 0
+        self._buffer = memoryview(bytearray())
 
     def length(self, index: int) -> int:
         """Bytes of chunk `index`."""
@@ -57,9 +69,7 @@ class PartialBlob(ABC):
 
     def write(self, first: int, parts: Sequence[bytes]) -> None:
         """Keep whole chunks, from chunk `first` on, then note that they are here."""
-        # One buffer, so that a thread that writes and hashes it needs the interpreter
-        # three times and not once for each of the pieces it came in.
-        data = parts[0] if len(parts) == 1 else b"".join(parts)
+        data = self._joined(parts)
         count = chunk_count(len(data))
         end = first + count
         if not (count and first >= 0 and end <= self.chunks) or len(data) != (
@@ -76,6 +86,21 @@ class PartialBlob(ABC):
         elif first < self._hashed:
             self._hasher = hashlib.sha256()
             self._hashed = 0
+
+    def _joined(self, parts: Sequence[bytes]) -> memoryview:
+        """One buffer, always the same.
+
+        A thread that writes and hashes it needs the interpreter three times, and not once
+        for each piece; and a new buffer each time would cost as much as hashing it.
+        """
+        size = sum(map(len, parts))
+        if len(self._buffer) < size:
+            self._buffer = memoryview(bytearray(size))
+        position = 0
+        for part in parts:
+            self._buffer[position : position + len(part)] = part
+            position += len(part)
+        return self._buffer[:size]
 
     def advance(self) -> bool:
         """Hash the next chunk if it is here; the hash must see them in order."""
@@ -105,10 +130,6 @@ class PartialBlob(ABC):
     def read(self, index: int) -> bytes: ...
 
     @abstractmethod
-    def settle(self) -> None:
-        """Make durable what is here so far, if it is on a disk."""
-
-    @abstractmethod
     def commit(self) -> None:
         """Make it a blob, durable when this returns; only after `matches`."""
 
@@ -121,7 +142,7 @@ class PartialBlob(ABC):
         """Leave it for another time."""
 
     @abstractmethod
-    def _store(self, offset: int, data: bytes) -> None: ...
+    def _store(self, offset: int, data: memoryview) -> None: ...
 
     @abstractmethod
     def _note(self, first: int, end: int) -> None:
@@ -140,9 +161,6 @@ class PartialBuffer(PartialBlob):
         start = index * CHUNK_BYTES
         return bytes(self._content[start : start + CHUNK_BYTES])
 
-    def settle(self) -> None:
-        pass
-
     def commit(self) -> None:
         self._blobs.put(bytes(self._content))
 
@@ -152,7 +170,7 @@ class PartialBuffer(PartialBlob):
     def close(self) -> None:
         self._content.clear()
 
-    def _store(self, offset: int, data: bytes) -> None:
+    def _store(self, offset: int, data: memoryview) -> None:
         self._content[offset : offset + len(data)] = data
 
     def _note(self, first: int, end: int) -> None:
@@ -186,15 +204,12 @@ class PartialFile(PartialBlob):
                 # travelled, and writing into it costs a fifth of growing a file.
                 os.posix_fallocate(self._file, 0, size)
         self._head_bytes = len(head)
+        self._dirty = 0
         super().__init__(digest, size, bytearray(notes[len(head) :]))
 
     def read(self, index: int) -> bytes:
         with mapped(self._path):
             return os.pread(self._file, self.length(index), index * CHUNK_BYTES)
-
-    def settle(self) -> None:
-        with mapped(self._path):
-            os.fdatasync(self._file)
 
     def commit(self) -> None:
         with mapped(self._path):
@@ -219,13 +234,17 @@ class PartialFile(PartialBlob):
                 os.close(descriptor)
         self._file = self._map = -1
 
-    def _store(self, offset: int, data: bytes) -> None:
-        left = memoryview(data)
+    def _store(self, offset: int, data: memoryview) -> None:
+        left = data
         with mapped(self._path):
             while left:
                 written = os.pwrite(self._file, left, offset)
                 offset += written
                 left = left[written:]
+        self._dirty += len(data)
+        if self._dirty >= WRITE_BACK_BYTES:
+            _start_writing_back(self._file)
+            self._dirty = 0
 
     def _note(self, first: int, end: int) -> None:
         with mapped(self._notes):
@@ -253,6 +272,16 @@ def earlier_size(blobs: Blobs, digest: Digest) -> int | None:
 
 def _folder(blobs: BlobDir, digest: Digest) -> Path:
     return blobs.path(digest).parent.parent / _FOLDER
+
+
+def _start_writing_back(descriptor: int) -> None:
+    """Ask the kernel to begin now, and do not wait.
+
+    The disk then works while the network does, and `fsync` at the end waits for the last
+    megabytes and not for all of them.
+    """
+    if _sync_file_range is not None:
+        _sync_file_range(descriptor, 0, 0, _SYNC_FILE_RANGE_WRITE)
 
 
 def _forget_old(folder: Path, keep: Path) -> None:

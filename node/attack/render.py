@@ -43,15 +43,27 @@ def is_broken(row: Row) -> bool:
 
 
 def as_markdown(rows: Sequence[Row]) -> str:
-    """The table of docs/attacks.md."""
-    head = ("attack", "model", "base", "mode", "value", "chance", "control")
-    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    for row in rows:
-        value = f"**{row.value:.3f}**" if is_broken(row) else f"{row.value:.3f}"
-        cells = (row.attack, row.model, row.base, row.mode, value,
-                 f"{row.chance:.3f}", f"{row.control:.3f}")  # fmt: skip
-        lines.append(f"| {' | '.join(cells)} |")
+    """The table of docs/attacks.md: a line an attack and model, a column a view."""
+    views = list(dict.fromkeys((row.base, row.mode) for row in rows))
+    head = ["attack", "model", "chance", "control", *(" ".join(view) for view in views)]
+    lines = [_line(head), _line(["---"] * len(head))]
+    for attack, model in dict.fromkeys((row.attack, row.model) for row in rows):
+        own = [row for row in rows if (row.attack, row.model) == (attack, model)]
+        cells = {(row.base, row.mode): _cell(row) for row in own}
+        # By depth: k = 0, then k = 1 where it is another figure.
+        controls = dict.fromkeys(f"{row.control:.3f}" for row in own)
+        chances = dict.fromkeys(f"{row.chance:.3f}" for row in own)
+        named = [attack, model, " / ".join(chances), " / ".join(controls)]
+        lines.append(_line([*named, *(cells.get(view, "") for view in views)]))
     return "\n".join(lines)
+
+
+def _cell(row: Row) -> str:
+    return f"**{row.value:.3f}**" if is_broken(row) else f"{row.value:.3f}"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def _finite(value: Any) -> Any:

@@ -1,7 +1,8 @@
 """How fast the network part is, and against what: `python -m node.bench transport --json`.
 
-Each rate is measured between two fresh processes; the kinds take turns, so that whatever
-else the machine does falls on all of them, and the ratios are medians over the turns.
+Each rate is that of moving a file into a file of another fresh process; the kinds take
+turns, so that whatever else the machine does falls on all of them, and the ratios are
+medians over the turns.
 """
 
 import argparse

@@ -1,8 +1,10 @@
 """One end of a measured connection, in a process of its own.
 
-`serve KIND BYTES [FOLDER]` prints its address and works until its standard input ends;
-`measure KIND ADDRESS BYTES [FOLDER]` prints the result.  Kind `stock` is py-libp2p as it comes, kind `ours` the
-host of our adapter with the very same two stream programs, kind `node` the whole adapter.
+`serve KIND BYTES FOLDER` prints its address and works until its standard input ends;
+`measure KIND ADDRESS BYTES FOLDER` prints the result.  Each kind moves a file of so many
+bytes into a file of the other process: `stock` over one stream of py-libp2p as it comes,
+`ours` over one stream of our adapter's host with the very same two programs, `node` by
+the `fetch` of the whole adapter.
 """
 
 import json
@@ -12,6 +14,7 @@ import secrets
 import statistics
 import sys
 import time
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -59,13 +62,20 @@ def _library_host(kind: str) -> tuple[Any, AbstractAsyncContextManager[Any]]:
     return ours.library_host, ours.running((LISTEN,))
 
 
-async def _sink(stream: Any) -> None:
-    """Read an 8-byte count, then as many bytes, then say so."""
-    left = int.from_bytes(await _exactly(stream, 8), "big")
-    while left:
-        left -= len(await stream.read(min(left, READ_BYTES)))
-    await stream.write(b"k")
-    await stream.close()
+def _sink(folder: Path) -> Callable[[Any], Awaitable[None]]:
+    """Take an 8-byte count and as many bytes, put them into a file, and say so."""
+
+    async def take(stream: Any) -> None:
+        left = int.from_bytes(await _exactly(stream, 8), "big")
+        with (folder / "sink").open("wb", buffering=0) as file:
+            while left:
+                data = await stream.read(min(left, READ_BYTES))
+                file.write(data)
+                left -= len(data)
+        await stream.write(b"k")
+        await stream.close()
+
+    return take
 
 
 async def _exactly(stream: Any, size: int) -> bytes:
@@ -75,18 +85,19 @@ async def _exactly(stream: Any, size: int) -> bytes:
     return data
 
 
-async def _serve_stream(kind: str) -> None:
+async def _serve_stream(kind: str, folder: Path) -> None:
     host, running = _library_host(kind)
-    host.set_stream_handler(SINK, _sink)
+    host.set_stream_handler(SINK, _sink(folder))
     async with running:
         _say(str(host.get_addrs()[0]))
         await trio.lowlevel.wait_readable(sys.stdin.fileno())
         _leave()
 
 
-async def _measure_stream(kind: str, address: str, size: int) -> None:
+async def _measure_stream(kind: str, address: str, size: int, folder: Path) -> None:
     host, running = _library_host(kind)
-    block = secrets.token_bytes(WRITE_BYTES)
+    source = folder / "source"
+    source.write_bytes(_content(size))
     async with running:
         info = info_from_p2p_addr(Multiaddr(address))
         await host.connect(info)
@@ -95,20 +106,24 @@ async def _measure_stream(kind: str, address: str, size: int) -> None:
             stream = await host.new_stream(info.peer_id, [SINK])
             started = time.perf_counter()
             await stream.write(part.to_bytes(8, "big"))
-            for _ in range(part // WRITE_BYTES):
-                await stream.write(block)
+            with source.open("rb", buffering=0) as file:
+                for _ in range(part // WRITE_BYTES):
+                    await stream.write(file.read(WRITE_BYTES))
             await _exactly(stream, 1)
             rates.append(part / 1e6 / (time.perf_counter() - started))
         _say({"mb_per_s": rates[-1]})
         _leave()
 
 
+def _content(size: int) -> bytes:
+    """The same for every process; the bytes only need to be many and quickly made."""
+    return np.random.default_rng(size).bytes(size)
+
+
 async def _serve_node(size: int, folder: Path) -> None:
     blobs = BlobDir(folder)
     node = make_node(blobs)
-    # The same for every holder; the numbers only need to be many and quickly made.
-    source = np.random.default_rng(size)
-    offered = [blobs.put(source.bytes(part)) for part in (size // 4, size)]
+    offered = [blobs.put(_content(part)) for part in (size // 4, size)]
 
     async def echo(_peer: PeerId, payload: bytes) -> bytes:
         return payload
@@ -181,15 +196,14 @@ def _say(value: object) -> None:
 
 
 def main() -> None:
-    role, kind, *rest = sys.argv[1:]
+    role, kind, *where, size, folder = sys.argv[1:]
+    arguments = (*where, int(size), Path(folder))
     if kind == "node":
-        *where, size, folder = rest
-        if role == "serve":
-            trio.run(_serve_node, int(size), Path(folder))
-        trio.run(_measure_node, where[0], int(size), Path(folder))
-    if role == "serve":
-        trio.run(_serve_stream, kind)
-    trio.run(_measure_stream, kind, rest[0], int(rest[1]))
+        trio.run(_serve_node if role == "serve" else _measure_node, *arguments)
+    elif role == "serve":
+        trio.run(_serve_stream, kind, arguments[-1])
+    else:
+        trio.run(_measure_stream, kind, *arguments)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from node.services.faults import altered
 from node.services.federation import Federation
 from node.services.receipts import Receipts
 from node.services.releases import Releases, Runs
-from node.worker.client import WorkerClient
+from node.worker.client import WorkerClient, WorkerRefusedError
 from protocol.boundary import ENTRY_BYTES, SALT_BYTES, Shape, boundary_root
 from protocol.errors import VerificationError
 from protocol.evaluation import (
@@ -153,6 +153,8 @@ class Host:
             return await trio.to_thread.run_sync(
                 lambda: client.infer(rows, shape, start=start)
             )
+        except WorkerRefusedError:
+            raise  # rows of a wrong shape must not cost the next requester a reload
         except ComputeError:
             self.close()
             raise

@@ -20,6 +20,10 @@ Weights = dict[str, NDArray[Any]]
 REPLY_TIMEOUT_S = 120.0
 
 
+class WorkerRefusedError(ComputeError):
+    """The worker would not do what was asked; the session goes on."""
+
+
 class WorkerClient:
     """One session with the worker behind a unix socket."""
 
@@ -102,5 +106,5 @@ class WorkerClient:
                 hint="start it again; the session resumes from the last stored state",
             ) from error
         if "error" in header:
-            raise ComputeError(f"worker refused {op}: {header['error']}")
+            raise WorkerRefusedError(f"worker refused {op}: {header['error']}")
         return header, answer

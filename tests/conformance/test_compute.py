@@ -19,7 +19,7 @@ async def in_memory():
     yield MemoryCompute()
 
 
-@pytest.fixture(params=["child", "memory"])
+@pytest.fixture(params=[pytest.param("child", marks=pytest.mark.slow), "memory"])
 def compute(request):
     return open_compute_child() if request.param == "child" else in_memory()
 

@@ -76,7 +76,7 @@ class Net:
         return transport
 
     @staticmethod
-    async def until(condition, seconds=30):
+    async def until(condition, seconds=90):
         """Wait for `condition`; a failure names it by the line that called."""
         with trio.fail_after(seconds):
             while not condition():
@@ -116,11 +116,11 @@ class Net:
     @staticmethod
     async def works(a, b):
         """A request from `a` to `b`, which serves "echo", is answered."""
-        got = await a.request(b.peer_id, "echo", b"ok", timeout_s=20, limit_bytes=2)
+        got = await a.request(b.peer_id, "echo", b"ok", timeout_s=60, limit_bytes=2)
         return got == b"ok"
 
     @staticmethod
-    async def take(node, count, seconds=30):
+    async def take(node, count, seconds=90):
         """The payloads of the next announcements."""
         with trio.fail_after(seconds):
             return [(await anext(node.announcements())).payload for _ in range(count)]

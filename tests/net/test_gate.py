@@ -41,28 +41,35 @@ def test_the_library_is_the_one_our_repairs_were_made_for():
     assert stock_yamux.MAX_WINDOW_SIZE > FRAME_BYTES
 
 
+@pytest.mark.slow
 async def test_r1_nobody_speaks_in_another_ones_name(net, stock):
     victim = create_new_key_pair()
-    name = ID.from_pubkey(victim.public_key)
-    a, naive, bad = net.make(1), libp2p.new_host(), stock.impostor(victim)
-    async with net.running(a), stock.running(naive, bad):
+    naive, bad = libp2p.new_host(), stock.impostor(victim)
+    async with stock.running(naive, bad):
         await bad.connect(stock.info(naive))
+        name = ID.from_pubkey(victim.public_key)
         await net.until(lambda: naive.get_connected_peers() == [name])  # the danger
-        with pytest.raises(Exception, match=ANY_ERROR):
-            await bad.connect(net.info(a))
-        assert not a._host.connected()
+        await naive.disconnect(name)
+        a = net.make(1)
+        async with net.running(a):
+            with pytest.raises(Exception, match=ANY_ERROR):
+                await bad.connect(net.info(a))
+            assert not a._host.connected()
 
 
 async def test_r1_a_dial_is_not_talked_down_to_plaintext(net, stock):
     victim = create_new_key_pair()
-    a, naive, bad = net.make(1), libp2p.new_host(), stock.impostor(victim)
-    async with net.running(a), stock.running(naive, bad):
+    naive, bad = libp2p.new_host(), stock.impostor(victim)
+    async with stock.running(naive, bad):
         lie = PeerInfo(ID.from_pubkey(victim.public_key), bad.get_addrs())
         await naive.connect(lie)  # the danger
         assert naive.get_connected_peers() == [lie.peer_id]
-        with pytest.raises(Exception, match=ANY_ERROR):
-            await a._host.dial(str(lie.peer_id), tuple(map(str, lie.addrs)))
-        assert not a._host.connected()
+        await naive.disconnect(lie.peer_id)
+        a = net.make(1)
+        async with net.running(a):
+            with pytest.raises(Exception, match=ANY_ERROR):
+                await a._host.dial(str(lie.peer_id), tuple(map(str, lie.addrs)))
+            assert not a._host.connected()
 
 
 async def test_r20_a_stranger_is_refused_in_both_directions(net):
@@ -87,6 +94,7 @@ async def test_r20_a_stranger_is_refused_in_both_directions(net):
         assert await net.works(c, b)
 
 
+@pytest.mark.slow
 async def test_r2_a_closed_connection_gives_its_place_back(net):
     a, b = net.make(1), net.make(2)
     network = a._host.library_host.get_network()
@@ -107,7 +115,7 @@ async def send_endless_line(port):
     async with stream:
         await stream.send_all(b"\x80\x80\x80\x80\x01")
         try:
-            with trio.move_on_after(10):
+            with trio.move_on_after(30):
                 while taken < 64 << 20:
                     await stream.send_all(bytes(1 << 20))
                     taken += 1 << 20
@@ -183,7 +191,7 @@ async def test_g4_a_socket_that_speaks_something_else_is_closed(net):
         for greeting in GREETINGS:
             stream = await trio.open_tcp_stream("127.0.0.1", net.port(a))
             async with stream:
-                with trio.fail_after(15):
+                with trio.fail_after(60):
                     try:
                         await stream.send_all(greeting)
                         await stream.send_eof()
@@ -214,7 +222,7 @@ async def test_only_our_muxer_is_offered(net):
 
 async def test_r18_a_node_that_stopped_holds_no_port(net):
     a, b = net.make(1), net.make(2)
-    with trio.fail_after(20):
+    with trio.fail_after(90):
         async with net.mesh(a, b):
             address = a.addresses()[0].split("/p2p/")[0]
     again = net.make(1, listen=(address,))

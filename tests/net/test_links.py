@@ -16,11 +16,12 @@ from node.adapters.libp2p.host import PROTOCOL
 
 
 @pytest.mark.parametrize("beating", [True, False])
+@pytest.mark.slow
 async def test_r14_r19_a_peer_that_answers_nothing_is_dropped(
     net, monkeypatch, beating
 ):
     """Its sockets are open and it even opens streams; only an answer is missing."""
-    monkeypatch.setattr(links, "BEAT_TIMEOUT_S", 0.3 if beating else 60)
+    monkeypatch.setattr(links, "BEAT_TIMEOUT_S", 0.05 if beating else 60)
     monkeypatch.setattr(links, "AGAIN_S", 0.01)
 
     async def never(stream):
@@ -32,7 +33,7 @@ async def test_r14_r19_a_peer_that_answers_nothing_is_dropped(
         mute._links.run = trio.sleep_forever
         await mute._host.dial(b.peer_id, b.addresses())
         await net.until(lambda: b.connected() == {mute.peer_id})
-        with trio.move_on_after(20 if beating else 1) as scope:
+        with trio.move_on_after(60 if beating else 1) as scope:
             await net.until(lambda: not b.connected())
         assert scope.cancelled_caught is not beating
 
@@ -58,6 +59,7 @@ async def test_r15_a_failed_dial_does_not_bar_the_next(net, monkeypatch):
             await net.until(lambda: a.connected() == {b.peer_id})
 
 
+@pytest.mark.slow
 async def test_r11_r15_a_restarted_peer_is_redialled_and_heard(net):
     a, b = net.make(1), net.make(2)
     async with net.running(a):
@@ -132,7 +134,7 @@ async def test_r14_a_killed_process_is_noticed_and_its_successor_found(net, tmp_
             a.keep_connected(peer, (address,))
             await net.until(lambda: a.connected() == {peer})
             other.send_signal(signal.SIGKILL)
-            await net.until(lambda: not a.connected(), seconds=5)
+            await net.until(lambda: not a.connected(), seconds=30)
         os.stat(tmp_path)  # noqa: PTH116 - what it stored outlives it
         async with process(tmp_path) as (_, peer, address):
             a.keep_connected(peer, (address,))

@@ -8,9 +8,11 @@ after a blob from several holders came out wrong (audit.py).
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import trio
 
+from node.adapters.libp2p.ahead import Ahead
 from node.adapters.libp2p.exchange import Exchange, Parts
 from node.adapters.libp2p.fetch import fetch
 from node.adapters.libp2p.pool import SPAN_CHUNKS
@@ -29,7 +31,7 @@ from protocol.wire import decode
 
 SENDING = 64
 SENDING_TO_ONE = 4
-"""Ranges on their way out; each holds one chunk in memory.  One peer that reads slowly
+"""Ranges on their way out; each holds two chunks in memory.  One peer that reads slowly
 on all its streams cannot take every place."""
 FETCHES = 12
 """Blobs fetched at once; each holds a few chunks in memory, further ones wait.  Several,
@@ -120,14 +122,19 @@ class BlobExchange:
         own = self._sending_to.setdefault(peer, trio.CapacityLimiter(SENDING_TO_ONE))
         async with own, self._sending:
             head = size.to_bytes(SIZE_BYTES, "big")
+            next_: Ahead[bytes] | None = None
             for offset in offsets:
-                length = min(CHUNK_BYTES, size - offset)
-                yield head + await trio.to_thread.run_sync(
-                    self._blobs.read, digest, offset, length
-                )
+                data = next_ or self._ahead(digest, size, offset)
+                after = offset + CHUNK_BYTES
+                next_ = self._ahead(digest, size, after) if after in offsets else None
+                yield head + await data.result()
                 head = b""
             if head:
                 yield head
+
+    def _ahead(self, digest: Digest, size: int, offset: int) -> Ahead[bytes]:
+        length = min(CHUNK_BYTES, size - offset)
+        return Ahead(partial(self._blobs.read, digest, offset, length))
 
     async def _list(self, peer: PeerId, payload: bytes) -> bytes:
         digest, size = self._held(peer, payload)

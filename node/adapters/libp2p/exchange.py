@@ -19,11 +19,11 @@ from node.adapters.libp2p.frames import (
     Ask,
     Body,
     Reply,
-    pieces,
     receive,
     receive_header,
     send,
     send_header,
+    some,
 )
 from node.adapters.libp2p.host import Host
 from node.errors import AccessError, NodeError, TransportError
@@ -135,7 +135,7 @@ class Exchange:
         async with slots:
             stream = self._resting(peer) or await self._host.open(peer)
             try:
-                yield stream
+                yield stream.muxed_stream
             except BaseException:
                 await _reset(stream)
                 raise
@@ -158,7 +158,7 @@ class Exchange:
         self._inbound[peer] += 1
         try:
             while self._allowed(peer):
-                await self._serve_one(peer, stream)
+                await self._serve_one(peer, stream.muxed_stream)
         except EOFError:
             logger.debug("stream ended peer=%s", peer)
         except (*BROKEN, NodeError, ProtocolError) as error:
@@ -248,8 +248,8 @@ async def _discard(stream: Any, size: int) -> None:
     """Read what we refuse, so that the refusal can be read; up to a limit."""
     if size > DRAIN_LIMIT_BYTES:
         raise TransportError(f"request has {size} bytes, limit is {DRAIN_LIMIT_BYTES}")
-    async for _ in pieces(stream, size):
-        pass
+    while size:
+        size -= sum(map(len, await some(stream, size)))
 
 
 async def _refuse(stream: Any, error: NodeError | ProtocolError) -> None:

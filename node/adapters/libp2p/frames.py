@@ -1,10 +1,11 @@
 """How one exchange looks on a stream: a short header, then exactly as many bytes as it says.
 
+A stream is one of our muxer's (yamux.py), without the library's wrapper around it.
+
 header = u16 length, then canonical MessagePack of `Ask` or `Reply`.  Sizes are checked
 before anything is read, and every read and write has a deadline of its own.
 """
 
-from collections.abc import AsyncIterator
 from typing import Any, TypeVar
 
 import trio
@@ -61,8 +62,6 @@ async def send(stream: Any, data: bytes) -> None:
 async def receive_header(stream: Any, type_: type[M]) -> M:
     """Wait for the next header, however long; its bytes then come without a pause."""
     first: bytes = await stream.read(1)
-    if not first:
-        raise TransportError("stream ended")
     length = int.from_bytes(first + await receive(stream, 1), "big")
     if not 0 < length <= HEADER_LIMIT_BYTES:
         raise MalformedMessageError(
@@ -77,22 +76,28 @@ async def receive_header(stream: Any, type_: type[M]) -> M:
 
 async def receive(stream: Any, size: int) -> bytes:
     """Exactly `size` bytes; the caller has checked that it wants so many."""
-    return b"".join([part async for part in pieces(stream, size)])
+    return b"".join(await receive_parts(stream, size))
 
 
-async def pieces(stream: Any, size: int) -> AsyncIterator[bytes]:
-    """`size` bytes in parts of at most `CHUNK_BYTES`."""
+async def receive_parts(stream: Any, size: int) -> list[bytes]:
+    """Exactly `size` bytes, in the pieces they come in."""
+    parts: list[bytes] = []
     left = size
     while left:
-        part = b""
-        with trio.move_on_after(PIECE_TIMEOUT_S) as scope:
-            part = await stream.read(min(left, CHUNK_BYTES))
-        if scope.cancelled_caught:
-            raise TransportError(f"no byte for {PIECE_TIMEOUT_S} s")
-        if not part:
-            raise TransportError(f"stream ended {left} bytes early")
-        left -= len(part)
-        yield part
+        more = await some(stream, left)
+        left -= sum(map(len, more))
+        parts += more
+    return parts
+
+
+async def some(stream: Any, most: int) -> list[bytes]:
+    """What is there, or the first that comes."""
+    more: list[bytes] = []
+    with trio.move_on_after(PIECE_TIMEOUT_S) as scope:
+        more = await stream.take(min(most, CHUNK_BYTES))
+    if scope.cancelled_caught:
+        raise TransportError(f"no byte for {PIECE_TIMEOUT_S} s")
+    return more
 
 
 class Body:
@@ -107,4 +112,4 @@ class Body:
         if size > self.left:
             raise MalformedMessageError(f"answer ends {size - self.left} bytes early")
         self.left -= size
-        return [part async for part in pieces(self._stream, size)]
+        return await receive_parts(self._stream, size)

@@ -8,6 +8,7 @@ proves that requests do.
 import logging
 import random
 from collections.abc import Callable
+from math import inf
 
 import trio
 
@@ -29,10 +30,13 @@ BEAT_TIMEOUT_S = 4.0
 SILENT_BEATS = 2
 """Beats in a row during which not one byte came: the peer hangs or its network is gone.
 Two, because after a stall of our own every answer seems late once."""
-MUTE_BEATS = 4
-"""Beats in a row without an answer although bytes come: it is overloaded or refuses us.
-A machine that is short of time must not lose its connections over it, because making
-new ones costs more than anything else."""
+MUTE_BEATS = 5
+"""Beats in a row without an answer although bytes come, each waiting twice as long as the
+one before, two minutes in all: the peer is overloaded or refuses us.  A machine that is
+short of time must not lose its connections over it, because making new ones costs more
+than anything else."""
+STALL_S = 0.5
+"""When our own look-around comes later than this, nothing is known about silence."""
 AGAIN_S = 0.5
 REPAIR_PERIOD_S = 5.0
 REDIAL_FIRST_S = 0.25
@@ -57,6 +61,8 @@ class Links:
         self._dialling: dict[PeerId, trio.CancelScope] = {}
         self._sessions: dict[PeerId, trio.CancelScope] = {}
         self._nursery: trio.Nursery | None = None
+        self._stalled = -inf
+        """When our own event loop was late the last time."""
         exchange.serve(BEAT_PROTOCOL, _beat, limit_bytes=0)
 
     def connected(self) -> frozenset[PeerId]:
@@ -79,8 +85,11 @@ class Links:
             for peer in self._wanted:
                 nursery.start_soon(self._dial_for_ever, peer)
             while True:
+                due = trio.current_time() + LOOK_S
                 self._look(nursery)
-                await trio.sleep(LOOK_S)
+                await trio.sleep_until(due)
+                if trio.current_time() > due + STALL_S:
+                    self._stalled = trio.current_time()
 
     def _look(self, nursery: trio.Nursery) -> None:
         """One session per connected member; none for whom it is over."""
@@ -123,10 +132,15 @@ class Links:
             asked = trio.current_time()
             try:
                 await self._exchange.request(
-                    peer, BEAT_PROTOCOL, b"", timeout_s=BEAT_TIMEOUT_S, limit_bytes=0
+                    peer,
+                    BEAT_PROTOCOL,
+                    b"",
+                    timeout_s=BEAT_TIMEOUT_S * 2 ** max(0, mute - silent),
+                    limit_bytes=0,
                 )
             except NodeError as error:
-                silent = silent + 1 if self._host.heard(peer) < asked else 0
+                alive = max(self._host.heard(peer), self._stalled) >= asked
+                silent = 0 if alive else silent + 1
                 mute += 1
                 logger.info("no beat peer=%s silent=%s: %s", peer, silent, error)
                 await trio.sleep(_jitter(AGAIN_S))

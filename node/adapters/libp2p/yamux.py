@@ -1,12 +1,14 @@
 """Yamux with correct windows, woken writers and a reader that never waits to write.
 
-Four things differ from the stock muxer, each for a measured reason (docs/network.md):
-a writer without window sleeps until it gets some, instead of polling and giving up after
-five seconds; the credit we grant never exceeds one window, and a peer that sends beyond
-it loses the connection; frames are large; and what the reading task has to answer (pings,
+What differs from the stock muxer, each for a measured reason (docs/network.md): a writer
+without window sleeps until it gets some, instead of polling and giving up after five
+seconds; the credit we grant never exceeds one window, all windows of a connection are
+bounded together, and a peer that sends beyond loses the connection; frames are large and
+what is in them is not copied again; and what the reading task has to answer (pings,
 acknowledgements) is queued, so that two busy ends cannot wait for each other for ever.
 """
 
+import logging
 import struct
 from collections import deque
 from typing import Any
@@ -14,11 +16,22 @@ from typing import Any
 import trio
 from libp2p.exceptions import BaseLibp2pError
 from libp2p.io.exceptions import ConnectionClosedError, IncompleteReadError
+from libp2p.security.noise.io import MAX_PLAINTEXT_LENGTH
 from libp2p.stream_muxer import muxer_multistream
-from libp2p.stream_muxer.exceptions import MuxedStreamError
+from libp2p.stream_muxer.exceptions import (
+    MuxedStreamEOF,
+    MuxedStreamError,
+    MuxedStreamReset,
+)
 from libp2p.stream_muxer.yamux import yamux as stock
 
-FRAME_BYTES = 1 << 18
+from node.adapters.libp2p.unread import Unread
+
+logger = logging.getLogger(__name__)
+
+_HEADER = struct.Struct("!BBHII")
+FRAME_BYTES = 4 * MAX_PLAINTEXT_LENGTH - _HEADER.size
+"""A frame with its header fills four Noise messages to the last byte."""
 WINDOW_LIMIT_BYTES = 4 << 20
 """Unread bytes one stream may hold at the receiver."""
 CONNECTION_LIMIT_BYTES = 24 << 20
@@ -29,12 +42,12 @@ WINDOW_TIMEOUT_S = 120.0
 """How long a reader may pause with a full window."""
 LATER_LIMIT = 4096
 BODY_TIMEOUT_S = 60.0
-_HEADER = struct.Struct("!BBHII")
 
 
 class Stream(stock.YamuxStream):
     """One stream; its window is an event, not a number to poll."""
 
+    conn: "Muxer"
     target_recv_window: int
     epoch_start: float
     _credit = 0
@@ -48,7 +61,7 @@ class Stream(stock.YamuxStream):
     def send_window(self, value: int) -> None:
         self._credit = value
         if value > 0:
-            self._wake()
+            self.wake()
 
     @property
     def recv_window(self) -> int:
@@ -60,7 +73,7 @@ class Stream(stock.YamuxStream):
         if value < 0:
             self.conn.overrun(self.stream_id)
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
         waiting: trio.Event | None = self.__dict__.pop("_waiting", None)
         if waiting is not None:
             waiting.set()
@@ -81,16 +94,41 @@ class Stream(stock.YamuxStream):
                 sent += count
 
     async def read(self, n: int | None = -1) -> bytes:
-        """As the stock stream; what lies ready is copied once instead of three times."""
-        buffer = self.conn.stream_buffers.get(self.stream_id)
-        if not buffer or n is None or n <= 0 or self.recv_closed:
-            return await super().read(n)
-        with memoryview(buffer) as view:
-            data = bytes(view[:n])
-        del buffer[: len(data)]
-        await self._auto_tune_and_send_window_update(bytes_read=len(data))
-        await trio.lowlevel.checkpoint()
-        return data
+        """What is there, at most `n` bytes; waits for the first."""
+        if n == 0:
+            return b""
+        return b"".join(
+            await self.take(WINDOW_LIMIT_BYTES if n is None or n < 0 else n)
+        )
+
+    async def take(self, most: int) -> list[bytes]:
+        """As `read`, in the pieces it came in.
+
+        Raises `MuxedStreamEOF` at the end, `MuxedStreamReset` if there is none to come.
+        """
+        unread = await self._wait_for_bytes()
+        parts = unread.take(most)
+        await self._auto_tune_and_send_window_update(bytes_read=most)
+        if self.closed and not unread:
+            self.conn.forget(self)
+        return parts
+
+    async def _wait_for_bytes(self) -> Unread:
+        conn = self.conn
+        while True:
+            unread = conn.stream_buffers.get(self.stream_id)
+            if unread:
+                await trio.lowlevel.checkpoint()
+                return unread
+            event = conn.stream_events.get(self.stream_id)
+            if self.reset_received:
+                raise MuxedStreamReset("stream was reset")
+            if unread is None or event is None or self.recv_closed:
+                raise MuxedStreamEOF("stream has ended")
+            if event.is_set():
+                conn.stream_events[self.stream_id] = trio.Event()
+            else:
+                await event.wait()
 
     async def _wait_for_window(self) -> None:
         deadline = trio.current_time() + WINDOW_TIMEOUT_S
@@ -99,7 +137,7 @@ class Stream(stock.YamuxStream):
             if trio.current_time() > deadline:
                 raise MuxedStreamError(f"no window for {WINDOW_TIMEOUT_S} s")
             waiting = self.__dict__.setdefault("_waiting", trio.Event())
-            with trio.move_on_after(1.0):  # a reset does not set the event
+            with trio.move_on_after(1.0):  # the library's `close` does not wake it
                 await waiting.wait()
 
     def _require_open(self) -> None:
@@ -125,25 +163,40 @@ class Stream(stock.YamuxStream):
         await self.send_window_update(grant)
 
 
+class _Buffers(dict[int, Unread]):
+    """The stock code makes a bytearray for each new stream; ours has something else."""
+
+    def __setitem__(self, stream_id: int, _bytes: Any) -> None:
+        super().__setitem__(stream_id, Unread())
+
+
 class Muxer(stock.Yamux):
     """One connection's streams."""
 
+    stream_buffers: _Buffers
+    stream_events: dict[int, trio.Event]
+    streams: dict[int, Stream]
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.stream_buffers = _Buffers()
+        self._rtt: float = 0.0
         self._later: deque[bytes] = deque()
         self._wanted = trio.Event()
         self._reader: trio.lowlevel.Task | None = None
 
     def overrun(self, stream_id: int | None) -> None:
         """A peer sent more than it was granted: nothing it says can be bounded."""
-        stock.logger.warning(
-            "window overrun peer=%s stream=%s", self.peer_id, stream_id
-        )
+        logger.warning("window overrun peer=%s stream=%s", self.peer_id, stream_id)
         self.event_shutting_down.set()
 
     def windows(self) -> int:
         """What the peer may have sent us unread, on all streams."""
         return sum(stream.target_recv_window for stream in self.streams.values())
+
+    def forget(self, stream: Stream) -> None:
+        """Drop what is known of a stream that has ended both ways and is read."""
+        self._finalize_stream_locked(stream, fully_closed=True)
 
     async def _write_frame(self, data: bytes) -> None:
         if (
@@ -174,27 +227,122 @@ class Muxer(stock.Yamux):
         except (BaseLibp2pError, OSError, trio.ClosedResourceError):
             return  # the reading task sees the same end and cleans up
 
-    async def _read_data_body(self, length: int) -> bytes:
-        """The body of one frame; our session returns it whole or at the end."""
-        if length > WINDOW_LIMIT_BYTES:
-            self.overrun(None)
-            raise ConnectionClosedError(f"frame announces {length} bytes")
-        with trio.fail_after(BODY_TIMEOUT_S):
-            data: bytes = await self.secured_conn.read(length)
-        if len(data) < length:
-            raise IncompleteReadError(
-                "connection closed", expected_bytes=length, received_bytes=len(data)
-            )
-        return data
-
     async def handle_incoming(self) -> None:
+        """Read frames until the connection ends, one way or another."""
         self._reader = trio.lowlevel.current_task()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._flush)
-            await super().handle_incoming()
+            try:
+                while not self.event_shutting_down.is_set():
+                    await self._read_frame()
+            except (BaseLibp2pError, OSError, trio.TooSlowError) as error:
+                logger.debug("connection ended peer=%s: %r", self.peer_id, error)
             nursery.cancel_scope.cancel()
         if not self.event_closed.is_set():
             await self._cleanup_on_error()
+
+    async def _read_frame(self) -> None:
+        session = self.secured_conn
+        while session.ready < _HEADER.size:
+            if not await session.fill():
+                raise ConnectionClosedError("closed by the peer")
+        head = b"".join(session.take(_HEADER.size))
+        _, kind, flags, stream_id, length = _HEADER.unpack(head)
+        if kind == stock.TYPE_DATA:
+            parts = await self._read_body(length)
+            await self._on_frame(stream_id, flags, parts=parts, length=length)
+        elif kind == stock.TYPE_WINDOW_UPDATE:
+            await self._on_frame(stream_id, flags, credit=length)
+        elif kind == stock.TYPE_PING:
+            await self._on_ping(flags, length)
+        else:  # going away, or nothing Yamux knows
+            logger.debug("frame kind=%s code=%s peer=%s", kind, length, self.peer_id)
+            self.event_shutting_down.set()
+
+    async def _read_body(self, length: int) -> list[bytes]:
+        session = self.secured_conn
+        if length > WINDOW_LIMIT_BYTES:
+            self.overrun(None)
+            raise ConnectionClosedError(f"frame announces {length} bytes")
+        if session.ready < length:
+            with trio.fail_after(BODY_TIMEOUT_S):
+                while session.ready < length:
+                    if not await session.fill():
+                        raise IncompleteReadError(
+                            "closed in a frame",
+                            expected_bytes=length,
+                            received_bytes=session.ready,
+                        )
+        return session.take(length)
+
+    async def _on_frame(
+        self,
+        stream_id: int,
+        flags: int,
+        *,
+        parts: list[bytes] | None = None,
+        length: int = 0,
+        credit: int = 0,
+    ) -> None:
+        """Bytes or credit for one stream, and what the flags do to it."""
+        stream = self.streams.get(stream_id)
+        opened = bool(flags & stock.FLAG_SYN)
+        if opened:
+            if stream is not None or stream_id % 2 == self.next_stream_id % 2:
+                await self._reset(stream_id)
+                return
+            stream = self._open_inbound(stream_id)
+        if stream is None:
+            return  # of a stream that has ended here; the bytes were read and are gone
+        if credit:
+            stream.send_window += credit
+        if parts:
+            unread = self.stream_buffers[stream_id]
+            for part in parts:
+                unread.append(part)
+            stream.recv_window -= length
+        if flags & stock.FLAG_FIN:
+            stream.recv_closed = True
+            stream.closed = stream.closed or stream.send_closed
+        if flags & stock.FLAG_RST:
+            stream.closed = stream.reset_received = True
+        if parts or flags & (stock.FLAG_FIN | stock.FLAG_RST):
+            self.stream_events[stream_id].set()
+        if stream.closed:
+            stream.wake()
+            self.forget(stream)
+        if opened:
+            await self._accept(stream)
+
+    def _open_inbound(self, stream_id: int) -> Stream:
+        stream = self.streams[stream_id] = Stream(stream_id, self, is_initiator=False)
+        self.stream_buffers[stream_id] = b""
+        self.stream_events[stream_id] = trio.Event()
+        return stream
+
+    async def _accept(self, stream: Stream) -> None:
+        if not stream.reset_received:
+            await self._write_frame(
+                _HEADER.pack(
+                    0, stock.TYPE_WINDOW_UPDATE, stock.FLAG_ACK, stream.stream_id, 0
+                )
+            )
+        await self.new_stream_send_channel.send(stream)
+
+    async def _reset(self, stream_id: int) -> None:
+        await self._write_frame(
+            _HEADER.pack(0, stock.TYPE_WINDOW_UPDATE, stock.FLAG_RST, stream_id, 0)
+        )
+
+    async def _on_ping(self, flags: int, value: int) -> None:
+        if flags & stock.FLAG_SYN:
+            await self._write_frame(
+                _HEADER.pack(0, stock.TYPE_PING, stock.FLAG_ACK, 0, value)
+            )
+        elif flags & stock.FLAG_ACK:
+            rtt = trio.current_time() - self._ping_sent_time
+            self._rtt = (self._rtt + rtt) / 2 if self._rtt else rtt
+            self._ping_event.set()
 
 
 def install() -> dict[str, type[Muxer]]:

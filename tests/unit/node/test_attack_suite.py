@@ -55,12 +55,13 @@ def test_json_rows_hold_the_named_fields_and_no_infinity():
     assert plain["detail"] == {"half": None, "n2": 0.5}
 
 
-def test_the_published_table_marks_what_is_broken():
-    broken = Row(**{**_fields(ROW), "value": 1.0})
-    lines = render.as_markdown([ROW, broken]).splitlines()
-    assert len(lines) == 4
-    assert "| 0.010 |" in lines[2]
-    assert "| **1.000** |" in lines[3]
+def test_the_published_table_has_a_column_a_view_and_marks_what_is_broken():
+    broken = Row(**{**_fields(ROW), "value": 1.0, "base": "public"})
+    other = Row(**{**_fields(ROW), "model": "other"})
+    lines = render.as_markdown([ROW, broken, other]).splitlines()
+    assert lines[0].endswith("| control | private E k=1 | public E k=1 |")
+    assert lines[2] == "| 5 known plaintext | toy | 0.002 | 1.000 | 0.010 | **1.000** |"
+    assert lines[3].endswith("| 0.010 |  |")
     assert render.as_table([ROW, broken]).row_count == 2
 
 

@@ -174,6 +174,7 @@ def test_a_revert_is_code_3_with_its_data(chain):
         assert answer["error"]["data"] == "0x" + b"no".hex()
 
 
+@pytest.mark.slow
 def test_a_contract_that_calls_itself_for_ever_does_not_take_the_chain_along(chain):
     digest = chain.ask(
         "eth_sendRawTransaction", transfer(chain, to="", data=ABYSS, gas=100_000)
@@ -279,6 +280,7 @@ HEX = st.binary(max_size=40).map(lambda raw: "0x" + raw.hex())
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(data=st.data())
+@pytest.mark.slow
 def test_no_request_makes_the_chain_fail(chain, data):
     """Whatever the parameters, the answer is a result or a refusal that we meant."""
     names = sorted(set(chain.methods._methods) - {"dev_fund"})

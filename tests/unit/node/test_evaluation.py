@@ -767,3 +767,18 @@ async def test_over_real_processes_and_the_child_that_replays_loads_no_torch(
         assert {row["verdict"] for row in reports} == {"passed"}
         assert "numpy" in libraries(child.pid)
         assert "torch" not in libraries(child.pid)
+
+
+async def test_rows_the_model_cannot_take_are_refused_and_cost_nobody_a_reload(
+    federation,
+):
+    async with federation(verify=False) as nodes:
+        await nodes.clinic.requester.run(nodes.model, "host", CSV)
+        session = nodes.host.host._session
+        member = nodes.clinic.federation.named("host")
+        shape = (1, SPEC.tokens + 1, SPEC.width)
+        rows = bytes(3 * shape[1] * shape[2])
+        with pytest.raises(NodeError, match="worker refused infer"):
+            await nodes.clinic.requester._ask(member, nodes.model, rows, shape)
+        assert nodes.host.host._session is session
+        await nodes.clinic.requester.run(nodes.model, "host", CSV)

@@ -11,6 +11,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from node.errors import ModelError
 from node.model.cli import COMMANDS
 
+pytestmark = pytest.mark.slow
+
 
 @click.group()
 def model():

@@ -61,7 +61,6 @@ def test_chunks_in_any_order_become_the_blob(blobs, order, on_disk):
         assert partial.has(index)
     assert partial.missing() == []
     assert partial.matches()
-    partial.settle()
     partial.commit()
     partial.close()
     if on_disk:

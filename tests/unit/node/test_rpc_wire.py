@@ -40,6 +40,7 @@ def test_no_bytes_make_the_parser_raise(line):
 
 @settings(max_examples=60)
 @given(json_values)
+@pytest.mark.slow
 def test_no_json_makes_the_parser_raise(value):
     assert isinstance(wire.parse(json.dumps(value).encode()), Request | Fault)
 

@@ -25,6 +25,7 @@ def test_any_threshold_of_shares_gives_the_secret_back(data):
     assert shamir.join({x: shares[x - 1] for x in chosen}) == secret
 
 
+@pytest.mark.slow
 def test_fewer_shares_fit_every_secret():
     """Perfect secrecy, counted: over all coins, two shares of three-of-five take each
     pair of values equally often whatever the secret."""
