@@ -393,7 +393,8 @@ class Rounds:
         behind = heard.round < self.round
         if may_answer and (behind or (body.asks and heard.round == self.round)):
             self._talk.answered(heard.sender, now)
-            self._desk.send(heard.sender, self._answer(heard.sender, behind=behind))
+            answer = self._answer(heard.sender, body.asks, behind=behind)
+            self._desk.send(heard.sender, answer)
 
     def _found(self, now: Millis) -> None:
         """After a loss of the disk: more members than can lie have told where they are."""
@@ -404,14 +405,14 @@ class Rounds:
         self._lost = False
         self._enter_attempt(self._number, now)
 
-    def _answer(self, asker: bytes, *, behind: bool) -> list[bytes]:
+    def _answer(self, asker: bytes, asked: int, *, behind: bool) -> list[bytes]:
         """What somebody who is behind, or has heard nothing for a while, may have missed."""
         certificate = self._history.certificate
         if behind:
             return [] if certificate is None else [self._sealed(Proof(certificate))]
         if self.silent:
             return []
-        others = self._relayed_for(asker)
+        others = self._relayed_for(asker, asked)
         out = self._stock.envelopes(others | {self._desk.me})
         if self._attempt is None:
             out += self._desk.newest_ballots(self._open.slot)
@@ -425,18 +426,18 @@ class Rounds:
             out += self._ears.of(others, context)
         return out
 
-    def _relayed_for(self, asker: bytes) -> frozenset[bytes]:
+    def _relayed_for(self, asker: bytes, asked: int) -> frozenset[bytes]:
         """Whose statements this node repeats to `asker` besides its own.
 
-        A member may be gone, or silent, with its statements heard by some.  More of those
-        present than can lie, the ones next to the asker in the order of seats, repeat all.
+        A member may be gone, or silent, with its statements heard by some.  Each time it
+        asks, another of those present repeats them all, in the order of seats.
         """
         cohort = self._history.cohort
         expected = self.expected(self._now)
         place = cohort.place(asker)
         around = cohort.members[place + 1 :] + cohort.members[:place]
-        near = [m for m in around if m in expected][: cohort.thresholds.liars + 1]
-        if self._desk.me not in near:
+        near = [m for m in around if m in expected]
+        if not near or near[asked % len(near)] != self._desk.me:
             return frozenset()
         return frozenset(around) - {self._desk.me}
 
@@ -742,7 +743,7 @@ class Rounds:
         body = Heartbeat(
             self.head,
             self._is_ready(),
-            (waits or self.silent) and self._talk.asks(cohort, now),
+            self._talk.asks(cohort, now) if waits or self.silent else 0,
             self._stock.held(),
             b"" if self._history.next is None else self._history.next.name(),
         )
