@@ -11,6 +11,7 @@ new asks.  Laws over a whole run, held by the simulator (tests/sim):
 - a record that holds a secret of a finished round goes with the verdict.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 
 from protocol.certificate import (
@@ -834,18 +835,20 @@ class Rounds:
             known = self._stock.next_of(member, slot)
             if known is not None:
                 found[member] = known
-        while True:
-            wanted = [(m, cohort.place(m), k.prekey.number) for m, k in found.items()]
-            quarrels = [
-                (dealer, holder)
-                for dealer, place, number in wanted
-                for holder in found
-                if held[holder][place] < number
-            ]
-            if not quarrels:
-                return found
-            counts = {m: sum(m in pair for pair in quarrels) for m in found}
-            del found[max(sorted(found), key=lambda m: counts[m])]
+        wanted = [(m, cohort.place(m), k.prekey.number) for m, k in found.items()]
+        quarrels = [
+            (dealer, holder)
+            for dealer, place, number in wanted
+            for holder in found
+            if held[holder][place] < number
+        ]
+        while quarrels:
+            counts = Counter(member for pair in quarrels for member in pair)
+            # Seats break ties, so that everyone who sees the same leaves out the same.
+            out = max(sorted(counts), key=lambda member: counts[member])
+            del found[out]
+            quarrels = [pair for pair in quarrels if out not in pair]
+        return found
 
     def _first_number(self) -> int:
         """After a loss of the disk, numbers start beyond all that others have seen."""
