@@ -122,6 +122,7 @@ class Rounds:
         self._update: Digest | None = None
         self._attempt: Attempt | None = None
         self._left_blobs: list[Digest] = []
+        self._given_up: list[Certificate] = []
         self._state_here = True
         self._ready_since: Millis | None = None
         self._enter_epoch()
@@ -416,6 +417,8 @@ class Rounds:
         others = self._relayed_for(asker, asked)
         out = self._stock.envelopes(others | {self._desk.me})
         if self._attempt is None:
+            # What ended the attempt before, for somebody who is still in it.
+            out += [self._sealed(Proof(each)) for each in self._given_up]
             out += self._desk.newest_ballots(self._open.slot)
             return out + self._ears.of(others, self._open.name)
         for each in self._attempt.certificates():
@@ -545,6 +548,7 @@ class Rounds:
             self._finish(attempt.verdict.certificate, now)
             return not self._over
         if attempt.given_up:
+            self._given_up = attempt.certificates()
             self._leave_attempt(now)
             self._enter_attempt(self._number + 1, now)
             self._hear_early(now)
@@ -606,6 +610,7 @@ class Rounds:
         self._update = None
         self._attempt = None
         self._left_blobs = []
+        self._given_up = []
         self._state_here = (
             not self._history.joining and SYNCING not in self._desk.records
         )
