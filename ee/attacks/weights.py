@@ -19,7 +19,7 @@ from ee.attacks.keying import Body, Observed
 from ee.attacks.score import Finding
 from ee.attacks.vocabulary import Text, nearest_rows
 
-ROUNDS = 4
+ROUNDS = 6
 
 
 @dataclass(frozen=True)
@@ -33,15 +33,24 @@ class Matched:
 
 
 def match_blocks(public: Block, keyed: Block) -> Matched:
-    """Unit permutation and residual key that carry `public` nearest to `keyed`."""
-    # The vector before the activation: no key scales it or turns its sign.
-    ours, theirs = public.ups[0].double(), keyed.ups[0].double()
-    units = _nearest(_invariants(keyed), _invariants(public))
-    residual = procrustes(ours[units], theirs)
-    for _ in range(ROUNDS):
-        units = torch.cdist(theirs, ours @ residual).argmin(dim=1)
-        residual = procrustes(ours[units], theirs)
-    return Matched(units, residual)
+    """Unit permutation and residual key that carry `public` nearest to `keyed`.
+
+    Tried once with lengths, which a rigid key leaves, and once with angles, which survive
+    scaled units as well; the better fit is kept, which an attacker sees without help.
+    """
+    ours, theirs = _vectors(public), _vectors(keyed)
+    found = []
+    for features in (_lengths, _angles):
+        units = _nearest(features(keyed), features(public))
+        # The vector before the activation: no key scales it or turns its sign.
+        residual = procrustes(ours[units, 0], theirs[:, 0])
+        for _ in range(ROUNDS):
+            likeness = _likeness(ours @ residual, theirs)
+            units = likeness.argmax(dim=1)
+            residual = _aligned(ours[units], theirs, residual)
+        fit = _likeness(ours @ residual, theirs).max(dim=1).values.sum()
+        found.append((float(fit), Matched(units, residual)))
+    return max(found, key=lambda pair: pair[0])[1]
 
 
 def weight_matching(
@@ -70,21 +79,51 @@ def procrustes(ours: Tensor, theirs: Tensor) -> Tensor:
     return u @ v
 
 
-def _invariants(block: Block) -> Tensor:
+def _vectors(block: Block) -> Tensor:
+    """(inner, 2 or 3, width): each unit's vectors, of length one."""
+    vectors = torch.stack([*block.ups, block.down.T], dim=1).double()
+    return vectors / vectors.norm(dim=-1, keepdim=True)
+
+
+def _likeness(turned: Tensor, theirs: Tensor) -> Tensor:
+    """(theirs, ours): cosines added up; beyond the first vector a key may turn the sign."""
+    total = theirs[:, 0] @ turned[:, 0].T
+    for place in range(1, theirs.shape[1]):
+        total = total + (theirs[:, place] @ turned[:, place].T).abs()
+    return total
+
+
+def _aligned(ours: Tensor, theirs: Tensor, residual: Tensor) -> Tensor:
+    """Procrustes over all vectors of matched units, each under its likelier sign."""
+    signs = torch.sign((theirs * (ours @ residual)).sum(-1, keepdim=True))
+    return procrustes((ours * signs).flatten(0, 1), theirs.flatten(0, 1))
+
+
+def _lengths(block: Block) -> Tensor:
+    """(inner, features): what no rigid key changes about a unit, and its bias."""
+    vectors = torch.stack([*block.ups, block.down.T], dim=1).double()
+    gram = (vectors @ vectors.transpose(1, 2)).abs()
+    upper = torch.triu_indices(gram.shape[1], gram.shape[1])
+    return _with_bias(block, [gram[:, upper[0], upper[1]]])
+
+
+def _angles(block: Block) -> Tensor:
     """(inner, features): what no key of any strength changes about a unit, and its bias.
 
     The free factor of a gated unit may be scaled if its down vector is scaled back: so angles
     up to sign, the norm before the activation, and the product of the other norms.
     """
-    vectors = torch.stack([*block.ups, block.down.T], dim=1).double()
-    norms = vectors.norm(dim=-1)
-    gram = vectors @ vectors.transpose(1, 2)
-    angles = gram / (norms[:, :, None] * norms[:, None, :])
-    upper = torch.triu_indices(gram.shape[1], gram.shape[1], offset=1)
+    norms = torch.stack([*block.ups, block.down.T], dim=1).double().norm(dim=-1)
+    vectors = _vectors(block)
+    angles = (vectors @ vectors.transpose(1, 2)).abs()
+    upper = torch.triu_indices(angles.shape[1], angles.shape[1], offset=1)
     parts = [norms[:, :1], norms[:, 1:].prod(1, keepdim=True)]
-    parts.append(angles[:, upper[0], upper[1]].abs())
+    return _with_bias(block, [*parts, angles[:, upper[0], upper[1]]])
+
+
+def _with_bias(block: Block, parts: list[Tensor]) -> Tensor:
     if block.up_bias is not None:
-        parts.append(block.up_bias.double()[:, None])
+        parts = [*parts, block.up_bias.double()[:, None]]
     return torch.cat(parts, dim=1)
 
 

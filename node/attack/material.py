@@ -133,6 +133,12 @@ def _changed(base: Base, seed: int, mix: Callable[[Tensor, Tensor], Tensor]) -> 
     return model
 
 
+def check_installed() -> None:
+    """`ComputeError` with the command to run, if one of the two packages is missing."""
+    for package in (MODEL_PACKAGE, TEXT_PACKAGE):
+        _folder(package)
+
+
 def _folder(package: str) -> Path:
     found = importlib.util.find_spec(package)
     if found is None or found.origin is None:

@@ -14,8 +14,8 @@ TARGET = 0.05
 
 
 def as_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Plain dictionaries; what is not finite has no place in JSON and becomes null."""
-    return [_finite(msgspec.to_builtins(row)) for row in rows]
+    """Plain dictionaries."""
+    return [msgspec.to_builtins(row) for row in rows]
 
 
 def as_table(rows: Sequence[Row]) -> Table:
@@ -64,11 +64,3 @@ def _cell(row: Row) -> str:
 
 def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _finite(part) for name, part in value.items()}
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

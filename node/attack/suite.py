@@ -6,7 +6,8 @@ that fails there has shown nothing anywhere.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 import msgspec
@@ -72,7 +73,8 @@ class Row(msgspec.Struct, frozen=True):
     control: float
     trials: int
     measure: str
-    detail: dict[str, float]
+    detail: dict[str, float | None]
+    """None: never, where a number was looked for and not reached."""
 
 
 @dataclass(frozen=True)
@@ -260,23 +262,37 @@ ATTACKS: dict[str, tuple[str, Attack]] = {
 SUMMED = "8 gradient span"
 
 
-def run(size: Size, seed: int, say: Say, model: str | None = None) -> Iterator[Row]:
-    """Rows of both models, or of the one named, in the order of the table."""
+MODELS = ("minilm", "causal")
+
+
+def run(
+    size: Size,
+    seed: int,
+    say: Say,
+    model: str | None = None,
+    only: Collection[int] = (),
+) -> Iterator[Row]:
+    """Rows of both models, or of the one named, in the order of the table.
+
+    `only`: numbers of the attacks to run; empty for all.
+    """
     say("reading MiniLM and the text")
     texts = read_texts(size.words, size.tokens, seed)
     if model in {None, "minilm"}:
-        yield from attack_subject(Bench(_minilm(texts, seed), size, seed), say)
+        bench = Bench(_minilm(texts, seed), size, seed)
+        yield from attack_subject(bench, say, only)
     if model in {None, "causal"}:
-        yield from attack_subject(
-            Bench(_causal(texts, size, seed, say), size, seed), say
-        )
+        bench = Bench(_causal(texts, size, seed, say), size, seed)
+        yield from attack_subject(bench, say, only)
 
 
-def attack_subject(bench: Bench, say: Say) -> Iterator[Row]:
+def attack_subject(bench: Bench, say: Say, only: Collection[int] = ()) -> Iterator[Row]:
     """All rows of one model."""
     own = bench.subject
     views = list(_views(own, bench.seed))
     for attack, (measure, act) in ATTACKS.items():
+        if only and int(attack.split()[0]) not in only:
+            continue
         controls: dict[int, float] = {}
         for name, view in views:
             say(f"{own.name}: {attack}, {name} base, {view.mode}")
@@ -303,9 +319,10 @@ def _row(
     found: Finding,
     control: float,
 ) -> Row:
+    detail = {n: v if math.isfinite(v) else None for n, v in found.detail.items()}
     return Row(
         attack, model, base, mode, found.value, found.chance, control,
-        found.trials, measure, found.detail,
+        found.trials, measure, detail,
     )  # fmt: skip
 
 

@@ -465,7 +465,9 @@ def test_one_case_is_checked_alone(case):
     for number in range(case.shape[0]):
         shown = shown_case(case, case.packed, number)
         assert cases.check(cases.read(encode(shown))).fault is None
-    lie = case.rerun([case.packed[0], altered(case.packed[1]), case.packed[2]], 0)
+    lie = case.packed
+    while lie[-1] == case.packed[-1]:  # a small lie is sometimes rounded away
+        lie = case.rerun([case.packed[0], altered(case.packed[1]), case.packed[2]], 0)
     faults = [
         cases.check(shown_case(case, lie, number)).fault
         for number in range(case.shape[0])
