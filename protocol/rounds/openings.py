@@ -82,6 +82,7 @@ class Openings:
             members
         ):
             return False
+        self.stock.want(name for _, name in opening.prekeys)
         unknown = False
         for member, (number, name) in zip(members, opening.prekeys, strict=True):
             if not self.stock.is_free(member, number, slot.name()):
