@@ -68,15 +68,27 @@ def apply(
     work = [(_encryptor(key, counter), np.add) for key in plus]
     work += [(_encryptor(key, counter), np.subtract) for key in minus]
     zeros, stream = _aligned(CHUNK_BYTES), _aligned(CHUNK_BYTES + BLOCK_BYTES)
-    into = stream.data
-    each = CHUNK_BYTES // size
-    for at in range(0, words.size, each):
-        part = words[at : at + each]
-        plain = zeros.data[: part.nbytes]
-        mask = stream[: part.nbytes].view(words.dtype)
+    into, plain = stream.data, zeros.data
+    mask = stream[:CHUNK_BYTES].view(words.dtype)
+    for at, stop in _chunks(words, size):
+        part = words[at:stop]
+        if part.nbytes != mask.nbytes:
+            plain = zeros.data[: part.nbytes]
+            mask = stream[: part.nbytes].view(words.dtype)
         for encryptor, join in work:
             encryptor.update_into(plain, into)
             join(part, mask, out=part)
+
+
+def _chunks(words: Elements, size: int) -> Iterable[tuple[int, int]]:
+    """Stretches of the vector; after a short first one, each begins on a cache line."""
+    skip = -words.ctypes.data % _LINE // BLOCK_BYTES * BLOCK_BYTES
+    first = min(skip // size, words.size)
+    if first:
+        yield 0, first
+    each = CHUNK_BYTES // size
+    for at in range(first, words.size, each):
+        yield at, min(at + each, words.size)
 
 
 def _encryptor(key: bytes, counter: bytes) -> CipherContext:

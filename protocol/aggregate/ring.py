@@ -88,7 +88,7 @@ class Ring:
             if not bool(np.all(np.isfinite(part))):
                 raise LocalProtocolError("the update holds a number that is not finite")
             part *= factor
-            scaled = np.ldexp(part, -_spread(exponents, at, part.size))
+            scaled = np.ldexp(part, -spread(exponents, at, part.size))
             whole = np.floor(scaled + chance.random(part.size))
             cut += int(np.count_nonzero(np.abs(whole) > self.limit))
             np.clip(whole, -self.limit, self.limit, out=whole)
@@ -101,7 +101,7 @@ class Ring:
         out = np.empty(total.size, np.float32)
         for at in range(0, total.size, _CHUNK):
             part = self.signed(total[at : at + _CHUNK]).astype(np.float64) * factor
-            out[at : at + part.size] = np.ldexp(part, _spread(exponents, at, part.size))
+            out[at : at + part.size] = np.ldexp(part, spread(exponents, at, part.size))
         return out
 
     def signed(self, words: Elements) -> NDArray[Any]:
@@ -173,7 +173,8 @@ def _log4_above(wanted: int, unit: int) -> int:
     return k
 
 
-def _spread(exponents: Exponents, at: int, size: int) -> NDArray[np.int32]:
+def spread(exponents: Exponents, at: int, size: int) -> NDArray[np.int32]:
+    """The exponent of each of `size` entries from entry `at`, which starts a block."""
     first = at // BLOCK
     used = exponents[first : first + blocks(size)].astype(np.int32)
     return np.repeat(used, BLOCK)[:size]

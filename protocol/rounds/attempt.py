@@ -39,6 +39,7 @@ from protocol.rounds.events import (
     Unmasked,
 )
 from protocol.rounds.gather import Gathering, Setting
+from protocol.rounds.judgement import Judgement
 from protocol.rounds.messages import (
     Claim,
     Heard,
@@ -130,6 +131,7 @@ class Attempt:
         self._quantised: Digest | None = None
         self._tagging = False
         self._now = now
+        self._judgement = Judgement(cohort, opening, self.context)
         self.survivors = self._decide(Kind.SURVIVORS)
         self.verdict = self._decide(Kind.VERDICT)
 
@@ -480,83 +482,18 @@ class Attempt:
 
     def _verdict(self) -> Verdict | None:
         """The verdict this member would propose now."""
-        if self._accepts():
-            return self._verdict_of(accept=True)
-        return self._verdict_of(accept=False) if self._rejects() else None
-
-    def _verdict_of(self, *, accept: bool) -> Verdict:
-        opening, settling = self.opening, self.settling
-        state, scales = opening.base, opening.scales
-        if accept:
-            assert settling is not None
-            assert settling.outcome is not None
-            state, scales = settling.outcome.state, settling.outcome.scales
-        return Verdict(
-            opening.round,
-            accept,
-            state,
-            scales,
-            opening.head,
-            self.context,
-            self._host.next_epoch(),
+        if self.settling is None:
+            return None
+        expected = self._host.expected(self._now)
+        return self._judgement.offer(
+            self.settling, self._host.next_epoch(), expected, self._now
         )
 
     def _judge_verdict(self, value: Verdict) -> bool | None:
-        if not self._host.knows_epoch(value.epoch):
+        if self.settling is None or not self._host.knows_epoch(value.epoch):
             return None
-        if value.accept:
-            if not self._accepts():
-                return None
-        elif not self._rejects():
-            return None
-        wanted = self._verdict_of(accept=value.accept)
-        same = Verdict(
-            value.round,
-            value.accept,
-            value.state,
-            value.scales,
-            value.previous,
-            value.context,
-            wanted.epoch,
-        )
-        # Another member may still be on its way to this state, or this one to that.
-        return True if same == wanted else None
-
-    def _accepts(self) -> bool:
-        """A quorum came to my state, few dislike it, and whoever is here has spoken."""
-        settling = self.settling
-        if settling is None or settling.outcome is None or not settling.settled():
-            return False
-        assert settling.claimed_at is not None
-        mine = settling.outcome
-        claims = settling.claims
-        same = sum(
-            1
-            for claim in claims.values()
-            if (claim.state, claim.scales) == (mine.state, mine.scales)
-        )
-        if same < self._cohort.thresholds.quorum or self._many_reject():
-            return False
-        if self._cohort.policy.checked and settling.covered() != settling.every_slice:
-            return False
-        patience = self._cohort.policy.patience_ms
         expected = self._host.expected(self._now)
-        return expected <= claims.keys() or (
-            self._now >= settling.claimed_at + patience
-        )
-
-    def _rejects(self) -> bool:
-        """A third dislikes it, or there is no sum to like, or none that anyone could check."""
-        settling = self.settling
-        if settling is None:
-            return False
-        late = self._now >= settling.since + self._cohort.policy.grace_ms
-        return settling.broken or self._many_reject() or late
-
-    def _many_reject(self) -> bool:
-        assert self.settling is not None
-        rejecting = sum(1 for c in self.settling.claims.values() if not c.accept)
-        return 3 * rejecting > len(self._cohort.members)
+        return self._judgement.judge(self.settling, value, expected, self._now)
 
     def _certificate_key(self, decision: Decide) -> str:
         return f"{self.opening.round}/certificate/{decision.name.hex()}"

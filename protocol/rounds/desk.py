@@ -22,6 +22,10 @@ RECORD_LIMIT_BYTES = 1 << 21
 """The largest record holds an opening's certificate and 64 pre-keys of 10 KiB."""
 
 
+SILENT = "silent"
+"""Record of a member that lost its disk: the round from which on it votes on openings."""
+
+
 class Keyring(Protocol):
     """The node's secrets and its chance, as functions."""
 

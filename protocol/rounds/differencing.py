@@ -20,6 +20,8 @@ def isolates(
     opened: Sequence[frozenset[bytes]], new: frozenset[bytes], floor: int
 ) -> bool:
     """Would opening `new` as well single out fewer than `floor` members?"""
+    if not opened or new in opened:
+        return not opened and len(new) < floor
     members = sorted(new.union(*opened))
     rows = _independent([_row(each, members) for each in opened])
     more = _independent([*rows, _row(new, members)])

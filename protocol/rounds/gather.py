@@ -117,7 +117,9 @@ class Gathering:
         if body.turn >= TURNS or body.members & ~setting.everyone:
             return False
         self.reports[body.shard].setdefault((setting.place(sender), body.turn), body)
-        self._look_again()
+        self.dirty = True
+        self._target = None
+        self._usable_now.pop(body.shard, None)
         return True
 
     def bar(self, member: bytes) -> None:
@@ -409,9 +411,12 @@ class Gathering:
 
     def _pull_sum(self, report: Report, place: int) -> None:
         """From its reporter, then from whoever has it by now."""
+        wanted = Digest(report.sum)
+        if wanted in self.here or wanted in self._sources:
+            return
         each = self.setting.slices[report.shard]
         sources = (self.setting.members[place], *self._cohort.members)
-        self.pull(Digest(report.sum), sources, self.slice_bytes(each))
+        self.pull(wanted, sources, self.slice_bytes(each))
 
     def _look_again(self) -> None:
         self.dirty = True

@@ -14,26 +14,29 @@ new asks.  Laws over a whole run, held by the simulator (tests/sim):
 from collections.abc import Sequence
 
 from protocol.certificate import (
-    NOTHING,
     Certificate,
     Kind,
     Proposal,
     Slot,
-    Step,
     Verify,
     Vote,
 )
-from protocol.decide import About, Decide
+from protocol.decide import Decide
 from protocol.envelope import verified
 from protocol.errors import (
     LocalProtocolError,
-    MalformedMessageError,
     ProtocolError,
     VerificationError,
 )
-from protocol.rounds.attempt import Attempt, OpenRecord, is_proven
+from protocol.rounds import recall
+from protocol.rounds.attempt import Attempt
 from protocol.rounds.deadlines import UploadTimes
-from protocol.rounds.desk import RECORD_LIMIT_BYTES, Desk, Keyring, slot_prefix
+from protocol.rounds.desk import (
+    SILENT,
+    Desk,
+    Keyring,
+    slot_prefix,
+)
 from protocol.rounds.ears import Ears
 from protocol.rounds.events import (
     Effect,
@@ -62,23 +65,21 @@ from protocol.rounds.messages import (
     Opening,
     PreKey,
     Proof,
-    Upload,
     Verdict,
     exclude_each_other,
     hear,
 )
+from protocol.rounds.openings import Openings
 from protocol.rounds.policy import Epoch
 from protocol.rounds.stock import Known, Stock
 from protocol.rounds.talk import Talk
 from protocol.types import DIGEST_BYTES, Digest, Millis, PublicKey
-from protocol.wire import decode, encode
+from protocol.wire import decode
 
-ATTEMPTS_IN_A_ROW = 3
-"""After so many that led nowhere, a pause: the cause is not going away by haste."""
-NUMBERS_SKIPPED = 64
-"""Pre-key numbers left out after a loss of the disk, beyond those that others have seen."""
-
-SILENT, SYNCING = "silent", "syncing"
+SYNCING = "syncing"
+"""Record of a state that is certified and not yet on disk."""
+PASSES = 6
+"""Attempts ended by one event: one, or two where a certificate was on record."""
 
 
 class Rounds:
@@ -114,16 +115,16 @@ class Rounds:
         self._lost = lost
         self._ears = Ears()
         self._talk = Talk(self._desk)
-        self._accused: set[bytes] = set()
         self._now = Millis(0)
-        self._version = 0
-        self._offer: tuple[int, bytes | None] = (-1, None)
         self._update: Digest | None = None
         self._attempt: Attempt | None = None
         self._left_blobs: list[Digest] = []
+        self._given_up: list[Certificate] = []
         self._state_here = True
-        self._ready_since: Millis | None = None
-        self._enter_epoch()
+        cohort = self._history.cohort
+        self._stock = Stock(cohort, self._desk, self._history.floors)
+        self._times = UploadTimes(cohort.policy)
+        self._openings = Openings(self._desk, self._history, self._talk, self._stock)
         self._enter_round(Millis(0))
 
     # Public ------------------------------------------------------------------------------
@@ -188,7 +189,7 @@ class Rounds:
         """One event; the effects are to be carried out in order."""
         if self.over:
             return []
-        self._now = now
+        self._now = self._openings.now = now
         self._take(event, now)
         self._advance(now)
         return self._desk.drain()
@@ -218,55 +219,6 @@ class Rounds:
         """Members heard from lately, this node included."""
         return self._talk.expected(self._history.cohort, now)
 
-    # Chair of the opening ----------------------------------------------------------------
-
-    def offer(self, slot: Slot) -> bytes | None:
-        """An opening of all who are ready: at once if that is everyone, else after a wait."""
-        if self._offer[0] != self._version:
-            self._offer = (self._version, self._make_offer(slot))
-        return self._offer[1]
-
-    def judge(self, slot: Slot, value: bytes) -> bool | None:
-        """Does this open the present attempt, with pre-keys that are known and unused?"""
-        try:
-            opening = decode(value, Opening)
-        except MalformedMessageError:
-            return False
-        cohort, members = self._history.cohort, opening.members
-        if opening != self._opening(members, opening.prekeys):
-            return False
-        if list(members) != sorted(set(members)) or not all(
-            member in cohort for member in members
-        ):
-            return False
-        if len(members) < cohort.thresholds.survivors or len(opening.prekeys) != len(
-            members
-        ):
-            return False
-        unknown = False
-        for member, (number, name) in zip(members, opening.prekeys, strict=True):
-            if not self._stock.is_free(member, number, slot.name()):
-                return False
-            known = self._stock.named(name)
-            if known is None:
-                unknown = True
-            elif known.dealer != member or known.prekey.number != number:
-                return False
-        return None if unknown else True
-
-    def cast(self, body: Vote | Proposal, about: About) -> bytes:
-        """Record and send; a precommitted opening uses its pre-keys up."""
-        if (
-            isinstance(body, Vote)
-            and body.step == Step.PRECOMMIT
-            and body.value != NOTHING
-        ):
-            self._use_up(body.slot, about.value)
-        return self._desk.cast(body, about)
-
-    def proven(self, vote: Vote, votes: Sequence[tuple[int, bytes]]) -> bool:
-        return is_proven(self._history.cohort, self._desk, vote, votes)
-
     # Events ------------------------------------------------------------------------------
 
     def _take(self, event: Event, now: Millis) -> None:
@@ -276,7 +228,7 @@ class Rounds:
             case Started():
                 self._resume(now)
             case Tick():
-                self._version += 1
+                self._openings.changed()
                 if self._attempt is not None:
                     self._attempt.handle(event, now)
             case Trained():
@@ -304,7 +256,7 @@ class Rounds:
                     attempt.handle(event, now)
 
     def _news(self, now: Millis) -> None:
-        self._version += 1
+        self._openings.changed()
         self._talk.hurry()
         self._talk.progress(self._history.cohort, now)
 
@@ -328,7 +280,7 @@ class Rounds:
             case PreKey():
                 self._contradicts(heard)
                 if self._stock.take(heard, heard.body):
-                    self._version += 1
+                    self._openings.changed()
                     self._talk.progress(cohort, now)
             case _:
                 self._hear_statement(heard, now)
@@ -370,10 +322,10 @@ class Rounds:
     def _expose(self, one: Heard, other: Heard) -> None:
         """Two statements of one member exclude each other: say so once, do without it."""
         liar = one.sender
-        if liar in self._accused or liar not in self._history.cohort:
+        if liar in self._openings.accused or liar not in self._history.cohort:
             return
-        self._accused.add(liar)
-        self._version += 1
+        self._openings.accused.add(liar)
+        self._openings.changed()
         self._desk.accuse(
             liar, "said two different things in one place", one.envelope, other.envelope
         )
@@ -384,7 +336,7 @@ class Rounds:
 
     def _hear_beat(self, heard: Heard, body: Heartbeat, now: Millis) -> None:
         cohort = self._history.cohort
-        self._version += 1
+        self._openings.changed()
         if self._lost and len(self._talk.beats) > cohort.thresholds.liars:
             self._found(now)
         may_answer = self._talk.hear(heard, body, cohort, now)
@@ -393,7 +345,8 @@ class Rounds:
         behind = heard.round < self.round
         if may_answer and (behind or (body.asks and heard.round == self.round)):
             self._talk.answered(heard.sender, now)
-            self._desk.send(heard.sender, self._answer(heard.sender, behind=behind))
+            answer = self._answer(heard.sender, body.asks, behind=behind)
+            self._desk.send(heard.sender, answer)
 
     def _found(self, now: Millis) -> None:
         """After a loss of the disk: more members than can lie have told where they are."""
@@ -404,16 +357,18 @@ class Rounds:
         self._lost = False
         self._enter_attempt(self._number, now)
 
-    def _answer(self, asker: bytes, *, behind: bool) -> list[bytes]:
+    def _answer(self, asker: bytes, asked: int, *, behind: bool) -> list[bytes]:
         """What somebody who is behind, or has heard nothing for a while, may have missed."""
         certificate = self._history.certificate
         if behind:
             return [] if certificate is None else [self._sealed(Proof(certificate))]
         if self.silent:
             return []
-        others = self._relayed_for(asker)
+        others = self._relayed_for(asker, asked)
         out = self._stock.envelopes(others | {self._desk.me})
         if self._attempt is None:
+            # What ended the attempt before, for somebody who is still in it.
+            out += [self._sealed(Proof(each)) for each in self._given_up]
             out += self._desk.newest_ballots(self._open.slot)
             return out + self._ears.of(others, self._open.name)
         for each in self._attempt.certificates():
@@ -425,18 +380,18 @@ class Rounds:
             out += self._ears.of(others, context)
         return out
 
-    def _relayed_for(self, asker: bytes) -> frozenset[bytes]:
+    def _relayed_for(self, asker: bytes, asked: int) -> frozenset[bytes]:
         """Whose statements this node repeats to `asker` besides its own.
 
-        A member may be gone, or silent, with its statements heard by some.  More of those
-        present than can lie, the ones next to the asker in the order of seats, repeat all.
+        A member may be gone, or silent, with its statements heard by some.  Each time it
+        asks, another of those present repeats them all, in the order of seats.
         """
         cohort = self._history.cohort
         expected = self.expected(self._now)
         place = cohort.place(asker)
         around = cohort.members[place + 1 :] + cohort.members[:place]
-        near = [m for m in around if m in expected][: cohort.thresholds.liars + 1]
-        if self._desk.me not in near:
+        near = [m for m in around if m in expected]
+        if not near or near[asked % len(near)] != self._desk.me:
             return frozenset()
         return frozenset(around) - {self._desk.me}
 
@@ -483,15 +438,16 @@ class Rounds:
 
     def _drive(self, now: Millis) -> None:
         """Open, work, step on, until nothing moves; bounded, since each pass ends an attempt."""
-        for _ in range(2 * ATTEMPTS_IN_A_ROW):
+        self._openings.ready = self._is_ready()
+        for _ in range(PASSES):
             if self._attempt is None:
-                self._stock.replenish(first=self._first_number())
+                self._stock.replenish(first=self._openings.first_number())
                 self._decide_opening(now)
             if self._over or self._attempt is None or not self._step_on(now):
                 return
 
     def _decide_opening(self, now: Millis) -> None:
-        if not self._open.running and self.offer(self._open.slot) is not None:
+        if not self._open.running and self._openings.offer(self._open.slot) is not None:
             self._open.start(now)
         self._open.advance(now)
         if self._open.certificate is not None:
@@ -509,7 +465,7 @@ class Rounds:
             used[member] = known
         if self.abstains and not self._names_mine(opening):
             return  # it may have spoken in this attempt before
-        self._use_up(certificate.slot, certificate.value)
+        self._openings.use_up(certificate.slot, certificate.value)
         own = used.get(self._desk.me)
         mine = None if own is None else self._stock.mine(own.prekey.name())
         cohort = self._history.cohort
@@ -528,7 +484,7 @@ class Rounds:
         )
         self._talk.progress(cohort, now)
         self._attempt.begin(now)
-        self._stock.replenish(first=self._first_number())
+        self._stock.replenish(first=self._openings.first_number())
         self._hear_early(now)
 
     def _names_mine(self, opening: Opening) -> bool:
@@ -543,6 +499,7 @@ class Rounds:
             self._finish(attempt.verdict.certificate, now)
             return not self._over
         if attempt.given_up:
+            self._given_up = attempt.certificates()
             self._leave_attempt(now)
             self._enter_attempt(self._number + 1, now)
             self._hear_early(now)
@@ -569,8 +526,8 @@ class Rounds:
         if attempt is None or attempt.context != verdict.context:
             self._stock.retire()
         self._leave_attempt(now)
-        stale = self._stale(verdict.round)
-        blobs = self._left_blobs + self._blobs_named(stale)
+        stale = recall.stale(self._desk, verdict.round)
+        blobs = self._left_blobs + recall.blobs_named(self._desk, stale)
         stale += self._stock.settle()
         if not here:
             self._desk.persist(SYNCING, verdict.state)
@@ -596,14 +553,16 @@ class Rounds:
     def _enter_epoch(self) -> None:
         cohort = self._history.cohort
         self._stock = Stock(cohort, self._desk, self._history.floors)
+        self._openings.stock = self._stock
         self._times = UploadTimes(cohort.policy)
-        self._accused &= set(cohort.members)
+        self._openings.accused &= set(cohort.members)
 
     def _enter_round(self, now: Millis) -> None:
         self._ears.forget(self._history.cohort.members)
         self._update = None
         self._attempt = None
         self._left_blobs = []
+        self._given_up = []
         self._state_here = (
             not self._history.joining and SYNCING not in self._desk.records
         )
@@ -611,10 +570,9 @@ class Rounds:
 
     def _enter_attempt(self, number: int, now: Millis) -> None:
         self._number = number
-        self._attempt_since = now
-        self._ready_since = None
+        self._openings.enter(number, now)
         self._open = self._new_decision()
-        self._version += 1
+        self._openings.changed()
         self._talk.hurry()
 
     def _new_decision(self) -> Decide:
@@ -631,7 +589,7 @@ class Rounds:
             slot,
             cohort.members,
             self._desk.me,
-            self,
+            self._openings,
             quorum=cohort.thresholds.quorum,
             view_ms=cohort.policy.view_ms,
             votes=not self.abstains,
@@ -659,16 +617,19 @@ class Rounds:
             self._desk.persist(SILENT, str(1 << 62).encode())
         elif self._desk.records.get(SILENT) == str(1 << 62).encode():
             self._lost = True
-        self._clear_away()
+        # A crash between a verdict and the deletion that follows it: delete now.
+        old = recall.stale(self._desk, self.round - 1)
+        blobs = recall.blobs_named(self._desk, old)
+        self._desk.forget(old + self._stock.settle(), blobs)
         record = self._desk.records.get(self._trained_key())
         self._update = None if record is None else Digest(record)
         self._begin_round()
         for envelope in self._stock.envelopes(frozenset({self._desk.me})):
             self._desk.do(Publish(envelope))
-        self._recall_uses()
-        opened = self._opened_records()
+        recall.recall_uses(self._desk, self._openings, self.round)
+        opened = recall.opened(self._desk, self.round)
         if opened and not self.silent:
-            last = max(opened, key=lambda each: each.certificate.slot.attempt)
+            last = opened[-1]
             for envelope in last.prekeys:
                 heard = self._desk.own(envelope)
                 if isinstance(heard.body, PreKey):
@@ -676,57 +637,6 @@ class Rounds:
             self._enter_attempt(last.certificate.slot.attempt, now)
             self._open.adopt(last.certificate)
         self._talk.hurry()
-
-    def _clear_away(self) -> None:
-        """A crash between a verdict and the deletion that follows it: delete now."""
-        keys = self._stale(self.round - 1)
-        blobs = self._blobs_named(keys)
-        self._desk.forget(keys + self._stock.settle(), blobs)
-
-    def _blobs_named(self, keys: list[str]) -> list[Digest]:
-        """Updates, plain, rounded and masked, that these records name."""
-        blobs: list[Digest] = []
-        for key in keys:
-            record = self._desk.records[key]
-            if key.endswith(("/trained", "/quantised")):
-                blobs.append(Digest(record))
-            elif key.endswith("/upload"):
-                body = self._desk.own(record).body
-                if isinstance(body, Upload):
-                    blobs += [Digest(shard) for shard in body.shards]
-        return blobs
-
-    def _recall_uses(self) -> None:
-        """Openings this member precommitted in this round have used their pre-keys up."""
-        for ballot in self._desk.ballots(f"{self.round}/ballot/"):
-            body = ballot.body
-            if (
-                isinstance(body, Vote)
-                and body.slot.kind == Kind.OPEN
-                and body.step == Step.PRECOMMIT
-                and body.value != NOTHING
-            ):
-                self._use_up(body.slot, ballot.about.value)
-        for each in self._opened_records():
-            self._use_up(each.certificate.slot, each.certificate.value)
-
-    def _opened_records(self) -> list[OpenRecord]:
-        prefix = f"{self.round}/opened/"
-        return [
-            decode(record, OpenRecord, limit_bytes=RECORD_LIMIT_BYTES)
-            for key, record in sorted(self._desk.records.items())
-            if key.startswith(prefix)
-        ]
-
-    def _use_up(self, slot: Slot, value: bytes) -> None:
-        opening = decode(value, Opening)
-        numbers = {
-            member: number
-            for member, (number, _) in zip(
-                opening.members, opening.prekeys, strict=True
-            )
-        }
-        self._stock.use(slot.name(), numbers)
 
     def _hear_early(self, now: Millis) -> None:
         for heard in self._ears.early():
@@ -742,7 +652,7 @@ class Rounds:
         body = Heartbeat(
             self.head,
             self._is_ready(),
-            (waits or self.silent) and self._talk.asks(cohort, now),
+            self._talk.asks(cohort, now) if waits or self.silent else 0,
             self._stock.held(),
             b"" if self._history.next is None else self._history.next.name(),
         )
@@ -755,105 +665,5 @@ class Rounds:
         name = self._history.cohort.name
         return self._desk.sealed(name, self.round, self._number, body)
 
-    # Offers ------------------------------------------------------------------------------
-
-    def _make_offer(self, slot: Slot) -> bytes | None:
-        cohort = self._history.cohort
-        ready = self._ready(slot.name())
-        # A member that was shown to lie is done without, unless a sum without it would,
-        # with one opened before, single it out.
-        clean = frozenset(ready) - self._accused
-        allowed = self._history.allowed(clean) or self._history.allowed(
-            frozenset(ready)
-        )
-        if allowed is None or len(allowed) < cohort.thresholds.survivors:
-            self._ready_since = None
-            return None
-        if self._ready_since is None:
-            self._ready_since = self._now
-        pause = (
-            cohort.policy.idle_ms
-            if self._number and self._number % ATTEMPTS_IN_A_ROW == 0
-            else 0
-        )
-        if self._now < self._attempt_since + pause:
-            return None
-        waited = self._now - self._ready_since >= cohort.policy.patience_ms
-        if len(ready) < len(cohort.members) and not waited:
-            return None
-        members = tuple(m for m in cohort.members if m in allowed)
-        prekeys = tuple(
-            (ready[m].prekey.number, ready[m].prekey.name()) for m in members
-        )
-        return encode(self._opening(members, prekeys))
-
-    def _opening(
-        self, members: tuple[bytes, ...], prekeys: tuple[tuple[int, bytes], ...]
-    ) -> Opening:
-        history = self._history
-        return Opening(
-            self._desk.run,
-            history.cohort.name,
-            history.round,
-            self._number,
-            history.base,
-            history.scales,
-            history.head,
-            members,
-            prekeys,
-        )
-
-    def _ready(self, slot: bytes) -> dict[bytes, Known]:
-        """Members that can upload, each with the pre-key it would use.
-
-        Of two members of whom one holds no share of the other's pre-key, the one with more
-        such quarrels is left out: it deals badly, or says so of others.
-        """
-        cohort = self._history.cohort
-        held: dict[bytes, tuple[int, ...]] = {}
-        if self._is_ready():
-            held[self._desk.me] = self._stock.held()
-        alive = self.expected(self._now)
-        for member, beat in self._talk.beats.items():
-            body = beat.body
-            if member in alive and body.ready and body.head == self.head:
-                held[member] = body.held
-        found: dict[bytes, Known] = {}
-        if len(held) < cohort.thresholds.survivors:
-            return found
-        for member in held:
-            known = self._stock.next_of(member, slot)
-            if known is not None:
-                found[member] = known
-        while True:
-            wanted = [(m, cohort.place(m), k.prekey.number) for m, k in found.items()]
-            quarrels = [
-                (dealer, holder)
-                for dealer, place, number in wanted
-                for holder in found
-                if held[holder][place] < number
-            ]
-            if not quarrels:
-                return found
-            counts = {m: sum(m in pair for pair in quarrels) for m in found}
-            del found[max(sorted(found), key=lambda m: counts[m])]
-
-    def _first_number(self) -> int:
-        """After a loss of the disk, numbers start beyond all that others have seen."""
-        if SILENT not in self._desk.records:
-            return 0
-        place = self._history.cohort.place(self._desk.me)
-        seen = [beat.body.held[place] for beat in self._talk.beats.values()]
-        return max(seen, default=0) + NUMBERS_SKIPPED
-
     def _trained_key(self) -> str:
         return f"{self.round}/trained"
-
-    def _stale(self, last: int) -> list[str]:
-        """Records of rounds up to `last`: they start with the round's number."""
-        out = []
-        for key in self._desk.records:
-            number = key.split("/")[0]
-            if number.isdecimal() and int(number) <= last:
-                out.append(key)
-        return out

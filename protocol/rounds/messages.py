@@ -66,8 +66,8 @@ class Heartbeat(Message, frozen=True, tag="heartbeat"):
     """Digest of the last verdict: equal heads mean equal states."""
     ready: bool
     """My update of this round is on disk."""
-    asks: bool
-    """I have heard nothing new for a while: send me what I may have missed."""
+    asks: int
+    """Above 0: I have heard nothing new for a while, and ask for the n-th time."""
     held: tuple[int, ...]
     """Per member of the epoch: the newest pre-key number whose shares I hold, or -1."""
     next_epoch: bytes
@@ -326,6 +326,8 @@ def _check_lengths(body: Body) -> None:
                 require_wire_length("sealed shares", sealed, SEALED_SHARES_BYTES)
         case Heartbeat():
             require_wire_length("head", body.head, DIGEST_BYTES)
+            if body.asks < 0:
+                raise MalformedMessageError(f"heartbeat asks {body.asks} times")
         case Upload():
             for shard in body.shards:
                 require_wire_length("shard digest", shard, DIGEST_BYTES)

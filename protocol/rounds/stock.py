@@ -19,8 +19,9 @@ from protocol.wire import Message, decode, encode
 
 AHEAD = 2
 """Own pre-keys kept ready: one for the attempt to come and one for the attempt after it."""
-KEPT = 4
-"""Pre-keys kept per member: twice what an honest one has unused, and all a flooder can fill."""
+KEPT = 8
+"""Pre-keys kept per member: four times what an honest one has unused, since one that lost its
+disk deals anew; and all that a flooder can fill."""
 _RECORD_LIMIT_BYTES = 1 << 17
 
 
@@ -56,7 +57,7 @@ class Stock:
         self._by_name: dict[bytes, Known] = {}
         self._mine: dict[int, Dealt] = {}
         self._withdrawn = dict.fromkeys(cohort.members, 0)
-        self._wanted: frozenset[bytes] = frozenset()
+        self._wanted: set[bytes] = set()
         self._next = 0
         self._load()
 
@@ -105,8 +106,11 @@ class Stock:
         return prekey.number in mine
 
     def want(self, names: Iterable[bytes]) -> None:
-        """These are named in the present opening: keep them, however many come after."""
-        self._wanted = frozenset(names)
+        """These are named in an opening of this round: keep them, however many come after.
+
+        Otherwise members that are locked on an opening could lose what others need to join.
+        """
+        self._wanted.update(names)
 
     def named(self, name: bytes) -> Known | None:
         """The pre-key called `name`."""
@@ -157,6 +161,7 @@ class Stock:
                 place = self._cohort.place(member)
                 self._floors[place] = max(self._floors[place], number + 1)
         self._pending.clear()
+        self._wanted.clear()
         for member, mine in self._known.items():
             floor = self._floors[self._cohort.place(member)]
             for number in [number for number in mine if number < floor]:

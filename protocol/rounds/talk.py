@@ -69,15 +69,16 @@ class Talk:
         """Is it time for a heartbeat?"""
         return self._beat_at is None or now - self._beat_at >= cohort.policy.beat_ms
 
-    def asks(self, cohort: Cohort, now: Millis) -> bool:
-        """Has nothing new come for so long that this heartbeat should ask?"""
+    def asks(self, cohort: Cohort, now: Millis) -> int:
+        """How often nothing new has come for so long that this heartbeat should ask; or 0."""
         if self._ask_at is None:
             self._ask_at = Millis(now + cohort.policy.ask_ms)
         if now < self._ask_at:
-            return False
-        self._asks = min(self._asks + 1, ASK_DOUBLINGS)
-        self._ask_at = Millis(now + (cohort.policy.ask_ms << self._asks))
-        return True
+            return 0
+        self._asks += 1
+        pause = cohort.policy.ask_ms << min(self._asks, ASK_DOUBLINGS)
+        self._ask_at = Millis(now + pause)
+        return self._asks
 
     def beat(
         self, cohort: Cohort, number: int, attempt: int, body: Heartbeat, now: Millis

@@ -13,20 +13,17 @@ from federation_sim import work
 from federation_sim.world import Node, World
 
 from protocol import certificate
-from protocol.certificate import Certificate, Kind, Proposal, Vote
-from protocol.envelope import Envelope
+from protocol.certificate import Certificate, Kind
 from protocol.rounds import events as ev
 from protocol.rounds import prekeys
 from protocol.rounds.attempt import GIVEN_UP, OpenRecord
 from protocol.rounds.desk import RECORD_LIMIT_BYTES, Cast
 from protocol.rounds.history import HEAD, HeadRecord
 from protocol.rounds.messages import (
-    LIMIT_BYTES,
     Heard,
     Opening,
     PreKey,
     Release,
-    Said,
     Survivors,
     Verdict,
     place,
@@ -184,10 +181,9 @@ class Laws:
                 )
 
     def _says(self, node: Node, envelope: bytes) -> None:
-        outer = decode(envelope, Envelope, limit_bytes=LIMIT_BYTES)
-        if outer.sender != node.name:
+        heard = self._world.parsed(envelope)
+        if heard.sender != node.name:
             return  # relayed for somebody who is away
-        heard = _own(outer, envelope)
         where = place(heard)
         if where is None:
             return
@@ -330,23 +326,3 @@ def _envelope_in(key: str, value: bytes) -> bytes:
     if key.startswith("prekey/"):
         return decode(value, DealtRecord, limit_bytes=RECORD_LIMIT_BYTES).envelope
     return value
-
-
-def _own(outer: Envelope, envelope: bytes) -> Heard:
-    if outer.domain == certificate.DOMAIN:
-        body: Any = decode(outer.payload, Vote | Proposal, limit_bytes=LIMIT_BYTES)
-        slot = body.slot
-        run, number, attempt = slot.run, slot.round, slot.attempt
-    else:
-        said = decode(outer.payload, Said, limit_bytes=LIMIT_BYTES)
-        run, number, attempt, body = said.run, said.round, said.attempt, said.body
-    return Heard(
-        outer.sender,
-        outer.context,
-        run,
-        number,
-        attempt,
-        body,
-        outer.signature,
-        envelope,
-    )

@@ -16,6 +16,7 @@ from protocol.rounds import (
     desk,
     gather,
     history,
+    judgement,
     machine,
     policy,
     settle,
@@ -125,10 +126,10 @@ def _lost_but_speaks(_old: Any) -> Any:
 
 
 def _accepts_on_reject(old: Any) -> Any:
-    def verdict(self: Any, *, accept: bool) -> Any:
-        out = old(self, accept=accept)
-        if not accept and self.settling is not None and self.settling.outcome:
-            return msgspec.structs.replace(out, state=self.settling.outcome.state)
+    def verdict(self: Any, settling: Any, epoch: bytes, *, accept: bool) -> Any:
+        out = old(self, settling, epoch, accept=accept)
+        if not accept and settling.outcome:
+            return msgspec.structs.replace(out, state=settling.outcome.state)
         return out
 
     return verdict
@@ -215,7 +216,7 @@ MUTANTS: dict[str, tuple[Any, str]] = {
         "every survivor's update counts once",
     ),
     "keeps a rejected state": (
-        _method(attempt.Attempt, "_verdict_of", _accepts_on_reject),
+        _method(judgement.Judgement, "_verdict", _accepts_on_reject),
         "a rejection changes nothing",
     ),
     "votes although it lost its disk": (

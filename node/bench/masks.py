@@ -1,0 +1,63 @@
+"""How fast masks are made, against the cipher alone on the same core.
+
+Two figures in turns, so that a noisy neighbour hits both: AES-256-CTR over the best buffer size,
+and masks put on a vector, keystream and addition.  Memory is what the process grows by, against
+the vector.
+"""
+
+import os
+import resource
+import time
+from typing import Any
+
+import numpy as np
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
+from protocol.aggregate import masks
+
+ENTRIES = 10_000_000
+MEMBERS = 4
+TURNS = 9
+CIPHER_BYTES = 1 << 28
+
+
+def measure(entries: int = ENTRIES, members: int = MEMBERS) -> dict[str, Any]:
+    """GB/s of masks and of the cipher, their ratio, and memory in vectors."""
+    words = np.zeros(entries, "<u2")
+    keys = [os.urandom(32) for _ in range(members)]
+    before = _peak_bytes()
+    pairs = [(_cipher(), _masks(words, keys)) for _ in range(TURNS)]
+    grown = max(0, _peak_bytes() - before)
+    aes = max(one for one, _ in pairs)
+    best = max(two for _, two in pairs)
+    ratio = sorted(two / one for one, two in pairs)[TURNS // 2]
+    return {
+        "entries": entries,
+        "members": members,
+        "aes_gbps": round(aes, 2),
+        "mask_gbps": round(best, 2),
+        "mask_vs_aes": round(ratio, 3),
+        "grown_vectors": round(grown / words.nbytes, 2),
+    }
+
+
+def _cipher() -> float:
+    size = masks.CHUNK_BYTES
+    plain, out = bytearray(size), bytearray(size + 16)
+    encryptor = Cipher(
+        algorithms.AES256(os.urandom(32)), modes.CTR(bytes(16))
+    ).encryptor()
+    began = time.process_time()
+    for _ in range(CIPHER_BYTES // size):
+        encryptor.update_into(plain, out)
+    return CIPHER_BYTES / (time.process_time() - began) / 1e9
+
+
+def _masks(words: "np.ndarray[Any, np.dtype[np.uint16]]", keys: list[bytes]) -> float:
+    began = time.process_time()
+    masks.apply(words, 0, keys[: len(keys) // 2], keys[len(keys) // 2 :])
+    return len(keys) * words.nbytes / (time.process_time() - began) / 1e9
+
+
+def _peak_bytes() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

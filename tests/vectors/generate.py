@@ -1,0 +1,287 @@
+"""Write the vectors, or with --check compare them with what the code makes now.
+
+Everything is derived from counted bytes, so the file is the same on every machine.  Values are
+hexadecimal; an `expected` of "valid" or "invalid" says what a verifier must answer, and `reason`
+why.
+"""
+
+import argparse
+import hashlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import nacl.signing
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.x25519 import (
+    X25519PrivateKey,
+    X25519PublicKey,
+)
+
+from protocol.aggregate import checks, masks, shamir
+from protocol.aggregate.ring import Ring
+from protocol.aggregate.shards import slices
+from protocol.certificate import Certificate, Kind, Slot, Step, Vote, speak, value_name
+from protocol.envelope import verified
+from protocol.errors import ProtocolError
+from protocol.rounds import prekeys
+from protocol.rounds.history import Genesis
+from protocol.rounds.messages import (
+    Opening,
+    Said,
+    Upload,
+    hear,
+    inputs_digest,
+    say,
+    uploads_digest,
+)
+from protocol.rounds.policy import Cohort, Epoch, Policy, Seat
+from protocol.types import Digest, PublicKey
+from protocol.wire import encode
+
+FILE = Path(__file__).with_name("rounds.json")
+NAMES = ("ada", "ben", "cyd", "dov")
+
+
+def seed(text: str) -> bytes:
+    return hashlib.sha256(b"rexis-vector " + text.encode()).digest()
+
+
+def stretch(text: str, size: int) -> bytes:
+    return hashlib.shake_256(b"rexis-vector " + text.encode()).digest(size)
+
+
+SIGNERS = {name: nacl.signing.SigningKey(seed(f"sign {name}")) for name in NAMES}
+SEALS = {
+    name: X25519PrivateKey.from_private_bytes(seed(f"seal {name}")) for name in NAMES
+}
+
+
+def node_key(name: str) -> bytes:
+    return bytes(SIGNERS[name].verify_key)
+
+
+def sign(name: str) -> Any:
+    return lambda message: SIGNERS[name].sign(message).signature
+
+
+def agree(name: str) -> Any:
+    return lambda other: SEALS[name].exchange(X25519PublicKey.from_public_bytes(other))
+
+
+def epoch() -> Epoch:
+    seats = [
+        Seat(node_key(n), SEALS[n].public_key().public_bytes_raw(), 10 * (i + 1))
+        for i, n in enumerate(NAMES)
+    ]
+    seats.sort(key=lambda seat: seat.node_key)
+    return Epoch(seed("run"), 0, tuple(seats), Policy(40, 16, 12))
+
+
+def build() -> dict[str, Any]:
+    """Every section of the file."""
+    cohort = Cohort(epoch())
+    order = sorted(NAMES, key=node_key)
+    dealt = {
+        name: prekeys.deal(
+            cohort,
+            node_key(name),
+            0,
+            0,
+            agree(name),
+            stretch(f"coins {name}", prekeys.coins_bytes(cohort)),
+        )
+        for name in order
+    }
+    genesis = Genesis(cohort.name, seed("state"), seed("scales"))
+    opening = Opening(
+        cohort.epoch.run,
+        cohort.name,
+        0,
+        0,
+        seed("state"),
+        seed("scales"),
+        genesis.name(),
+        cohort.members,
+        tuple((0, dealt[name].prekey.name()) for name in order),
+    )
+    context = opening.context()
+    return {
+        "epoch": {
+            "encoded": encode(cohort.epoch).hex(),
+            "digest": cohort.name.hex(),
+            "genesis": genesis.name().hex(),
+            "thresholds": [
+                [n, c.liars, c.shares, c.quorum, c.survivors]
+                for n in (3, 4, 5, 7, 10, 32)
+                if (c := type(cohort.thresholds)(n))
+            ],
+        },
+        "shamir": _shamir(),
+        "prekeys": [
+            {
+                "member": node_key(name).hex(),
+                "seal_secret": seed(f"seal {name}").hex(),
+                "coins": stretch(f"coins {name}", prekeys.coins_bytes(cohort)).hex(),
+                "encoded": encode(dealt[name].prekey).hex(),
+                "digest": dealt[name].prekey.name().hex(),
+                "shares_of_first_member": _shares(cohort, name, dealt[name].prekey),
+            }
+            for name in order
+        ],
+        "opening": {"encoded": encode(opening).hex(), "context": context.hex()},
+        "slices": [
+            [each.start, each.stop, [member.hex() for member in each.order]]
+            for each in slices(40, 2, cohort.members, context)
+        ],
+        "masks": _masks(order, dealt, context),
+        "check": _check(),
+        "envelopes": _envelopes(cohort, opening),
+        "certificates": _certificates(cohort, order),
+    }
+
+
+def _shamir() -> dict[str, Any]:
+    secret, coins = seed("secret"), stretch("shamir", 2 * 32)
+    shares = shamir.split(secret, 5, 3, coins)
+    return {
+        "secret": secret.hex(),
+        "coins": coins.hex(),
+        "threshold": 3,
+        "shares": [share.hex() for share in shares],
+        "weights_at_2_4_5": list(shamir.weights((2, 4, 5)).values()),
+    }
+
+
+def _shares(cohort: Cohort, name: str, prekey: Any) -> list[str]:
+    first = next(n for n in NAMES if node_key(n) == cohort.members[0])
+    shares = prekeys.take(cohort, node_key(name), prekey, node_key(first), agree(first))
+    assert shares is not None
+    return [shares.seed.hex(), shares.key.hex()]
+
+
+def _masks(order: list[str], dealt: Any, context: bytes) -> list[dict[str, Any]]:
+    """Each member's update, masked; the four add up, once the self masks are off."""
+    out = []
+    for index, name in enumerate(order):
+        me = node_key(name)
+        plus = [masks.self_key(dealt[name].seed, Digest(context), me)]
+        minus: list[bytes] = []
+        for other in order:
+            if other != name:
+                shared = prekeys.exchange(
+                    dealt[name].secret, dealt[other].prekey.public
+                )
+                key = masks.pair_key(shared, Digest(context), me, node_key(other))
+                (plus if me < node_key(other) else minus).append(key)
+        words = (np.arange(40) * (index + 1) - 20).astype("<i2").view("<u2").copy()
+        plain = words.tobytes().hex()
+        masks.apply(words, 0, plus, minus)
+        out.append(
+            {
+                "member": me.hex(),
+                "seed": dealt[name].seed.hex(),
+                "added": [key.hex() for key in plus],
+                "taken_off": [key.hex() for key in minus],
+                "rounded": plain,
+                "masked": words.tobytes().hex(),
+            }
+        )
+    return out
+
+
+def _check() -> dict[str, Any]:
+    ring = Ring(16, 12)
+    parts = [np.frombuffer(stretch(f"part {i}", 48), "<u2") for i in range(3)]
+    total, carry = checks.add(parts, ring, carry=True)
+    assert carry is not None
+    tags = [checks.combination(part, 8, seed("beacon")) for part in parts]
+    return {
+        "seed": seed("beacon").hex(),
+        "start": 8,
+        "parts": [part.tobytes().hex() for part in parts],
+        "tags": tags,
+        "sum": total.tobytes().hex(),
+        "carry": checks.pack(carry, 3).hex(),
+        "tag_of_sum": checks.combination_of_sum(total, carry, ring, 8, seed("beacon")),
+    }
+
+
+def _envelopes(cohort: Cohort, opening: Opening) -> list[dict[str, Any]]:
+    uploads = [Upload((seed(f"shard {i}"),) * 4) for i in range(2)]
+    good = say(
+        sign("ada"),
+        PublicKey(node_key("ada")),
+        opening.context(),
+        Said(cohort.epoch.run, 0, 0, uploads[0]),
+    )
+    cases = [
+        ("valid", "", good),
+        ("invalid", "one bit of the signature", good[:-1] + bytes([good[-1] ^ 1])),
+        ("invalid", "a byte after the end", good + b"\x00"),
+        ("invalid", "cut short", good[:-1]),
+        ("invalid", "another domain", good.replace(b"\xa5round", b"\xa5sound")),
+    ]
+    for expected, _, data in cases:
+        try:
+            hear(data)
+            found = "valid"
+        except ProtocolError:
+            found = "invalid"
+        assert found == expected
+    return [{"expected": e, "reason": r, "envelope": d.hex()} for e, r, d in cases] + [
+        {
+            "uploads": [encode(each).hex() for each in uploads],
+            "uploads_digest": uploads_digest(uploads).hex(),
+            "inputs_digest": inputs_digest([seed("a"), seed("b")]).hex(),
+        }
+    ]
+
+
+def _certificates(cohort: Cohort, order: list[str]) -> list[dict[str, Any]]:
+    slot = Slot(cohort.epoch.run, cohort.name, 0, 0, Kind.OPEN, bytes(32))
+    value = b"any value"
+    vote = Vote(slot, Step.PRECOMMIT, 2, value_name(value))
+    signed = [
+        (i, speak(sign(name), PublicKey(node_key(name)), vote)[-64:])
+        for i, name in enumerate(order)
+    ]
+    cases = [
+        ("valid", "", signed[:3], value),
+        ("invalid", "two votes of four", signed[:2], value),
+        ("invalid", "one voter twice", [signed[0], signed[0], signed[1]], value),
+        ("invalid", "votes for another value", signed[:3], b"another value"),
+    ]
+    out = []
+    for expected, reason, votes, decided in cases:
+        certificate = Certificate(slot, 2, decided, tuple(votes))
+        try:
+            certificate.check(cohort.members, cohort.thresholds.quorum, verified)
+            found = "valid"
+        except ProtocolError:
+            found = "invalid"
+        assert found == expected
+        out.append(
+            {
+                "expected": expected,
+                "reason": reason,
+                "slot": slot.name().hex(),
+                "certificate": encode(certificate).hex(),
+            }
+        )
+    return out
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true")
+    text = json.dumps(build(), indent=1) + "\n"
+    if parser.parse_args().check:
+        return 0 if FILE.read_text() == text else 1
+    FILE.write_text(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
