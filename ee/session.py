@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -18,6 +17,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from ee import table
 from ee.errors import EncryptionError
+from ee.hyper import TrainHyper
 from ee.keys import TrunkKey, key_trunk, unkey_trunk
 from ee.spec import Arrays, ModelSpec, Vector, join, part, split
 from ee.trunk import Trunk, trunk_config
@@ -25,27 +25,6 @@ from ee.trunk import Trunk, trunk_config
 Floats = NDArray[np.float32]
 Progress = Callable[[int, int, float], None]
 """Steps done, steps in all, loss of the last step."""
-
-
-class TrainHyper(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How a member trains between two sums."""
-
-    steps: int = 20
-    batch: int = 32
-    trunk_rate: float = 0.01
-    ends_rate: float = 0.003
-    decay: float = 0.05
-    momentum: float = 0.9
-    clip: float = 1.0
-    cool: float = 0.8
-    """The rates fall linearly to (1 - cool) of their first value over the run."""
-
-    @classmethod
-    def from_dict(cls, data: Any) -> "TrainHyper":
-        try:
-            return msgspec.convert(data, cls)
-        except msgspec.ValidationError as error:
-            raise EncryptionError(f"training settings: {error}") from error
 
 
 @dataclass(frozen=True)

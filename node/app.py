@@ -29,6 +29,7 @@ from node.errors import ChainError, ConfigError, NodeError
 from node.locations import Home
 from node.passphrase import read_passphrase
 from node.rpc.server import RpcServer
+from node.services.admin import Admin
 from node.services.node import Node, Parts
 
 log = structlog.get_logger()
@@ -74,7 +75,9 @@ def _first(group: BaseExceptionGroup[NodeError]) -> BaseException:
 
 async def _serve(home: Home, config: Config, key: KeyFile) -> None:
     async with opened(home, config, key) as (node, nursery):
-        rpc = RpcServer(node.methods())
+        rpc = RpcServer(
+            Admin(node).methods(), connections=config.limits.rpc_connections
+        )
         await nursery.start(rpc.serve, home.rpc_socket)
         notify.ready()
         log.info("ready", peer=key.peer_id, name=config.node.name)
@@ -93,6 +96,7 @@ async def opened(
         store = SqliteStore.open(home.database)
         stack.callback(store.close)
         blobs = BlobDir(home.blobs)
+        blobs.tidy()
         chain = EvmChain(
             url=config.chain.url,
             chain_id=config.chain.chain_id,
@@ -104,7 +108,6 @@ async def opened(
         compute = await stack.enter_async_context(open_compute_child())
         nursery = await stack.enter_async_context(trio.open_nursery())
         node = Node(Parts(home, config, key, store, blobs, chain, compute))
-        await node.load()
         transport = Libp2pTransport(
             identity_seed=key.identity_seed,
             sign=key.sign,
@@ -114,6 +117,7 @@ async def opened(
             may_fetch=node.may_fetch,
         )
         node.attach(transport)
+        await node.load()
         await nursery.start(transport.run)
         nursery.start_soon(node.run)
         try:

@@ -169,21 +169,40 @@ class Limits(Table, frozen=True):
 class Training(Table, frozen=True):
     """How long each step of a round may take before it is given up."""
 
-    train_s: Annotated[Seconds, Meta(description="local training, in seconds")] = 600.0
-    upload_s: Annotated[
-        Seconds, Meta(description="until every masked upload is announced, in seconds")
-    ] = 120.0
-    report_s: Annotated[
-        Seconds, Meta(description="until every shard owner has reported, in seconds")
-    ] = 120.0
-    unmask_s: Annotated[
+    train_s: Annotated[
         Seconds,
-        Meta(description="until every contributor released its seed, in seconds"),
-    ] = 120.0
-    result_s: Annotated[
+        Meta(
+            description="until every member has trained and announced its masked update, "
+            "in seconds"
+        ),
+    ] = 600.0
+    phase_s: Annotated[
         Seconds,
-        Meta(description="until every member claims the same state, in seconds"),
+        Meta(description="each further step of the sum, in seconds"),
     ] = 120.0
+
+
+class Audit(Table, frozen=True):
+    """What a verifier node looks at."""
+
+    rate: Annotated[
+        float,
+        Meta(
+            ge=0.0,
+            le=1.0,
+            description="share of anchored receipts that are replayed, 0 to 1; drawn after "
+            "the anchor by this node's own coins",
+        ),
+    ] = 0.25
+    full: Annotated[
+        float,
+        Meta(
+            ge=0.0,
+            le=1.0,
+            description="share of those that are replayed whole, 0 to 1; of the others one "
+            "layer is, never the first, whose input says most",
+        ),
+    ] = 0.1
 
 
 class Log(Table, frozen=True):
@@ -221,6 +240,7 @@ class Config(Table, frozen=True):
     worker: Worker = Worker()
     limits: Limits = Limits()
     training: Training = Training()
+    audit: Audit = Audit()
     log: Log = Log()
     dev: Dev = Dev()
 

@@ -69,7 +69,32 @@ class ComputeError(NodeError):
     code = 400
 
 
+class ModelError(NodeError):
+    """A model on disk, or the key of one."""
+
+    code = 410
+
+
 class ChainError(NodeError):
     """The chain cannot be reached, is another chain, or refused."""
 
     code = 500
+    temporary: ClassVar[bool] = False
+    """Whether the same call may work later with nothing changed on this node."""
+
+
+class ChainDownError(ChainError):
+    """No answer now; the same call may work later."""
+
+    code = 501
+    temporary = True
+
+
+class ContractRefusedError(ChainError):
+    """A contract reverted; `name` is its custom error, empty if it gave none."""
+
+    code = 502
+
+    def __init__(self, name: str, message: str, *, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.name = name

@@ -20,8 +20,12 @@ class Home:
         self.path = Path(path).expanduser().absolute()
         self.config = self.path / "config.toml"
         self.keyfile = self.path / "node.key"
+        self.card = self.path / "card.json"
         self.database = self.path / "state.sqlite"
         self.blobs = self.path / "blobs"
+        self.states = self.path / "states"
+        self.trunks = self.path / "trunks"
+        self.evidence = self.path / "evidence"
         self.rpc_socket = self.path / "rpc.sock"
         self.worker_socket = self.path / "worker.sock"
         self.logs = self.path / "logs"

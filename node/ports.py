@@ -46,6 +46,24 @@ class Head:
 
 
 @dataclass(frozen=True)
+class Terms:
+    """On what a dataset is given; bits as in docs/chain.md."""
+
+    allowed: int = 0b11111
+    """Permissions that may be granted."""
+    required: int = 0
+    """Modifiers that a grantee has to acknowledge."""
+    max_days: int = 65_535
+    """The longest a grant may last."""
+    token: bytes = bytes(20)
+    """The ERC-20 of the price; zero: settled elsewhere."""
+
+
+OPEN_TERMS = Terms()
+"""Every permission, nothing to acknowledge, as long as anybody likes."""
+
+
+@dataclass(frozen=True)
 class DatasetToken:
     """A dataset as the chain knows it."""
 
@@ -56,20 +74,31 @@ class DatasetToken:
     units: int
     """Number of consent units, at most 64."""
     price: int
+    terms: Terms = OPEN_TERMS
+    committee: bytes = b""
+    """20-byte account of who decides on access; empty: not said."""
+    version: int = 1
+    key_epoch: int = 1
+    withdrawn: int = 0
+    """Bitmap of units that are withdrawn for ever."""
+    open: bool = True
 
 
 @dataclass(frozen=True)
 class Grant:
-    """Who may read which units of a dataset."""
+    """Who may read which units of a dataset; one per dataset and grantee."""
 
     grant: int
     dataset: int
     grantee: bytes
     """20-byte account."""
     units: int
-    """Bitmap, bit i is unit i."""
+    """Bitmap, bit i is unit i; withdrawn units are not in it."""
     until: int
     revoked: bool
+    """Ended by a decision: a revocation, other terms, a withdrawal, the end of a membership."""
+    purposes: int = 0b11111
+    acknowledged: int = 0
 
 
 @dataclass(frozen=True)
@@ -80,6 +109,26 @@ class ChainEvent:
     index: int
     kind: str
     data: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something an operator may want to know later."""
+
+    number: int
+    time: int
+    """Unix milliseconds."""
+    kind: str
+    data: Mapping[str, Any]
+
+    def row(self) -> dict[str, Any]:
+        """As the admin interface shows it."""
+        return {
+            "number": self.number,
+            "at_ms": self.time,
+            "kind": self.kind,
+            "data": dict(self.data),
+        }
 
 
 Progress = Callable[[Mapping[str, Any]], None]
@@ -140,7 +189,11 @@ class Blobs(Protocol):
 
     def read(self, digest: Digest, offset: int, length: int) -> bytes: ...
 
-    def put(self, data: bytes) -> Digest: ...
+    def put(self, data: bytes | memoryview) -> Digest:
+        """Durable when this returns; the buffer is the caller's again."""
+
+    def delete(self, digest: Digest) -> None:
+        """Nothing happens if it is not here."""
 
 
 class Store(Protocol):
@@ -155,6 +208,23 @@ class Store(Protocol):
     async def scan(self, namespace: str) -> list[tuple[bytes, bytes]]: ...
 
     async def append_event(self, kind: str, data: Mapping[str, Any]) -> int: ...
+
+    async def put_many(
+        self,
+        writes: Sequence[tuple[str, bytes, bytes | None]],
+        *,
+        event: tuple[str, Mapping[str, Any]] | None = None,
+    ) -> int | None:
+        """All of it or nothing; None as a value deletes.  Returns the event's number."""
+
+    async def scrub(self) -> None:
+        """What was deleted or replaced until now is in none of our files any more."""
+
+    async def events(self, after: int = 0, limit: int = 100) -> list[Event]:
+        """Numbered from 1, without gaps, oldest first."""
+
+    async def wait_events(self, after: int) -> None:
+        """Until there is an event with a higher number."""
 
 
 class Compute(Protocol):
@@ -200,15 +270,53 @@ class Chain(Protocol):
     async def members(self) -> MemberSet: ...
 
     async def register(self, member: Member, roles: int) -> None:
-        """The registry's owner admits a member, or changes its roles."""
+        """The registry's owner admits a member, or changes its roles.
 
-    async def list_dataset(self, record: Digest, units: int, price: int) -> int:
+        Keys, account and name are fixed when it is admitted; only a member changes its keys.
+        """
+
+    async def rotate_keys(self, node_key: bytes, seal_key: bytes) -> None:
+        """Give the member of this account new keys."""
+
+    async def list_dataset(
+        self, record: Digest, units: int, price: int, terms: Terms = OPEN_TERMS
+    ) -> int:
         """Mint a dataset token for a listing record; returns its id."""
+
+    async def add_version(
+        self, dataset: int, record: Digest, units: int, *, rekeyed: bool
+    ) -> None:
+        """Replace a listing record; units keep their numbers and are never fewer."""
+
+    async def set_terms(self, dataset: int, price: int, terms: Terms) -> None:
+        """Narrower terms also end what was granted on wider ones."""
+
+    async def set_committee(self, dataset: int, committee: bytes) -> None:
+        """Who decides on access from now on."""
+
+    async def withdraw_units(self, dataset: int, units: int) -> None:
+        """End the use of some units (a bitmap) for everybody, for ever."""
+
+    async def withdraw_dataset(self, dataset: int) -> None:
+        """End the use of a dataset for everybody, for ever."""
 
     async def datasets(self) -> list[DatasetToken]: ...
 
-    async def grant(self, dataset: int, grantee: bytes, units: int, until: int) -> int:
-        """`units` is a bitmap over consent units, `until` Unix seconds; returns the id."""
+    async def grant(
+        self,
+        dataset: int,
+        grantee: bytes,
+        units: int,
+        until: int,
+        *,
+        purposes: int | None = None,
+        acknowledged: int | None = None,
+    ) -> int:
+        """Give a member access; replaces what it had.  Returns the grant's id.
+
+        `units` is a bitmap over consent units, `until` Unix seconds; purposes and
+        acknowledged modifiers are what the terms allow and require unless said otherwise.
+        """
 
     async def revoke(self, grant: int) -> None: ...
 

@@ -67,8 +67,15 @@ def open_envelope(
     message = signing_bytes(
         envelope.domain, envelope.sender, envelope.context, envelope.payload
     )
-    try:
-        nacl.signing.VerifyKey(envelope.sender).verify(message, envelope.signature)
-    except (nacl.exceptions.BadSignatureError, nacl.exceptions.CryptoError) as error:
-        raise SignatureError(f"signature of a {domain} envelope") from error
+    if not verified(envelope.sender, message, envelope.signature):
+        raise SignatureError(f"signature of a {domain} envelope")
     return envelope
+
+
+def verified(key: bytes, message: bytes, signature: bytes) -> bool:
+    """Is `signature` the Ed25519 signature of `key` on `message`?"""
+    try:
+        nacl.signing.VerifyKey(key).verify(message, signature)
+    except (nacl.exceptions.BadSignatureError, nacl.exceptions.CryptoError):
+        return False
+    return True

@@ -1,23 +1,33 @@
-"""Messages of the evaluation level: releases, requests and receipt batches.
+"""Messages of the evaluation level: releases, requests, batches and openings.
 
 A release names a keyed integer trunk by its root and by the digest of its bytes.  The bytes
 are for everybody who hosts or audits; the key to what goes in and comes out is sealed to
 each member that may ask.  A host sees rows under the key, an auditor sees the same rows.
 """
 
-from protocol.errors import MalformedMessageError
+from protocol.boundary import SALT_BYTES
+from protocol.errors import MalformedMessageError, VerificationError
+from protocol.provenance import chain_digest, open_step, verify_chain
+from protocol.receipt import BATCH_COUNT_LIMIT, LAYERS_LIMIT, BatchProof
 from protocol.types import DIGEST_BYTES
-from protocol.wire import Message, require_length
+from protocol.wire import Message
 
 INFER_PROTOCOL = "/rexis/infer/1"
 RECEIPTS_PROTOCOL = "/rexis/receipts/1"
+PLACE_PROTOCOL = "/rexis/place/1"
+OPEN_PROTOCOL = "/rexis/open/1"
+SLICE_PROTOCOL = "/rexis/slice/1"
 RELEASE_TOPIC = "release"
 AUDIT_TOPIC = "audit"
 
-ROWS_LIMIT = 4096
+RELEASE_STEPS = 2
+"""Training, then keying and rounding."""
 RELEASE_LIMIT_BYTES = 1 << 18
+TRUNK_LIMIT_BYTES = 1 << 30
 REQUEST_LIMIT_BYTES = 16 << 20
+"""One inference: rows in or rows out; more cases are more requests."""
 BATCH_LIMIT_BYTES = 4 << 20
+SMALL_LIMIT_BYTES = 1 << 12
 
 
 class SealedKey(Message, frozen=True, tag="sealed-key"):
@@ -41,37 +51,75 @@ class Release(Message, frozen=True, tag="release"):
     hosts: tuple[bytes, ...]
     """Node keys of members that agreed to run it; empty: every compute host."""
     keys: tuple[SealedKey, ...]
+    """Whoever has one may ask."""
+    provenance: tuple[bytes, ...]
+    """Signed steps from the listings that trained it, through the state, to the trunk."""
+
+    def sources(self) -> tuple[bytes, ...]:
+        """What training used: records of listings, and the first state."""
+        return open_step(self.provenance[0]).used
 
     def check(self) -> None:
-        """Lengths; the signature is the announcement's."""
+        """Lengths and the chain of steps; the release's own signature is its announcement's."""
         for name in ("model_root", "blob", "run", "state_root"):
-            require_length(name, getattr(self, name), DIGEST_BYTES)
-        if self.blob_bytes <= 0:
-            raise MalformedMessageError(f"trunk of {self.blob_bytes} bytes")
+            _require(name, getattr(self, name))
+        for key in (*self.hosts, *(sealed.node_key for sealed in self.keys)):
+            _require("node key", key)
+        if not 0 < self.blob_bytes <= TRUNK_LIMIT_BYTES:
+            raise MalformedMessageError(
+                f"trunk of {self.blob_bytes} bytes, limit is {TRUNK_LIMIT_BYTES}"
+            )
+        if len(self.provenance) != RELEASE_STEPS:
+            raise MalformedMessageError(
+                f"release with {len(self.provenance)} steps, needs {RELEASE_STEPS}"
+            )
+        trained, released = verify_chain(
+            self.provenance,
+            expected=chain_digest([open_step(one) for one in self.provenance]),
+            product=self.model_root,
+        )
+        if trained.made != self.state_root or released.used != (self.state_root,):
+            raise VerificationError("release does not follow from its training state")
 
 
-class InferRequest(Message, frozen=True, tag="infer"):
-    """Rows under the release key, int32 little-endian, (rows, tokens, width)."""
+class SliceRequest(Message, frozen=True, tag="slice"):
+    """An auditor asks a holder of a trunk for one layer of it."""
 
     model_root: bytes
-    shape: tuple[int, int, int]
-    rows: bytes
+    layer: int
 
     def check(self) -> None:
-        """The bytes are as many as the shape says, within the limit."""
-        require_length("model_root", self.model_root, DIGEST_BYTES)
-        count = self.shape[0]
-        if not 0 < count <= ROWS_LIMIT:
-            raise MalformedMessageError(f"{count} rows, limit is {ROWS_LIMIT}")
-        wanted = 4 * count * self.shape[1] * self.shape[2]
-        if min(self.shape) <= 0 or len(self.rows) != wanted:
+        _require("model root", self.model_root)
+        if not 0 <= self.layer < LAYERS_LIMIT:
             raise MalformedMessageError(
-                f"rows have {len(self.rows)} bytes, shape {self.shape} needs {wanted}"
+                f"layer is {self.layer}, limit is {LAYERS_LIMIT - 1}"
             )
 
 
+class SliceAnswer(Message, frozen=True, tag="sliced"):
+    """The blob with that layer's bytes; they name the model root, nobody is believed."""
+
+    blob: bytes
+    blob_bytes: int
+
+    def check(self) -> None:
+        _require("slice", self.blob)
+        if not 0 < self.blob_bytes <= TRUNK_LIMIT_BYTES:
+            raise MalformedMessageError(
+                f"slice of {self.blob_bytes} bytes, limit is {TRUNK_LIMIT_BYTES}"
+            )
+
+
+class InferRequest(Message, frozen=True, tag="infer"):
+    """Rows under the release key, packed (docs/verify.md), and the signed order for them."""
+
+    order: bytes
+    salt: bytes
+    rows: bytes
+
+
 class InferAnswer(Message, frozen=True, tag="inferred"):
-    """The trunk's output for the same rows, and the host's receipt for it."""
+    """The trunk's output for the same rows, packed, and the host's receipt for it."""
 
     receipt: bytes
     output: bytes
@@ -82,8 +130,70 @@ class BatchRequest(Message, frozen=True, tag="batch"):
 
     root: bytes
 
+    def check(self) -> None:
+        _require("batch root", self.root)
+
 
 class BatchAnswer(Message, frozen=True, tag="receipts"):
     """All sealed receipts of a batch in the order of its leaves."""
 
     receipts: tuple[bytes, ...]
+
+    def check(self) -> None:
+        if not 1 <= len(self.receipts) <= BATCH_COUNT_LIMIT:
+            raise MalformedMessageError(
+                f"batch of {len(self.receipts)} receipts, limit is {BATCH_COUNT_LIMIT}"
+            )
+
+
+class PlaceRequest(Message, frozen=True, tag="place"):
+    """Whoever holds a receipt asks in which batch it was anchored."""
+
+    receipt: bytes
+    """Digest of the sealed receipt."""
+
+    def check(self) -> None:
+        _require("receipt", self.receipt)
+
+
+class Place(Message, frozen=True, tag="placed"):
+    """The batch root and the proof; the chain says whether the root is anchored."""
+
+    batch: bytes
+    proof: BatchProof
+
+
+class OpenRequest(Message, frozen=True, tag="open"):
+    """An auditor asks for the rows a host committed to at one boundary of a receipt."""
+
+    receipt: bytes
+    """Digest of the sealed receipt."""
+    boundary: int
+    """0 is the input, l stands after l layers."""
+
+    def check(self) -> None:
+        _require("receipt", self.receipt)
+        if not 0 <= self.boundary <= LAYERS_LIMIT:
+            raise MalformedMessageError(
+                f"boundary is {self.boundary}, limit is {LAYERS_LIMIT}"
+            )
+
+
+class Opening(Message, frozen=True, tag="opening"):
+    """The salt and the packed rows; they have the receipt's root, or are worth nothing."""
+
+    salt: bytes
+    rows: bytes
+
+    def check(self) -> None:
+        if len(self.salt) != SALT_BYTES:
+            raise MalformedMessageError(
+                f"salt has {len(self.salt)} bytes, needs {SALT_BYTES}"
+            )
+
+
+def _require(name: str, value: bytes) -> None:
+    if len(value) != DIGEST_BYTES:
+        raise MalformedMessageError(
+            f"{name} has {len(value)} bytes, needs {DIGEST_BYTES}"
+        )

@@ -5,19 +5,17 @@ and reaches the ciphertext through one Merkle root.  The chain holds its digest;
 owner's node signs it; whoever holds both needs to trust nobody to read it.
 """
 
-import datetime as dt
-import json
 import re
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
 
+from protocol import duo
 from protocol.envelope import open_envelope, seal
 from protocol.errors import LocalProtocolError, MalformedMessageError, SignatureError
-from protocol.members import peer_id
 from protocol.types import DIGEST_BYTES, KEY_BYTES, Digest, PublicKey, digest
 from protocol.wire import Message, decode, encode
 
-LISTING_DOMAIN = "rexis/listing/1"
+LISTING_DOMAIN = "rexis/listing/2"
+LISTING_TOPIC = "listing"
 
 UNITS_LIMIT = 64
 """Bits of the grant's bitmap on chain (docs/chain.md)."""
@@ -26,39 +24,33 @@ COUNT_FLOOR = 10
 """Smallest count shown; statistical offices suppress cells below 5 to 11."""
 
 COLUMNS_LIMIT = 1024
+PARTS_LIMIT = 16
+DETAILS_LIMIT = 32
+DETAIL_LIMIT = 100
 TEXT_LIMIT = 2000
 COLUMN_NAME_LIMIT = 100
+VERSION_LIMIT = 1 << 31
 KINDS = ("integer", "number", "text")
 _YEAR_10000 = 253_402_300_800
 
-DUO_PERMISSIONS = {
-    "DUO:0000004": "no restriction",
-    "DUO:0000006": "health or medical or biomedical research",
-    "DUO:0000007": "disease specific research",
-    "DUO:0000011": "population origins or ancestry research only",
-    "DUO:0000042": "general research use",
+FORMATS: Mapping[str, str] = {
+    "csv": "text/csv",
+    "parquet": "application/vnd.apache.parquet",
+    "dicom": "application/dicom",
+    "png": "image/png",
+    "jpeg": "image/jpeg",
+    "tiff": "image/tiff",
+    "nifti": "application/x-nifti",
+    "fasta": "text/x-fasta",
+    "vcf": "text/x-vcf",
+    "h5ad": "application/x-hdf5",
+    "edf": "application/x-edf",
+    "wfdb": "application/x-wfdb",
+    "bytes": "application/octet-stream",
 }
-DUO_MODIFIERS = {
-    "DUO:0000012": "research specific restrictions",
-    "DUO:0000015": "no general methods research",
-    "DUO:0000016": "genetic studies only",
-    "DUO:0000018": "not for profit, non commercial use only",
-    "DUO:0000019": "publication required",
-    "DUO:0000020": "collaboration required",
-    "DUO:0000021": "ethics approval required",
-    "DUO:0000022": "geographical restriction",
-    "DUO:0000024": "publication moratorium",
-    "DUO:0000025": "time limit on use",
-    "DUO:0000026": "user specific restriction",
-    "DUO:0000027": "project specific restriction",
-    "DUO:0000028": "institution specific restriction",
-    "DUO:0000029": "return to database or resource",
-    "DUO:0000043": "clinical care use",
-    "DUO:0000044": "population origins or ancestry research prohibited",
-    "DUO:0000045": "not for profit organisation use only",
-    "DUO:0000046": "non-commercial use only",
-}
-"""Data Use Ontology, GA4GH standard of 2021."""
+"""Formats we can say something of, and their media types (x-: not registered)."""
+
+TABLES = frozenset({"csv", "parquet"})
 
 LICENCES = frozenset(
     {
@@ -100,6 +92,7 @@ LICENCES = frozenset(
 """SPDX identifiers that data are published under; any other is `LicenseRef-…`."""
 
 _LICENCE_REF = re.compile(r"LicenseRef-[A-Za-z0-9.\-]{1,64}")
+_PART_NAME = re.compile(r"[a-z][a-z0-9-]{0,39}")
 
 
 class Column(Message, frozen=True, tag="column"):
@@ -109,6 +102,20 @@ class Column(Message, frozen=True, tag="column"):
     kind: str
 
 
+class Part(Message, frozen=True, tag="part"):
+    """Records of one kind; a dataset of scans and a table of patients has two parts."""
+
+    name: str
+    """A lower-case word; the record set's name in the metadata."""
+    format: str
+    """A key of `FORMATS`."""
+    columns: tuple[Column, ...]
+    details: tuple[str, ...]
+    """Facts of the format, such as `modality CT`; never anything of one record."""
+    records: int | None
+    """Rows, or files; None where fewer than `COUNT_FLOOR`."""
+
+
 class Listing(Message, frozen=True, tag="listing"):
     """The public description of one dataset."""
 
@@ -116,14 +123,21 @@ class Listing(Message, frozen=True, tag="listing"):
     licence: str
     """SPDX identifier."""
     duo: tuple[str, ...]
+    disease: str | None
+    """A MONDO term beside a disease specific permission, if it is to be public."""
     source: str
     """Where the data come from, as one would cite it."""
+    version: int
+    previous: bytes
+    """Digest of the listing that this one replaces; empty for the first."""
     provenance: bytes
     """`protocol.provenance.chain_digest` of how the dataset was made."""
-    columns: tuple[Column, ...]
+    parts: tuple[Part, ...]
+    packed: bool
+    """A unit is a tar of its files; otherwise it is one file of the one part."""
     units: int
     rows: tuple[int | None, ...]
-    """Rows of each consent unit; None where fewer than `COUNT_FLOOR`."""
+    """Records of each consent unit; None where fewer than `COUNT_FLOOR`."""
     manifest: bytes
     """Merkle root over the manifest's entries."""
     owner: bytes
@@ -135,14 +149,26 @@ class Listing(Message, frozen=True, tag="listing"):
         """What the chain records."""
         return digest(encode(self))
 
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """Of the first part that has any."""
+        return next((part.columns for part in self.parts if part.columns), ())
+
+    @property
+    def table(self) -> bool:
+        """Whether the units put together are one table."""
+        return not self.packed and self.parts[0].format in TABLES
+
 
 def check_listing(listing: Listing) -> None:
     """Raise `MalformedMessageError` unless every field keeps its rule."""
     check_text("title", listing.title)
     check_text("source", listing.source)
     check_licence(listing.licence)
-    check_duo(listing.duo)
-    _check_columns(listing.columns)
+    duo.check_codes(listing.duo)
+    duo.check_disease(listing.duo, listing.disease)
+    _check_version(listing)
+    _check_parts(listing)
     _check_units(listing)
     for name, value, size in (
         ("provenance", listing.provenance, DIGEST_BYTES),
@@ -163,21 +189,6 @@ def check_licence(licence: str) -> None:
         raise MalformedMessageError(
             f"licence {licence[:80]!r} is neither a known SPDX identifier nor "
             "LicenseRef-NAME"
-        )
-
-
-def check_duo(codes: tuple[str, ...]) -> None:
-    """Exactly one permission and any modifiers, sorted, none twice."""
-    for code in codes:
-        if code not in DUO_PERMISSIONS and code not in DUO_MODIFIERS:
-            raise MalformedMessageError(f"{code[:80]!r} is not a data use term we know")
-    if list(codes) != sorted(set(codes)):
-        raise MalformedMessageError("data use terms are not sorted or stand twice")
-    permissions = [code for code in codes if code in DUO_PERMISSIONS]
-    if len(permissions) != 1:
-        raise MalformedMessageError(
-            f"{len(permissions)} permission terms, needs exactly one of "
-            + ", ".join(DUO_PERMISSIONS)
         )
 
 
@@ -207,114 +218,6 @@ def open_listing(data: bytes) -> Listing:
     return listing
 
 
-_CROISSANT_WORDS = (
-    *("citeAs", "column", "equivalentProperty", "extract", "field", "fileProperty"),
-    *("fileObject", "fileSet", "format", "includes", "isLiveDataset", "jsonPath"),
-    *("key", "md5", "parentField", "path", "recordSet", "references", "regex"),
-    *("repeated", "replace", "samplingRate", "separator", "source", "subField"),
-    "transform",
-)
-_CONTEXT: dict[str, Any] = {
-    "@language": "en",
-    "@vocab": "https://schema.org/",
-    "sc": "https://schema.org/",
-    "cr": "http://mlcommons.org/croissant/",
-    "rai": "http://mlcommons.org/croissant/RAI/",
-    "dct": "http://purl.org/dc/terms/",
-    "rexis": "urn:rexis:",
-    "conformsTo": "dct:conformsTo",
-    "data": {"@id": "cr:data", "@type": "@json"},
-    "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
-    "examples": {"@id": "cr:examples", "@type": "@json"},
-    **{word: f"cr:{word}" for word in _CROISSANT_WORDS},
-}
-"""The context of Croissant 1.0 and one prefix of ours."""
-_CROISSANT_KIND = {"integer": "sc:Integer", "number": "sc:Float", "text": "sc:Text"}
-
-
-def to_croissant(listing: Listing) -> dict[str, Any]:
-    """Croissant metadata (JSON-LD); the dataset's identifier is the listing's digest.
-
-    The distribution is the set of encrypted unit files, which nobody reads without a
-    header released to them; fields say what stands in one after decryption.
-    """
-    check_listing(listing)
-    day = dt.datetime.fromtimestamp(listing.created, tz=dt.UTC)
-    name = listing.digest().hex()
-    return {
-        "@context": _CONTEXT,
-        "@type": "sc:Dataset",
-        "@id": f"urn:rexis:dataset:{name}",
-        "conformsTo": "http://mlcommons.org/croissant/1.0",
-        "name": listing.title,
-        "description": f"{listing.title} ({listing.units} consent units, encrypted)",
-        "identifier": f"sha256:{name}",
-        "version": "1.0.0",
-        "license": _licence_url(listing.licence),
-        "citeAs": listing.source,
-        "isAccessibleForFree": False,
-        "usageInfo": [_duo_term(code) for code in listing.duo],
-        "datePublished": day.date().isoformat(),
-        "creator": {"@type": "sc:Organization", "name": peer_id(listing.owner)},
-        "distribution": [_units(listing)],
-        "recordSet": [
-            {
-                "@type": "cr:RecordSet",
-                "@id": "rows",
-                "name": "rows",
-                "field": [_field(column) for column in listing.columns],
-            }
-        ],
-        "rexis:provenance": listing.provenance.hex(),
-    }
-
-
-def croissant_digest(listing: Listing) -> Digest:
-    """SHA-256 of the metadata as UTF-8 JSON with sorted keys and no spaces."""
-    text = json.dumps(
-        to_croissant(listing),
-        sort_keys=True,
-        separators=(",", ":"),
-        ensure_ascii=False,
-    )
-    return digest(text.encode())
-
-
-def _units(listing: Listing) -> dict[str, Any]:
-    return {
-        "@type": "cr:FileSet",
-        "@id": "units",
-        "name": "units",
-        "encodingFormat": "application/vnd.ga4gh.crypt4gh",
-        "includes": "unit-*.csv.c4gh",
-        "rexis:manifestRoot": listing.manifest.hex(),
-        "rexis:unitRows": list(listing.rows),
-    }
-
-
-def _field(column: Column) -> dict[str, Any]:
-    return {
-        "@type": "cr:Field",
-        "@id": f"rows/{column.name}",
-        "name": column.name,
-        "dataType": _CROISSANT_KIND[column.kind],
-        "source": {
-            "fileSet": {"@id": "units"},
-            "extract": {"column": column.name},
-        },
-    }
-
-
-def _duo_term(code: str) -> str:
-    return "http://purl.obolibrary.org/obo/" + code.replace(":", "_")
-
-
-def _licence_url(licence: str) -> str:
-    if licence.startswith("LicenseRef-"):
-        return licence
-    return f"https://spdx.org/licenses/{licence}.html"
-
-
 def check_text(name: str, value: str) -> None:
     """A printable text that is neither empty nor long."""
     if not value.strip():
@@ -327,11 +230,61 @@ def check_text(name: str, value: str) -> None:
         raise MalformedMessageError(f"{name} holds a control character")
 
 
-def _check_columns(columns: tuple[Column, ...]) -> None:
-    if not 1 <= len(columns) <= COLUMNS_LIMIT:
+def _check_version(listing: Listing) -> None:
+    if not 1 <= listing.version < VERSION_LIMIT:
         raise MalformedMessageError(
-            f"{len(columns)} columns, needs between 1 and {COLUMNS_LIMIT}"
+            f"version is {listing.version}, needs between 1 and {VERSION_LIMIT - 1}"
         )
+    wanted = 0 if listing.version == 1 else DIGEST_BYTES
+    if len(listing.previous) != wanted:
+        raise MalformedMessageError(
+            f"version {listing.version} names a previous one of "
+            f"{len(listing.previous)} bytes, needs {wanted}"
+        )
+
+
+def _check_parts(listing: Listing) -> None:
+    parts = listing.parts
+    if not 1 <= len(parts) <= PARTS_LIMIT:
+        raise MalformedMessageError(
+            f"{len(parts)} parts, needs between 1 and {PARTS_LIMIT}"
+        )
+    if len({part.name for part in parts}) != len(parts):
+        raise MalformedMessageError("two parts have one name")
+    if len(parts) > 1 and not listing.packed:
+        raise MalformedMessageError("several parts, but units that are single files")
+    for part in parts:
+        _check_part(part)
+
+
+def _check_part(part: Part) -> None:
+    if not _PART_NAME.fullmatch(part.name):
+        raise MalformedMessageError(f"part {part.name[:40]!r} is not a word")
+    if part.format not in FORMATS:
+        raise MalformedMessageError(f"format {part.format[:40]!r} is none we know")
+    if part.format in TABLES and not part.columns:
+        raise MalformedMessageError(f"part {part.name} is a table without columns")
+    _check_columns(part.columns)
+    if len(part.details) > DETAILS_LIMIT:
+        raise MalformedMessageError(
+            f"part {part.name} has {len(part.details)} details, limit is "
+            f"{DETAILS_LIMIT}"
+        )
+    for detail in part.details:
+        if not 1 <= len(detail) <= DETAIL_LIMIT or not detail.isprintable():
+            raise MalformedMessageError(
+                f"a detail of part {part.name} is not a printable text of at most "
+                f"{DETAIL_LIMIT} characters"
+            )
+    if part.records is not None and part.records < COUNT_FLOOR:
+        raise MalformedMessageError(
+            f"part {part.name} shows {part.records} records, the floor is {COUNT_FLOOR}"
+        )
+
+
+def _check_columns(columns: tuple[Column, ...]) -> None:
+    if len(columns) > COLUMNS_LIMIT:
+        raise MalformedMessageError(f"{len(columns)} columns, limit is {COLUMNS_LIMIT}")
     seen: set[str] = set()
     for column in columns:
         if not 1 <= len(column.name) <= COLUMN_NAME_LIMIT:
@@ -364,3 +317,20 @@ def _check_units(listing: Listing) -> None:
             raise MalformedMessageError(
                 f"unit {index} shows {count} rows, the floor is {COUNT_FLOOR}"
             )
+    _check_total(listing)
+
+
+def _check_total(listing: Listing) -> None:
+    """The total must not give away what a unit's count was left out for."""
+    totals = [part.records for part in listing.parts]
+    shown = [count for count in listing.rows if count is not None]
+    hidden = len(listing.rows) - len(shown)
+    if any(total is None for total in totals):
+        return
+    rest = sum(total or 0 for total in totals) - sum(shown)
+    if hidden == 0 and rest == 0:
+        return
+    if hidden < 2 or rest < COUNT_FLOOR:
+        raise MalformedMessageError(
+            f"the parts' records leave {rest} for {hidden} units without a count"
+        )

@@ -1,38 +1,93 @@
 """The ciphertext of a dataset, unit by unit, and what passes between owner and grantee.
 
-An entry fixes a unit's place, its digest and its length, so that no body can be cut,
-swapped or replaced under the root that the listing, and with it the chain, has fixed.
+A unit's body is a Crypt4GH body: segments of 65,536 bytes of plaintext, 28 longer when
+encrypted.  The format does not notice a segment that is dropped, swapped or appended, so
+an entry fixes the length and a Merkle root over the segments, in order.  Bodies are
+stored and moved as chunks, 128 segments each, under their own digests; a chunk's subtree
+is a node of the unit's tree, so chunk by chunk everything is checked under the root that
+the listing, and with it the chain, has fixed.
+
 The keys are not here: they travel as Crypt4GH headers, one per unit and grantee.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from protocol import merkle
 from protocol.envelope import open_envelope, seal
 from protocol.errors import MalformedMessageError, SignatureError, VerificationError
 from protocol.listing import UNITS_LIMIT, Listing
-from protocol.types import DIGEST_BYTES, Digest, PublicKey
+from protocol.types import DIGEST_BYTES, Digest, PublicKey, digest
 from protocol.wire import Message, decode, encode
 
-MANIFEST_DOMAIN = "rexis/manifest/1"
-DATA_PROTOCOL = "/rexis/data/1"
+MANIFEST_DOMAIN = "rexis/manifest/2"
+DATA_PROTOCOL = "/rexis/data/2"
 
-BODY_LIMIT_BYTES = 1 << 28
-"""Of one unit's ciphertext: 256 MiB, four times the largest table we take."""
+SEGMENT_BYTES = 65_536
+SEGMENT_OVERHEAD_BYTES = 28
+"""12 of nonce, 16 of tag (Crypt4GH 1.0, section 3.2)."""
+CIPHER_SEGMENT_BYTES = SEGMENT_BYTES + SEGMENT_OVERHEAD_BYTES
+
+CHUNK_SEGMENTS = 128
+"""A power of two, so that a chunk is a whole subtree; 8 MiB is short enough to be lost
+in a crash and long enough that its file costs nothing beside its bytes."""
+CHUNK_BYTES = CHUNK_SEGMENTS * CIPHER_SEGMENT_BYTES
+CHUNK_PLAIN_BYTES = CHUNK_SEGMENTS * SEGMENT_BYTES
+
+BODY_LIMIT_BYTES = 1 << 36
+"""Of one unit's ciphertext: 64 GiB, whose 8,192 chunks still fit one list."""
 
 HEADER_LIMIT_BYTES = 4096
 """An honest header of one key is 124 bytes: 16 of preamble, 108 of packet."""
 
 QUERY_LIMIT_BYTES = 256
 ANSWER_LIMIT_BYTES = 1 << 20
+CHUNK_LIST_LIMIT_BYTES = 1 << 20
+
+
+class Chunk(Message, frozen=True, tag="chunk"):
+    """One stored piece of a body."""
+
+    sha256: bytes
+    """Of its bytes; the blob's name."""
+    root: bytes
+    """Merkle root over its segments."""
+
+
+class ChunkList(Message, frozen=True, tag="chunks"):
+    """All chunks of one body, in order; a blob of its own, named by the entry."""
+
+    chunks: tuple[Chunk, ...]
+
+    def digest(self) -> Digest:
+        return digest(encode(self))
+
+    def root(self) -> Digest:
+        """Merkle root over all segments of the body.
+
+        Every chunk but the last is a full subtree of 2^7 leaves, and the last node of an
+        odd level is carried up: the tree over the chunks' roots is the tree's top.
+        """
+        return merkle.root_of_digests([chunk.root for chunk in self.chunks])
 
 
 class Entry(Message, frozen=True, tag="unit"):
     """One consent unit's encrypted body."""
 
     index: int
-    sha256: bytes
     length: int
+    """Bytes of ciphertext, without the header."""
+    root: bytes
+    """Merkle root over the ciphertext's segments."""
+    chunks: bytes
+    """Digest of the body's `ChunkList`."""
+
+    @property
+    def segments(self) -> int:
+        return -(-self.length // CIPHER_SEGMENT_BYTES)
+
+    def chunk_length(self, number: int) -> int:
+        """Bytes of chunk `number`."""
+        return min(CHUNK_BYTES, self.length - number * CHUNK_BYTES)
 
 
 class Manifest(Message, frozen=True, tag="manifest"):
@@ -90,15 +145,20 @@ def check_manifest(manifest: Manifest) -> None:
             raise MalformedMessageError(
                 f"manifest entry {place} is numbered {entry.index}"
             )
-        if len(entry.sha256) != DIGEST_BYTES:
-            raise MalformedMessageError(
-                f"digest of unit {place} has {len(entry.sha256)} bytes, needs "
-                f"{DIGEST_BYTES}"
-            )
+        for one in (entry.root, entry.chunks):
+            if len(one) != DIGEST_BYTES:
+                raise MalformedMessageError(
+                    f"a digest of unit {place} has {len(one)} bytes, needs "
+                    f"{DIGEST_BYTES}"
+                )
         if not 1 <= entry.length <= BODY_LIMIT_BYTES:
             raise MalformedMessageError(
                 f"unit {place} has {entry.length} bytes, needs between 1 and "
                 f"{BODY_LIMIT_BYTES}"
+            )
+        if 0 < entry.length % CIPHER_SEGMENT_BYTES <= SEGMENT_OVERHEAD_BYTES:
+            raise MalformedMessageError(
+                f"unit {place} has {entry.length} bytes, which no plaintext gives"
             )
 
 
@@ -129,6 +189,51 @@ def open_manifest(data: bytes, listing: Listing) -> Manifest:
             "manifest's units", listing.units, len(manifest.entries)
         )
     return manifest
+
+
+def open_chunks(data: bytes, entry: Entry) -> ChunkList:
+    """The chunks in `data`, which must be the list that `entry` names."""
+    chunks = decode(data, ChunkList, limit_bytes=CHUNK_LIST_LIMIT_BYTES)
+    if digest(data) != entry.chunks:
+        raise VerificationError("chunk list", entry.chunks.hex(), digest(data).hex())
+    wanted = -(-entry.length // CHUNK_BYTES)
+    if len(chunks.chunks) != wanted:
+        raise VerificationError("number of chunks", wanted, len(chunks.chunks))
+    for chunk in chunks.chunks:
+        if len(chunk.sha256) != DIGEST_BYTES or len(chunk.root) != DIGEST_BYTES:
+            raise MalformedMessageError(
+                f"a chunk's digest has not {DIGEST_BYTES} bytes"
+            )
+    if chunks.root() != entry.root:
+        raise VerificationError(
+            "root of the body", entry.root.hex(), chunks.root().hex()
+        )
+    return chunks
+
+
+def segments_of(chunk: bytes) -> list[bytes]:
+    """The segments of a chunk's bytes; the last may be short."""
+    return [
+        chunk[start : start + CIPHER_SEGMENT_BYTES]
+        for start in range(0, len(chunk), CIPHER_SEGMENT_BYTES)
+    ]
+
+
+def verify_segment(
+    entry: Entry, number: int, segment: bytes, proof: Sequence[bytes]
+) -> None:
+    """Raise `VerificationError` unless `segment` stands at `number` of the body.
+
+    For whoever is shown one segment and neither the chunks nor a key.
+    """
+    if not 0 <= number < entry.segments:
+        raise VerificationError("segment", f"below {entry.segments}", number)
+    last = number == entry.segments - 1
+    rest = entry.length - (entry.segments - 1) * CIPHER_SEGMENT_BYTES
+    wanted = rest if last else CIPHER_SEGMENT_BYTES
+    if len(segment) != wanted:
+        raise VerificationError("length of the segment", wanted, len(segment))
+    merkle.verify_inclusion(entry.root, segment, number, entry.segments, proof)
 
 
 def bitmap(units: list[int] | tuple[int, ...]) -> int:

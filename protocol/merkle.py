@@ -15,9 +15,11 @@ _LEAF = b"\x00"
 _NODE = b"\x01"
 
 
-def leaf_digest(data: bytes) -> Digest:
+def leaf_digest(data: bytes | memoryview) -> Digest:
     """Hash of one leaf."""
-    return Digest(hashlib.sha256(_LEAF + data).digest())
+    hasher = hashlib.sha256(_LEAF)
+    hasher.update(data)
+    return Digest(hasher.digest())
 
 
 def node_digest(left: bytes, right: bytes) -> Digest:

@@ -6,19 +6,30 @@ member consents to exactly that text and to no other.  Nothing trains before eve
 named has consented.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
-from protocol.errors import MalformedMessageError
-from protocol.types import DIGEST_BYTES, KEY_BYTES, Digest, digest
-from protocol.wire import Message, encode, require_length
+from protocol.envelope import open_envelope, seal
+from protocol.errors import MalformedMessageError, SignatureError
+from protocol.nesting import is_deeper
+from protocol.types import DIGEST_BYTES, KEY_BYTES, Digest, PublicKey, digest
+from protocol.wire import Message, decode, encode, require_length
 
 PROPOSAL_TOPIC = "run"
 CONSENT_TOPIC = "run-consent"
 ROUND_TOPIC = "round"
+ROUND_PROTOCOL = "/rexis/round/1"
 
-PROPOSAL_LIMIT_BYTES = 1 << 18
+PROPOSAL_DOMAIN = "rexis/run/1"
+CONSENT_DOMAIN = "rexis/run-consent/1"
+STATE_PROTOCOL = "/rexis/state/1"
+
+PROPOSAL_LIMIT_BYTES = 48 << 10
+# The deepest plan there is, a column with its levels, has four.
+PLAN_DEPTH_LIMIT = 32
+"""A proposal is announced, and an announcement has at most 64 KiB."""
 MEMBERS_AT_LEAST = 3
 MEMBERS_AT_MOST = 32
 ROUNDS_AT_MOST = 10_000
@@ -65,6 +76,59 @@ class Consent(Message, frozen=True, tag="consent"):
     """Token id on the chain, so that everyone can see the licence it comes under."""
     samples: int
     """How many records train; public, since the mean is weighted by it."""
+    seal_key: bytes
+    """X25519 key of the member's node: pre-key shares are sealed to it."""
+
+
+class StateRequest(Message, frozen=True, tag="state"):
+    """Chunk `chunk` of a state of a run, for a member that missed how it was made."""
+
+    run: bytes
+    root: bytes
+    chunk: int
+
+
+def seal_proposal(
+    sign: Callable[[bytes], bytes], sender: PublicKey, proposal: Proposal
+) -> bytes:
+    """The proposer's signature can be shown to anyone later, announced or not."""
+    return seal(sign, PROPOSAL_DOMAIN, sender, proposal.id(), encode(proposal))
+
+
+def open_proposal(data: bytes) -> tuple[Proposal, PublicKey]:
+    """A checked proposal and who signed it; the signer takes part."""
+    envelope = open_envelope(data, PROPOSAL_DOMAIN)
+    proposal = decode(envelope.payload, Proposal, limit_bytes=PROPOSAL_LIMIT_BYTES)
+    proposal.check()
+    if envelope.context != proposal.id():
+        raise SignatureError(
+            "proposal's context", proposal.id().hex(), envelope.context.hex()
+        )
+    if envelope.sender not in proposal.members:
+        raise MalformedMessageError("who proposes a run takes part in it")
+    return proposal, PublicKey(envelope.sender)
+
+
+def seal_consent(
+    sign: Callable[[bytes], bytes], sender: PublicKey, consent: Consent
+) -> bytes:
+    """The steward's word that its data may train exactly this run."""
+    return seal(sign, CONSENT_DOMAIN, sender, consent.run, encode(consent))
+
+
+def open_consent(data: bytes) -> tuple[Consent, PublicKey]:
+    """A consent and who gave it."""
+    envelope = open_envelope(data, CONSENT_DOMAIN)
+    consent = decode(envelope.payload, Consent)
+    if len(consent.seal_key) != KEY_BYTES:
+        raise MalformedMessageError(
+            f"seal key has {len(consent.seal_key)} bytes, needs {KEY_BYTES}"
+        )
+    if envelope.context != consent.run or len(consent.run) != DIGEST_BYTES:
+        raise SignatureError(
+            "consent's context", consent.run.hex(), envelope.context.hex()
+        )
+    return consent, PublicKey(envelope.sender)
 
 
 class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -75,6 +139,9 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     task: dict[str, Any]
     train: dict[str, Any]
     outer: dict[str, Any] = {}
+    """The step from a round's mean: `rate`, and `tolerance` of a member's hold-out."""
+    sum: dict[str, Any] = {}
+    """Numbers of `protocol.rounds.policy.Policy` that differ from its defaults."""
 
 
 def parse_plan(data: bytes) -> Plan:
@@ -82,6 +149,10 @@ def parse_plan(data: bytes) -> Plan:
     if len(data) > PROPOSAL_LIMIT_BYTES:
         raise MalformedMessageError(
             f"model file has {len(data)} bytes, limit is {PROPOSAL_LIMIT_BYTES}"
+        )
+    if is_deeper(data, PLAN_DEPTH_LIMIT):
+        raise MalformedMessageError(
+            f"model file is nested more than {PLAN_DEPTH_LIMIT} deep"
         )
     try:
         return msgspec.json.decode(data, type=Plan)

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.37;
 
+import {Inclusion} from "./Inclusion.sol";
 import {Membership} from "./Membership.sol";
 import {Registry} from "./Registry.sol";
 
@@ -10,12 +11,20 @@ import {Registry} from "./Registry.sol";
 /// somebody else by being first.  The same anchor again is refused as already there, which
 /// makes a repeated send harmless; another state for the same round is refused as a conflict.
 contract Anchors is Membership {
+    /// One slot.
+    struct Batch {
+        /// Zero: not anchored.
+        uint32 count;
+        uint40 time;
+        uint64 number;
+    }
+
     mapping(address => mapping(bytes32 root => bytes32 record)) private _models;
     mapping(address => mapping(bytes32 run => mapping(uint64 number => bytes32 state))) private _rounds;
-    mapping(address => mapping(bytes32 root => bool)) private _batches;
+    mapping(address => mapping(bytes32 root => Batch)) private _batches;
 
     /// The number of batches, and the next batch's id.
-    uint256 public batches;
+    uint64 public batches;
 
     event ModelAnchored(address indexed account, bytes32 indexed root, bytes32 record);
     event RoundAnchored(
@@ -49,9 +58,9 @@ contract Anchors is Membership {
     function anchorReceipts(bytes32 root, uint32 count) external onlyMember returns (uint256 batch) {
         if (root == 0) revert InvalidDigest();
         if (count == 0) revert InvalidCount();
-        if (_batches[msg.sender][root]) revert AlreadyAnchored(root);
-        _batches[msg.sender][root] = true;
+        if (_batches[msg.sender][root].count != 0) revert AlreadyAnchored(root);
         batch = batches++;
+        _batches[msg.sender][root] = Batch(count, uint40(block.timestamp), uint64(batch));
         emit ReceiptsAnchored(batch, msg.sender, root, count);
     }
 
@@ -63,6 +72,23 @@ contract Anchors is Membership {
     /// What `account` anchored for a round; zero if nothing.
     function roundState(address account, bytes32 run, uint64 number) external view returns (bytes32) {
         return _rounds[account][run][number];
+    }
+
+    /// When `host` anchored a batch and of how many receipts; zeros if it did not.
+    function batchOf(address host, bytes32 root) external view returns (Batch memory) {
+        return _batches[host][root];
+    }
+
+    /// Whether a receipt stands at `index` of the batch that `host` anchored.
+    function includes(
+        address host,
+        bytes32 root,
+        bytes32 leaf,
+        uint256 index,
+        bytes32[] calldata proof
+    ) external view returns (bool) {
+        uint32 size = _batches[host][root].count;
+        return size != 0 && Inclusion.holds(root, leaf, index, size, proof);
     }
 
     function _requireNew(bytes32 anchored, bytes32 offered) private pure {

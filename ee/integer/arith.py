@@ -88,11 +88,14 @@ def products(
 
 def limb_products(wide: Floats, right: NDArray[np.float32]) -> Floats:
     """`wide @ right.T` for |wide| <= 8192, as two 8-bit limbs in one float32 product."""
-    high = np.floor((wide + LIMB // 2) / LIMB)
-    low = wide - LIMB * high
-    stacked = np.concatenate([high, low]).astype(np.float32)
+    rows, inner = wide.shape
+    stacked = np.empty((2 * rows, inner), dtype=np.float32)
+    high = np.floor((wide + LIMB // 2) * (1.0 / LIMB))
+    stacked[:rows] = high
+    high *= -LIMB
+    high += wide
+    stacked[rows:] = high
     parts = products(stacked, right, LIMB // 2)
-    rows = wide.shape[0]
     upper = parts[:rows]
     upper *= LIMB
     upper += parts[rows:]

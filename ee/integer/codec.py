@@ -1,130 +1,240 @@
 """Canonical bytes of a trunk and of one of its layers, and the model root over them.
 
     trunk  = magic, header, layer 0, layer 1, …
-    slice  = magic, header, index, all layer roots, that layer
-    header = op-spec digest, eight u32 and two u64 numbers, cos table, sin table
+    slice  = magic, header, u32 index, all layer roots, that layer
+    header = op-spec digest, eight u32, two u64 and one u32 number, cos table, sin table
     layer  = for q, k, v, o, gate, up, down: u8 shift, i32 multipliers, i8 weights
 
 All little-endian, all lengths implied by the header, so a length is checked before
 anything is allocated and every accepted byte string is the only one of its value.
 
 The root of a layer is a Merkle tree (RFC 9162 shape) with one leaf for each output
-channel: a single dot product can be opened against the model root.
+channel: a single dot product can be opened against the model root.  This package does not
+know `protocol`, so the few lines of the tree stand here too; a test holds them together.
 """
 
 import hashlib
+import math
 import struct
 from collections.abc import Sequence
-from dataclasses import astuple, fields
+from dataclasses import dataclass
+from typing import Any
 
-from ee.integer import spec
+import numpy as np
+from numpy.typing import NDArray
+
+from ee.integer import bounds, spec
 from ee.integer.errors import IntegerModelError, MalformedTrunkError
+from ee.integer.linear import Matrix
 from ee.integer.trunk import (
     Header,
     IntegerTrunk,
     Layer,
-    Matrix,
+    RowArray,
     TrunkConfig,
 )
 
-_TRUNK_MAGIC = b"rexis-integer-trunk-1\n"
-_SLICE_MAGIC = b"rexis-integer-slice-1\n"
+TRUNK_MAGIC = b"rexis-integer-trunk-1\n"
+SLICE_MAGIC = b"rexis-integer-slice-1\n"
 _ROOT_LABEL = b"rexis-model-root-1"
-_NUMBERS = struct.Struct("<8I2Q")
-_DIGEST_BYTES = 32
-
-SHIFT_LIMIT = 127
-_LIMITS = {
-    "layers": 1024,
-    "width": 16_384,
-    "inner": 65_536,
-    "heads": 1024,
-    "kv_heads": 1024,
-    "head_dim": 1024,
-    "tokens": 4096,
-    "residual_bits": 20,
-    "norm_bias": 1 << 60,
-    "score_multiplier": 1 << 23,
-}
-"""Upper bounds (lower bound 1) under which every step stays in the ranges of `arith`;
-the arithmetic is in docs/verify.md §3.  Larger models need a wider op-spec."""
+_NUMBERS = struct.Struct("<8I2QI")
+_INDEX = struct.Struct("<I")
+_CHANNEL = struct.Struct("<BBII")
+DIGEST_BYTES = 32
 
 
-def multiplier_limit(inputs: int, *, wide: bool) -> int:
-    """The largest multiplier with which a product of `inputs` terms stays exact."""
-    largest = (1 << spec.WIDE_BITS) if wide else 127
-    return min(
-        (1 << 23) - 1,
-        (spec.ACCUMULATOR_LIMIT - 1) // (inputs * spec.WEIGHT_LIMIT * largest),
-    )
+@dataclass(frozen=True)
+class Slice:
+    """One layer of a trunk with what ties it to the model root."""
 
+    header: Header
+    index: int
+    layer_roots: tuple[bytes, ...]
+    layer: Layer
 
-def check(trunk: IntegerTrunk) -> None:
-    """Raise unless `trunk` is within the op-spec; a decoded trunk always is."""
-    try:
-        if decode(encode(trunk)).config != trunk.config:
-            raise IntegerModelError("trunk does not survive its own bytes")
-    except (MalformedTrunkError, struct.error) as error:
-        raise IntegerModelError(f"trunk is outside the op-spec: {error}") from error
+    @property
+    def model_root(self) -> bytes:
+        """Root of the trunk this is a layer of."""
+        return root_over_layers(self.header, self.layer_roots)
+
+    def replay(self, rows: RowArray) -> RowArray:
+        """Rows after this layer, given the rows before it."""
+        return self.header.replay(self.layer, rows)
 
 
 def encode(trunk: IntegerTrunk) -> bytes:
-    parts = [_TRUNK_MAGIC, encode_header(trunk.header)]
-    parts += [encode_layer(layer) for layer in trunk.layers]
-    return b"".join(parts)
+    """The bytes of a trunk; `IntegerModelError` if the op-spec does not cover it."""
+    bounds.check_trunk(trunk)
+    layers = [_layer_bytes(layer) for layer in trunk.layers]
+    return b"".join([TRUNK_MAGIC, _header_bytes(trunk.header), *layers])
 
 
 def decode(data: bytes) -> IntegerTrunk:
     """The trunk whose bytes these are; `MalformedTrunkError` for all others."""
-    reader = _Reader(data, _TRUNK_MAGIC)
-    header = _read_header(reader)
-    reader.expect(layer_bytes(header.config) * header.config.layers)
-    layers = [_read_layer(reader, header.config) for _ in range(header.config.layers)]
+    reader = _Reader(data, TRUNK_MAGIC)
+    header = _header(reader)
+    reader.expect(layer_size(header.config) * header.config.layers)
+    layers = [_layer(reader, header.config) for _ in range(header.config.layers)]
     return IntegerTrunk(header, tuple(layers))
 
 
-def encode_header(header: Header) -> bytes:
-    numbers = _NUMBERS.pack(*astuple(header.config))
-    tables = [table.astype("<i2").tobytes() for table in (header.cos, header.sin)]
-    return b"".join([spec.op_spec_digest(), numbers, *tables])
+def cut(trunk: IntegerTrunk, index: int) -> Slice:
+    """Layer `index` as an auditor of that layer gets it."""
+    trunk.require_layer(index)
+    roots = tuple(layer_root(layer) for layer in trunk.layers)
+    return Slice(trunk.header, index, roots, trunk.layers[index])
 
 
-def encode_layer(layer: Layer) -> bytes:
-    parts = []
-    for matrix in astuple_shallow(layer):
-        parts.append(bytes([matrix.shift]))
-        parts.append(matrix.multiplier.astype("<i4").tobytes())
-        parts.append(matrix.weight.tobytes())
-    return b"".join(parts)
+def encode_slice(part: Slice) -> bytes:
+    """The bytes of one layer with the roots of all."""
+    head = [SLICE_MAGIC, _header_bytes(part.header), _INDEX.pack(part.index)]
+    return b"".join([*head, *part.layer_roots, _layer_bytes(part.layer)])
 
 
-def layer_bytes(config: TrunkConfig) -> int:
-    """Length of one encoded layer."""
-    shapes = config.matrix_shapes().values()
-    return sum(1 + outputs * (4 + inputs) for outputs, inputs in shapes)
+def decode_slice(data: bytes) -> Slice:
+    """Checked against its own layer roots; the caller compares `model_root`."""
+    reader = _Reader(data, SLICE_MAGIC)
+    header = _header(reader)
+    config = header.config
+    reader.expect(
+        _INDEX.size + config.layers * DIGEST_BYTES + layer_size(config),
+    )
+    (index,) = _INDEX.unpack(reader.take(_INDEX.size))
+    roots = tuple(bytes(reader.take(DIGEST_BYTES)) for _ in range(config.layers))
+    layer = _layer(reader, config)
+    if index >= config.layers:
+        raise MalformedTrunkError(f"slice {index} of a trunk of {config.layers} layers")
+    if layer_root(layer) != roots[index]:
+        raise MalformedTrunkError(
+            f"layer {index} does not have the root it is listed by"
+        )
+    return Slice(header, index, roots, layer)
+
+
+def model_root(trunk: IntegerTrunk) -> bytes:
+    """What a receipt names and the chain anchors."""
+    return root_over_layers(trunk.header, [layer_root(layer) for layer in trunk.layers])
+
+
+def root_over_layers(header: Header, layer_roots: Sequence[bytes]) -> bytes:
+    """The model root from the roots of its layers."""
+    head = hashlib.sha256(_header_bytes(header)).digest()
+    return hashlib.sha256(b"".join([_ROOT_LABEL, head, *layer_roots])).digest()
 
 
 def layer_root(layer: Layer) -> bytes:
     """Merkle root over the output channels of a layer, matrix by matrix."""
     digests = []
-    for tag, matrix in enumerate(astuple_shallow(layer)):
+    for tag, matrix in enumerate(layer.matrices()):
         outputs, inputs = matrix.weight.shape
         multipliers = matrix.multiplier.astype("<i4").tobytes()
         weights = memoryview(matrix.weight.tobytes())
         for row in range(outputs):
-            place = struct.pack("<BBII", tag, matrix.shift, row, inputs)
+            place = _CHANNEL.pack(tag, matrix.shift, row, inputs)
             leaf = hashlib.sha256(b"\x00" + place + multipliers[4 * row : 4 * row + 4])
             leaf.update(weights[row * inputs : (row + 1) * inputs])
             digests.append(leaf.digest())
     return _merkle(digests)
 
 
-def model_root(header: Header, layer_roots: Sequence[bytes]) -> bytes:
-    """What a receipt names and the chain anchors."""
-    head = hashlib.sha256(encode_header(header)).digest()
-    return hashlib.sha256(b"".join([_ROOT_LABEL, head, *layer_roots])).digest()
+def layer_size(config: TrunkConfig) -> int:
+    """Length of one encoded layer."""
+    shapes = config.matrix_shapes().values()
+    return sum(1 + outputs * (4 + inputs) for outputs, inputs in shapes)
 
 
-def astuple_shallow(layer: Layer) -> tuple[Matrix, ...]:
-    """The seven matrices in the order of the bytes."""
-    return tuple(getattr(layer, field.name) for field in fields(layer))
+def _header_bytes(header: Header) -> bytes:
+    config = header.config
+    sizes = [getattr(config, name) for name in bounds.LIMITS]
+    numbers = _NUMBERS.pack(*sizes, config.causal)
+    tables = [table.astype("<i2").tobytes() for table in (header.cos, header.sin)]
+    return b"".join([spec.op_spec_digest(), numbers, *tables])
+
+
+def _layer_bytes(layer: Layer) -> bytes:
+    parts = []
+    for matrix in layer.matrices():
+        parts.append(bytes([matrix.shift]))
+        parts.append(matrix.multiplier.astype("<i4").tobytes())
+        parts.append(matrix.weight.tobytes())
+    return b"".join(parts)
+
+
+class _Reader:
+    """Bytes from the left; the arrays it gives are read-only views of them."""
+
+    def __init__(self, data: bytes, magic: bytes) -> None:
+        self._data = memoryview(data)
+        self._at = len(magic)
+        if data[: len(magic)] != magic:
+            raise MalformedTrunkError(
+                f"bytes do not begin with {magic.decode().strip()}"
+            )
+
+    def expect(self, length: int) -> None:
+        """Refuse unless exactly `length` bytes are left."""
+        left = len(self._data) - self._at
+        if left != length:
+            raise MalformedTrunkError(f"{left} bytes follow the header, need {length}")
+
+    def take(self, length: int) -> memoryview:
+        if len(self._data) - self._at < length:
+            raise MalformedTrunkError(
+                f"bytes end at {len(self._data)}, need {self._at + length}"
+            )
+        self._at += length
+        return self._data[self._at - length : self._at]
+
+    def array(self, dtype: str, *shape: int) -> NDArray[Any]:
+        """Of native byte order: a view where that is little, a copy elsewhere."""
+        kind = np.dtype(dtype)
+        length = kind.itemsize * math.prod(shape)
+        flat = np.frombuffer(self.take(length), kind).reshape(shape)
+        return flat.astype(kind.newbyteorder("="), copy=False)
+
+
+def _header(reader: _Reader) -> Header:
+    digest = bytes(reader.take(DIGEST_BYTES))
+    if digest != spec.op_spec_digest():
+        raise MalformedTrunkError(
+            f"trunk is for op-spec {digest.hex()[:16]},"
+            f" this is {spec.op_spec_digest().hex()[:16]}"
+        )
+    *numbers, causal = _NUMBERS.unpack(reader.take(_NUMBERS.size))
+    if causal > 1:
+        raise MalformedTrunkError(f"causal is {causal}, must be 0 or 1")
+    named = dict(zip(bounds.LIMITS, numbers, strict=True))
+    config = TrunkConfig(**named, causal=bool(causal))
+    try:
+        bounds.check_config(config)
+        shape = (config.tokens, config.head_dim // 2)
+        header = Header(
+            config, reader.array("<i2", *shape), reader.array("<i2", *shape)
+        )
+        bounds.check_header(header)
+    except IntegerModelError as error:
+        raise MalformedTrunkError(str(error)) from error
+    return header
+
+
+def _layer(reader: _Reader, config: TrunkConfig) -> Layer:
+    matrices = []
+    for outputs, inputs in config.matrix_shapes().values():
+        shift = reader.take(1)[0]
+        multiplier = reader.array("<i4", outputs)
+        matrices.append(Matrix(reader.array("|i1", outputs, inputs), multiplier, shift))
+    layer = Layer(*matrices)
+    try:
+        bounds.check_layer(layer, config)
+    except IntegerModelError as error:
+        raise MalformedTrunkError(str(error)) from error
+    return layer
+
+
+def _merkle(level: list[bytes]) -> bytes:
+    """Pair neighbours, carry an odd one up; RFC 9162's tree over hashed leaves."""
+    while len(level) > 1:
+        odd = level[-1:] if len(level) % 2 else []
+        pairs = zip(level[0::2], level[1::2], strict=False)
+        level = [hashlib.sha256(b"\x01" + a + b).digest() for a, b in pairs] + odd
+    return level[0]

@@ -12,4 +12,4 @@ class MalformedTrunkError(IntegerModelError):
 
 
 class SelfTestError(IntegerModelError):
-    """This machine does not compute the op-spec; it must neither serve nor audit."""
+    """The machine does not compute the op-spec; it must neither serve nor audit."""

@@ -6,6 +6,7 @@ the ranges that `arith` relies on.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from math import isqrt as integer_sqrt
 
 import numpy as np
@@ -15,6 +16,8 @@ from ee.integer import arith, spec
 from ee.integer.arith import Floats, Integers
 
 _ONE = float(1 << spec.SIGMOID_BITS)
+SCORES_AT_ONCE = 1 << 21
+"""Scores of one block of heads: 16 MiB for each of the few arrays of that size."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ class Rows:
 
 
 def rows(values: Floats, bits: int) -> Rows:
-    """The spec's rows(y, B) along the last axis; `values` is used up."""
+    """Short rows of B bits (rows of the op-spec) along the last axis; `values` is used up."""
     largest = np.maximum(values.max(axis=-1), -values.min(axis=-1))
     shift = np.maximum(0, arith.bit_length(largest) - bits)
     arith.half(values, shift[..., None])
@@ -61,24 +64,49 @@ def rope(values: Floats, cos: Floats, sin: Floats) -> Floats:
     return arith.clamp(arith.half(turned, spec.ROPE_BITS), spec.MID_LIMIT)
 
 
-def attention(q: Rows, k: Rows, v: Rows, multiplier: int) -> Floats:
-    """Causal attention; all (batch, heads, tokens, dim), exponents without dim."""
+def attention(q: Rows, k: Rows, v: Rows, multiplier: int, *, causal: bool) -> Floats:
+    """Steps 4 and 5; all (sequences * heads, tokens, dim), exponents without dim.
+
+    The queries are those of the last tokens; keys and values are there for every token.
+    """
+    out = np.empty_like(q.q)
+    # Heads do not see each other, so cutting here bounds memory and moves no bit.
+    step = max(1, SCORES_AT_ONCE // (q.q.shape[-2] * k.q.shape[-2]))
+    for start in range(0, len(out), step):
+        part = slice(start, start + step)
+        left, right, values = (Rows(x.q[part], x.s[part]) for x in (q, k, v))
+        weights = _weights(left, right, multiplier, causal=causal)
+        out[part] = _weighted(weights, values, causal=causal)
+    return out
+
+
+def _weights(q: Rows, k: Rows, multiplier: int, *, causal: bool) -> Floats:
+    """Step 4: EXP of how far each score lies below the largest one in sight."""
     scores = _score_products(q.q, k.q)
-    scores *= float(multiplier)
-    # Two exact scalings by powers of two are one: cheaper than a power per score.
-    scores *= np.ldexp(1.0, q.s - spec.SCORE_SHIFT)[..., :, None]
+    # Scaling by powers of two is exact, so M may be in the factor of a row.
+    scores *= np.ldexp(float(multiplier), q.s - spec.SCORE_SHIFT)[..., :, None]
     scores *= np.ldexp(1.0, k.s)[..., None, :]
     arith.clamp(arith.nearest(scores), spec.SCORE_LIMIT)
-    scores[..., ~np.tri(scores.shape[-1], dtype=bool)] = -np.inf
-    below = scores.max(axis=-1, keepdims=True) - scores
-    steps = np.minimum(below, spec.TABLE_SIZE).astype(np.int64)
-    return _weighted(np.append(spec.exp_table(), 0.0)[steps], v)
+    if causal:
+        # Below every score by more than the table reaches, and still an integer.
+        tokens, all_tokens = scores.shape[-2:]
+        ahead = ~np.tri(tokens, all_tokens, all_tokens - tokens, dtype=bool)
+        np.copyto(scores, -4.0 * spec.SCORE_LIMIT, where=ahead)
+    top = scores.max(axis=-1, keepdims=True)
+    below = np.subtract(top, scores, out=scores).astype(np.intp)
+    return _exp().take(below, mode="clip")
 
 
-def _weighted(weights: Floats, v: Rows) -> Floats:
+def _weighted(weights: Floats, v: Rows, *, causal: bool) -> Floats:
     """Step 5: the exact quotient of weighted values by the sum of weights."""
     total = weights.sum(axis=-1, keepdims=True)
-    top = np.maximum.accumulate(v.s, axis=-1)
+    tokens = weights.shape[-2]
+    if causal:
+        top = np.maximum.accumulate(v.s, axis=-1)[..., -tokens:]
+    else:
+        top = np.broadcast_to(
+            v.s.max(axis=-1, keepdims=True), (*v.s.shape[:-1], tokens)
+        )
     # Ahead of the diagonal the weight is 0 and so is its product, whatever the power.
     weights *= np.ldexp(1.0, -top)[..., :, None]
     weights *= np.ldexp(1.0, v.s)[..., None, :]
@@ -96,10 +124,28 @@ def _score_products(q: Floats, k: Floats) -> Floats:
 
 def gated(gate: Floats, up: Floats) -> Floats:
     """SiLU(gate) * up in units of 2^-28; `gate` and `up` in units of 2^-14."""
-    index = np.minimum(np.floor((np.abs(gate) + 32.0) * (1.0 / 64)), spec.TABLE_SIZE)
-    sigmoid = np.append(spec.sigmoid_table(), _ONE)[index.astype(np.int64)]
-    np.subtract(_ONE, sigmoid, out=sigmoid, where=gate < 0)
-    sigmoid *= gate
-    activated = arith.half(sigmoid, spec.SIGMOID_BITS)
+    index = np.abs(gate)
+    index += 32.0
+    index *= 1.0 / 64
+    np.floor(index, out=index)
+    np.copysign(index, gate, out=index)
+    index += spec.TABLE_SIZE
+    # Beyond either end the table's last entry holds, so clipping the index is step 8.
+    activated = _sigmoid().take(index.astype(np.intp), mode="clip")
+    activated *= gate
+    arith.half(activated, spec.SIGMOID_BITS)
     activated *= up
     return activated
+
+
+@lru_cache(maxsize=1)
+def _sigmoid() -> Floats:
+    """C of step 8 for the signed index -4096 to 4096."""
+    right = np.append(spec.sigmoid_table(), _ONE)
+    return np.concatenate([_ONE - right[:0:-1], right])
+
+
+@lru_cache(maxsize=1)
+def _exp() -> Floats:
+    """EXP with the 0 that stands for everything beyond it."""
+    return np.append(spec.exp_table(), 0.0)

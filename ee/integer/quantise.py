@@ -7,15 +7,17 @@ represented is refused by name; nothing is dropped in silence.
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ee.integer import codec, spec
+from ee.integer import bounds, spec
 from ee.integer.errors import IntegerModelError
-from ee.integer.trunk import Header, IntegerTrunk, Layer, Matrix, TrunkConfig
+from ee.integer.linear import Matrix
+from ee.integer.rows import RESIDUAL_BITS
+from ee.integer.trunk import Header, IntegerTrunk, Layer, TrunkConfig
 
 State = Mapping[str, NDArray[Any]]
 
@@ -33,44 +35,51 @@ _OUTSIDE = ("embed_tokens.weight", "norm.weight", "lm_head.weight")
 
 
 def quantise(
-    state: State, config: Mapping[str, Any], *, tokens: int, residual_bits: int = 12
+    state: State,
+    config: Mapping[str, Any],
+    *,
+    tokens: int,
+    residual_bits: int = RESIDUAL_BITS,
+    causal: bool = True,
 ) -> IntegerTrunk:
     """The integer trunk of a Llama-architecture state dict, Hugging Face names.
 
     `config` is the checkpoint's own `config.json`; `tokens` the longest sequence to
-    serve.  Norm gains are folded into the matrices behind them.  The final norm is the
-    head's: the trunk ends with the residual.
+    serve; not `causal` makes an encoder, in which every row sees its whole sequence.  Norm
+    gains, where there are any, are folded into the matrices behind them.  The final norm is
+    the head's: the trunk ends with the residual.
     """
-    integers = _integer_config(config, tokens, residual_bits)
-    named = {name.removeprefix("model."): value for name, value in state.items()}
-    layers = tuple(_layer(named, index, integers) for index in range(integers.layers))
-    extra = sorted(name for name in named if not _is_known(name, integers.layers))
-    if extra:
-        raise IntegerModelError(f"trunk has no place for {', '.join(extra[:3])}")
-    cos, sin = _rope_tables(integers, _rope_base(config))
-    trunk = IntegerTrunk(Header(integers, cos, sin), layers)
-    codec.check(trunk)
+    header = header_of(config, tokens, residual_bits, causal=causal)
+    named = named_weights(state, header.config.layers)
+    layers = tuple(
+        _layer(named, index, header.config) for index in range(header.config.layers)
+    )
+    trunk = IntegerTrunk(header, layers)
+    bounds.check_trunk(trunk)
     return trunk
 
 
-def encode_rows(values: NDArray[Any], config: TrunkConfig) -> NDArray[np.int32]:
-    """Float rows (batch, tokens, width) in residual units; refuses what does not fit."""
-    scaled = np.rint(
-        np.ldexp(np.asarray(values, dtype=np.float64), config.residual_bits)
-    )
-    if not bool(np.all(np.abs(scaled) <= spec.RESIDUAL_LIMIT)):  # false for NaN too
-        limit = spec.RESIDUAL_LIMIT / 2**config.residual_bits
-        raise IntegerModelError(f"a row entry is not a number within {limit:g}")
-    return scaled.astype(np.int32)
+def header_of(
+    config: Mapping[str, Any], tokens: int, residual_bits: int, *, causal: bool
+) -> Header:
+    """The numbers and tables of a trunk with this configuration."""
+    integers = _integer_config(config, tokens, residual_bits, causal=causal)
+    bounds.check_config(integers)
+    cos, sin = _rope_tables(integers, _rope_base(config))
+    return Header(integers, cos, sin)
 
 
-def decode_rows(rows: NDArray[np.int32], config: TrunkConfig) -> NDArray[np.float32]:
-    """Integer rows as floats; exact, since 24 bits fit a float32."""
-    return np.ldexp(rows.astype(np.float32), -config.residual_bits)
+def named_weights(state: State, layers: int) -> State:
+    """`state` by the names of a bare trunk; what has no place in one is refused."""
+    named = {name.removeprefix("model."): value for name, value in state.items()}
+    extra = sorted(name for name in named if not _is_known(name, layers))
+    if extra:
+        raise IntegerModelError(f"trunk has no place for {', '.join(extra[:3])}")
+    return named
 
 
 def _integer_config(
-    config: Mapping[str, Any], tokens: int, residual_bits: int
+    config: Mapping[str, Any], tokens: int, residual_bits: int, *, causal: bool
 ) -> TrunkConfig:
     wanted = {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False}
     for name, value in wanted.items():
@@ -91,6 +100,7 @@ def _integer_config(
             residual_bits=residual_bits,
             norm_bias=max(1, round(math.ldexp(epsilon * width, 2 * residual_bits))),
             score_multiplier=round(math.ldexp(math.log2(math.e), 22) / head_dim**0.5),
+            causal=causal,
         )
     except (KeyError, TypeError, ValueError, ZeroDivisionError, OverflowError) as error:
         raise IntegerModelError(f"not the configuration of a Llama: {error}") from error
@@ -118,28 +128,37 @@ def _rope_tables(
 
 
 def _layer(state: State, index: int, config: TrunkConfig) -> Layer:
+    parts = {
+        name: matrix_of(weight, bits, wide=name == "down")
+        for name, weight, bits in layer_weights(state, index, config)
+    }
+    return Layer(**parts)
+
+
+def layer_weights(
+    state: State, index: int, config: TrunkConfig
+) -> Iterator[tuple[str, NDArray[np.float64], int]]:
+    """Name, weight with its norm's gain, and fraction bits gained by each matrix."""
     # Fraction bits in and out of each matrix; the gated product of two 14-bit numbers
     # has 28.
     bits = dict.fromkeys(_NAMES, spec.MID_BITS - spec.NORM_BITS)
     bits["o"] = config.residual_bits - spec.MID_BITS
     bits["down"] = config.residual_bits - 2 * spec.MID_BITS
-    parts = {}
     for name, shape in config.matrix_shapes().items():
         weight = _weight(state, index, name)
         if weight.shape != shape:
             raise IntegerModelError(
                 f"layer {index} {name} has shape {weight.shape}, needs {shape}"
             )
-        parts[name] = _matrix(weight, bits[name], wide=name == "down")
-    return Layer(**parts)
+        yield name, weight, bits[name]
 
 
 def _weight(state: State, index: int, name: str) -> NDArray[np.float64]:
     module, norm = _NAMES[name]
     weight = _array(state, f"layers.{index}.{module}.weight")
-    if norm is not None:
-        weight = weight * _array(state, f"layers.{index}.{norm}.weight")
-    return weight
+    gain = f"layers.{index}.{norm}.weight"
+    # A trunk keyed by a dense rotation has no gains: they were folded before it was keyed.
+    return weight * _array(state, gain) if gain in state else weight
 
 
 def _array(state: State, name: str) -> NDArray[np.float64]:
@@ -151,19 +170,19 @@ def _array(state: State, name: str) -> NDArray[np.float64]:
     return value
 
 
-def _matrix(weight: NDArray[np.float64], bits: int, *, wide: bool) -> Matrix:
+def matrix_of(weight: NDArray[np.float64], bits: int, *, wide: bool) -> Matrix:
     """Weights with one scale per output channel, scales with one shift per matrix."""
     scale = np.abs(weight).max(axis=1) / spec.WEIGHT_LIMIT
     safe = np.where(scale > 0, scale, 1.0)
     short = np.clip(
         np.rint(weight / safe[:, None]), -spec.WEIGHT_LIMIT, spec.WEIGHT_LIMIT
     )
-    largest = codec.multiplier_limit(weight.shape[1], wide=wide)
+    largest = bounds.multiplier_limit(weight.shape[1], wide=wide)
     scale = np.ldexp(scale, bits)
     top = float(scale.max())
     # The largest shift that keeps the largest multiplier in range.
     shift = math.floor(math.log2(largest / top)) if top > 0 else 0
-    shift = min(max(shift, 0), codec.SHIFT_LIMIT)
+    shift = min(max(shift, 0), bounds.SHIFT_LIMIT)
     multiplier = np.rint(np.ldexp(scale, shift))
     if float(multiplier.max()) > largest:
         raise IntegerModelError(

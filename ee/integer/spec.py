@@ -58,10 +58,11 @@ A layer maps rows x of a sequence to rows x'':
    u' = half(u*C - w*Z, 14), w' = half(w*C + u*Z, 14), clamped to 2^24-1.
  3 q, k and v become rows(., 7) per token and head, with exponents sq, sk, sv.
    Query head h reads key-value head floor(h * kv_heads / heads).
- 4 z[i][j] = clamp(half(M * sum q[i]*k[j], 42 - sq[i] - sk[j]), 2^30) for j <= i;
-   t = max over j <= i of z[i][j], less z[i][j]; e[i][j] = EXP[t], 0 for t > 4095.
- 5 p[i] = max over j <= i of sv[j]; w[i][j] = half(e[i][j], p[i] - sv[j]);
-   N = sum_{j<=i} w[i][j] * v[j] * 2^p[i]; D = sum_{j<=i} e[i][j];
+ 4 V(i) is every j <= i of the sequence if the trunk is causal, every j if not.
+   z[i][j] = clamp(half(M * sum q[i]*k[j], 42 - sq[i] - sk[j]), 2^30) for j in V(i);
+   t = max over V(i) of z[i][.], less z[i][j]; e[i][j] = EXP[t], 0 for t > 4095.
+ 5 p[i] = max over V(i) of sv[j]; w[i][j] = half(e[i][j], p[i] - sv[j]);
+   N = sum over V(i) of w[i][j] * v[j] * 2^p[i]; D = sum over V(i) of e[i][j];
    o[i] = clamp(floor((2*N + D) / (2*D)), 2^24-1).
  6 x' = clamp(x + clamp(linear(rows(o, 7)), 2^23-1), 2^23-1); o is one row of all heads.
  7 g, u = clamp(linear(norm(x')), 2^24-1) with 14 fraction bits.

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ee.integer import arith, ops, spec
-from ee.integer.arith import Floats
+from ee.integer import spec
+from ee.integer.block import Linears, Past, Shape, replayed
 from ee.integer.errors import IntegerModelError
-from ee.integer.ops import Rows
+from ee.integer.linear import Matrix
 
 RowArray = NDArray[np.int32]
 """Residual rows, (batch, tokens, width)."""
@@ -37,6 +37,8 @@ class TrunkConfig:
     """E of the op-spec: the norm's epsilon, in squared residual units times width."""
     score_multiplier: int
     """M of the op-spec: log2(e) / sqrt(head_dim) in units of 2^-22."""
+    causal: bool
+    """A row attends to itself and what is before it; if not, to its whole sequence."""
 
     def matrix_shapes(self) -> dict[str, tuple[int, int]]:
         """Name to (outputs, inputs), in the order of the bytes."""
@@ -53,36 +55,8 @@ class TrunkConfig:
 
 
 @dataclass(frozen=True)
-class Matrix:
-    """y[o] = m[o] * 2^-shift * sum_k q[k] * weight[o][k]."""
-
-    weight: NDArray[np.int8]
-    multiplier: NDArray[np.int32]
-    shift: int
-
-    @functools.cached_property
-    def weight32(self) -> NDArray[np.float32]:
-        # Kept, because the conversion costs as much as a product of sixteen rows.
-        return self.weight.astype(np.float32)
-
-    def apply(self, rows: Rows, limit: int) -> Floats:
-        """The spec's linear, clamped; wide rows are told by their range."""
-        flat = rows.q
-        sums = arith.products(flat.astype(np.float32), self.weight32, 127)
-        return self._rescaled(sums, rows, limit)
-
-    def apply_wide(self, rows: Rows, limit: int) -> Floats:
-        return self._rescaled(arith.limb_products(rows.q, self.weight32), rows, limit)
-
-    def _rescaled(self, sums: Floats, rows: Rows, limit: int) -> Floats:
-        sums *= self.multiplier
-        arith.half(sums, (self.shift - rows.s)[:, None])
-        return arith.clamp(sums, limit)
-
-
-@dataclass(frozen=True)
 class Layer:
-    """One transformer block."""
+    """One transformer block; the fields stand in the order of the bytes."""
 
     q: Matrix
     k: Matrix
@@ -91,6 +65,10 @@ class Layer:
     gate: Matrix
     up: Matrix
     down: Matrix
+
+    def matrices(self) -> tuple[Matrix, ...]:
+        """All seven, in the order of the fields."""
+        return self.q, self.k, self.v, self.o, self.gate, self.up, self.down
 
 
 @dataclass(frozen=True)
@@ -101,8 +79,11 @@ class Header:
     cos: NDArray[np.int16]
     sin: NDArray[np.int16]
 
-    def check_rows(self, rows: RowArray) -> RowArray:
-        """`rows` if this trunk can take them; `IntegerModelError` says why not."""
+    def check_rows(self, rows: RowArray, *, past: int = 0) -> RowArray:
+        """`rows` if this trunk can take them; `IntegerModelError` says why not.
+
+        `past` rows of each sequence went before them.
+        """
         config = self.config
         if rows.dtype != np.int32 or rows.ndim != 3:
             raise IntegerModelError(
@@ -113,57 +94,40 @@ class Header:
             raise IntegerModelError(
                 f"rows are {width} wide, trunk needs {config.width}"
             )
-        if not 1 <= tokens <= config.tokens or batch < 1:
+        if not 1 <= tokens <= config.tokens - past or batch < 1:
             raise IntegerModelError(
-                f"{batch} sequences of {tokens} tokens, need at least 1 of 1"
+                f"{batch} sequences of {past + tokens} tokens, need at least 1 of 1"
                 f" to {config.tokens}"
             )
         if max(int(rows.max()), -int(rows.min())) > spec.RESIDUAL_LIMIT:
             raise IntegerModelError(f"a row entry is beyond {spec.RESIDUAL_LIMIT}")
         return rows
 
-    def replay(self, layer: Layer, rows: RowArray) -> RowArray:
+    def replay(
+        self, layer: Linears, rows: RowArray, past: Past | None = None
+    ) -> RowArray:
         """Steps 1 to 9 of the op-spec for every sequence of the batch."""
-        batch, tokens, width = self.check_rows(rows).shape
-        flat = rows.reshape(batch * tokens, width)
-        flat = _add(flat, self._attended(layer, flat, batch))
-        normed = ops.norm(flat, self.config.norm_bias)
-        gate = layer.gate.apply(normed, spec.MID_LIMIT)
-        product = ops.gated(gate, layer.up.apply(normed, spec.MID_LIMIT))
-        wide = ops.rows(product, spec.WIDE_BITS)
-        flat = _add(flat, layer.down.apply_wide(wide, spec.RESIDUAL_LIMIT))
-        return flat.reshape(batch, tokens, width)
+        self.check_rows(rows, past=0 if past is None else past.tokens)
+        return replayed(self._shape, layer, rows, past)
 
-    def _attended(self, layer: Layer, flat: RowArray, batch: int) -> Floats:
-        """Steps 1 to 6, up to the sum: what attention adds to the residual."""
+    @functools.cached_property
+    def _shape(self) -> Shape:
         config = self.config
-        normed = ops.norm(flat, config.norm_bias)
-        q, k, v = (
-            self._by_head(matrix.apply(normed, spec.MID_LIMIT), batch)
-            for matrix in (layer.q, layer.k, layer.v)
-        )
-        tokens = q.shape[1]
-        cos, sin = (
-            table[:tokens, None, :].astype(np.float64) for table in (self.cos, self.sin)
-        )
-        group = config.heads // config.kv_heads
-        mixed = ops.attention(
-            _heads_first(ops.rope(q, cos, sin), 1),
-            _heads_first(ops.rope(k, cos, sin), group),
-            _heads_first(v, group),
+        return Shape(
+            config.heads,
+            config.kv_heads,
+            config.head_dim,
+            config.norm_bias,
             config.score_multiplier,
+            config.causal,
+            self.cos,
+            self.sin,
         )
-        joined = mixed.swapaxes(1, 2).reshape(batch * tokens, -1)  # (tokens, heads*dim)
-        return layer.o.apply(ops.rows(joined, spec.ROW_BITS), spec.RESIDUAL_LIMIT)
-
-    def _by_head(self, values: Floats, batch: int) -> Floats:
-        # (batch, tokens, heads, dim)
-        return values.reshape(batch, len(values) // batch, -1, self.config.head_dim)
 
 
 @dataclass(frozen=True)
 class Trace:
-    """Rows before the first layer, after each layer; the last are the output."""
+    """Rows before the first layer replayed, then after each; the last are the output."""
 
     boundaries: tuple[RowArray, ...]
 
@@ -183,29 +147,58 @@ class IntegerTrunk:
     def config(self) -> TrunkConfig:
         return self.header.config
 
-    def forward(self, rows: RowArray) -> Trace:
-        """Every boundary from `rows` on."""
-        boundaries = [rows]
-        for layer in self.layers:
+    def forward(self, rows: RowArray, *, start: int = 0) -> Trace:
+        """Every boundary from `rows`, which stand before layer `start`, to the output."""
+        self.require_layer(start)
+        boundaries = [self.header.check_rows(rows)]
+        for layer in self.layers[start:]:
             boundaries.append(self.header.replay(layer, boundaries[-1]))
+        return Trace(tuple(boundaries))
+
+    def extend(self, rows: RowArray, cache: "Cache") -> Trace:
+        """Boundaries of the next rows of sequences under way; only of a causal trunk."""
+        if not self.config.causal:
+            raise IntegerModelError(
+                "an encoder sees its whole sequence, it keeps no cache"
+            )
+        pasts = cache.of(self, len(rows))
+        boundaries = [rows]
+        for layer, past in zip(self.layers, pasts, strict=True):
+            boundaries.append(self.header.replay(layer, boundaries[-1], past))
         return Trace(tuple(boundaries))
 
     def replay_layer(self, index: int, rows: RowArray) -> RowArray:
         """Rows after layer `index`, given the rows before it."""
-        if not 0 <= index < len(self.layers):
-            raise IntegerModelError(f"layer {index} of a trunk of {len(self.layers)}")
+        self.require_layer(index)
         return self.header.replay(self.layers[index], rows)
 
+    def require_layer(self, index: int) -> None:
+        """Raise unless there is a layer `index`."""
+        if not 0 <= index < len(self.layers):
+            raise IntegerModelError(f"layer {index} of a trunk of {len(self.layers)}")
 
-def _add(residual: RowArray, change: Floats) -> RowArray:
-    change += residual
-    return arith.clamp(change, spec.RESIDUAL_LIMIT).astype(np.int32)
 
+class Cache:
+    """Keys and values of a batch of sequences under way, for one trunk."""
 
-def _heads_first(values: Floats, repeat: int) -> Rows:
-    """8-bit rows per token and head, as (batch, heads, tokens, dim)."""
-    short = ops.rows(values, spec.ROW_BITS)
-    q, s = short.q.swapaxes(1, 2), short.s.swapaxes(1, 2)
-    if repeat > 1:
-        q, s = np.repeat(q, repeat, axis=1), np.repeat(s, repeat, axis=1)
-    return Rows(np.ascontiguousarray(q), np.ascontiguousarray(s))
+    def __init__(self) -> None:
+        self._trunk: IntegerTrunk | None = None
+        self._batch = 0
+        self._pasts: tuple[Past, ...] = ()
+
+    @property
+    def tokens(self) -> int:
+        """How many rows of each sequence are in it."""
+        return self._pasts[0].tokens if self._pasts else 0
+
+    def of(self, trunk: IntegerTrunk, batch: int) -> tuple[Past, ...]:
+        """A past for every layer; the first use decides for which trunk and batch."""
+        if self._trunk is None:
+            self._trunk, self._batch = trunk, batch
+            self._pasts = tuple(Past() for _ in trunk.layers)
+        if self._trunk is not trunk or self._batch != batch:
+            raise IntegerModelError(
+                f"cache is of {self._batch} sequences of one trunk, not of {batch}"
+                f" of {'it' if self._trunk is trunk else 'another'}"
+            )
+        return self._pasts

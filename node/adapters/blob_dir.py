@@ -1,8 +1,8 @@
 """Blobs as files named by their SHA-256: written aside, synced, then renamed into place.
 
 A name therefore exists only with its whole content behind it, whatever instant the
-machine stopped at.  Leftovers of a crash lie in `tmp` and go when the folder is opened,
-which only the daemon that holds the home's lock does.
+machine stopped at.  Leftovers of a crash lie in `tmp` until `tidy`, which only the daemon
+that holds the home's lock may call: its child writes blobs into the same folder.
 """
 
 import errno
@@ -29,6 +29,10 @@ class BlobDir:
         self._aside = self._root / "tmp"
         with mapped(self._root):
             self._aside.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def tidy(self) -> None:
+        """Remove what a crash left half written; nobody may be writing."""
+        with mapped(self._root):
             for left in self._aside.iterdir():
                 left.unlink()
 
@@ -54,11 +58,11 @@ class BlobDir:
             file.seek(offset)
             return file.read(length)
 
-    def put(self, data: bytes) -> Digest:
+    def put(self, data: bytes | memoryview) -> Digest:
         """Durable when this returns; a blob that is here already is not written again."""
         digest = Digest(hashlib.sha256(data).digest())
         if not self.has(digest):
-            with self.writer() as writer:
+            with BlobFile(self, self._aside / secrets.token_hex(8), digest) as writer:
                 writer.write(data)
                 writer.commit(digest)
         return digest
@@ -88,10 +92,14 @@ class BlobDir:
 class BlobFile:
     """One blob being written; leaving its context without a commit drops it."""
 
-    def __init__(self, blobs: BlobDir, aside: Path) -> None:
+    def __init__(
+        self, blobs: BlobDir, aside: Path, known: Digest | None = None
+    ) -> None:
+        """`known` is the digest of what will be written, where it has been taken."""
         self._blobs = blobs
         self._aside = aside
         self._hasher = hashlib.sha256()
+        self._known = known
         with mapped(aside):
             self._file = aside.open("xb")
 
@@ -106,17 +114,22 @@ class BlobFile:
     ) -> None:
         self.abort()
 
-    def write(self, data: bytes) -> None:
-        self._hasher.update(data)
+    def write(self, data: bytes | memoryview) -> None:
+        if self._known is None:
+            self._hasher.update(data)
+        view = memoryview(data)
         with mapped(self._aside):
-            self._file.write(data)
+            # ext4 takes 8 MiB in one call four times slower than in pieces (measured).
+            for start in range(0, len(view), _CHUNK_BYTES):
+                self._file.write(view[start : start + _CHUNK_BYTES])
 
     def commit(self, digest: Digest) -> None:
         """Into its place, if it is what was expected; durable when this returns."""
-        if self._hasher.digest() != digest:
+        found = self._known or self._hasher.digest()
+        if found != digest:
             self.abort()
             raise StorageError(
-                f"blob has digest {self._hasher.hexdigest()}, not {digest.hex()}",
+                f"blob has digest {found.hex()}, not {digest.hex()}",
                 hint="other bytes arrived than were announced; ask another peer",
             )
         place = self._blobs.path(digest)

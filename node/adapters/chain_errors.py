@@ -1,29 +1,9 @@
-"""How a chain says no; both adapters of the Chain port raise exactly these.
+"""How a contract says no: one wording and one hint per custom error, in both adapters.
 
 Light on purpose: the chain in memory needs no web3.
 """
 
-from typing import ClassVar
-
-from node.errors import ChainError
-
-
-class ChainDownError(ChainError):
-    """No answer now; the same call may work later."""
-
-    code = 501
-    temporary: ClassVar[bool] = True
-
-
-class ContractRefusedError(ChainError):
-    """A contract reverted; `name` is its custom error, empty if it gave none."""
-
-    code = 502
-
-    def __init__(self, name: str, message: str) -> None:
-        super().__init__(message, hint=_HINTS.get(name, ""))
-        self.name = name
-
+from node.errors import ContractRefusedError
 
 _HINTS = {
     "NotMember": "ask the registry's owner to register this account",
@@ -40,7 +20,9 @@ _HINTS = {
 def refused(doing: str, name: str, **values: object) -> ContractRefusedError:
     """`doing` met the custom error `name` with these fields."""
     shown = ", ".join(f"{key}={_shown(value)}" for key, value in values.items())
-    return ContractRefusedError(name, f"{doing} refused: {name}({shown})")
+    return ContractRefusedError(
+        name, f"{doing} refused: {name}({shown})", hint=_HINTS.get(name, "")
+    )
 
 
 def _shown(value: object) -> str:

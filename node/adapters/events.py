@@ -1,32 +1,11 @@
-"""The shape of a numbered event, shared by both stores and the admin interface."""
+"""How both stores keep what an event tells."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
 from node.errors import StorageError
-
-
-@dataclass(frozen=True)
-class Event:
-    """Something an operator may want to know later."""
-
-    number: int
-    time: int
-    """Unix milliseconds."""
-    kind: str
-    data: Mapping[str, Any]
-
-    def row(self) -> dict[str, Any]:
-        """As the admin interface shows it."""
-        return {
-            "number": self.number,
-            "time": self.time,
-            "kind": self.kind,
-            "data": dict(self.data),
-        }
 
 
 def encoded(kind: str, data: Mapping[str, Any]) -> str:

@@ -1,46 +1,32 @@
 """The Chain port over any Ethereum JSON-RPC URL.
 
-web3 is synchronous and runs in a few threads of its own.  Reads may be abandoned; a send
-never is, because a nonce would be lost.  A transaction counts once it is `confirmations`
-blocks deep; grants are read at that depth, but a revocation counts as soon as it is seen.
+Everything is read as deep as this node takes for final, with one exception on the safe side:
+what ends or narrows a grant counts as soon as it is in the newest block.
 """
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import structlog
 import trio
-from eth_account import Account
 from hexbytes import HexBytes
-from web3 import Web3
-from web3.exceptions import TransactionNotFound, Web3RPCError
 
-from node.adapters import evm_contracts
-from node.adapters.chain_errors import ChainDownError
-from node.adapters.evm_contracts import (
-    NAMES,
-    account_address,
-    deploy,
-    guarded,
-)
-from node.errors import ChainError
-from node.ports import ChainEvent, DatasetToken, Grant, Head
-from protocol.members import Member, MemberSet
+from node.adapters import evm_contracts, evm_rows
+from node.adapters.chain_errors import refused
+from node.adapters.chain_grants import grant_id, grant_place, narrowed
+from node.adapters.evm_contracts import NAMES, account_address, deploy, guarded
+from node.adapters.evm_link import PAGE, Link
+from node.adapters.evm_rows import Row, address, place_of
+from node.errors import ChainDownError, ChainError
+from node.ports import OPEN_TERMS, ChainEvent, DatasetToken, Grant, Head, Terms
+from protocol.members import ROLE_DATA_PROVIDER, Member, MemberSet
 from protocol.types import Digest
 
 __all__ = ["ChainDownError", "EvmChain", "account_address", "deploy"]
 
-THREADS = 4
-PAGE = 200
 BLOCK_RANGE = 1_000
-MINED_TIMEOUT_S = 180.0
 BACK_OFF_LIMIT_S = 15.0
-_SEND_TRIES = 3
-# A dict, because libp2p brings old stubs of trio that do not know the name.
-_MAY_BE_LEFT: Mapping[str, Any] = {"abandon_on_cancel": True}
-
-Result = TypeVar("Result")
 
 log = structlog.get_logger()
 
@@ -58,100 +44,132 @@ class EvmChain:
         confirmations: int = 0,
         poll_s: float = 0.25,
     ) -> None:
-        self._chain_id = chain_id
-        self._confirmations = confirmations
-        self._poll_s = poll_s
-        self.account = account_address(account_key)
-        self._signer = Account.from_key(account_key)
-        self._web3 = evm_contracts.connect(url)
+        self._link = Link(
+            url=url,
+            chain_id=chain_id,
+            account_key=account_key,
+            confirmations=confirmations,
+            poll_s=poll_s,
+        )
+        self.account = self._link.account
         self._contracts = {
-            name: evm_contracts.contract(self._web3, name, contracts.get(name, ""))
+            name: evm_contracts.contract(self._link.web3, name, contracts.get(name, ""))
             for name in NAMES
         }
-        self._limiter = trio.CapacityLimiter(THREADS)
-        self._sending = trio.Lock()
-        self._nonce: int | None = None
 
     async def check(self) -> None:
         """Fail unless this is the chain we mean and our contracts are on it."""
-        eth = self._web3.eth
-        found = await self._read("asking the chain id", lambda: eth.chain_id)
-        if found != self._chain_id:
-            raise ChainError(
-                f"chain id is {found}, expected {self._chain_id}",
-                hint="check chain.url and chain.chain_id",
-            )
+        await self._link.check()
         for name, contract in self._contracts.items():
-            code = await self._read(
-                f"reading {name}",
-                partial(eth.get_code, contract.address),
-            )
-            if not code:
+            await self._link.check_code(name, contract.address)
+        registry = self._contracts["registry"].address
+        for name in ("datasets", "anchors"):
+            view = self._contracts[name].functions.registry()
+            theirs = await self._link.read(f"reading {name}", view.call)
+            if theirs != registry:
                 raise ChainError(
-                    f"no contract at {contract.address} ({name})",
-                    hint="check chain.contracts, or deploy with `rexis chain deploy`",
+                    f"{name} belongs to the registry at {theirs}, not to {registry}",
+                    hint="take all of chain.contracts from one deployment",
                 )
 
     async def head(self) -> Head:
-        def ask() -> Any:
-            block = self._web3.eth.get_block("latest")
-            if self._confirmations and block["number"]:
-                number = max(0, block["number"] - self._confirmations)
-                block = self._web3.eth.get_block(number)
-            return block
-
-        block = await self._read("reading the head", ask)
-        return Head(block["number"], bytes(block["hash"]), block["timestamp"])
+        return await self._link.head()
 
     async def members(self) -> MemberSet:
-        rows = await self._pages("registry", "page")
-        return MemberSet.of(
-            [
-                Member(
-                    node_key=bytes(node_key),
-                    seal_key=bytes(seal_key),
-                    account=bytes.fromhex(account[2:]),
-                    roles=roles,
-                    name=name,
-                )
-                for node_key, seal_key, account, roles, name in rows
-                if roles
-            ]
-        )
+        roll = await self._roll(await self._link.final_number())
+        return MemberSet.of([row.member for row in roll if row.member.roles])
 
     async def register(self, member: Member, roles: int) -> None:
-        account = _address(member.account)
-        row = (member.node_key, member.seal_key, account, roles, member.name)
-        await self._send("registry", "setMember", row)
+        roll = await self._roll("latest")
+        place = place_of(roll, member.account)
+        account = address(member.account)
+        if place is not None and evm_rows.same_keys(roll[place].member, member):
+            await self._send("registry", "setRoles", account, roles)
+            return
+        keys = (member.node_key, member.seal_key)
+        await self._send("registry", "admit", *keys, account, roles, member.name)
 
-    async def list_dataset(self, record: Digest, units: int, price: int) -> int:
-        event = await self._send("datasets", "list", record, units, price)
+    async def rotate_keys(self, node_key: bytes, seal_key: bytes) -> None:
+        await self._send("registry", "rotateKeys", node_key, seal_key)
+
+    async def list_dataset(
+        self, record: Digest, units: int, price: int, terms: Terms = OPEN_TERMS
+    ) -> int:
+        mine = [
+            one for one in await self._tokens("latest") if one.owner == self.account
+        ]
+        if any(one.record == record for one in mine):
+            raise refused("datasets.list", "AlreadyListed", record=record)
+        row = evm_rows.terms_row(price, terms)
+        event = await self._send("datasets", "list", record, units, len(mine), row)
         return int(event.data["dataset"])
 
-    async def datasets(self) -> list[DatasetToken]:
-        rows = await self._pages("datasets", "page")
-        return [
-            DatasetToken(
-                dataset, bytes.fromhex(owner[2:]), Digest(bytes(record)), units, price
-            )
-            for dataset, (record, owner, units, price) in enumerate(rows)
-        ]
+    async def add_version(
+        self, dataset: int, record: Digest, units: int, *, rekeyed: bool
+    ) -> None:
+        await self._send("datasets", "addVersion", dataset, record, units, rekeyed)
 
-    async def grant(self, dataset: int, grantee: bytes, units: int, until: int) -> int:
-        event = await self._send(
-            "datasets", "give", dataset, _address(grantee), units, until
+    async def set_terms(self, dataset: int, price: int, terms: Terms) -> None:
+        row = evm_rows.terms_row(price, terms)
+        await self._send("datasets", "setTerms", dataset, row)
+
+    async def set_committee(self, dataset: int, committee: bytes) -> None:
+        await self._send("datasets", "setCommittee", dataset, address(committee))
+
+    async def withdraw_units(self, dataset: int, units: int) -> None:
+        await self._send("datasets", "withdrawUnits", dataset, units)
+
+    async def withdraw_dataset(self, dataset: int) -> None:
+        await self._send("datasets", "withdraw", dataset)
+
+    async def datasets(self) -> list[DatasetToken]:
+        return await self._tokens(await self._link.final_number())
+
+    async def grant(
+        self,
+        dataset: int,
+        grantee: bytes,
+        units: int,
+        until: int,
+        *,
+        purposes: int | None = None,
+        acknowledged: int | None = None,
+    ) -> int:
+        to = address(grantee)
+        token = await self._token(dataset, "latest")
+        terms = token.terms
+        scope = (
+            units,
+            terms.allowed if purposes is None else purposes,
+            terms.required if acknowledged is None else acknowledged,
         )
-        return int(event.data["grant"])
+        # The contract takes a grant to or from somebody who is no member, and it has no
+        # effect; here it is refused, so that nobody takes it for one.
+        roll = await self._roll("latest")
+        place = place_of(roll, grantee)
+        for account in (token.owner, grantee):
+            at = place_of(roll, account)
+            if at is None or not roll[at].member.roles:
+                raise refused("datasets.give", "NotMember", account=account)
+        assert place is not None
+        await self._send("datasets", "give", dataset, to, scope, until)
+        return grant_id(dataset, place)
 
     async def revoke(self, grant: int) -> None:
-        await self._send("datasets", "revoke", grant)
+        dataset, place = grant_place(grant)
+        roll = await self._roll("latest")
+        grants = await self._grants_at(dataset, await self._link.newest_number())
+        if all(one.grant != grant for one in grants):
+            raise refused("datasets.revoke", "NoSuchGrant", grant=grant)
+        account = address(roll[place].member.account)
+        await self._send("datasets", "revoke", dataset, account)
 
     async def grants(self, dataset: int) -> list[Grant]:
-        final = await self._grants_at(dataset, await self._final_tag())
-        if not self._confirmations:
+        final = await self._grants_at(dataset, await self._link.final_number())
+        if not self._link.confirmations:
             return final
-        newest = {g.grant: g for g in await self._grants_at(dataset, "latest")}
-        return [newest.get(grant.grant, grant) for grant in final]
+        newest = await self._grants_at(dataset, await self._link.newest_number())
+        return narrowed(final, newest)
 
     async def anchor_model(self, root: Digest, record: Digest) -> None:
         await self._send("anchors", "anchorModel", root, record)
@@ -164,7 +182,7 @@ class EvmChain:
         return int(event.data["batch"])
 
     async def follow(self, from_block: int) -> AsyncIterator[ChainEvent]:
-        following, pause = from_block, self._poll_s
+        following, pause = from_block, self._link.poll_s
         while True:
             try:
                 found, following_next = await self._logs_from(following)
@@ -173,19 +191,20 @@ class EvmChain:
                 await trio.sleep(pause)
                 pause = min(BACK_OFF_LIMIT_S, 2 * pause)
                 continue
-            pause = self._poll_s
+            pause = self._link.poll_s
             for event in found:
                 yield event
             if following_next == following:
-                await trio.sleep(self._poll_s)
+                await trio.sleep(self._link.poll_s)
             following = following_next
 
     async def _logs_from(self, first: int) -> tuple[list[ChainEvent], int]:
         """Events from block `first` on, and the block to ask for next."""
 
         def ask() -> tuple[list[ChainEvent], int]:
-            eth = self._web3.eth
-            last = min(eth.block_number - self._confirmations, first + BLOCK_RANGE - 1)
+            eth = self._link.web3.eth
+            newest = eth.block_number - self._link.confirmations
+            last = min(newest, first + BLOCK_RANGE - 1)
             if last < first:
                 return [], first
             query = {
@@ -197,130 +216,47 @@ class EvmChain:
             logs = eth.get_logs(query)
             return evm_contracts.events(self._contracts.values(), logs), last + 1
 
-        return await self._read("reading logs", ask)
-
-    async def _grants_at(self, dataset: int, tag: int | str) -> list[Grant]:
-        rows = await self._pages("datasets", "grantPage", dataset, tag=tag)
-        return [
-            Grant(grant, of, bytes.fromhex(grantee[2:]), units, until, revoked)
-            for grant, (of, grantee, units, until, revoked) in rows
-        ]
-
-    async def _final_tag(self) -> int | str:
-        return (await self.head()).number if self._confirmations else "latest"
-
-    async def _pages(
-        self, name: str, function: str, *arguments: int, tag: int | str | None = None
-    ) -> list[Any]:
-        """All rows of a paged view; the lists behind the views only grow."""
-        where = await self._final_tag() if tag is None else tag
-        rows: list[Any] = []
-        view = self._contracts[name].functions[function]
-
-        def ask() -> list[Any]:
-            page = view(*arguments, len(rows), PAGE).call(block_identifier=where)
-            # A pair of lists (ids and rows) reads as a list of pairs.
-            return list(zip(*page, strict=True)) if function == "grantPage" else page
-
-        while True:
-            page = await self._read(f"reading {name}", ask)
-            rows.extend(page)
-            if len(page) < PAGE:
-                return rows
-
-    async def _read(self, doing: str, ask: Callable[[], Result]) -> Result:
-        return await trio.to_thread.run_sync(
-            partial(guarded, doing, ask), limiter=self._limiter, **_MAY_BE_LEFT
-        )
+        return await self._link.read("reading logs", ask)
 
     async def _send(self, name: str, function: str, *arguments: Any) -> ChainEvent:
-        """Send a call, wait until it is final; the event it left."""
-        doing = f"{name}.{function}"
-        call = guarded(
-            doing, lambda: self._contracts[name].functions[function](*arguments)
-        )
-        async with self._sending:
-            digest = await trio.to_thread.run_sync(
-                partial(guarded, doing, lambda: self._send_now(call)),
-                limiter=self._limiter,
-            )
-        receipt = await self._final(doing, digest)
-        if receipt["status"] != 1:
-            await self._explain(doing, call, receipt["blockNumber"])
-        left = evm_contracts.events(self._contracts.values(), receipt["logs"])
-        if not left:
-            raise ChainError(f"{doing} left no event")
-        return left[-1]
+        return await self._link.send(self._contracts, name, function, *arguments)
 
-    def _send_now(self, call: Any) -> bytes:
-        """Sign and send with the next nonce; runs under the sending lock."""
-        sender = self._signer.address
-        gas = call.estimate_gas({"from": sender})
-        for attempt in range(1, _SEND_TRIES + 1):
-            if self._nonce is None:
-                self._nonce = self._web3.eth.get_transaction_count(sender, "pending")
-            nonce, self._nonce = self._nonce, None  # known again once this is sent
-            prices = evm_contracts.fees(self._web3)
-            fields = {"from": sender, "nonce": nonce, "chainId": self._chain_id}
-            signed = self._signer.sign_transaction(
-                call.build_transaction({**fields, **prices, "gas": gas + gas // 5})
-            )
-            try:
-                self._web3.eth.send_raw_transaction(signed.raw_transaction)
-            except Web3RPCError as error:
-                # web3 repeats a send whose answer was lost, and then hears of itself.
-                if self._known(signed.hash):
-                    return bytes(signed.hash)
-                if "nonce" not in str(error) or attempt == _SEND_TRIES:
-                    raise
-            else:
-                self._nonce = nonce + 1
-                return bytes(signed.hash)
-        raise ChainError(f"no nonce was accepted in {_SEND_TRIES} tries")
+    async def _grants_at(self, dataset: int, number: int) -> list[Grant]:
+        """All grants of a dataset after block `number`."""
+        roll = await self._roll(number)
+        found: list[Any] = []
+        for start in range(0, len(roll), PAGE):
+            accounts = [address(row.member.account) for row in roll[start:][:PAGE]]
+            found += await self._view(number, "grantsOf", dataset, accounts)
+        if not any(map(evm_rows.is_given, found)):
+            return []
+        token = await self._token(dataset, number)
+        owner = place_of(roll, token.owner)
+        provides = owner is not None and roll[owner].member.has(ROLE_DATA_PROVIDER)
+        return [
+            evm_rows.grant(token, place, roll[place], row, provides=provides)
+            for place, row in enumerate(found)
+            if evm_rows.is_given(row)
+        ]
 
-    def _known(self, digest: bytes) -> bool:
-        try:
-            self._web3.eth.get_transaction_receipt(HexBytes(digest))
-        except TransactionNotFound:
-            return False
-        return True
+    async def _roll(self, tag: int | str) -> list[Row]:
+        """Everybody ever admitted, in the order of admission."""
+        view = self._contracts["registry"].functions.page
+        return [
+            evm_rows.member_row(row)
+            for row in await self._link.pages("registry", view, tag)
+        ]
 
-    async def _final(self, doing: str, digest: bytes) -> Any:
-        """The receipt, once its block is as deep as this node asks."""
+    async def _tokens(self, tag: int | str) -> list[DatasetToken]:
+        view = self._contracts["datasets"].functions.page
+        rows = await self._link.pages("datasets", view, tag)
+        return [evm_rows.token(dataset, row) for dataset, row in enumerate(rows)]
 
-        def ask() -> Any:
-            try:
-                receipt = self._web3.eth.get_transaction_receipt(HexBytes(digest))
-            except TransactionNotFound:
-                return None
-            if not self._confirmations:
-                return receipt
-            newest = self._web3.eth.get_block("latest")["number"]
-            deep = newest - receipt["blockNumber"] >= self._confirmations
-            return receipt if deep else None
+    async def _token(self, dataset: int, tag: int | str) -> DatasetToken:
+        return evm_rows.token(dataset, await self._view(tag, "datasetOf", dataset))
 
-        with trio.move_on_after(MINED_TIMEOUT_S):
-            while True:
-                receipt = await self._read(doing, ask)
-                if receipt is not None:
-                    return receipt
-                await trio.sleep(self._poll_s)
-        raise ChainDownError(
-            f"{doing}: not final after {MINED_TIMEOUT_S:.0f} s",
-            hint="the chain is slow, or the fee is too low; it is safe to try again",
-        )
-
-    async def _explain(self, doing: str, call: Any, block: int) -> None:
-        """Why a mined transaction failed, by running it once more."""
-
-        def ask() -> None:
-            call.call({"from": self._signer.address}, block_identifier=block)
-
-        await self._read(doing, ask)
-        raise ChainError(f"{doing} reverted in block {block}")
-
-
-def _address(account: bytes) -> str:
-    if len(account) != 20:
-        raise ChainError(f"account has {len(account)} bytes, needs 20")
-    return str(Web3.to_checksum_address("0x" + account.hex()))
+    async def _view(self, tag: int | str, function: str, *arguments: Any) -> Any:
+        doing = f"datasets.{function}"
+        view = self._contracts["datasets"].functions[function]
+        call = guarded(doing, lambda: view(*arguments))
+        return await self._link.read(doing, partial(call.call, block_identifier=tag))

@@ -1,4 +1,4 @@
-"""The three contracts as data: artifacts, names of errors, logs as events.
+"""The contracts as data: artifacts, names of errors, logs as events.
 
 Artifacts are compiled from `contracts/src` and committed (docs/chain.md); nothing here
 speaks to a chain, except `deploy`, which an operator calls once per federation.
@@ -18,6 +18,7 @@ from eth_account import Account
 from eth_utils.abi import event_abi_to_log_topic, function_abi_to_4byte_selector
 from web3 import Web3
 from web3.exceptions import (
+    BadResponseFormat,
     ContractLogicError,
     LogTopicError,
     MismatchedABI,
@@ -25,24 +26,33 @@ from web3.exceptions import (
     Web3RPCError,
 )
 from web3.middleware import ExtraDataToPOAMiddleware
+from web3.providers.rpc.utils import (
+    REQUEST_RETRY_ALLOWLIST,
+    ExceptionRetryConfiguration,
+)
 
-from node.adapters.chain_errors import ChainDownError, ContractRefusedError, refused
-from node.errors import ChainError
+from node.adapters.chain_errors import refused
+from node.adapters.deployment import ARTIFACTS, Settings, plan
+from node.errors import ChainDownError, ChainError, ContractRefusedError
 from node.ports import ChainEvent
 
+# The ones an operator configures; the others are found from them.
 NAMES = ("registry", "datasets", "anchors")
-_ARTIFACTS = {"registry": "Registry", "datasets": "Datasets", "anchors": "Anchors"}
 
 # Inherited logs (Transfer, OwnershipTransferred, …) say nothing that these do not.
 EVENTS = frozenset(
     {
-        *("MemberSet", "DatasetListed", "AccessGranted", "AccessRevoked"),
+        *("MemberSet", "KeysRotated"),
+        *("DatasetListed", "DatasetVersion", "TermsChanged", "CommitteeChanged"),
+        *("UnitsWithdrawn", "DatasetWithdrawn"),
+        *("AccessGranted", "AccessRevoked"),
         *("ModelAnchored", "RoundAnchored", "ReceiptsAnchored"),
     }
 )
 
 REQUEST_TIMEOUT_S = 10
 DEPLOY_TIMEOUT_S = 180
+READ_TRIES = 2
 
 _SHOWN_CHARS = 300
 
@@ -51,15 +61,30 @@ Result = TypeVar("Result")
 
 @cache
 def artifact(name: str) -> Mapping[str, Any]:
-    """The compiled contract called `registry`, `datasets` or `anchors`."""
-    path = resources.files("node.adapters") / "artifacts" / f"{_ARTIFACTS[name]}.json"
+    """The compiled contract called `registry`, `datasets`, … (`deployment.ARTIFACTS`)."""
+    path = resources.files("node.adapters") / "artifacts" / f"{ARTIFACTS[name]}.json"
     found: dict[str, Any] = json.loads(path.read_text())
     return found
 
 
 def connect(url: str) -> Web3:
     """A client that neither follows contracts to the web nor minds proof of authority."""
-    web3 = Web3(Web3.HTTPProvider(url, request_kwargs={"timeout": REQUEST_TIMEOUT_S}))
+    provider = Web3.HTTPProvider(
+        url,
+        request_kwargs={"timeout": REQUEST_TIMEOUT_S},
+        # By default web3 repeats for a minute, and repeats sends too, whose second
+        # answer ("already known") then hides that the first arrived.
+        exception_retry_configuration=ExceptionRetryConfiguration(
+            errors=(requests.ConnectionError,),
+            retries=READ_TRIES,
+            method_allowlist=[
+                name
+                for name in REQUEST_RETRY_ALLOWLIST
+                if name != "eth_sendRawTransaction"
+            ],
+        ),
+    )
+    web3 = Web3(provider)
     # web3 would let a contract name URLs for this node to fetch (EIP-3668).
     web3.provider.global_ccip_read_enabled = False
     web3.middleware_onion.inject(ExtraDataToPOAMiddleware, layer=0)
@@ -75,6 +100,18 @@ def contract(web3: Web3, name: str, address: str) -> Any:
         )
     checksummed = Web3.to_checksum_address(address.lower())
     return web3.eth.contract(address=checksummed, abi=artifact(name)["abi"])
+
+
+def is_ours(name: str, code: bytes) -> bool:
+    """Whether deployed code is the artifact's, apart from what its constructor fills in."""
+    compiled = artifact(name)
+    ours = bytes.fromhex(compiled["runtime"][2:])
+    if len(code) != len(ours):
+        return False
+    masked = bytearray(code)
+    for start, length in compiled["immutables"]:
+        masked[start : start + length] = bytes(length)
+    return bytes(masked) == ours
 
 
 @cache
@@ -101,9 +138,18 @@ def events(contracts: Iterable[Any], logs: Iterable[Any]) -> list[ChainEvent]:
             entry = owner.events[kind]().process_log(log)
         except (LogTopicError, MismatchedABI, DecodingError, ValueError) as error:
             raise ChainError(f"log {kind} cannot be read: {error}") from error
-        data = {key: _plain(value) for key, value in entry["args"].items()}
+        data = {key: _plain(value) for key, value in _flat(entry["args"])}
         found.append(ChainEvent(log["blockNumber"], log["logIndex"], kind, data))
     return sorted(found, key=lambda event: (event.block, event.index))
+
+
+def _flat(arguments: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
+    """A struct's fields stand beside the event's own."""
+    for key, value in arguments.items():
+        if isinstance(value, Mapping):
+            yield from value.items()
+        else:
+            yield key, value
 
 
 def _plain(value: Any) -> Any:
@@ -117,7 +163,7 @@ def _plain(value: Any) -> Any:
 def _errors() -> Mapping[bytes, Mapping[str, Any]]:
     return {
         function_abi_to_4byte_selector(item): item
-        for name in NAMES
+        for name in ARTIFACTS
         for item in artifact(name)["abi"]
         if item["type"] == "error"
     }
@@ -147,10 +193,21 @@ def guarded(doing: str, ask: Callable[[], Result]) -> Result:
         return ask()
     except ContractLogicError as error:
         raise refusal(doing, _revert_data(error)) from error
-    except (requests.ConnectionError, requests.Timeout) as error:
+    except (
+        requests.ConnectionError,
+        requests.Timeout,
+        requests.exceptions.ChunkedEncodingError,
+    ) as error:
         raise ChainDownError(
             f"{doing}: the chain does not answer",
             hint="check chain.url, and that the chain's node runs",
+        ) from error
+    except requests.HTTPError as error:
+        raise _http_refusal(doing, error) from error
+    except (json.JSONDecodeError, UnicodeDecodeError, BadResponseFormat) as error:
+        raise ChainError(
+            f"{doing}: the answer is not JSON-RPC",
+            hint="check that chain.url is an Ethereum JSON-RPC address",
         ) from error
     except Web3RPCError as error:
         raise ChainError(
@@ -160,8 +217,18 @@ def guarded(doing: str, ask: Callable[[], Result]) -> Result:
         raise ChainError(f"{doing}: {str(error)[:_SHOWN_CHARS]}") from error
     except (ValueError, TypeError, OverflowError) as error:
         raise ChainError(
-            f"{doing}: cannot be encoded: {str(error)[:_SHOWN_CHARS]}"
+            f"{doing}: cannot be encoded or decoded: {str(error)[:_SHOWN_CHARS]}",
+            hint="check the values, and that chain.url is an Ethereum JSON-RPC address",
         ) from error
+
+
+def _http_refusal(doing: str, error: requests.HTTPError) -> ChainError:
+    """Providers answer 429 and 5xx when they are busy or restarting."""
+    status = error.response.status_code if error.response is not None else 0
+    message = f"{doing}: the chain's server answered HTTP {status}"
+    if status == 429 or status >= 500:
+        return ChainDownError(message, hint="the server is busy or restarting")
+    return ChainError(message, hint="check chain.url, and the access it needs")
 
 
 def _revert_data(error: ContractLogicError) -> bytes:
@@ -204,39 +271,59 @@ def fees(web3: Web3) -> dict[str, int]:
     return {"maxFeePerGas": 2 * base + tip, "maxPriorityFeePerGas": tip}
 
 
-def deploy(url: str, chain_id: int, deployer_key: bytes) -> dict[str, str]:
-    """Put the three contracts on a chain; the deployer owns the registry."""
+def deploy(
+    url: str, chain_id: int, deployer_key: bytes, settings: Settings | None = None
+) -> dict[str, str]:
+    """Put the contracts on a chain; the deployer owns the registry, members the rest.
+
+    Returns the addresses that go into `chain.contracts`.
+    """
     web3 = connect(url)
     found = guarded("asking the chain id", lambda: web3.eth.chain_id)
     if found != chain_id:
         raise ChainError(f"chain id is {found}, expected {chain_id}")
-    registry = guarded(
-        "deploying registry", lambda: _deploy(web3, deployer_key, "registry")
+    account = Account.from_key(deployer_key)
+    nonce = guarded(
+        "asking the nonce",
+        lambda: web3.eth.get_transaction_count(account.address, "pending"),
     )
-    addresses = {"registry": registry}
-    for name in ("datasets", "anchors"):
-        addresses[name] = guarded(
-            f"deploying {name}",
-            partial(_deploy, web3, deployer_key, name, registry),
-        )
-    return addresses
+    steps = plan(account.address.lower(), nonce, settings or Settings())
+    for offset, (name, expected, arguments) in enumerate(steps):
+        doing = f"deploying {name}"
+        told = [_checksummed(one) for one in arguments]
+        at = guarded(doing, partial(_deploy, web3, account, nonce + offset, name, told))
+        if at.lower() != expected:
+            raise ChainError(
+                f"{doing}: it stands at {at}, expected {expected}",
+                hint="use the deployer's key for nothing else meanwhile, and start again",
+            )
+    addresses = {name: Web3.to_checksum_address(at) for name, at, _ in steps}
+    return {name: addresses[name] for name in NAMES}
 
 
-def _deploy(web3: Web3, key: bytes, name: str, *arguments: str) -> str:
-    account = Account.from_key(key)
+def _checksummed(argument: Any) -> Any:
+    text = isinstance(argument, str) and argument.startswith("0x")
+    return Web3.to_checksum_address(argument) if text else argument
+
+
+def _deploy(
+    web3: Web3, account: Any, nonce: int, name: str, arguments: list[Any]
+) -> str:
     compiled = artifact(name)
     factory = web3.eth.contract(abi=compiled["abi"], bytecode=compiled["bytecode"])
     transaction = factory.constructor(*arguments).build_transaction(
         {
             "from": account.address,
-            "nonce": web3.eth.get_transaction_count(account.address, "pending"),
+            "nonce": nonce,
             "chainId": web3.eth.chain_id,
             **fees(web3),
         }
     )
     signed = account.sign_transaction(transaction)
     digest = web3.eth.send_raw_transaction(signed.raw_transaction)
-    receipt = web3.eth.wait_for_transaction_receipt(digest, DEPLOY_TIMEOUT_S)
+    receipt = web3.eth.wait_for_transaction_receipt(
+        digest, DEPLOY_TIMEOUT_S, poll_latency=0.05
+    )
     if receipt["status"] != 1:
         raise ChainError(f"deploying {name} reverted")
     return str(receipt["contractAddress"])

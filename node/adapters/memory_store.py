@@ -6,9 +6,10 @@ from typing import Any
 
 import trio
 
-from node.adapters.events import Event, decoded, encoded
+from node.adapters.events import decoded, encoded
 from node.clock import now_millis
 from node.errors import StorageError
+from node.ports import Event
 from protocol.types import DIGEST_BYTES, Digest
 
 
@@ -59,6 +60,10 @@ class MemoryStore:
         self._appended = trio.Event()
         return number
 
+    async def scrub(self) -> None:
+        """Nothing is left behind in memory."""
+        await trio.lowlevel.checkpoint()
+
     async def append_event(self, kind: str, data: Mapping[str, Any]) -> int:
         number = await self.put_many([], event=(kind, data))
         assert number is not None
@@ -92,7 +97,7 @@ class MemoryBlobs:
             raise StorageError(f"cannot read {length} bytes from offset {offset}")
         return self._get(digest)[offset : offset + length]
 
-    def put(self, data: bytes) -> Digest:
+    def put(self, data: bytes | memoryview) -> Digest:
         digest = Digest(hashlib.sha256(data).digest())
         self._held[digest] = bytes(data)
         return digest

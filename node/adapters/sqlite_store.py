@@ -15,9 +15,10 @@ from typing import Any, Self, TypeVar
 
 import trio
 
-from node.adapters.events import Event, decoded, encoded
+from node.adapters.events import decoded, encoded
 from node.clock import now_millis
 from node.errors import StorageError
+from node.ports import Event
 
 T = TypeVar("T")
 Write = tuple[str, bytes, bytes | None]
@@ -58,6 +59,8 @@ class SqliteStore:
                 _require_sound(path, connection)
                 connection.execute("PRAGMA journal_mode = WAL")
                 connection.execute("PRAGMA synchronous = FULL")
+                # A destroyed key must not lie on in a free page (docs/data.md, erasure).
+                connection.execute("PRAGMA secure_delete = ON")
                 _migrate(path, connection)
                 path.chmod(0o600)
             except BaseException:
@@ -119,6 +122,11 @@ class SqliteStore:
             self._appended.set()
             self._appended = trio.Event()
         return number
+
+    async def scrub(self) -> None:
+        """What was deleted or replaced until now is in neither file any more."""
+        # Freed content is zeroed, but the log keeps older copies until it is cut.
+        await self._rows("PRAGMA wal_checkpoint(TRUNCATE)")
 
     async def append_event(self, kind: str, data: Mapping[str, Any]) -> int:
         number = await self.put_many([], event=(kind, data))

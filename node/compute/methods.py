@@ -13,16 +13,22 @@ Progress = Callable[[dict[str, Any]], None]
 Method = Callable[[Mapping[str, Any], Progress], dict[str, Any]]
 
 _METHODS = {
-    "model.create": "training:create",
-    "train.check": "training:check",
+    "model.create": "planning:create",
+    "train.check": "planning:check",
     "train.local": "training:local",
-    "train.evaluate": "training:evaluate",
+    "round.scales": "rounds:scales",
+    "round.quantise": "rounds:quantise",
     "round.mask": "rounds:mask",
-    "round.sum": "rounds:sum_shard",
+    "round.sum": "rounds:add_up",
+    "round.unmask": "rounds:unmask",
     "round.apply": "rounds:apply",
+    "round.tag": "rounds:tag",
+    "round.check": "rounds:check",
     "model.release": "evaluation:release",
     "infer.encode": "evaluation:encode",
     "infer.read": "evaluation:read",
+    "model.confirm": "evaluation:confirm",
+    "model.slice": "evaluation:cut",
     "audit.replay": "evaluation:replay",
 }
 

@@ -1,81 +1,166 @@
 """Aggregation methods of the trusted child: the vector work behind a round's effects.
 
-The rules are in `protocol.aggregate`; this is files in, files out around them.
+The rules are in `protocol.aggregate`; this is blobs in, blobs out around them.  Each method
+is one effect of `protocol.rounds.events` and says in its docstring what it takes and gives.
 """
 
+import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ee.outer import outer_step
+from ee.spec import ModelSpec, size
 from node.adapters.blob_dir import BlobDir
-from node.compute import state
+from node.compute import scoring, state, table
 from node.errors import ComputeError
-from protocol.aggregate import masks, ring
+from protocol.aggregate import checks, masks
+from protocol.aggregate.ring import (
+    Elements,
+    Exponents,
+    Ring,
+    blocks,
+    mean_factor,
+    weight_factor,
+)
 from protocol.types import Digest
 
+Params = Mapping[str, Any]
 Progress = Callable[[dict[str, Any]], None]
-Words = NDArray[np.uint32]
+
+FIRST_EXPONENT = -12
+"""Scale of every block before the first sum tells better: with 24-bit entries an update may
+reach 2^11, with 8-bit entries 2^-5, and is rounded to 2^-12."""
 
 
-def mask(params: Mapping[str, Any], _progress: Progress) -> dict[str, Any]:
-    """Round, mask and cut an update; the shards become blobs.
+def scales(params: Params, _progress: Progress) -> dict[str, Any]:
+    """{length, folder} -> {root}: write the scales a run begins with."""
+    first = np.full(blocks(params["length"]), FIRST_EXPONENT, np.int8)
+    return {"root": state.write_bytes(Path(params["folder"]), first.tobytes())}
 
-    params: update (path), weight, members (how many), me, context, secrets {key: secret},
-    seed, bounds [[start, stop]], blobs (path).  -> {shards: [digest], cut}
+
+def quantise(params: Params, _progress: Progress) -> dict[str, Any]:
+    """{update, scales, weight, total, members, ring, folder, blobs} -> {blob, cut}."""
+    blob_dir, ring = BlobDir(params["blobs"]), Ring(*params["ring"])
+    update = np.frombuffer(_read(blob_dir, params["update"]), "<f4")
+    exponents = _scales(params["folder"], params["scales"])
+    factor = weight_factor(params["weight"], params["total"], params["members"])
+    # Which way an entry is rounded must be nobody's to foresee.
+    chance = np.random.Generator(np.random.PCG64(secrets.randbits(256)))
+    encoded = ring.encode(update, exponents, factor, chance)
+    return {"blob": blob_dir.put(encoded.words.tobytes()), "cut": encoded.cut}
+
+
+def mask(params: Params, _progress: Progress) -> dict[str, Any]:
+    """{quantised, slices [[start, stop]], plus, minus, ring, blobs} -> {shards}."""
+    blob_dir, ring = BlobDir(params["blobs"]), Ring(*params["ring"])
+    out = _words(blob_dir, params["quantised"], ring).copy()
+    masks.apply(out, 0, params["plus"], params["minus"])
+    shards = [
+        blob_dir.put(out[start:stop].tobytes()) for start, stop in params["slices"]
+    ]
+    return {"shards": shards}
+
+
+def add_up(params: Params, _progress: Progress) -> dict[str, Any]:
+    """{inputs, size, carry, ring, blobs} -> {sum, carry}."""
+    blob_dir, ring = BlobDir(params["blobs"]), Ring(*params["ring"])
+    parts = (_words(blob_dir, part, ring, params["size"]) for part in params["inputs"])
+    total, carry = checks.add(parts, ring, carry=params["carry"])
+    packed = b"" if carry is None else checks.pack(carry, len(params["inputs"]))
+    return {
+        "sum": blob_dir.put(total.tobytes()),
+        "carry": b"" if carry is None else blob_dir.put(packed),
+    }
+
+
+def unmask(params: Params, _progress: Progress) -> dict[str, Any]:
+    """{sums, slices, plus, minus, survivors, ring, blobs} -> {total, strays}."""
+    blob_dir, ring = BlobDir(params["blobs"]), Ring(*params["ring"])
+    total = np.concatenate([_words(blob_dir, one, ring) for one in params["sums"]])
+    masks.apply(total, 0, params["plus"], params["minus"])
+    strays = [
+        index
+        for index, (start, stop) in enumerate(params["slices"])
+        if ring.strays(total[start:stop], params["survivors"])
+    ]
+    return {"total": blob_dir.put(total.tobytes()), "strays": strays}
+
+
+def apply(params: Params, _progress: Progress) -> dict[str, Any]:
+    """Step from the base by the weighted mean, and try the result on the own hold-out.
+
+    {total, base, scales, here, weight, members, survivors, rate, tolerance, ring, spec, task,
+    records, folder, blobs} -> {state, scales, accept, held_out, auc, loss}.
     """
-    update = np.frombuffer(Path(params["update"]).read_bytes(), "<f4")
-    encoded = ring.encode(update, params["weight"], params["members"])
-    masked = masks.mask(
-        encoded.words,
-        params["me"],
-        params["context"],
-        params["secrets"],
+    blob_dir, ring = BlobDir(params["blobs"]), Ring(*params["ring"])
+    folder, spec = Path(params["folder"]), ModelSpec.from_dict(params["spec"])
+    exponents = _scales(folder, params["scales"])
+    total = _words(blob_dir, params["total"], ring, size(spec))
+    factor = mean_factor(params["here"], params["weight"], params["members"])
+    before = state.read(folder, params["base"], size(spec))
+    after = outer_step(
+        before, ring.decode(total, exponents, factor), rate=params["rate"]
+    )
+    following = ring.next_exponents(total, exponents, params["survivors"])
+    held = table.records(spec, table.task(params["task"]), params["records"])
+    old, new = (scoring.held_out(spec, one, held) for one in (before, after))
+    return {
+        "state": state.write(folder, after),
+        "scales": state.write_bytes(folder, following.tobytes()),
+        "accept": scoring.acceptable(old, new, params["tolerance"]),
+        **new,
+    }
+
+
+def tag(params: Params, _progress: Progress) -> dict[str, Any]:
+    """{slices, shards, seed, ring, blobs} -> {values}."""
+    blob_dir, ring = BlobDir(params["blobs"]), Ring(*params["ring"])
+    pairs = zip(params["slices"], params["shards"], strict=True)
+    values = [
+        checks.combination(_words(blob_dir, shard, ring), start, params["seed"])
+        for (start, _), shard in pairs
+    ]
+    return {"values": values}
+
+
+def check(params: Params, _progress: Progress) -> dict[str, Any]:
+    """{sum, carry, start, members, seed, tag, ring, blobs} -> {good}."""
+    blob_dir, ring = BlobDir(params["blobs"]), Ring(*params["ring"])
+    total = _words(blob_dir, params["sum"], ring)
+    packed = _read(blob_dir, params["carry"])
+    if len(packed) != checks.packed_bytes(total.size, params["members"]):
+        return {"good": False}
+    carry = checks.unpack(packed, total.size, params["members"])
+    good = checks.holds(
+        total,
+        carry,
+        ring,
+        params["start"],
         params["seed"],
+        members=params["members"],
+        tag=params["tag"],
     )
-    blobs = BlobDir(params["blobs"])
-    shards = [blobs.put(_bytes(masked[start:stop])) for start, stop in params["bounds"]]
-    return {"shards": shards, "cut": encoded.cut}
+    return {"good": good}
 
 
-def sum_shard(params: Mapping[str, Any], _progress: Progress) -> dict[str, Any]:
-    """Add every member's part of one shard and take the self masks off.
-
-    params: inputs [digest], start, words, context, seeds {key: seed}, blobs. -> {blob}
-    """
-    blobs = BlobDir(params["blobs"])
-    parts = (_words(blobs, blob, params["words"]) for blob in params["inputs"])
-    total = masks.unmask(
-        masks.add(parts), params["start"], params["context"], params["seeds"]
-    )
-    return {"blob": blobs.put(_bytes(total))}
+def _scales(folder: str | Path, root: bytes) -> Exponents:
+    return np.frombuffer(state.read_bytes(Path(folder), root), np.int8)
 
 
-def apply(params: Mapping[str, Any], _progress: Progress) -> dict[str, Any]:
-    """Join the shards' sums, step, write the new state.
-
-    params: results [digest], words [count], folder, root, size, rate, blobs. -> {root}
-    """
-    blobs = BlobDir(params["blobs"])
-    pairs = zip(params["results"], params["words"], strict=True)
-    mean = ring.decode(np.concatenate([_words(blobs, *pair) for pair in pairs]))
-    folder = Path(params["folder"])
-    before = state.read(folder, params["root"], params["size"])
-    return {"root": state.write(folder, outer_step(before, mean, rate=params["rate"]))}
-
-
-def _words(blobs: BlobDir, blob: bytes, count: int) -> Words:
-    name = Digest(blob)
-    if blobs.size(name) != ring.WORD_BYTES * count:
+def _words(blobs: BlobDir, name: bytes, ring: Ring, count: int = -1) -> Elements:
+    data = _read(blobs, name)
+    if len(data) % ring.bytes_each or count not in (-1, len(data) // ring.bytes_each):
         raise ComputeError(
-            f"shard {blob.hex()[:16]} has {blobs.size(name)} bytes,"
-            f" needs {ring.WORD_BYTES * count}"
+            f"shard {name.hex()[:16]} has {len(data)} bytes, needs {count} entries of"
+            f" {ring.bytes_each}"
         )
-    return np.frombuffer(blobs.read(name, 0, ring.WORD_BYTES * count), "<u4")
+    words: Elements = np.frombuffer(data, ring.dtype)
+    return words
 
 
-def _bytes(words: Words) -> bytes:
-    return np.ascontiguousarray(words, "<u4").tobytes()
+def _read(blobs: BlobDir, name: bytes) -> bytes:
+    blob = Digest(name)
+    return blobs.read(blob, 0, blobs.size(blob))

@@ -1,4 +1,4 @@
-"""A model's state on disk, named by its root.
+"""A model's state on disk, named by its root, and the scales its next sum is rounded with.
 
 The state of a run is one flat float32 vector in a fixed layout.  Its root is the Merkle root
 over 1 MiB chunks, so that equal bytes have one name and a member that falls behind can
@@ -20,26 +20,34 @@ CHUNK_BYTES = 1 << 20
 Vector = NDArray[np.float32]
 
 
+def root_of(data: bytes) -> Digest:
+    """Merkle root over the chunks of `data`."""
+    return merkle.root(
+        [data[i : i + CHUNK_BYTES] for i in range(0, len(data), CHUNK_BYTES)]
+    )
+
+
 def state_root(state: Vector) -> Digest:
     """Root over the little-endian bytes of `state`."""
-    data = np.ascontiguousarray(state, "<f4").tobytes()
-    chunks = [data[i : i + CHUNK_BYTES] for i in range(0, len(data), CHUNK_BYTES)]
-    return merkle.root(chunks)
+    return root_of(np.ascontiguousarray(state, "<f4").tobytes())
 
 
-def write(folder: Path, state: Vector) -> Digest:
-    """Put `state` under its root; on disk when this returns."""
-    folder.mkdir(parents=True, exist_ok=True)
-    root = state_root(state)
-    write_file(
-        folder / f"{root.hex()}.f32", np.ascontiguousarray(state, "<f4").tobytes()
-    )
+def path_of(folder: Path, root: bytes) -> Path:
+    """Where the bytes called `root` lie."""
+    return folder / f"{root.hex()}.state"
+
+
+def write_bytes(folder: Path, data: bytes) -> Digest:
+    """Put `data` under its root; on disk when this returns."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    root = root_of(data)
+    write_file(path_of(folder, root), data)
     return root
 
 
-def read(folder: Path, root: bytes, size: int) -> Vector:
-    """The state called `root`, checked."""
-    path = folder / f"{root.hex()}.f32"
+def read_bytes(folder: Path, root: bytes) -> bytes:
+    """The bytes called `root`, checked."""
+    path = path_of(folder, root)
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -47,15 +55,27 @@ def read(folder: Path, root: bytes, size: int) -> Vector:
             f"state {root.hex()[:16]} is not on this node",
             hint="it belongs to a run this node did not finish",
         ) from error
-    if len(data) != 4 * size:
-        raise ComputeError(f"{path} has {len(data)} bytes, needs {4 * size}")
-    state = np.frombuffer(data, "<f4").copy()
-    if state_root(state) != root:
+    if root_of(data) != root:
         raise ComputeError(
             f"{path} is damaged: its root is not {root.hex()[:16]}",
-            hint="remove the file; the state is in every other member's folder as well",
+            hint="remove the file; it is in every other member's folder as well",
         )
-    return state
+    return data
+
+
+def write(folder: Path, state: Vector) -> Digest:
+    """Put `state` under its root; on disk when this returns."""
+    return write_bytes(folder, np.ascontiguousarray(state, "<f4").tobytes())
+
+
+def read(folder: Path, root: bytes, size: int) -> Vector:
+    """The state called `root`, checked."""
+    data = read_bytes(folder, root)
+    if len(data) != 4 * size:
+        raise ComputeError(
+            f"state {root.hex()[:16]} has {len(data)} bytes, needs {4 * size}"
+        )
+    return np.frombuffer(data, "<f4").copy()
 
 
 def write_file(path: Path, data: bytes) -> None:

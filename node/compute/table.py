@@ -69,9 +69,7 @@ def records(spec: ModelSpec, question: Task, data: bytes) -> Records:
     return Records(
         parse(spec, header, known),
         np.array(answers, np.float64),
-        np.array(
-            [_is_held_out(row[place], question.held_out_percent) for row in known]
-        ),
+        np.array([is_held_out(row[place], question.held_out_percent) for row in known]),
     )
 
 
@@ -90,7 +88,8 @@ def read_csv(data: bytes) -> tuple[list[str], list[list[str]]]:
     return header, rows
 
 
-def _is_held_out(name: str, percent: int) -> bool:
+def is_held_out(name: str, percent: int) -> bool:
+    """Which side of the split a record is on."""
     # By the record's own name: the same patient is on the same side in every run and at
     # every institution, so that a held-out patient is never trained on elsewhere.
     drawn = hashlib.sha256(b"rexis-held-out" + name.strip().encode()).digest()

@@ -1,4 +1,4 @@
-"""Training methods of the trusted child: first state, local steps, held-out scores."""
+"""The trusted child's part of a round that needs torch: local steps on own records."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -6,34 +6,21 @@ from typing import Any
 
 import numpy as np
 
-from ee.session import TrainHyper, predict, train_local
-from ee.spec import ModelSpec, initial_state, size
+from ee.hyper import TrainHyper
+from ee.session import train_local
+from ee.spec import ModelSpec, size
+from node.adapters.blob_dir import BlobDir
 from node.compute import state, table
 from node.worker.client import WorkerClient
 
 Progress = Callable[[dict[str, Any]], None]
 
 
-def create(params: Mapping[str, Any], _progress: Progress) -> dict[str, Any]:
-    """{spec, folder} -> {root, size}: write the first state of a model."""
-    spec = ModelSpec.from_dict(params["spec"])
-    root = state.write(Path(params["folder"]), initial_state(spec))
-    return {"root": root, "size": size(spec)}
-
-
-def check(params: Mapping[str, Any], _progress: Progress) -> dict[str, Any]:
-    """{spec, task, train, records?} -> {samples}: would this data train this model."""
-    spec, question = ModelSpec.from_dict(params["spec"]), table.task(params["task"])
-    TrainHyper.from_dict(params["train"])
-    records = table.records(spec, question, params["records"])
-    return {"samples": int((~records.held_out).sum())}
-
-
 def local(params: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
-    """One member's steps between two sums; the update goes to the file `out`.
+    """One member's steps between two sums; the update becomes a blob.
 
     params: spec, task, train, folder, root, records, worker (socket path), key_seed,
-    batch_seed, elapsed, out.
+    batch_seed, elapsed, blobs.
     """
     import torch
 
@@ -59,24 +46,11 @@ def local(params: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
             elapsed=params["elapsed"],
             progress=tell,
         )
-    state.write_file(Path(params["out"]), result.delta.astype("<f4").tobytes())
+    blobs = BlobDir(params["blobs"])
     return {
+        "update": blobs.put(result.delta.astype("<f4").tobytes()),
         "samples": result.samples,
         "loss_first": result.loss_first,
         "loss_last": result.loss_last,
         "norm": float(np.linalg.norm(result.delta)),
-    }
-
-
-def evaluate(params: Mapping[str, Any], _progress: Progress) -> dict[str, Any]:
-    """{spec, task, folder, root, records} -> AUC and loss on this node's held-out records."""
-    spec, question = ModelSpec.from_dict(params["spec"]), table.task(params["task"])
-    values, labels = table.records(spec, question, params["records"]).testing()
-    weights = state.read(Path(params["folder"]), params["root"], size(spec))
-    scores = predict(spec, weights, values)
-    signed = np.where(labels > 0.5, -scores, scores)
-    return {
-        "held_out": len(labels),
-        "auc": table.auc(scores, labels),
-        "loss": float(np.logaddexp(0.0, signed).mean()) if len(labels) else None,
     }

@@ -61,7 +61,9 @@ class Programs:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, **(env or {})},
+                # More than ten programs share the cores: threads that spin while they wait
+                # for each other would take them from those that work.
+                env={"OMP_NUM_THREADS": "1", **os.environ, **(env or {})},
             )
         self._running[name] = process
         return process.pid

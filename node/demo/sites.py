@@ -11,11 +11,13 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import trio
 
 from node.adapters.evm_chain import EvmChain, account_address, deploy
 from node.adapters.keyfile import open_
+from node.config import Peer, template
 from node.demo.programs import DemoError, Programs, free_ports, until
 from node.errors import RpcError
 from node.locations import Home
@@ -31,6 +33,8 @@ from protocol.members import (
 CLINICS = ("MN", "KY", "MS", "NY")
 RESEARCHER, VERIFIER = "LAB", "AUD"
 CHAIN_ID = 31337
+LIAR, CORRUPTED = "NY", 2
+"""The host that is told to alter one number of its first answers."""
 
 _ROLES = {
     **dict.fromkeys(CLINICS, ROLE_DATA_PROVIDER | ROLE_RESEARCHER | ROLE_COMPUTE_HOST),
@@ -56,9 +60,9 @@ class Site:
 
     def call(
         self, method: str, timeout_s: float = 120.0, **params: object
-    ) -> dict[str, object]:
+    ) -> dict[str, Any]:
         """Ask the node over its admin socket."""
-        return dict(call(self.home.rpc_socket, method, params, timeout_s=timeout_s))
+        return call(self.home.rpc_socket, method, params, timeout_s=timeout_s)
 
 
 @dataclass(frozen=True)
@@ -159,7 +163,7 @@ def wait_ready(
     def ready() -> bool:
         programs.check(name)
         try:
-            return int(str(site.call("status.get")["connected"])) >= others
+            return int(site.call("status.get")["connected"]) >= others
         except RpcError:
             return False  # the socket is not there yet
 
@@ -185,4 +189,25 @@ def _init(home: Home, name: str, kind: str, port: int, passphrase: Path) -> None
 def _configure(
     site: Site, sites: Mapping[str, Site], url: str, contracts: Mapping[str, str]
 ) -> None:
-    raise NotImplementedError
+    """What an operator would edit: the chain, the contracts, the other members."""
+    others = tuple(
+        Peer(one.peer_id, (f"/ip4/127.0.0.1/tcp/{one.port}",))
+        for one in sites.values()
+        if one is not site
+    )
+    site.home.config.write_text(
+        template(
+            node__name=site.name,
+            node__role=site.kind,
+            network__listen=(f"/ip4/127.0.0.1/tcp/{site.port}",),
+            network__peers=others,
+            chain__url=url,
+            chain__chain_id=CHAIN_ID,
+            chain__contracts__registry=contracts["registry"],
+            chain__contracts__datasets=contracts["datasets"],
+            chain__contracts__anchors=contracts["anchors"],
+            audit__rate=1.0,
+            audit__full=1.0,
+            dev__corrupt_receipts=CORRUPTED if site.name == LIAR else 0,
+        )
+    )

@@ -4,6 +4,8 @@ import argparse
 import signal
 import sys
 import threading
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from types import FrameType
 
@@ -17,10 +19,24 @@ DEFAULT_CHAIN_ID = 31337
 
 
 def _account(text: str) -> bytes:
-    raw = bytes.fromhex(text.removeprefix("0x"))
+    try:
+        raw = bytes.fromhex(text.removeprefix("0x"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not hex") from None
     if len(raw) != 20:
         raise argparse.ArgumentTypeError(f"{text} has {len(raw)} bytes, needs 20")
     return raw
+
+
+def _whole(lowest: int, highest: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if not text.isdecimal() or not lowest <= int(text) <= highest:
+            raise argparse.ArgumentTypeError(
+                f"{text!r} is not a number from {lowest} to {highest}"
+            )
+        return int(text)
+
+    return number
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -28,8 +44,12 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         prog="python -m node.devchain", description=__doc__
     )
     parser.add_argument("--db", type=Path, required=True, help="SQLite file")
-    parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
-    parser.add_argument("--chain-id", type=int, default=DEFAULT_CHAIN_ID)
+    parser.add_argument(
+        "--port", type=_whole(0, 65_535), default=0, help="0 takes a free one"
+    )
+    parser.add_argument(
+        "--chain-id", type=_whole(1, 2**53), default=DEFAULT_CHAIN_ID, metavar="ID"
+    )
     parser.add_argument(
         "--fund",
         type=_account,
@@ -45,15 +65,21 @@ def main(argv: list[str] | None = None) -> int:
     """Serve; returns the exit status."""
     options = _arguments(argv)
     try:
-        kv = SqliteKV(options.db)
-        methods = Methods(Ledger(kv, options.chain_id), kv)
-        for account in options.fund:
-            methods.fund_if_empty(account)
-        server = Server(options.port, methods)
-    except (NodeError, OSError, OverflowError) as error:
-        hint = error.hint() if isinstance(error, NodeError) else ""
-        sys.stderr.write(f"error: {error}\n" + (f"hint: {hint}\n" if hint else ""))
+        with closing(SqliteKV(options.db)) as kv:
+            methods = Methods(Ledger(kv, options.chain_id), kv)
+            with Server(options.port, methods) as server:
+                for account in options.fund:
+                    methods.fund_if_empty(account)
+                _serve(server)
+    except NodeError as error:
+        hint = f"hint: {error.hint()}\n" if error.hint() else ""
+        sys.stderr.write(f"error: {error}\n{hint}")
         return 1
+    return 0
+
+
+def _serve(server: Server) -> None:
+    """Answer until SIGTERM or SIGINT."""
 
     def stop(_number: int, _frame: FrameType | None) -> None:
         # shutdown() waits for serve_forever, which runs below this very frame.
@@ -64,9 +90,6 @@ def main(argv: list[str] | None = None) -> int:
     sys.stdout.write(f"ready {server.url}\n")
     sys.stdout.flush()
     server.serve_forever(poll_interval=0.1)
-    server.server_close()
-    kv.close()
-    return 0
 
 
 if __name__ == "__main__":

@@ -25,6 +25,22 @@ create table if not exists logs(
 """
 
 
+_DAMAGED = (
+    "this is a development chain: move the file away and start a new one,"
+    " or restore a copy"
+)
+
+
+def _hint(error: sqlite3.Error) -> str:
+    if "locked" in str(error):
+        return (
+            "another development chain runs on this file; use its URL, or another --db"
+        )
+    if isinstance(error, sqlite3.OperationalError):
+        return "give --db a path in a folder you may write to"
+    return _DAMAGED
+
+
 class SqliteKV(BaseDB):
     """The key-value store that py-evm asks for."""
 
@@ -38,11 +54,15 @@ class SqliteKV(BaseDB):
             self._db.execute("pragma journal_mode=wal")
             self._db.execute("pragma synchronous=normal")
             self._db.executescript(_SCHEMA)
+            (found,) = self._db.execute("pragma quick_check(1)").fetchone()
         except sqlite3.Error as error:
             raise StorageError(
-                f"chain database {path} cannot be opened: {error}",
-                hint="give --db a path in a folder you may write to",
+                f"chain database {path} cannot be opened: {error}", hint=_hint(error)
             ) from error
+        if found != "ok":
+            raise StorageError(
+                f"chain database {path} is damaged: {found}", hint=_DAMAGED
+            )
 
     def close(self) -> None:
         self._db.close()

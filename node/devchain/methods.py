@@ -166,8 +166,9 @@ class Methods:
         topics = wanted.get("topics") or []
         if not isinstance(topics, list):
             raise RpcParamsError("topics is a list")
+        addresses = _addresses(wanted.get("address"))
         top = min(last, self._ledger.height())
-        logs = self._kv.logs(first, top, _addresses(wanted.get("address")))
+        logs = self._kv.logs(first, top, addresses) if first <= top else []
         found = [log for log in logs if shapes.matches(log, topics)]
         if len(found) > LOGS_LIMIT:
             raise DevchainError(f"{len(found)} logs found, the limit is {LOGS_LIMIT}")

@@ -5,7 +5,8 @@ from typing import Any
 
 from node.errors import AccessError, ChainError
 from node.ports import DatasetToken, Grant
-from protocol.listing import Listing, to_croissant
+from protocol.croissant import to_croissant
+from protocol.listing import Listing, Part
 from protocol.manifest import bitmap
 from protocol.members import Member, MemberSet
 from protocol.types import PeerId
@@ -67,12 +68,27 @@ def described(listing: Listing) -> dict[str, Any]:
         "licence": listing.licence,
         "duo": list(listing.duo),
         "source": listing.source,
+        "disease": listing.disease,
+        "version": listing.version,
+        "previous": listing.previous.hex() or None,
+        "parts": [_part(part) for part in listing.parts],
+        "packed": listing.packed,
         "columns": [{"name": c.name, "kind": c.kind} for c in listing.columns],
         "rows": list(listing.rows),
         "created": listing.created,
         "manifest": listing.manifest.hex(),
         "provenance": listing.provenance.hex(),
         "croissant": to_croissant(listing),
+    }
+
+
+def _part(part: Part) -> dict[str, Any]:
+    return {
+        "name": part.name,
+        "format": part.format,
+        "columns": [{"name": c.name, "kind": c.kind} for c in part.columns],
+        "details": list(part.details),
+        "records": part.records,
     }
 
 

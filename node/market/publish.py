@@ -1,28 +1,30 @@
-"""From a CSV file to sealed units, listing, manifest and provenance, in one thread.
+"""From a plan to sealed units, listing, manifest and provenance, in one thread.
 
 Nothing here waits for the network or the chain: the result is complete and signed, and
-the service stores and anchors it.
+the service stores and anchors it.  What is made on the way is reported to `Journal`, so
+that a crash costs no more than the last few chunks.
 """
 
-import stat
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
-from pathlib import Path
+from typing import Protocol
 
-from node.market import DatasetError, privacy, sealed, table
+from node.market import DatasetError, body, privacy, sealed
+from node.market.plan import Plan
+from node.market.source import Stream
+from node.market.table import read_table as read_table  # noqa: PLC0414 - the service's name for it
 from node.ports import Blobs, Signer
+from protocol import duo
 from protocol.errors import MalformedMessageError
 from protocol.listing import (
-    COUNT_FLOOR,
-    Column,
     Listing,
-    check_duo,
     check_licence,
     check_listing,
     check_text,
     seal_listing,
 )
-from protocol.manifest import Entry, Manifest, seal_manifest
+from protocol.manifest import Chunk, Entry, Manifest, seal_manifest
 from protocol.provenance import Step, chain_digest, citation_digest, seal_step
 
 TOOL = "rexis"
@@ -30,17 +32,24 @@ TOOL = "rexis"
 
 @dataclass(frozen=True)
 class Description:
-    """What the owner says of a table."""
+    """What the owner says of a dataset."""
 
     title: str
     licence: str
     duo: tuple[str, ...]
     source: str
-    unit_column: str | None
+    unit_by: str | None
+    disease: str | None = None
+    previous: bytes = b""
+    """Digest of the listing this one replaces."""
+    version: int = 1
 
-    def words(self) -> tuple[str | tuple[str, ...] | None, ...]:
+    def words(self) -> tuple[str | bytes | int | tuple[str, ...] | None, ...]:
         """Everything said, for the fingerprint."""
-        return (self.title, self.licence, self.duo, self.source, self.unit_column)
+        return (
+            *(self.title, self.licence, self.duo, self.source, self.unit_by),
+            *(self.disease, self.previous, self.version),
+        )
 
     def check(self) -> None:
         """Before a long computation, not after it."""
@@ -49,12 +58,26 @@ class Description:
         try:
             check_text("title", self.title)
             check_text("source", self.source)
-            if self.unit_column is not None:
-                check_text("unit column", self.unit_column)
+            if self.unit_by is not None:
+                check_text("unit column", self.unit_by)
             check_licence(self.licence)
-            check_duo(self.duo)
+            duo.check_codes(self.duo)
+            duo.check_disease(self.duo, self.disease)
         except MalformedMessageError as error:
             raise DatasetError(str(error), hint="see docs/data.md") from error
+
+
+class Journal(Protocol):
+    """What is known of a publishing that is under way; called from its thread."""
+
+    headers: tuple[bytes, ...]
+    """The owner's header of each unit, kept before the first chunk was made."""
+
+    def done(self, unit: int) -> Sequence[Chunk]:
+        """Chunks of the unit that are durable, from the first on, without a gap."""
+
+    def keep(self, unit: int, first: int, chunks: Sequence[Chunk]) -> None:
+        """These are durable now, from number `first` on."""
 
 
 @dataclass(frozen=True)
@@ -65,78 +88,69 @@ class Published:
     sealed_listing: bytes
     sealed_manifest: bytes
     provenance: tuple[bytes, ...]
-    headers: tuple[bytes, ...]
-
-
-def read_table(path: Path) -> bytes:
-    """The file's bytes, if it is a regular file of a size we take."""
-    try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise DatasetError(f"{path} is not a regular file")
-        if status.st_size > table.TABLE_LIMIT_BYTES:
-            raise DatasetError(
-                f"{path} has {status.st_size} bytes, limit is "
-                f"{table.TABLE_LIMIT_BYTES}",
-                hint="publish it in parts",
-            )
-        return path.read_bytes()
-    except OSError as error:
-        raise DatasetError(
-            f"{path} cannot be read: {error.strerror}",
-            hint="check the path and its permissions",
-        ) from error
-    except ValueError as error:
-        raise DatasetError("path holds a zero byte") from error
 
 
 def publish(
-    data: bytes,
+    plan: Plan,
     said: Description,
+    journal: Journal,
     *,
     signer: Signer,
     blobs: Blobs,
     secret_seal_key: bytes,
     now: int,
 ) -> Published:
-    """Cut, encrypt and describe; every signature is made here."""
-    parsed = table.parse(data)
-    units = table.split(parsed, said.unit_column)
-    plain = [table.pad(table.write(parsed.columns, rows)) for rows in units]
-    manifest, headers = _seal_units(plain, blobs, secret_seal_key)
+    """Encrypt and describe; every signature is made here."""
+    manifest = _seal_units(plan, journal, blobs, secret_seal_key)
     step = _step(said, manifest, signer, now)
     listing = Listing(
         title=said.title,
         licence=said.licence,
         duo=said.duo,
+        disease=said.disease,
         source=said.source,
+        version=said.version,
+        previous=said.previous,
         provenance=chain_digest([step]),
-        columns=tuple(map(Column, parsed.columns, table.kinds(parsed))),
-        units=len(units),
-        rows=tuple(len(u) if len(u) >= COUNT_FLOOR else None for u in units),
+        parts=plan.parts,
+        packed=plan.packed,
+        units=len(plan.units),
+        rows=plan.rows(),
         manifest=manifest.root(),
         owner=signer.public_key,
         created=now,
     )
-    return _seal(listing, manifest, step, headers, signer)
+    return _seal(listing, manifest, step, signer)
 
 
 def _seal_units(
-    plain: list[bytes], blobs: Blobs, secret_seal_key: bytes
-) -> tuple[Manifest, tuple[bytes, ...]]:
-    headers: list[bytes] = []
+    plan: Plan, journal: Journal, blobs: Blobs, secret_seal_key: bytes
+) -> Manifest:
+    own = sealed.public_half(secret_seal_key)
     entries: list[Entry] = []
-    for index, unit in enumerate(plain):
-        header, body = sealed.seal_unit(unit, secret_seal_key=secret_seal_key)
-        headers.append(header)
-        entries.append(Entry(index, blobs.put(body), len(body)))
-    return Manifest(tuple(entries)), tuple(headers)
+    for index, unit in enumerate(plan.units):
+        key = sealed.session_key(
+            journal.headers[index], secret_seal_key=secret_seal_key, sender=own
+        )
+
+        def keep(first: int, chunks: Sequence[Chunk], index: int = index) -> None:
+            journal.keep(index, first, chunks)
+
+        with Stream(unit.extents) as stream:
+            done = journal.done(index)
+            entries.append(
+                body.encrypt(stream, index, key, blobs, done=done, keep=keep)
+            )
+    return Manifest(tuple(entries))
 
 
 def _step(said: Description, manifest: Manifest, signer: Signer, now: int) -> Step:
+    used: set[bytes] = {citation_digest(said.source)}
+    if said.previous:
+        used.add(said.previous)
     return Step(
         activity="encrypt",
-        used=(citation_digest(said.source),),
+        used=tuple(sorted(used)),
         made=manifest.root(),
         tool=TOOL,
         version=_version(),
@@ -146,11 +160,7 @@ def _step(said: Description, manifest: Manifest, signer: Signer, now: int) -> St
 
 
 def _seal(
-    listing: Listing,
-    manifest: Manifest,
-    step: Step,
-    headers: tuple[bytes, ...],
-    signer: Signer,
+    listing: Listing, manifest: Manifest, step: Step, signer: Signer
 ) -> Published:
     try:
         check_listing(listing)
@@ -162,7 +172,6 @@ def _seal(
         seal_listing(sign, owner, listing),
         seal_manifest(sign, owner, manifest),
         (seal_step(sign, owner, step),),
-        headers,
     )
 
 

@@ -1,22 +1,76 @@
-"""The two steps of publishing that may be cut by a crash: keep a draft, anchor it."""
+"""The steps of publishing that may be cut by a crash: begin, encrypt, keep, anchor.
 
-from collections.abc import Callable
+`begin` stores the keys of all units, then chunk after chunk is encrypted and noted, then
+the finished record takes the draft's place, then the chain is asked.  Whatever is done
+already is not done again by the next call for the same data.
+"""
+
+from collections.abc import Callable, Sequence
 
 import msgspec
 import trio
 
-from node.market import names, publish
+from node.errors import AccessError
+from node.market import names, publish, sealed
+from node.market.plan import Plan
 from node.market.publish import Description
 from node.market.shelf import OwnDataset, Shelf, fingerprint
 from node.ports import Blobs, Chain, Signer, Store
 from protocol.listing import open_listing
-from protocol.manifest import open_manifest
+from protocol.manifest import Chunk, open_manifest
 from protocol.types import Digest
-from protocol.wire import encode
+from protocol.wire import Message, decode, encode
+
+_DRAFT = "market.draft"
+_CHUNK = "market.chunk"
+
+
+class Draft(Message, frozen=True, tag="draft"):
+    """A publishing under way: the owner's header of each unit, hence its key."""
+
+    headers: tuple[bytes, ...]
+    begun: int
+
+
+class _Journal:
+    """Chunks that are durable, kept in the store; called from the working thread."""
+
+    def __init__(
+        self,
+        store: Store,
+        blobs: Blobs,
+        name: bytes,
+        headers: tuple[bytes, ...],
+        known: dict[tuple[int, int], Chunk],
+    ) -> None:
+        self.headers = headers
+        self._store = store
+        self._blobs = blobs
+        self._name = name
+        self._known = known
+
+    def done(self, unit: int) -> Sequence[Chunk]:
+        chunks: list[Chunk] = []
+        while chunk := self._known.get((unit, len(chunks))):
+            if not self._blobs.has(Digest(chunk.sha256)):
+                break
+            chunks.append(chunk)
+        return chunks
+
+    def keep(self, unit: int, first: int, chunks: Sequence[Chunk]) -> None:
+        writes = [
+            (_CHUNK, _chunk_key(self._name, unit, first + place), encode(chunk))
+            for place, chunk in enumerate(chunks)
+        ]
+        trio.from_thread.run(self._store.put_many, writes)
+
+
+def _chunk_key(name: bytes, unit: int, number: int) -> bytes:
+    return name + unit.to_bytes(2, "big") + number.to_bytes(4, "big")
 
 
 class Publisher:
-    """Makes datasets of tables; whatever is done already is not done again."""
+    """Makes datasets of plans."""
 
     def __init__(
         self,
@@ -37,18 +91,20 @@ class Publisher:
         self._now = now
         self._open_key = open_key
 
-    async def draft(self, data: bytes, said: Description) -> OwnDataset:
-        """The record of this table and description, made now if there is none whole."""
+    async def draft(self, plan: Plan, said: Description) -> OwnDataset:
+        """The record of this plan and description, made now if there is none whole."""
         secret = self._open_key()
-        name = fingerprint(secret, [data, encode(said.words())])
+        name = fingerprint(secret, [*plan.identity(), encode(said.words())])
         record = self._shelf.by_fingerprint(name)
         if record is not None and self._whole(record):
             return record
+        journal = await self._journal(name, len(plan.units), secret)
 
         def work() -> publish.Published:
             return publish.publish(
-                data,
+                plan,
                 said,
+                journal,
                 signer=self._signer,
                 blobs=self._blobs,
                 secret_seal_key=secret,
@@ -62,15 +118,51 @@ class Publisher:
             made.sealed_listing,
             made.sealed_manifest,
             made.provenance,
-            made.headers,
+            journal.headers,
         )
         await self._shelf.put(record)
+        await self._forget(name)
         return record
 
+    async def _journal(self, name: bytes, units: int, secret: bytes) -> _Journal:
+        stored = await self._store.get(_DRAFT, name)
+        known: dict[tuple[int, int], Chunk] = {}
+        if stored is not None:
+            headers = decode(stored, Draft).headers
+            for key, value in await self._store.scan(_CHUNK):
+                if key.startswith(name):
+                    unit, number = key[-6:-4], key[-4:]
+                    place = int.from_bytes(unit, "big"), int.from_bytes(number, "big")
+                    known[place] = decode(value, Chunk)
+        else:
+            headers = tuple(
+                sealed.new_header(secret_seal_key=secret) for _ in range(units)
+            )
+            await self._store.put(_DRAFT, name, encode(Draft(headers, self._now())))
+        return _Journal(self._store, self._blobs, name, headers, known)
+
+    async def _forget(self, name: bytes) -> None:
+        """The draft has become a record."""
+        writes: list[tuple[str, bytes, bytes | None]] = [
+            (_CHUNK, key, None)
+            for key, _ in await self._store.scan(_CHUNK)
+            if key.startswith(name)
+        ]
+        await self._store.put_many([*writes, (_DRAFT, name, None)])
+
     def _whole(self, record: OwnDataset) -> bool:
+        if record.withdrawn:
+            raise AccessError(
+                "units of this dataset were withdrawn, and their keys destroyed",
+                hint="publish the data without them, as a new version",
+            )
+        if record.dataset is not None:
+            return True
         manifest = open_manifest(record.manifest, open_listing(record.listing))
-        return record.dataset is not None or all(
-            self._blobs.has(Digest(entry.sha256)) for entry in manifest.entries
+        return all(
+            self._blobs.has(digest)
+            for entry in manifest.entries
+            for digest in (Digest(entry.chunks), *self._shelf.digests(entry))
         )
 
     async def anchor(self, record: OwnDataset) -> int:

@@ -12,13 +12,13 @@ from contextlib import suppress
 from pathlib import Path
 
 from node.errors import AccessError, StorageError
-from node.market import sealed, table
+from node.market import body, parquet, sealed, table
+from node.market.shelf import chunk_list
 from node.ports import Blobs, DatasetToken
 from protocol.errors import ProtocolError, VerificationError
 from protocol.listing import Listing, open_listing
 from protocol.manifest import (
     ANSWER_LIMIT_BYTES,
-    Entry,
     ListingAnswer,
     Manifest,
     UnitHeader,
@@ -27,12 +27,10 @@ from protocol.manifest import (
 )
 from protocol.members import Member
 from protocol.provenance import verify_chain
-from protocol.types import Digest
 from protocol.wire import decode
 
-READ_PIECE_BYTES = 1 << 20
 FETCH_LIMIT_BYTES = 1 << 29
-"""All bodies of one fetch: they are decrypted in memory."""
+"""All bodies of one table: they are decrypted in memory."""
 
 
 def anchored_listing(data: bytes, token: DatasetToken, owner: Member) -> Listing:
@@ -82,35 +80,7 @@ def check_units(
             f"the owner sent keys of units that no grant covers: {bits & ~granted:#x}",
             hint="tell the owner; nothing was read",
         )
-    size = sum(manifest.entries[index].length for index in indices)
-    if size > FETCH_LIMIT_BYTES:
-        raise AccessError(
-            f"units have {size} bytes, limit is {FETCH_LIMIT_BYTES}",
-            hint="fetch fewer units at a time",
-        )
     return listing, manifest, answer.headers
-
-
-def read_body(blobs: Blobs, entry: Entry) -> bytes:
-    """One encrypted body from our own store, as the manifest has it."""
-    digest = Digest(entry.sha256)
-    if not blobs.has(digest):
-        raise StorageError(
-            f"unit {entry.index} ({digest.hex()[:16]}…) is not in the blob store",
-            hint="fetch it again, or restore the blobs from their backup",
-        )
-    size = blobs.size(digest)
-    if size != entry.length:
-        raise StorageError(
-            f"unit {entry.index} has {size} bytes, the manifest says {entry.length}",
-            hint="the file was cut or extended; fetch it again",
-        )
-    body = b"".join(
-        blobs.read(digest, start, min(READ_PIECE_BYTES, size - start))
-        for start in range(0, size, READ_PIECE_BYTES)
-    )
-    sealed.check_body(body, entry)
-    return body
 
 
 def open_units(
@@ -121,18 +91,55 @@ def open_units(
     *,
     secret_seal_key: bytes,
     sender: bytes,
-) -> table.Table:
-    """The rows of these units, under the listing's columns."""
+) -> list[bytes]:
+    """The plaintext of these units of a table, in memory."""
+    require_table(listing)
+    check_size(manifest, headers)
     plain: list[bytes] = []
     for one in headers:
         entry = manifest.entries[one.index]
-        body = read_body(blobs, entry)
-        plain.append(
-            sealed.open_unit(
-                one.header, body, entry, secret_seal_key=secret_seal_key, sender=sender
-            )
+        key = sealed.session_key(
+            one.header, secret_seal_key=secret_seal_key, sender=sender
         )
-    return table.join(plain, [column.name for column in listing.columns])
+        unit = bytearray()
+        body.decrypt(blobs, entry, chunk_list(blobs, entry), key, unit.extend)
+        plain.append(bytes(unit))
+    return plain
+
+
+def require_table(listing: Listing) -> None:
+    """Raise `AccessError` unless the units put together are one table."""
+    if not listing.table:
+        raise AccessError(
+            f"{listing.title!r} is not a table",
+            hint="fetch its files into a folder",
+        )
+
+
+def check_size(manifest: Manifest, headers: Sequence[UnitHeader]) -> None:
+    """A table is put together in memory."""
+    size = sum(manifest.entries[one.index].length for one in headers)
+    if size > FETCH_LIMIT_BYTES:
+        raise AccessError(
+            f"units have {size} bytes, limit is {FETCH_LIMIT_BYTES}",
+            hint="fetch fewer units at a time, or the files into a folder",
+        )
+
+
+def as_csv(listing: Listing, units: Sequence[bytes]) -> bytes:
+    """The rows of a table's units as one CSV, whatever the table's format."""
+    columns = [column.name for column in listing.columns]
+    if listing.parts[0].format == "parquet":
+        return parquet.to_csv(units, columns)
+    rows = table.join(units, columns)
+    return table.write(rows.columns, rows.rows)
+
+
+def as_table(listing: Listing, units: Sequence[bytes]) -> bytes:
+    """The rows of a table's units in the table's own format."""
+    if listing.parts[0].format == "parquet":
+        return parquet.join(units, [column.name for column in listing.columns])
+    return as_csv(listing, units)
 
 
 def write_private(path: Path, data: bytes) -> None:

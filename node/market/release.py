@@ -9,13 +9,13 @@ from node.market import sealed
 from node.market.grants import GrantBook
 from node.market.shelf import Shelf
 from node.ports import Store
-from protocol.listing import Listing
 from protocol.manifest import (
     QUERY_LIMIT_BYTES,
     DataQuery,
     ListingAnswer,
     UnitHeader,
     UnitsAnswer,
+    bitmap,
     unit_list,
 )
 from protocol.members import Member
@@ -51,7 +51,8 @@ class Releases:
         record, listing, _ = self._shelf.own(query.dataset)
         if query.units is None:
             return encode(ListingAnswer(record.listing, record.provenance))
-        member, bits = await self._allowed(peer, listing, query)
+        left = bitmap([i for i in range(listing.units) if record.headers[i]])
+        member, bits = await self._allowed(peer, left, query)
         units = unit_list(bits)
         # The release is on record before it is made.
         await self._store.append_event(
@@ -64,14 +65,17 @@ class Releases:
         return encode(UnitsAnswer(record.listing, record.manifest, headers))
 
     async def _allowed(
-        self, peer: PeerId, listing: Listing, query: DataQuery
+        self, peer: PeerId, left: int, query: DataQuery
     ) -> tuple[Member, int]:
-        """The asking member and the units it gets, as the chain says at this moment."""
+        """The asking member and the units it gets, as the chain says at this moment.
+
+        `left` are the units that are not withdrawn.
+        """
         assert query.units is not None
         view = await self._book.read(query.dataset, self._now())
         member = view.members.by_peer(peer)
         held = self._book.units(view, member.account, self._now()) if member else 0
-        held &= (1 << listing.units) - 1
+        held &= left
         if member is None or not held or query.units & ~held:
             await self._note_refusal(query.dataset, peer)
         if member is None:

@@ -1,26 +1,24 @@
-"""Consent units as Crypt4GH files: one key per unit, header and body kept apart.
+"""Crypt4GH headers: who may open a unit, and nothing of what is in it.
 
-The body is written once and never again; giving a unit to somebody is a new header of
-124 bytes that holds the unit's key, encrypted to the receiver and authenticated by the
-owner's own seal key.  Destroying the headers destroys the unit.
+A unit's body is written once and never again (`node.market.body`); giving a unit to
+somebody is a new header of 124 bytes that holds the unit's key, encrypted to the
+receiver and authenticated by the owner's own seal key.  Destroying the headers destroys
+the unit.
 
-Three habits of the package shape this module.  It logs session keys and secret keys at
+Two habits of the package shape this module.  It logs session keys and secret keys at
 debug level, so its loggers are shut here, whatever the daemon's level.  Its outermost
-functions swallow every `OSError`, so the inner ones are called.  And a body cut between
-two segments decrypts without complaint, so a body is opened only against the digest
-and length of its manifest entry.
+functions swallow every `OSError`, so the inner ones are called.
 """
 
-import hashlib
 import io
 import logging
+import secrets
 
 from crypt4gh import header as c4gh_header
-from crypt4gh import lib as c4gh
 from crypt4gh import sodium
 
-from node.errors import AccessError, StorageError
-from protocol.manifest import BODY_LIMIT_BYTES, HEADER_LIMIT_BYTES, Entry
+from node.errors import AccessError
+from protocol.manifest import HEADER_LIMIT_BYTES
 from protocol.types import KEY_BYTES
 
 logging.getLogger("crypt4gh").setLevel(logging.CRITICAL + 1)
@@ -39,78 +37,31 @@ def public_half(secret_seal_key: bytes) -> bytes:
     return bytes(sodium.derive_pk(secret_seal_key))
 
 
-def seal_unit(plain: bytes, *, secret_seal_key: bytes) -> tuple[bytes, bytes]:
-    """Encrypt one unit to its owner: (header, body)."""
-    if not plain:
-        raise StorageError("a consent unit without a byte cannot be sealed")
-    header, body = io.BytesIO(), io.BytesIO()
-    keys = [(_CHACHA20_POLY1305, secret_seal_key, public_half(secret_seal_key))]
-    c4gh.encrypt(keys, io.BytesIO(plain), body, headerfile=header)
-    if body.tell() > BODY_LIMIT_BYTES:
-        raise StorageError(
-            f"sealed unit has {body.tell()} bytes, limit is {BODY_LIMIT_BYTES}"
-        )
-    return header.getvalue(), body.getvalue()
-
-
-def reseal_header(header: bytes, *, secret_seal_key: bytes, grantee: bytes) -> bytes:
-    """The owner's `header` for `grantee`'s X25519 key; the body stays as it is."""
-    _require_key("grantee's seal key", grantee)
+def new_header(*, secret_seal_key: bytes) -> bytes:
+    """A header for the owner itself, with a fresh key that is nowhere else."""
+    key = secrets.token_bytes(KEY_BYTES)
     own = public_half(secret_seal_key)
-    key = _session_key(header, secret_seal_key=secret_seal_key, sender=own)
-    packet = c4gh_header.make_packet_data_enc(_CHACHA20_POLY1305, key)
-    try:
-        packets = list(
-            c4gh_header.encrypt(
-                packet, [(_CHACHA20_POLY1305, secret_seal_key, grantee)]
-            )
-        )
-    except Exception as error:
-        # A key of small order ends here.
-        raise AccessError(
-            "the grantee's seal key is not a usable X25519 key",
-            hint="ask the grantee to register another seal key",
-        ) from error
-    return bytes(c4gh_header.serialize(packets))
+    return _header(key, secret_seal_key=secret_seal_key, reader=own)
 
 
-def open_unit(
-    header: bytes, body: bytes, entry: Entry, *, secret_seal_key: bytes, sender: bytes
+def reseal_header(
+    header: bytes,
+    *,
+    secret_seal_key: bytes,
+    grantee: bytes,
+    sender: bytes | None = None,
 ) -> bytes:
-    """The unit's plaintext; `sender` is the owner's X25519 public key."""
-    check_body(body, entry)
-    key = _session_key(header, secret_seal_key=secret_seal_key, sender=sender)
-    plain = io.BytesIO()
-    output = c4gh.limited_output(process=plain.write)
-    next(output)
-    try:
-        c4gh.body_decrypt(io.BytesIO(body), [key], output, 0)
-    except Exception as error:
-        raise StorageError(
-            f"unit {entry.index} does not decrypt under its own header",
-            hint="the owner's header and body do not belong together; ask the owner",
-        ) from error
-    return plain.getvalue()
+    """A `header` we can open for `grantee`'s X25519 key; the body stays as it is.
+
+    `sender` is who made it; None is ourselves, the owner.
+    """
+    _require_key("grantee's seal key", grantee)
+    made_by = sender or public_half(secret_seal_key)
+    key = session_key(header, secret_seal_key=secret_seal_key, sender=made_by)
+    return _header(key, secret_seal_key=secret_seal_key, reader=grantee)
 
 
-def check_body(body: bytes, entry: Entry) -> None:
-    """Raise `StorageError` unless `body` is what the manifest says."""
-    if len(body) != entry.length:
-        raise StorageError(
-            f"unit {entry.index} has {len(body)} bytes, the manifest says "
-            f"{entry.length}",
-            hint="the file was cut or extended; fetch it again",
-        )
-    actual = hashlib.sha256(body).digest()
-    if actual != entry.sha256:
-        raise StorageError(
-            f"unit {entry.index} has digest {actual.hex()[:16]}…, the manifest says "
-            f"{entry.sha256.hex()[:16]}…",
-            hint="the file was altered; fetch it again",
-        )
-
-
-def _session_key(header: bytes, *, secret_seal_key: bytes, sender: bytes) -> bytes:
+def session_key(header: bytes, *, secret_seal_key: bytes, sender: bytes) -> bytes:
     """The one key in `header`; anything else a header may hold is refused."""
     _require_key("sender's seal key", sender)
     _require_key("secret seal key", secret_seal_key)
@@ -132,6 +83,20 @@ def _session_key(header: bytes, *, secret_seal_key: bytes, sender: bytes) -> byt
     if stream.tell() != len(header):
         raise AccessError(f"header has {len(header) - stream.tell()} bytes too many")
     return bytes(found[0])
+
+
+def _header(key: bytes, *, secret_seal_key: bytes, reader: bytes) -> bytes:
+    packet = c4gh_header.make_packet_data_enc(_CHACHA20_POLY1305, key)
+    keys = [(_CHACHA20_POLY1305, secret_seal_key, reader)]
+    try:
+        packets = list(c4gh_header.encrypt(packet, keys))
+    except Exception as error:
+        # A key of small order ends here.
+        raise AccessError(
+            "the grantee's seal key is not a usable X25519 key",
+            hint="ask the grantee to register another seal key",
+        ) from error
+    return bytes(c4gh_header.serialize(packets))
 
 
 def _require_key(name: str, key: bytes) -> None:

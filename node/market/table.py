@@ -10,8 +10,10 @@ of a ciphertext is known to all grantees and must not count the rows of a small 
 import csv
 import io
 import re
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 from node.market import DatasetError
@@ -43,12 +45,33 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
 
 
+def read_table(path: Path) -> bytes:
+    """The file's bytes, if it is a regular file of a size we take."""
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise DatasetError(f"{path} is not a regular file")
+        if status.st_size > TABLE_LIMIT_BYTES:
+            raise DatasetError(
+                f"{path} has {status.st_size} bytes, limit is {TABLE_LIMIT_BYTES}",
+                hint="publish it as a folder with one file for each unit",
+            )
+        return path.read_bytes()
+    except OSError as error:
+        raise DatasetError(
+            f"{path} cannot be read: {error.strerror}",
+            hint="check the path and its permissions",
+        ) from error
+    except ValueError as error:
+        raise DatasetError("path holds a zero byte") from error
+
+
 def parse(data: bytes, *, limit_bytes: int = TABLE_LIMIT_BYTES) -> Table:
     """The table in `data`, every rule of ours kept, or `DatasetError`."""
     if len(data) > limit_bytes:
         raise DatasetError(
             f"table has {len(data)} bytes, limit is {limit_bytes}",
-            hint="publish it in parts",
+            hint="publish it as a folder with one file for each unit",
         )
     try:
         text = data.decode("utf-8-sig")
@@ -61,7 +84,7 @@ def parse(data: bytes, *, limit_bytes: int = TABLE_LIMIT_BYTES) -> Table:
     lines = _lines(text)
     if not lines:
         raise DatasetError("table is empty", hint="the first row names the columns")
-    columns = _header(lines[0])
+    columns = parse_header(lines[0])
     rows = lines[1:]
     if not rows:
         raise DatasetError("table has a header and no rows")
@@ -73,27 +96,45 @@ def parse(data: bytes, *, limit_bytes: int = TABLE_LIMIT_BYTES) -> Table:
 def split(
     table: Table, unit_column: str | None = None
 ) -> list[tuple[tuple[str, ...], ...]]:
-    """The rows of each consent unit, at most 64 units.
+    """The rows of each consent unit, at most 64 units."""
+    values = None
+    if unit_column is not None:
+        place = column_place(table.columns, unit_column)
+        values = [row[place] for row in table.rows]
+    return [
+        tuple(table.rows[index] for index in unit)
+        for unit in partition(len(table.rows), values, unit_column)
+    ]
 
-    Without a column, blocks of neighbouring rows of at least `COUNT_FLOOR` where the
-    table has as many.  With one, rows with the same value always share a unit: one unit
-    per value, or neighbouring values together where there are more than 64.
+
+def column_place(columns: Sequence[str], name: str) -> int:
+    """Where the unit column stands."""
+    if name not in columns:
+        raise DatasetError(f"the table has no column {name!r}")
+    return list(columns).index(name)
+
+
+def partition(
+    rows: int, values: Sequence[str] | None, unit_column: str | None
+) -> list[list[int]]:
+    """The numbers of the rows of each unit.
+
+    Without values, blocks of neighbouring rows of at least `COUNT_FLOOR` where the table
+    has as many.  With one for each row, rows with the same value always share a unit:
+    one unit per value, or neighbouring values together where there are more than 64.
     """
-    if unit_column is None:
-        units = max(1, min(UNITS_LIMIT, len(table.rows) // COUNT_FLOOR))
-        return [tuple(block) for block in _blocks(list(table.rows), units)]
-    if unit_column not in table.columns:
-        raise DatasetError(f"the table has no column {unit_column!r}")
-    place = table.columns.index(unit_column)
-    groups: dict[str, list[tuple[str, ...]]] = {}
-    for row in table.rows:
-        groups.setdefault(row[place], []).append(row)
+    if values is None:
+        units = max(1, min(UNITS_LIMIT, rows // COUNT_FLOOR))
+        return blocks(range(rows), units)
+    groups: dict[str, list[int]] = {}
+    for index, value in enumerate(values):
+        groups.setdefault(value, []).append(index)
     if "" in groups:
         raise DatasetError(
             f"{len(groups[''])} rows have nothing in the unit column {unit_column!r}"
         )
-    blocks = _blocks(list(groups.values()), min(UNITS_LIMIT, len(groups)))
-    return [tuple(row for group in block for row in group) for block in blocks]
+    together = blocks(list(groups.values()), min(UNITS_LIMIT, len(groups)))
+    return [[index for group in unit for index in group] for unit in together]
 
 
 def write(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> bytes:
@@ -132,11 +173,12 @@ def join(units: Sequence[bytes], columns: Sequence[str]) -> Table:
 def kinds(table: Table) -> list[str]:
     """`integer`, `number` or `text` for each column; missing values do not count."""
     return [
-        _kind([row[place] for row in table.rows]) for place in range(len(table.columns))
+        kind_of([row[place] for row in table.rows])
+        for place in range(len(table.columns))
     ]
 
 
-def _kind(values: list[str]) -> str:
+def kind_of(values: list[str]) -> str:
     present = [value.strip() for value in values if value.strip() not in {"", "NA"}]
     if present and all(_INTEGER.fullmatch(value) for value in present):
         return "integer"
@@ -163,7 +205,8 @@ def _lines(text: str) -> list[tuple[str, ...]]:
     return lines
 
 
-def _header(names: tuple[str, ...]) -> tuple[str, ...]:
+def parse_header(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Column names, every rule of ours kept, or `DatasetError`."""
     if len(names) > COLUMNS_LIMIT:
         raise DatasetError(f"table has {len(names)} columns, limit is {COLUMNS_LIMIT}")
     seen: set[str] = set()
@@ -201,13 +244,13 @@ def _check_row(number: int, row: tuple[str, ...], width: int) -> None:
             )
 
 
-def _blocks(items: list[T], count: int) -> list[list[T]]:
+def blocks(items: Sequence[T], count: int) -> list[list[T]]:
     """`count` blocks of neighbours, sizes differing by one at most."""
     size, extra = divmod(len(items), count)
-    blocks: list[list[T]] = []
+    cut: list[list[T]] = []
     start = 0
     for index in range(count):
         end = start + size + (index < extra)
-        blocks.append(items[start:end])
+        cut.append(list(items[start:end]))
         start = end
-    return blocks
+    return cut

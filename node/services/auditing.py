@@ -1,198 +1,164 @@
-"""The verifier's work: follow anchored batches, replay, report.
+"""The verifier's work: follow anchored batches, draw, have it replayed, tell everybody.
 
-The node draws receipts with its own coins after the batch is anchored, so a host cannot know
-which will be looked at.  It needs the trunk (once), the boundary rows of the receipt, and
-nothing else: no key, no record, no trust in whoever delivers the bytes.  What it finds is
-signed, kept and announced; every node checks the signature before it lists a report.
+The node draws receipts, and the layer it looks at, with its own coins after the batch is
+anchored, so a host cannot know what will be looked at.  It needs no key, no record and no
+trust in whoever delivers the bytes.  What is found is signed, kept and announced; every node
+checks the signature before it lists a report.
+
+A batch waits in the store until it is done with, so neither a restart nor a host that does not
+answer loses one, and a host that stalls holds up nobody else's.
 """
 
 import secrets
-from pathlib import Path
-from typing import Any
 
 import structlog
 import trio
 
 from node.errors import NodeError
-from node.ports import (
-    Announcement,
-    Blobs,
-    Chain,
-    ChainEvent,
-    Compute,
-    Signer,
-    Store,
-    Transport,
-)
+from node.ports import Chain, ChainEvent, Signer, Store, Transport
 from node.services.federation import Federation
 from node.services.receipts import fetch_batch
-from node.services.releases import Releases
-from protocol import merkle
+from node.services.replaying import FETCH_TIMEOUT_S, RETRY_S, TRIES, Replayer, Subject
+from node.services.reports import Audits
+from protocol.audit import seal_audit
 from protocol.errors import ProtocolError
 from protocol.evaluation import AUDIT_TOPIC
-from protocol.receipt import Audit, open_audit, open_receipt, seal_audit
-from protocol.types import Digest, digest
+from protocol.members import Member
+from protocol.receipt import batch_proof, open_receipt
+from protocol.types import DIGEST_BYTES, Digest, digest
 
-_AUDITS, _CURSOR = "audits", "audit-cursor"
-ROWS_LIMIT_BYTES = 256 << 20
-FETCH_TIMEOUT_S = 120.0
-RETRY_S = 2.0
-TRIES = 10
+_CURSOR, _PENDING = "audit-cursor", "audit-batches"
+_BLOCK, _LAST = b"block", b"last"
+BATCHES_AT_ONCE = 32
+_COIN = 1 << 53
 
 log = structlog.get_logger()
 
 
-class Audits:
-    """Reports this node has made or heard, each under its verifier's signature."""
-
-    def __init__(self, store: Store, federation: Federation) -> None:
-        self._store = store
-        self._federation = federation
-        self._rows: dict[bytes, dict[str, Any]] = {}
-
-    async def load(self) -> None:
-        """What was known before the restart."""
-        for _, sealed in await self._store.scan(_AUDITS):
-            self._rows[digest(sealed)] = self._row(sealed)
-
-    async def heard(self, said: Announcement) -> None:
-        """A verifier reports."""
-        member = self._federation.peer(said.origin)
-        _, signer = open_audit(said.payload)
-        if signer != member.node_key:
-            raise ProtocolError(f"{member.name} announced a report it did not sign")
-
-        await self.keep(said.payload)
-
-    async def keep(self, sealed: bytes) -> None:
-        """Durable when this returns."""
-        key = digest(sealed)
-        if key not in self._rows:
-            await self._store.put(_AUDITS, key, sealed)
-            self._rows[key] = self._row(sealed)
-            await self._store.append_event("audit", self._rows[key])
-
-    def rows(self) -> list[dict[str, Any]]:
-        """For `audits.list`."""
-        return list(self._rows.values())
-
-    def _row(self, sealed: bytes) -> dict[str, Any]:
-        audit, signer = open_audit(sealed)
-        return {
-            **audit.describe(),
-            "host": self._federation.name_of(audit.host),
-            "verifier": self._federation.name_of(signer),
-        }
-
-
 class Verifier:
-    """Replays what was drawn."""
+    """Audits what was drawn."""
 
     def __init__(
         self,
         *,
         store: Store,
-        blobs: Blobs,
         signer: Signer,
         chain: Chain,
         transport: Transport,
         federation: Federation,
-        releases: Releases,
         audits: Audits,
-        compute: Compute,
-        folder: Path,
+        replayer: Replayer,
         rate: float,
+        full: float,
+        retry_s: float = RETRY_S,
     ) -> None:
+        """`rate` is the share of receipts drawn, `full` the share of those replayed whole."""
         self._store = store
-        self._blobs = blobs
         self._signer = signer
         self._chain = chain
         self._transport = transport
         self._federation = federation
-        self._releases = releases
         self._audits = audits
-        self._compute = compute
-        self._folder = folder
+        self._replayer = replayer
         self._rate = rate
+        self._full = full
+        self._retry_s = retry_s
+        self._slots = trio.Semaphore(BATCHES_AT_ONCE)
 
     async def run(self) -> None:
-        """Follow the chain for ever, one batch after the other."""
-        cursor = await self._store.get(_CURSOR, b"block")
-        start = 0 if cursor is None else int.from_bytes(cursor, "big")
-        async for event in self._chain.follow(start):
-            if event.kind == "ReceiptsAnchored":
-                await self._batch(event)
-            await self._store.put(_CURSOR, b"block", event.block.to_bytes(8, "big"))
+        """Follow the chain for ever."""
+        async with trio.open_nursery() as nursery:
+            for key, _ in await self._store.scan(_PENDING):
+                await self._slots.acquire()
+                nursery.start_soon(self._batch, key)
+            cursor = await self._store.get(_CURSOR, _BLOCK)
+            start = 0 if cursor is None else int.from_bytes(cursor, "big")
+            async for event in self._chain.follow(start):
+                if event.kind == "ReceiptsAnchored":
+                    await self._anchored(event, nursery)
+                await self._store.put(_CURSOR, _BLOCK, event.block.to_bytes(8, "big"))
 
-    async def _batch(self, event: ChainEvent) -> None:
-        root, account = Digest(event.data["root"]), bytes(event.data["host"])
-        host = self._federation.members.by_account(account)
-        if host is None:
-            log.warning("batch of a stranger", account=account.hex())
+    async def _anchored(self, event: ChainEvent, nursery: trio.Nursery) -> None:
+        """Note the batch, then see to it; a batch seen before the restart is done with."""
+        key = bytes(event.data["host"]) + bytes(event.data["root"])
+        place = event.block.to_bytes(8, "big") + event.index.to_bytes(4, "big")
+        last = await self._store.get(_CURSOR, _LAST)
+        if last is not None and place <= last:
             return
+        await self._store.put(_PENDING, key, place)
+        await self._store.put(_CURSOR, _LAST, place)
+        await self._slots.acquire()
+        nursery.start_soon(self._batch, key)
+
+    async def _batch(self, key: bytes) -> None:
+        try:
+            account, root = key[:-DIGEST_BYTES], Digest(key[-DIGEST_BYTES:])
+            host = await self._host(account, root)
+            receipts = None if host is None else await self._receipts(host, root)
+            if host is not None and receipts is not None:
+                for index, sealed in enumerate(receipts):
+                    if _drawn(self._rate):
+                        proof = batch_proof(receipts, index)
+                        await self._one(Subject(host, root, sealed, proof))
+            await self._store.delete(_PENDING, key)
+        finally:
+            self._slots.release()
+
+    async def _one(self, subject: Subject) -> None:
+        me = self._signer.public_key
+        report = self._audits.by(me, digest(subject.sealed))
+        if report is None:
+            layer = None if _drawn(self._full) else _layer(subject.sealed)
+            audit = await self._replayer.audit(subject, layer)
+            if audit is None:
+                return
+            report = seal_audit(self._signer.sign, me, audit)
+            await self._audits.keep(report)
+        await self._transport.announce(AUDIT_TOPIC, report)
+
+    async def _host(self, account: bytes, root: bytes) -> Member | None:
+        """The member behind an account; it may be so new that the list lacks it."""
+        for attempt in range(TRIES):
+            host = self._federation.members.by_account(account)
+            if host is not None:
+                return host
+            await trio.sleep(self._retry_s * (attempt + 1))
+        await self._store.append_event(
+            "audit.skipped",
+            {"batch": root.hex(), "reason": f"account {account.hex()} is no member"},
+        )
+        return None
+
+    async def _receipts(self, host: Member, root: Digest) -> tuple[bytes, ...] | None:
+        reason = ""
         for attempt in range(TRIES):
             try:
-                receipts = await fetch_batch(
+                return await fetch_batch(
                     self._transport, host.peer_id, root, FETCH_TIMEOUT_S
                 )
-                break
             except (NodeError, ProtocolError) as error:
-                log.warning("batch not shown", host=host.name, reason=str(error))
-                await trio.sleep(RETRY_S * (attempt + 1))
-        else:
-            await self._store.append_event(
-                "audit.withheld", {"host": host.name, "batch": root.hex()}
-            )
-            return
-        for index, sealed in enumerate(receipts):
-            # Drawn now, after the anchor, from the operating system's coins.
-            if secrets.randbelow(1 << 32) < self._rate * (1 << 32):
-                proof = merkle.inclusion_proof(list(receipts), index)
-                await self._one(host.peer_id, root, sealed, index, len(receipts), proof)
+                reason = str(error)
+                log.warning("batch not shown", host=host.name, reason=reason)
+                await trio.sleep(self._retry_s * (attempt + 1))
+        await self._store.append_event(
+            "audit.withheld",
+            {"host": host.name, "batch": root.hex(), "receipt": None, "reason": reason},
+        )
+        return None
 
-    async def _one(
-        self,
-        host: Any,
-        root: Digest,
-        sealed: bytes,
-        index: int,
-        size: int,
-        proof: Any,
-    ) -> None:
-        try:
-            receipt = open_receipt(sealed)
-            trunk = await self._releases.fetch_blob(receipt.model_root)
-            boundaries = Digest(receipt.boundaries)
-            await self._transport.fetch(
-                host,
-                boundaries,
-                limit_bytes=ROWS_LIMIT_BYTES,
-                timeout_s=FETCH_TIMEOUT_S,
-            )
-            found = await self._compute.call(
-                "audit.replay",
-                {
-                    "trunk": self._blobs.read(trunk, 0, self._blobs.size(trunk)),
-                    "receipt": sealed,
-                    "batch_root": root,
-                    "index": index,
-                    "size": size,
-                    "proof": list(proof),
-                    "boundaries": self._blobs.read(
-                        boundaries, 0, self._blobs.size(boundaries)
-                    ),
-                },
-            )
-        except (NodeError, ProtocolError) as error:
-            log.warning(
-                "receipt not audited", receipt=digest(sealed).hex(), reason=str(error)
-            )
-            await self._store.append_event(
-                "audit.withheld",
-                {"receipt": digest(sealed).hex(), "reason": str(error)},
-            )
-            return
-        audit = Audit.parse(found["audit"])
-        report = seal_audit(self._signer.sign, self._signer.public_key, audit)
-        await self._audits.keep(report)
-        await self._transport.announce(AUDIT_TOPIC, report)
+
+def _drawn(share: float) -> bool:
+    """True in `share` of all cases, by the operating system's coins."""
+    return secrets.randbelow(_COIN) < share * _COIN
+
+
+def _layer(sealed: bytes) -> int | None:
+    """One layer but the first, whose input says most; None where there is no other.
+
+    What is wrong in the first layer only, a whole replay finds (docs/verify.md §7).
+    """
+    try:
+        layers = open_receipt(sealed).layers
+    except ProtocolError:
+        return None
+    return 1 + secrets.randbelow(layers - 1) if layers > 1 else None

@@ -88,3 +88,8 @@ class Federation:
         """For a person to read."""
         member = self.members.by_key(node_key)
         return node_key.hex()[:16] if member is None else member.name
+
+    def name_of_account(self, account: bytes) -> str:
+        """Likewise, by the chain account."""
+        member = self.members.by_account(account)
+        return "0x" + account.hex() if member is None else member.name

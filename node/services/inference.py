@@ -1,43 +1,57 @@
 """Encrypted inference, both sides of it.
 
 The requester turns records into rows under the release key in its compute child and reads
-scores out of the answer there; what travels is keyed integers.  The host runs the integer
-trunk in its worker, keeps every boundary for the auditors, and signs a receipt before it
-answers.
+scores out of the answer there; what travels is keyed integers under a signed order.  The host
+runs the integer trunk in its worker, keeps every boundary for the auditors, and signs a
+receipt before it answers.
 """
 
-import time
-from collections.abc import Callable
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import structlog
 import trio
 
+from node.clock import now_s
 from node.errors import AccessError, ComputeError
 from node.ports import Blobs, Compute, Progress, Signer, Store, Transport
+from node.services.certificates import Certificates
+from node.services.faults import altered
 from node.services.federation import Federation
 from node.services.receipts import Receipts
-from node.services.releases import Releases
-from node.services.runs import Runs
-from node.worker.client import WorkerClient
+from node.services.releases import Releases, Runs
+from node.worker.client import WorkerClient, WorkerRefusedError
+from protocol.boundary import ENTRY_BYTES, SALT_BYTES, Shape, boundary_root
+from protocol.errors import VerificationError
 from protocol.evaluation import (
     INFER_PROTOCOL,
     REQUEST_LIMIT_BYTES,
     InferAnswer,
     InferRequest,
+    Release,
 )
-from protocol.members import ROLE_COMPUTE_HOST
-from protocol.receipt import Receipt, open_receipt, seal_receipt
-from protocol.types import PeerId, digest
+from protocol.members import ROLE_COMPUTE_HOST, Member
+from protocol.receipt import (
+    JOB_BYTES,
+    Order,
+    open_order,
+    open_receipt,
+    seal_order,
+    seal_receipt,
+)
+from protocol.types import Digest, PeerId
 from protocol.wire import decode, encode
 
-ROWS_PER_REQUEST = 16
+CASES_PER_REQUEST = 16
+ROWS_LIMIT_BYTES = REQUEST_LIMIT_BYTES - (1 << 12)
+"""Leaves room for the order and the salt around the rows."""
 REQUEST_TIMEOUT_S = 120.0
+WAITING_LIMIT = 16
+"""Requests in line for the one worker; more are told to come back."""
 
 log = structlog.get_logger()
-Fault = Callable[[bytes], bytes]
-"""Development only: what a lying host does to its packed rows."""
 
 
 class Host:
@@ -53,7 +67,7 @@ class Host:
         releases: Releases,
         receipts: Receipts,
         worker_socket: str,
-        fault: Fault | None = None,
+        corrupt: int = 0,
     ) -> None:
         self._blobs = blobs
         self._signer = signer
@@ -61,57 +75,109 @@ class Host:
         self._releases = releases
         self._receipts = receipts
         self._socket = worker_socket
-        self._fault = fault
+        self._corrupt = corrupt
+        self._waiting = 0
         self._session: tuple[bytes, WorkerClient] | None = None
         self._one_at_a_time = trio.Lock()
         transport.serve(INFER_PROTOCOL, self._serve, limit_bytes=REQUEST_LIMIT_BYTES)
+        if corrupt:
+            log.warning("this host will lie on purpose", answers=corrupt)
 
     async def _serve(self, peer: PeerId, payload: bytes) -> bytes:
         requester = self._federation.peer(peer)
         request = decode(payload, InferRequest, limit_bytes=REQUEST_LIMIT_BYTES)
-        request.check()
-        self._check_hosted(request.model_root)
-        rows = np.frombuffer(request.rows, "<i4").reshape(request.shape)
-        async with self._one_at_a_time:
-            packed = await self._infer(request.model_root, rows)
-        if self._fault is not None:
-            packed = self._fault(packed)
-        boundaries = await trio.to_thread.run_sync(self._blobs.put, packed)
-        receipt = Receipt.of(
-            model_root=request.model_root,
-            host=self._signer.public_key,
-            requester=requester.node_key,
-            packed=packed,
-            boundaries=boundaries,
-            time=int(time.time()),
-        )
-        sealed = seal_receipt(self._signer.sign, receipt)
-        await self._receipts.keep(sealed)
-        return encode(InferAnswer(sealed, packed))
-
-    def _check_hosted(self, model_root: bytes) -> None:
-        release = self._releases.get(model_root)
-        me = self._signer.public_key
-        if release.hosts and me not in release.hosts:
-            raise AccessError(f"this node does not host {model_root.hex()[:16]}")
-
-    async def _infer(self, model_root: bytes, rows: Any) -> bytes:
-        if self._session is None or self._session[0] != model_root:
-            self.close()
-            trunk = await self._releases.trunk(model_root)
-            client = await trio.to_thread.run_sync(WorkerClient, self._socket)
-            root = await trio.to_thread.run_sync(client.load_integer, trunk)
-            if root != model_root:
-                raise ComputeError(
-                    f"the trunk's bytes have root {root.hex()[:16]}, the release says {model_root.hex()[:16]}"
-                )
-            self._session = model_root, client
+        order, signer = open_order(request.order)
+        self._check(order, signer, requester)
+        await trio.to_thread.run_sync(_check_rows, order, request)
+        if self._waiting >= WAITING_LIMIT:
+            raise ComputeError(
+                f"{self._waiting} requests are in line, limit is {WAITING_LIMIT}",
+                hint="ask again in a moment, or ask another host",
+            )
+        self._waiting += 1
         try:
-            packed = await trio.to_thread.run_sync(self._session[1].infer, rows)
+            async with self._one_at_a_time:
+                return await self._answer(order, request)
+        finally:
+            self._waiting -= 1
+
+    def _check(self, order: Order, signer: bytes, requester: Member) -> None:
+        me, name = self._signer.public_key, order.model_root.hex()[:16]
+        if signer != requester.node_key:
+            raise VerificationError(f"{requester.name} sent an order it did not sign")
+        if order.host != me:
+            raise VerificationError("order is for another host")
+        release = self._releases.get(order.model_root)
+        if release.hosts and me not in release.hosts:
+            raise AccessError(f"this node does not host {name}")
+        if not any(sealed.node_key == signer for sealed in release.keys):
+            raise AccessError(
+                f"{requester.name} has no licence for {name}",
+                hint="the releaser names who may ask",
+            )
+
+    async def _answer(self, order: Order, request: InferRequest) -> bytes:
+        after = await self._infer(order.model_root, request.rows, order.shape, 0)
+        if self._corrupt > 0:
+            self._corrupt -= 1
+            after = await self._lie(order, after)
+        roots = await trio.to_thread.run_sync(_roots, after, order.shape, request.salt)
+        rows = await trio.to_thread.run_sync(
+            self._blobs.put, b"".join([request.rows, *after])
+        )
+        sealed = seal_receipt(
+            self._signer.sign,
+            self._signer.public_key,
+            request.order,
+            roots,
+            now_s(),
+        )
+        await self._receipts.keep(sealed, request.salt, rows)
+        return encode(InferAnswer(sealed, after[-1]))
+
+    async def _lie(self, order: Order, after: list[bytes]) -> list[bytes]:
+        """One number after a drawn layer, and an honest computation from there."""
+        layer = secrets.randbelow(len(after))
+        lie = altered(after[layer])
+        log.warning("answer altered on purpose", layer=layer)
+        rest = []
+        if layer + 1 < len(after):
+            rest = await self._infer(order.model_root, lie, order.shape, layer + 1)
+        return [*after[:layer], lie, *rest]
+
+    async def _infer(
+        self, model_root: bytes, rows: bytes, shape: Shape, start: int
+    ) -> list[bytes]:
+        client = await self._client(model_root)
+        try:
+            return await trio.to_thread.run_sync(
+                lambda: client.infer(rows, shape, start=start)
+            )
+        except WorkerRefusedError:
+            raise  # rows of a wrong shape must not cost the next requester a reload
         except ComputeError:
             self.close()
             raise
-        return bytes(packed)
+
+    async def _client(self, model_root: bytes) -> WorkerClient:
+        """A session of the worker with the trunk loaded; one trunk at a time."""
+        if self._session is not None and self._session[0] == model_root:
+            return self._session[1]
+        self.close()
+        trunk = await self._releases.trunk(model_root)
+        client = await trio.to_thread.run_sync(WorkerClient, self._socket)
+        try:
+            root = await trio.to_thread.run_sync(client.load_integer, trunk)
+            if root != model_root:
+                raise ComputeError(
+                    f"the trunk's bytes have root {root.hex()[:16]},"
+                    f" the release says {model_root.hex()[:16]}"
+                )
+        except ComputeError:
+            client.close()
+            raise
+        self._session = model_root, client
+        return client
 
     def close(self) -> None:
         """Give the worker its memory back."""
@@ -127,24 +193,31 @@ class Requester:
         self,
         *,
         store: Store,
+        signer: Signer,
         transport: Transport,
         federation: Federation,
         releases: Releases,
+        certificates: Certificates,
         runs: Runs,
         compute: Compute,
+        states: Path,
     ) -> None:
+        """`states` holds training states by root."""
         self._store = store
+        self._signer = signer
         self._transport = transport
         self._federation = federation
         self._releases = releases
+        self._certificates = certificates
         self._runs = runs
         self._compute = compute
+        self._states = states
 
     async def run(
         self,
         model_root: bytes,
         host: str,
-        rows: bytes,
+        records: bytes,
         progress: Progress | None = None,
     ) -> dict[str, Any]:
         """Scores for the records of a CSV file, and the digests of the receipts."""
@@ -152,47 +225,72 @@ class Requester:
         member = self._federation.named(host)
         if not member.has(ROLE_COMPUTE_HOST):
             raise AccessError(f"{host} is not registered as a compute host")
-        common = {
-            "spec": self._runs.record(release.run).spec,
-            "root": release.state_root,
-            "seed": self._releases.key_seed(model_root),
-        }
-        encoded = await self._compute.call("infer.encode", {**common, "rows": rows})
-        shape, data = tuple(encoded["shape"]), encoded["rows"]
+        common = self._common(release)
+        encoded = await self._compute.call(
+            "infer.encode", {**common, "records": records}
+        )
+        (cases, tokens, width), rows = encoded["shape"], encoded["rows"]
         scores: list[float] = []
         receipts: list[str] = []
-        for start in range(0, shape[0], ROWS_PER_REQUEST):
-            count = min(ROWS_PER_REQUEST, shape[0] - start)
-            part = (count, shape[1], shape[2])
-            size = 4 * shape[1] * shape[2]
-            request = InferRequest(
-                model_root, part, data[start * size : (start + count) * size]
-            )
-            answer = await self._ask(member.peer_id, request)
-            receipts.append(digest(answer.receipt).hex())
+        size = ENTRY_BYTES * tokens * width
+        step = max(1, min(CASES_PER_REQUEST, ROWS_LIMIT_BYTES // size))
+        for start in range(0, cases, step):
+            shape = (min(step, cases - start), tokens, width)
+            part = rows[start * size : (start + shape[0]) * size]
+            receipt, output = await self._ask(member, model_root, part, shape)
+            receipts.append(receipt.hex())
             read = await self._compute.call(
-                "infer.read", {**common, "shape": part, "boundaries": answer.output}
+                "infer.read", {**common, "shape": list(shape), "rows": output}
             )
             scores += read["scores"]
             if progress is not None:
-                progress({"done": start + count, "of": shape[0]})
+                progress({"done": start + shape[0], "of": cases})
         result = {"model": model_root.hex(), "host": host, "receipts": receipts}
-        await self._store.append_event("inference", {**result, "rows": shape[0]})
+        await self._store.append_event("inference", {**result, "rows": cases})
         return {**result, "scores": scores}
 
-    async def _ask(self, host: PeerId, request: InferRequest) -> InferAnswer:
+    def _common(self, release: Release) -> Mapping[str, Any]:
+        return {
+            "spec": self._runs.record(release.run).spec,
+            "root": release.state_root,
+            "seed": self._releases.key_seed(release.model_root),
+            "folder": str(self._states),
+        }
+
+    async def _ask(
+        self, host: Member, model_root: bytes, rows: bytes, shape: Shape
+    ) -> tuple[Digest, bytes]:
+        """One order; the receipt's digest and the output, checked and kept."""
+        salt = secrets.token_bytes(SALT_BYTES)
+        root = await trio.to_thread.run_sync(boundary_root, rows, shape, 0, salt)
+        job = secrets.token_bytes(JOB_BYTES)
+        sealed = seal_order(
+            self._signer.sign,
+            self._signer.public_key,
+            Order(model_root, host.node_key, job, shape, root),
+        )
         data = await self._transport.request(
-            host,
+            host.peer_id,
             INFER_PROTOCOL,
-            encode(request),
+            encode(InferRequest(sealed, salt, rows)),
             timeout_s=REQUEST_TIMEOUT_S,
             limit_bytes=REQUEST_LIMIT_BYTES,
         )
         answer = decode(data, InferAnswer, limit_bytes=REQUEST_LIMIT_BYTES)
         receipt = open_receipt(answer.receipt)
-        receipt.check_answer(
-            host=self._federation.members.by_peer(host),
-            request=request.rows,
-            packed=answer.output,
-        )
-        return answer
+        await trio.to_thread.run_sync(receipt.check_answer, sealed, answer.output, salt)
+        await self._certificates.keep(answer.receipt, salt, rows, answer.output)
+        return receipt.digest, answer.output
+
+
+def _check_rows(order: Order, request: InferRequest) -> None:
+    """The rows are the ordered ones; nobody can say later that others were sent."""
+    root = boundary_root(request.rows, order.shape, 0, request.salt)
+    if root != order.input_root:
+        raise VerificationError("input root", order.input_root.hex(), root.hex())
+
+
+def _roots(after: list[bytes], shape: Shape, salt: bytes) -> list[Digest]:
+    return [
+        boundary_root(rows, shape, index, salt) for index, rows in enumerate(after, 1)
+    ]

@@ -1,80 +1,132 @@
-"""Receipts of this host: kept, batched under a Merkle root, anchored, shown to auditors.
+"""Receipts of this host: kept, batched under a root, anchored, shown to auditors.
 
-A receipt is on disk before its answer leaves, so a host cannot answer and later have no
-receipt.  A batch is closed by count or by age; its root goes to the outbox, and the list of its
-receipts can be asked for by any auditor, who checks it against the root on the chain.
+A receipt and the rows behind it are on disk before its answer leaves, so a host cannot answer
+and later have nothing to show.  A batch is closed by count or by age; its root goes to the
+outbox, and the list of its receipts can be asked for by any member, who checks it against
+the root on the chain.  Rows are opened to auditors, and to the requester they belong to; each
+opening is an event of its own (docs/verify.md §7 says what it tells).
 """
 
 from typing import Any
 
+import structlog
 import trio
 
-from node.errors import StorageError
-from node.ports import Store, Transport
+from node.errors import AccessError, StorageError
+from node.ports import Blobs, Store, Transport
 from node.services.federation import Federation
 from node.services.outbox import Outbox
-from protocol import merkle
+from protocol.boundary import SALT_BYTES
 from protocol.errors import ProtocolError
 from protocol.evaluation import (
     BATCH_LIMIT_BYTES,
+    OPEN_PROTOCOL,
+    PLACE_PROTOCOL,
     RECEIPTS_PROTOCOL,
+    REQUEST_LIMIT_BYTES,
+    SMALL_LIMIT_BYTES,
     BatchAnswer,
     BatchRequest,
+    Opening,
+    OpenRequest,
+    Place,
+    PlaceRequest,
 )
-from protocol.types import DIGEST_BYTES, Digest, PeerId, digest
-from protocol.wire import decode, encode, require_length
+from protocol.members import ROLE_AUDITOR
+from protocol.receipt import Receipt, batch_proof, batch_root, open_receipt
+from protocol.types import Digest, PeerId, digest
+from protocol.wire import Message, decode, encode, require_length
 
 _OPEN, _BATCHES = "receipts-open", "receipts-batches"
+_ROWS, _SENT = "receipts-rows", "receipts-sent"
 BATCH_COUNT = 64
 BATCH_AGE_S = 5.0
+BATCH_BYTES = BATCH_LIMIT_BYTES - (1 << 16)
+"""Leaves room for one more receipt of the largest kind."""
+
+log = structlog.get_logger()
+
+
+class Kept(Message, frozen=True, tag="kept"):
+    """What an opening needs."""
+
+    sealed: bytes
+    salt: bytes
+    rows: bytes
+    """Blob with the packed rows of every boundary, one after the other."""
 
 
 class Receipts:
     """What this host has signed."""
 
     def __init__(
-        self, store: Store, outbox: Outbox, transport: Transport, federation: Federation
+        self,
+        *,
+        store: Store,
+        blobs: Blobs,
+        outbox: Outbox,
+        transport: Transport,
+        federation: Federation,
     ) -> None:
         self._store = store
+        self._blobs = blobs
         self._outbox = outbox
         self._federation = federation
-        self._open: list[bytes] = []
-        self._batches: dict[bytes, tuple[bytes, ...]] = {}
+        self._open: dict[bytes, bytes] = {}
+        self._placed: dict[bytes, bytes] = {}
+        self._next = 0
         self._closing = trio.Lock()
-        transport.serve(RECEIPTS_PROTOCOL, self._serve, limit_bytes=1 << 12)
+        transport.serve(RECEIPTS_PROTOCOL, self._serve, limit_bytes=SMALL_LIMIT_BYTES)
+        transport.serve(
+            PLACE_PROTOCOL, self._serve_place, limit_bytes=SMALL_LIMIT_BYTES
+        )
+        transport.serve(OPEN_PROTOCOL, self._serve_rows, limit_bytes=SMALL_LIMIT_BYTES)
 
     async def load(self) -> None:
         """What was kept before the restart."""
-        self._open = [value for _, value in sorted(await self._store.scan(_OPEN))]
+        batched: set[bytes] = set()
         for root, data in await self._store.scan(_BATCHES):
             answer = decode(data, BatchAnswer, limit_bytes=BATCH_LIMIT_BYTES)
-            self._batches[root] = answer.receipts
-            self._open = [one for one in self._open if one not in answer.receipts]
+            batched.update(answer.receipts)
+            self._placed |= dict.fromkeys(map(digest, answer.receipts), root)
+            await self._outbox_once(root, len(answer.receipts))
+        self._next = len(batched)
+        for key, sealed in sorted(await self._store.scan(_OPEN)):
+            self._next = max(self._next, int.from_bytes(key, "big") + 1)
+            # Stopped between storing a batch and clearing it away: it is anchored once.
+            if sealed in batched:
+                await self._store.delete(_OPEN, key)
+            else:
+                self._open[key] = sealed
 
-    async def keep(self, sealed: bytes) -> None:
+    async def keep(self, sealed: bytes, salt: bytes, rows: Digest) -> None:
         """Durable when this returns."""
-        number = len(self._open) + sum(map(len, self._batches.values()))
-        key = number.to_bytes(8, "big") + digest(sealed)
+        require_length("salt", salt, SALT_BYTES)
+        receipt = open_receipt(sealed)
+        kept = Kept(sealed, salt, rows)
+        await self._store.put(_ROWS, receipt.digest, encode(kept))
+        key = self._next.to_bytes(8, "big")
+        self._next += 1
         await self._store.put(_OPEN, key, sealed)
-        self._open.append(sealed)
-        if len(self._open) >= BATCH_COUNT:
+        self._open[key] = sealed
+        size = sum(map(len, self._open.values()))
+        if len(self._open) >= BATCH_COUNT or size >= BATCH_BYTES:
             await self.anchor()
 
     async def anchor(self) -> bytes | None:
         """Close the open batch; its root, or None where nothing waits."""
         async with self._closing:
-            batch = tuple(self._open)
+            closing = dict(self._open)
+            batch = tuple(closing.values())
             if not batch:
                 return None
-            root = merkle.root(list(batch))
-            if root not in self._batches:
-                await self._store.put(_BATCHES, root, encode(BatchAnswer(batch)))
-                await self._outbox.put("receipts", root, len(batch))
-            self._batches[root] = batch
-            self._open = self._open[len(batch) :]
-            for key, value in await self._store.scan(_OPEN):
-                if value in batch:
-                    await self._store.delete(_OPEN, key)
+            root = batch_root(batch)
+            await self._store.put(_BATCHES, root, encode(BatchAnswer(batch)))
+            self._placed |= dict.fromkeys(map(digest, batch), root)
+            await self._outbox_once(root, len(batch))
+            for key in closing:
+                await self._store.delete(_OPEN, key)
+                del self._open[key]
             await self._store.append_event(
                 "receipts.batch", {"root": root.hex(), "count": len(batch)}
             )
@@ -87,29 +139,93 @@ class Receipts:
             await self.anchor()
 
     def rows(self) -> list[dict[str, Any]]:
-        """For `receipts.list`."""
-        rows = [
-            {"receipt": digest(one).hex(), "batch": root.hex(), "anchored": True}
-            for root, batch in self._batches.items()
-            for one in batch
+        """For `receipts.list`; what is in no batch yet waits for the next."""
+        waiting = dict.fromkeys(map(digest, self._open.values()))
+        return [
+            {
+                "receipt": receipt.hex(),
+                "batch": None if batch is None else batch.hex(),
+                "anchored": batch is not None,
+            }
+            for receipt, batch in [*self._placed.items(), *waiting.items()]
         ]
-        return rows + [
-            {"receipt": digest(one).hex(), "batch": None, "anchored": False}
-            for one in self._open
-        ]
+
+    async def kept(self, receipt: bytes) -> tuple[Receipt, Kept]:
+        """A receipt of this host and where its rows lie."""
+        data = await self._store.get(_ROWS, receipt)
+        if data is None:
+            raise StorageError(f"no receipt {receipt.hex()[:16]} on this host")
+        kept = decode(data, Kept, limit_bytes=BATCH_LIMIT_BYTES)
+        return open_receipt(kept.sealed), kept
+
+    async def rows_at(self, receipt: Receipt, kept: Kept, boundary: int) -> bytes:
+        """Packed rows at one boundary."""
+        size = receipt.order.rows_bytes
+        return await trio.to_thread.run_sync(
+            self._blobs.read, Digest(kept.rows), boundary * size, size
+        )
+
+    async def place(self, receipt: bytes) -> Place:
+        """The batch of a receipt and its proof."""
+        batch = self._placed.get(receipt)
+        data = None if batch is None else await self._store.get(_BATCHES, batch)
+        if batch is None or data is None:
+            raise StorageError(
+                f"receipt {receipt.hex()[:16]} is in no batch yet",
+                hint="a batch is closed after a few seconds, or by `receipts.anchor`",
+            )
+        receipts = decode(data, BatchAnswer, limit_bytes=BATCH_LIMIT_BYTES).receipts
+        index = next(i for i, one in enumerate(receipts) if digest(one) == receipt)
+        return Place(batch, batch_proof(receipts, index))
+
+    async def _outbox_once(self, root: bytes, count: int) -> None:
+        """The mark follows the entry: after a crash an anchor is sent twice, never not."""
+        if await self._store.get(_SENT, root) is None:
+            await self._outbox.put("receipts", root, count)
+            await self._store.put(_SENT, root, b"")
 
     async def _serve(self, peer: PeerId, payload: bytes) -> bytes:
         self._federation.peer(peer)
-        request = decode(payload, BatchRequest, limit_bytes=1 << 12)
-        require_length("batch root", request.root, DIGEST_BYTES)
-        batch = self._batches.get(request.root)
+        request = decode(payload, BatchRequest, limit_bytes=SMALL_LIMIT_BYTES)
+        request.check()
+        batch = await self._store.get(_BATCHES, request.root)
         if batch is None:
             raise StorageError(f"no batch {request.root.hex()[:16]} on this host")
-        return encode(BatchAnswer(batch))
+        return batch
+
+    async def _serve_rows(self, peer: PeerId, payload: bytes) -> bytes:
+        member = self._federation.peer(peer)
+        request = decode(payload, OpenRequest, limit_bytes=SMALL_LIMIT_BYTES)
+        request.check()
+        receipt, kept = await self.kept(request.receipt)
+        name = request.receipt.hex()[:16]
+        if not member.has(ROLE_AUDITOR) and member.node_key != receipt.requester:
+            raise AccessError(
+                f"{member.name} may not open receipt {name}",
+                hint="rows are for auditors, and for the requester they belong to",
+            )
+        if request.boundary > receipt.layers:
+            raise StorageError(f"receipt {name} has {receipt.layers} layers")
+        await self._store.append_event(
+            "receipt.opened",
+            {
+                "receipt": request.receipt.hex(),
+                "boundary": request.boundary,
+                "to": member.name,
+            },
+        )
+        rows = await self.rows_at(receipt, kept, request.boundary)
+        return encode(Opening(kept.salt, rows))
+
+    async def _serve_place(self, peer: PeerId, payload: bytes) -> bytes:
+        self._federation.peer(peer)
+        request = decode(payload, PlaceRequest, limit_bytes=SMALL_LIMIT_BYTES)
+        request.check()
+        return encode(await self.place(request.receipt))
 
 
 async def fetch_batch(
-    transport: Transport, peer: PeerId, root: Digest, timeout_s: float
+    transport: Transport, peer: PeerId, root: bytes, timeout_s: float
 ) -> tuple[bytes, ...]:
     """A host's receipts under `root`; refuses a list with another root."""
     answer = decode(
@@ -123,8 +239,47 @@ async def fetch_batch(
         BatchAnswer,
         limit_bytes=BATCH_LIMIT_BYTES,
     )
-    if not answer.receipts or merkle.root(list(answer.receipts)) != root:
+    answer.check()
+    if batch_root(answer.receipts) != root:
         raise ProtocolError(
-            f"the host's list of {len(answer.receipts)} receipts does not have root {root.hex()[:16]}"
+            f"the host's list of {len(answer.receipts)} receipts does not have root"
+            f" {root.hex()[:16]}"
         )
     return answer.receipts
+
+
+async def fetch_rows(
+    transport: Transport, peer: PeerId, receipt: Digest, boundary: int, timeout_s: float
+) -> Opening:
+    """The rows at one boundary, as the host shows them; not yet compared with any root."""
+    opening = decode(
+        await transport.request(
+            peer,
+            OPEN_PROTOCOL,
+            encode(OpenRequest(receipt, boundary)),
+            timeout_s=timeout_s,
+            limit_bytes=REQUEST_LIMIT_BYTES,
+        ),
+        Opening,
+        limit_bytes=REQUEST_LIMIT_BYTES,
+    )
+    opening.check()
+    return opening
+
+
+async def fetch_place(
+    transport: Transport, peer: PeerId, sealed: bytes, timeout_s: float
+) -> Place:
+    """Where a host says it anchored a receipt; the proof is checked, the chain is not."""
+    place = decode(
+        await transport.request(
+            peer,
+            PLACE_PROTOCOL,
+            encode(PlaceRequest(digest(sealed))),
+            timeout_s=timeout_s,
+            limit_bytes=SMALL_LIMIT_BYTES,
+        ),
+        Place,
+    )
+    place.proof.verify(place.batch, sealed)
+    return place

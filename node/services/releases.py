@@ -8,33 +8,64 @@ same name later.
 
 import secrets
 from collections.abc import Mapping
+from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 import trio
 
 from node.adapters.keyfile import seal_to
+from node.clock import now_s
+from node.compute.state import write_file
 from node.errors import AccessError, ComputeError, NodeError
-from node.ports import Announcement, Blobs, Compute, Signer, Store, Transport
+from node.ports import Announcement, Blobs, Chain, Compute, Signer, Store, Transport
 from node.services.federation import Federation
 from node.services.outbox import Outbox
-from node.services.runs import Runs
 from protocol.errors import ProtocolError
 from protocol.evaluation import (
     RELEASE_LIMIT_BYTES,
     RELEASE_TOPIC,
+    SLICE_PROTOCOL,
+    SMALL_LIMIT_BYTES,
+    TRUNK_LIMIT_BYTES,
     Release,
     SealedKey,
+    SliceAnswer,
+    SliceRequest,
 )
-from protocol.types import Digest, digest
+from protocol.provenance import Step, seal_step
+from protocol.types import Digest, PeerId, digest
 from protocol.wire import decode, encode
 
 _RELEASES, _SOURCES = "releases", "release-sources"
-TRUNK_LIMIT_BYTES = 1 << 30
 FETCH_TIMEOUT_S = 120.0
 
 log = structlog.get_logger()
+
+
+class RunRecord(Protocol):
+    """What a release needs to know of a training run."""
+
+    @property
+    def spec(self) -> dict[str, Any]: ...
+
+    @property
+    def members(self) -> tuple[bytes, ...]: ...
+
+    @property
+    def initial(self) -> bytes: ...
+
+    @property
+    def datasets(self) -> tuple[int, ...]: ...
+
+
+class Runs(Protocol):
+    """Where finished training runs are found."""
+
+    def record(self, run: bytes) -> RunRecord: ...
+
+    def final_state(self, run: bytes) -> bytes: ...
 
 
 class Releases:
@@ -46,19 +77,30 @@ class Releases:
         store: Store,
         blobs: Blobs,
         signer: Signer,
+        chain: Chain,
         transport: Transport,
         federation: Federation,
         outbox: Outbox,
-        folder: Path,
+        compute: Compute,
+        states: Path,
+        trunks: Path,
     ) -> None:
+        """`states` holds training states by root, `trunks` trunks and slices by root."""
         self._store = store
         self._blobs = blobs
         self._signer = signer
+        self._chain = chain
         self._transport = transport
         self._federation = federation
         self._outbox = outbox
-        self._folder = folder
+        self._compute = compute
+        self._states = states
+        self._trunks = trunks
         self._known: dict[bytes, tuple[Release, bytes]] = {}
+        self._slices: set[Digest] = set()
+        transport.serve(
+            SLICE_PROTOCOL, self._serve_slice, limit_bytes=SMALL_LIMIT_BYTES
+        )
 
     async def load(self) -> None:
         """What was known before the restart."""
@@ -67,21 +109,24 @@ class Releases:
             release = decode(data, Release, limit_bytes=RELEASE_LIMIT_BYTES)
             self._known[root] = release, sources[root]
 
-    async def make(
-        self, compute: Compute, runs: Runs, run: bytes, hosts: list[str]
-    ) -> dict[str, Any]:
+    async def make(self, runs: Runs, run: bytes, hosts: list[str]) -> dict[str, Any]:
         """Release the final state of `run`."""
         record = runs.record(run)
         seed = secrets.token_bytes(32)
-        path = self._folder / f"{run.hex()}.trunk"
         state_root = runs.final_state(run)
-        made = await compute.call(
+        made = await self._compute.call(
             "model.release",
-            {"spec": record.spec, "root": state_root, "seed": seed, "out": str(path)},
+            {
+                "spec": record.spec,
+                "folder": str(self._states),
+                "root": state_root,
+                "seed": seed,
+                "trunks": str(self._trunks),
+            },
         )
+        path = self._trunks / f"{made['model_root'].hex()}.trunk"
         trunk = await trio.to_thread.run_sync(path.read_bytes)
         blob = await trio.to_thread.run_sync(self._blobs.put, trunk)
-        path.unlink()
         keys = tuple(
             SealedKey(key, seal_to(self._federation.key(key).seal_key, seed))
             for key in record.members
@@ -94,11 +139,42 @@ class Releases:
             state_root=state_root,
             hosts=tuple(self._federation.named(name).node_key for name in hosts),
             keys=keys,
+            provenance=await self._steps(record, state_root, made["model_root"]),
         )
+        release.check()
         await self._keep(release, self._signer.public_key)
         await self._outbox.put("model", release.model_root, digest(encode(release)))
         await self._transport.announce(RELEASE_TOPIC, encode(release))
         return self.row(release.model_root)
+
+    async def _steps(
+        self, record: RunRecord, state_root: bytes, model_root: bytes
+    ) -> tuple[bytes, ...]:
+        """What was made from what, with the chain's word for the listings."""
+        listings = {
+            token.dataset: token.record for token in await self._chain.datasets()
+        }
+        used = {listings[dataset] for dataset in record.datasets} | {record.initial}
+        me, now = self._signer.public_key, now_s()
+        version = metadata.version("rexis")
+        steps = (
+            Step("train", tuple(sorted(used)), state_root, "rexis", version, me, now),
+            Step("release", (state_root,), model_root, "rexis", version, me, now),
+        )
+        return tuple(seal_step(self._signer.sign, me, step) for step in steps)
+
+    async def sources(self, model_root: bytes) -> list[dict[str, Any]]:
+        """The listings a model was trained on, as far as the chain knows them."""
+        used = set(self.get(model_root).sources())
+        return [
+            {
+                "dataset": token.dataset,
+                "record": token.record.hex(),
+                "owner": self._federation.name_of_account(token.owner),
+            }
+            for token in await self._chain.datasets()
+            if token.record in used
+        ]
 
     async def heard(self, said: Announcement) -> None:
         """A member offers a model."""
@@ -118,19 +194,104 @@ class Releases:
         """The trunk's bytes, fetched from whoever has them and checked."""
         release = self.get(model_root)
         await self.fetch_blob(model_root)
-        return self._blobs.read(Digest(release.blob), 0, release.blob_bytes)
+        return await trio.to_thread.run_sync(
+            self._blobs.read, Digest(release.blob), 0, release.blob_bytes
+        )
+
+    async def trunk_file(self, model_root: bytes) -> Path:
+        """The trunk as a file the compute child can read; whole or not there."""
+        path = self._trunks / f"{model_root.hex()}.trunk"
+        if not path.exists():
+            await trio.to_thread.run_sync(_write, path, await self.trunk(model_root))
+        return path
+
+    async def slice_file(self, model_root: bytes, layer: int) -> Path:
+        """One layer as a file, cut from the trunk if it is here or fetched if not.
+
+        The file is not believed by anyone: whoever reads it computes the root.
+        """
+        path = self._trunks / f"{model_root.hex()}.{layer}.slice"
+        if path.exists():
+            return path
+        trunk = self._trunks / f"{model_root.hex()}.trunk"
+        if not trunk.exists() and not self._blobs.has(
+            Digest(self.get(model_root).blob)
+        ):
+            data = await self._fetch_slice(model_root, layer)
+            await trio.to_thread.run_sync(_write, path, data)
+            return path
+        await self._compute.call(
+            "model.slice",
+            {
+                "trunk": str(await self.trunk_file(model_root)),
+                "layer": layer,
+                "out": str(path),
+            },
+        )
+        return path
+
+    async def _fetch_slice(self, model_root: bytes, layer: int) -> bytes:
+        refused: list[str] = []
+        for peer in self._holders(model_root):
+            try:
+                data = await self._transport.request(
+                    peer,
+                    SLICE_PROTOCOL,
+                    encode(SliceRequest(model_root, layer)),
+                    timeout_s=FETCH_TIMEOUT_S,
+                    limit_bytes=SMALL_LIMIT_BYTES,
+                )
+                answer = decode(data, SliceAnswer)
+                answer.check()
+                blob = Digest(answer.blob)
+                await self._transport.fetch(
+                    peer,
+                    blob,
+                    limit_bytes=answer.blob_bytes,
+                    timeout_s=FETCH_TIMEOUT_S,
+                )
+                return await trio.to_thread.run_sync(
+                    self._blobs.read, blob, 0, answer.blob_bytes
+                )
+            except (NodeError, ProtocolError) as error:
+                refused.append(str(error))
+        raise ComputeError(
+            f"no member gives layer {layer} of {model_root.hex()[:16]}:"
+            f" {'; '.join(refused) or 'none is known to hold it'}"
+        )
+
+    async def _serve_slice(self, peer: PeerId, payload: bytes) -> bytes:
+        self._federation.peer(peer)
+        request = decode(payload, SliceRequest, limit_bytes=SMALL_LIMIT_BYTES)
+        request.check()
+        release = self.get(request.model_root)
+        if not self._blobs.has(Digest(release.blob)):
+            raise ComputeError(f"trunk {release.blob.hex()[:16]} is not here")
+        path = await self.slice_file(request.model_root, request.layer)
+        data = await trio.to_thread.run_sync(path.read_bytes)
+        blob = await trio.to_thread.run_sync(self._blobs.put, data)
+        self._slices.add(blob)
+        return encode(SliceAnswer(blob, len(data)))
+
+    def _holders(self, model_root: bytes) -> list[PeerId]:
+        """Whoever released the model, then its hosts."""
+        release, source = self.get(model_root), self._known[model_root][1]
+        me = self._signer.public_key
+        keys = dict.fromkeys((source, *release.hosts))
+        members = (self._federation.members.by_key(key) for key in keys if key != me)
+        return [member.peer_id for member in members if member is not None]
 
     async def fetch_blob(self, model_root: bytes) -> Digest:
         """Make sure the trunk is on this node."""
-        release, source = self.get(model_root), self._known[model_root][1]
+        release = self.get(model_root)
         blob = Digest(release.blob)
         if self._blobs.has(blob):
             return blob
         last: NodeError | None = None
-        for node_key in (source, *release.hosts):
+        for peer in self._holders(model_root):
             try:
                 await self._transport.fetch(
-                    self._federation.key(node_key).peer_id,
+                    peer,
                     blob,
                     limit_bytes=min(release.blob_bytes, TRUNK_LIMIT_BYTES),
                     timeout_s=FETCH_TIMEOUT_S,
@@ -149,7 +310,7 @@ class Releases:
         if known is None:
             raise ComputeError(
                 f"model {model_root.hex()[:16]} is not known here",
-                hint="`rexis models list` shows what is",
+                hint="`rexis model list` shows what is",
             )
         return known[0]
 
@@ -164,8 +325,14 @@ class Releases:
         )
 
     def is_trunk(self, blob: bytes) -> bool:
-        """Keyed trunks may be read by every member."""
-        return any(release.blob == blob for release, _ in self._known.values())
+        """Keyed trunks, and slices of them that were asked for, are for every member."""
+        return blob in self._slices or any(
+            release.blob == blob for release, _ in self._known.values()
+        )
+
+    def roots(self) -> list[bytes]:
+        """Every model that is known here, the oldest first."""
+        return list(self._known)
 
     def rows(self) -> list[dict[str, Any]]:
         """For `models.list`."""
@@ -192,3 +359,8 @@ class Releases:
         details: Mapping[str, Any] = self.row(release.model_root)
         await self._store.append_event("model.released", dict(details))
         log.info("model released", model=release.model_root.hex()[:16])
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_file(path, data)

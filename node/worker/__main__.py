@@ -21,7 +21,8 @@ def main() -> int:
         sys.stderr.write(f"error: {options.socket}: {error.strerror or error}\n")
         return 1
     except KeyboardInterrupt:
-        return 0
+        pass  # how an operator at a terminal ends it
+    return 0
 
 
 if __name__ == "__main__":

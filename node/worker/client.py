@@ -20,6 +20,10 @@ Weights = dict[str, NDArray[Any]]
 REPLY_TIMEOUT_S = 120.0
 
 
+class WorkerRefusedError(ComputeError):
+    """The worker would not do what was asked; the session goes on."""
+
+
 class WorkerClient:
     """One session with the worker behind a unix socket."""
 
@@ -76,9 +80,14 @@ class WorkerClient:
         blob = np.frombuffer(trunk, np.uint8)
         return bytes(self._ask("load_integer", {}, {"trunk": blob})[0]["root"])
 
-    def infer(self, rows: NDArray[np.int32]) -> NDArray[np.uint8]:
-        """Boundary rows of one batch, packed (docs/verify.md)."""
-        return self._ask("infer", {}, {"rows": rows})[1]["boundaries"]
+    def infer(
+        self, rows: bytes, shape: tuple[int, int, int], *, start: int = 0
+    ) -> list[bytes]:
+        """Packed rows after each layer from `start` on (docs/verify.md)."""
+        params = {"shape": list(shape), "start": start}
+        blob = np.frombuffer(rows, np.uint8)
+        after = self._ask("infer", params, {"rows": blob})[1]["boundaries"]
+        return [boundary.tobytes() for boundary in after]
 
     def _ask(
         self, op: str, params: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]
@@ -97,5 +106,5 @@ class WorkerClient:
                 hint="start it again; the session resumes from the last stored state",
             ) from error
         if "error" in header:
-            raise ComputeError(f"worker refused {op}: {header['error']}")
+            raise WorkerRefusedError(f"worker refused {op}: {header['error']}")
         return header, answer

@@ -5,25 +5,34 @@ activations come in, the same go out.  It has no table, no token, no label, no k
 session lives in the connection; when that closes the trunk is dropped.
 """
 
+import importlib.util
 import socket
 import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from ee import integer
 from ee.errors import EncryptionError
-from ee.integer.errors import IntegerModelError
+from ee.integer import IntegerTrunk, SelfTestError
 from node.errors import ComputeError
-from node.verifier.audit import pack_rows
 from node.worker import wire
+from node.worker.activation import inherited
 from node.worker.wire import Tensors
 
 SESSIONS_AT_ONCE = 8
+TWIN_FROM_BYTES = 1 << 20
+"""Below a megabyte of weights a product takes less time than calling torch for it."""
 Answer = tuple[dict[str, Any], Tensors]
+
+
+class Forward(Protocol):
+    """What `IntegerTrunk` and its torch twin have in common."""
+
+    def forward(self, rows: integer.RowArray, *, start: int = 0) -> integer.Trace: ...
 
 
 class Session:
@@ -31,7 +40,7 @@ class Session:
 
     def __init__(self) -> None:
         self._trunk: Any = None
-        self._integer: Any = None
+        self._integer: Forward | None = None
         self._ops: dict[str, Callable[[dict[str, Any], Tensors], Answer]] = {
             "load": self._load,
             "forward": self._forward,
@@ -51,7 +60,7 @@ class Session:
             return {"error": f"{op!r} is not one of {sorted(self._ops)}"}, {}
         try:
             return handler(params, tensors)
-        except (EncryptionError, IntegerModelError, ComputeError) as error:
+        except (EncryptionError, ComputeError) as error:
             return {"error": str(error)}, {}
         except KeyError as error:
             return {"error": f"{op} needs {error}"}, {}
@@ -91,23 +100,45 @@ class Session:
         return {"ok": True}, {}
 
     def _load_integer(self, _params: dict[str, Any], tensors: Tensors) -> Answer:
-        self._integer = integer.decode(tensors["trunk"].tobytes())
-        return {"ok": True, "root": integer.root(self._integer)}, {}
+        trunk = integer.decode(tensors["trunk"].tobytes())
+        self._integer = _quickest(trunk, tensors["trunk"].nbytes)
+        return {"ok": True, "root": integer.model_root(trunk)}, {}
 
-    def _infer(self, _params: dict[str, Any], tensors: Tensors) -> Answer:
-        if self._integer is None:
+    def _infer(self, params: dict[str, Any], tensors: Tensors) -> Answer:
+        trunk, start = self._integer, int(params["start"])
+        if trunk is None:
             raise ComputeError("no integer trunk is loaded in this session")
-        packed = pack_rows(integer.forward(self._integer, tensors["rows"]))
-        return {"ok": True}, {"boundaries": np.frombuffer(packed, np.uint8)}
+        shape = tuple(int(extent) for extent in params["shape"])
+        rows = integer.unpack_rows(tensors["rows"].tobytes(), shape)
+        after = trunk.forward(rows, start=start).boundaries[1:]
+        packed = [np.frombuffer(integer.pack_rows(one), np.uint8) for one in after]
+        return {"ok": True}, {"boundaries": np.stack(packed)}
+
+
+def _quickest(trunk: IntegerTrunk, size: int) -> Forward:
+    """The torch twin for a trunk it is worth it for, where torch is there and exact."""
+    if size < TWIN_FROM_BYTES or importlib.util.find_spec("torch") is None:
+        return trunk
+    from ee import integer_torch
+
+    try:
+        integer_torch.self_test()
+        return integer_torch.TorchTrunk(trunk)
+    except SelfTestError as error:
+        sys.stderr.write(f"numpy serves instead of torch: {error}\n")
+        return trunk
 
 
 def serve(path: Path) -> None:
-    """Listen until the process is ended; a stale socket of a dead worker is replaced."""
-    _clear_stale(path)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-        listener.bind(str(path))
-        path.chmod(0o600)
-        listener.listen(SESSIONS_AT_ONCE)
+    """Listen until the process is ended; a stale socket of a dead worker is replaced.
+
+    Raises `ComputeError` on a machine that would give answers no auditor can confirm.
+    """
+    try:
+        integer.self_test()
+    except SelfTestError as error:
+        raise ComputeError(str(error), hint="run the worker elsewhere") from error
+    with inherited() or _bound(path) as listener:
         sys.stdout.write(f"ready {path}\n")
         sys.stdout.flush()
         slots = threading.BoundedSemaphore(SESSIONS_AT_ONCE)
@@ -133,6 +164,15 @@ def _serve_one(connection: socket.socket, slots: threading.BoundedSemaphore) -> 
         sys.stderr.write(f"session ended: {error}\n")
     finally:
         slots.release()
+
+
+def _bound(path: Path) -> socket.socket:
+    _clear_stale(path)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(str(path))
+    path.chmod(0o600)
+    listener.listen(SESSIONS_AT_ONCE)
+    return listener
 
 
 def _clear_stale(path: Path) -> None:

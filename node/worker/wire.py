@@ -87,7 +87,7 @@ def _tensor(
 ) -> NDArray[Any]:
     array = np.empty(shape, dtype)
     if array.nbytes:
-        _fill(sock, memoryview(array.reshape(-1).view(np.uint8)))
+        _fill(sock, array.reshape(-1).view(np.uint8).data)
     return array
 
 

@@ -6,25 +6,34 @@ lacks one of its keys (computational: AES-256-CTR under HKDF-SHA256 of an X25519
 The context is in every key, so no two attempts share a mask.
 """
 
-import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import numpy as np
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.ciphers import (
+    Cipher,
+    CipherContext,
+    algorithms,
+    modes,
+)
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from numpy.typing import NDArray
 
-from protocol.aggregate.ring import WORD_BYTES, Words
+from protocol.aggregate.ring import Elements
 from protocol.errors import LocalProtocolError
 from protocol.types import KEY_BYTES, Digest
 from protocol.wire import require_length
 
 SEED_BYTES = 32
-BLOCK_WORDS = 4
+BLOCK_BYTES = 16
 """An AES block; a range of a mask starts at a multiple of it."""
-CHUNK_WORDS = 1 << 18
+CHUNK_BYTES = 1 << 17
+"""Keystream made at a time: two buffers of it and the part of the vector under work stay in a
+core's second-level cache (measured: 64 to 256 KiB are equal, 16 KiB and 1 MiB slower)."""
 
-_PAIR, _SELF, _COMMIT = b"rexis-pair-mask-1", b"rexis-self-mask-1", b"rexis-seed-1"
+_LINE = 64
+
+_PAIR, _SELF = b"rexis-pair-mask-1", b"rexis-self-mask-1"
 
 
 def pair_key(secret: bytes, context: Digest, one: bytes, other: bytes) -> bytes:
@@ -40,75 +49,45 @@ def self_key(seed: bytes, context: Digest, member: bytes) -> bytes:
     return _derive(seed, context, _SELF + member)
 
 
-def seed_commitment(seed: bytes, context: Digest) -> Digest:
-    """Published with the upload; the seed revealed later must match it."""
-    require_length("self seed", seed, SEED_BYTES)
-    return Digest(hashlib.sha256(_COMMIT + context + seed).digest())
+def apply(
+    words: Elements, start: int, plus: Iterable[bytes], minus: Iterable[bytes]
+) -> None:
+    """Add the masks of keys `plus` to `words` and take those of `minus` off, in place.
 
-
-def keystream(key: bytes, offset: int, count: int) -> Words:
-    """Words `offset` to `offset + count` of a mask."""
-    if offset % BLOCK_WORDS or offset < 0 or count < 0:
+    `words` are elements `start` and following of the vector; their type says the ring.  A
+    key's keystream is read in the vector's byte order, so any slice that starts on a cipher
+    block gets the same mask as it would within the whole.
+    """
+    size = words.dtype.itemsize
+    if start < 0 or start * size % BLOCK_BYTES or not words.flags.c_contiguous:
         raise LocalProtocolError(
-            f"a mask starts at word {offset}, need a multiple of {BLOCK_WORDS}"
+            f"a mask starts at byte {start * size}, need a multiple of {BLOCK_BYTES}"
         )
-    counter = (offset // BLOCK_WORDS).to_bytes(16, "big")
-    encryptor = Cipher(algorithms.AES256(key), modes.CTR(counter)).encryptor()
-    return np.frombuffer(encryptor.update(bytes(WORD_BYTES * count)), "<u4")
+    counter = (start * size // BLOCK_BYTES).to_bytes(16, "big")
+    work: list[tuple[CipherContext, np.ufunc]]
+    work = [(_encryptor(key, counter), np.add) for key in plus]
+    work += [(_encryptor(key, counter), np.subtract) for key in minus]
+    zeros, stream = _aligned(CHUNK_BYTES), _aligned(CHUNK_BYTES + BLOCK_BYTES)
+    into = stream.data
+    each = CHUNK_BYTES // size
+    for at in range(0, words.size, each):
+        part = words[at : at + each]
+        plain = zeros.data[: part.nbytes]
+        mask = stream[: part.nbytes].view(words.dtype)
+        for encryptor, join in work:
+            encryptor.update_into(plain, into)
+            join(part, mask, out=part)
 
 
-def mask(
-    words: Words,
-    me: bytes,
-    context: Digest,
-    secrets: Mapping[bytes, bytes],
-    seed: bytes,
-) -> Words:
-    """`words` under all pair masks and the self mask; `secrets` by the other's node key."""
-    plus = [self_key(seed, context, me)]
-    minus: list[bytes] = []
-    for other, secret in secrets.items():
-        if other == me:
-            raise LocalProtocolError("a member shares no mask with itself")
-        key = pair_key(secret, context, me, other)
-        (plus if me < other else minus).append(key)
-    return _applied(words, 0, plus, minus)
+def _encryptor(key: bytes, counter: bytes) -> CipherContext:
+    return Cipher(algorithms.AES256(key), modes.CTR(counter)).encryptor()
 
 
-def unmask(
-    total: Words, offset: int, context: Digest, seeds: Mapping[bytes, bytes]
-) -> Words:
-    """Take every member's self mask off a shard that starts at word `offset`."""
-    keys = [self_key(seed, context, member) for member, seed in seeds.items()]
-    return _applied(total, offset, [], keys)
-
-
-def add(shards: Iterable[Words]) -> Words:
-    """The sum of equally long shards in the ring."""
-    total: Words | None = None
-    for shard in shards:
-        if total is None:
-            total = shard.copy()
-        elif total.shape != shard.shape:
-            raise LocalProtocolError(
-                f"shards of {total.size} and {shard.size} words cannot be summed"
-            )
-        else:
-            total += shard
-    if total is None:
-        raise LocalProtocolError("no shard to sum")
-    return total
-
-
-def _applied(words: Words, offset: int, plus: list[bytes], minus: list[bytes]) -> Words:
-    out = words.copy()
-    for start in range(0, words.size, CHUNK_WORDS):
-        part = out[start : start + CHUNK_WORDS]
-        for key in plus:
-            part += keystream(key, offset + start, part.size)
-        for key in minus:
-            part -= keystream(key, offset + start, part.size)
-    return out
+def _aligned(size: int) -> NDArray[np.uint8]:
+    """Zeros that begin on a cache line: numpy adds unaligned words at a third of the rate."""
+    raw = np.zeros(size + _LINE, np.uint8)
+    skip = -raw.ctypes.data % _LINE
+    return raw[skip : skip + size]
 
 
 def _derive(secret: bytes, context: Digest, info: bytes) -> bytes:

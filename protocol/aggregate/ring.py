@@ -1,57 +1,179 @@
 """Updates as integers: the grid they are rounded to and the ring they are summed in.
 
-A member scales its update by its public weight, rounds it to a grid of 2^-fraction and adds
-it in Z mod 2^32.  The sum of all members' terms is then the weighted mean itself, exact to
-the last bit whatever the order of summing, and it cannot wrap: each term is held within its
-part of the ring.
+A member scales its update by its public weight, rounds it to a grid that is public per block
+of entries, and adds it in Z mod 2^16 or 2^32.  The sum of all members' terms is then the
+weighted mean itself, exact to the last bit whatever the order of summing, and it cannot
+wrap: each term is held within its part of the ring.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from protocol.errors import LocalProtocolError
+from protocol.errors import LocalProtocolError, MalformedMessageError
 
-Words = NDArray[np.uint32]
+Elements = NDArray[np.uint32] | NDArray[np.uint16]
 Floats = NDArray[np.float32]
 
-FRACTION_BITS = 24
 WORD_BYTES = 4
-LENGTH_AT_MOST = 1 << 30
+"""A parameter on disk: float32."""
+
+
+BLOCK = 4096
+"""Entries that share one public scale."""
+HEADROOM = 6
+"""The largest entry a block is scaled for, in root-mean-squares of the last sum's members: one
+in 10^9 Gaussian entries is beyond it, and is cut."""
+EXPONENT_LIMITS = (-100, 20)
+
+Exponents = NDArray[np.int8]
+_CHUNK = 256 * BLOCK
 
 
 @dataclass(frozen=True)
-class Encoded:
-    """An update as ring elements, and how many of its entries had to be cut."""
+class Ring:
+    """Z mod 2^bits, and how many bits of it one member's entry may use.
 
-    words: Words
+    An update is rounded to integers q with x ≈ q·2^e, where e is public and the same for a
+    block of entries; rounding is up or down by chance, so that it is right on average.  The
+    signed integers of all members add up without wrapping (`require_room`), so a sum outside
+    of what its members can have sent proves that somebody changed it (`strays`).
+    """
+
+    bits: int
+    input_bits: int
+
+    @property
+    def limit(self) -> int:
+        """The largest magnitude of one member's entry."""
+        return (1 << (self.input_bits - 1)) - 1
+
+    @property
+    def bytes_each(self) -> int:
+        return self.bits // 8
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Unsigned, little-endian: what is masked and sent."""
+        return np.dtype(f"<u{self.bytes_each}")
+
+    def require_room(self, members: int) -> None:
+        """No sum of `members` entries may wrap."""
+        room = (1 << (self.bits - 1)) - 1
+        if self.bits not in (16, 32) or self.input_bits < 2:
+            raise MalformedMessageError(
+                f"ring of {self.bits} bits with {self.input_bits}-bit entries"
+            )
+        if members * self.limit > room:
+            raise MalformedMessageError(
+                f"{members} entries of {self.input_bits} bits can reach"
+                f" {members * self.limit}, the ring of {self.bits} bits holds {room}"
+            )
+
+    def encode(
+        self,
+        update: Floats,
+        exponents: Exponents,
+        factor: float,
+        chance: np.random.Generator,
+    ) -> "EncodedUpdate":
+        """`factor` is the member's weight over the mean weight: `weight_factor`."""
+        require_blocks(update.size, exponents)
+        out = np.empty(update.size, self.dtype)
+        cut = 0
+        for at in range(0, update.size, _CHUNK):
+            part = update[at : at + _CHUNK].astype(np.float64)
+            if not bool(np.all(np.isfinite(part))):
+                raise LocalProtocolError("the update holds a number that is not finite")
+            part *= factor
+            scaled = np.ldexp(part, -_spread(exponents, at, part.size))
+            whole = np.floor(scaled + chance.random(part.size))
+            cut += int(np.count_nonzero(np.abs(whole) > self.limit))
+            np.clip(whole, -self.limit, self.limit, out=whole)
+            out[at : at + part.size] = whole.astype(np.int64).astype(self.dtype)
+        return EncodedUpdate(out, cut)
+
+    def decode(self, total: Elements, exponents: Exponents, factor: float) -> Floats:
+        """The weighted mean; `factor` is `mean_factor` of the survivors."""
+        require_blocks(total.size, exponents)
+        out = np.empty(total.size, np.float32)
+        for at in range(0, total.size, _CHUNK):
+            part = self.signed(total[at : at + _CHUNK]).astype(np.float64) * factor
+            out[at : at + part.size] = np.ldexp(part, _spread(exponents, at, part.size))
+        return out
+
+    def signed(self, words: Elements) -> NDArray[Any]:
+        """Two's complement reading, no copy."""
+        return words.view(np.dtype(f"<i{self.bytes_each}"))
+
+    def strays(self, total: Elements, survivors: int) -> int:
+        """Entries of a sum that `survivors` members cannot have made."""
+        bound = survivors * self.limit
+        signed = self.signed(total)
+        return int(np.count_nonzero((signed > bound) | (signed < -bound)))
+
+    def next_exponents(
+        self, total: Elements, exponents: Exponents, survivors: int
+    ) -> Exponents:
+        """Scales of the next round from this round's sum; integers only, so all agree."""
+        require_blocks(total.size, exponents)
+        out = exponents.copy()
+        for block, start in enumerate(range(0, total.size, BLOCK)):
+            signed = self.signed(total[start : start + BLOCK]).astype(np.int64)
+            top = int(np.abs(signed).max())
+            # 25 bits squared, 4096 times, stay below 2^63.
+            shift = max(0, top.bit_length() - 25)
+            squares = int(((np.abs(signed) >> shift) ** 2).sum())
+            if squares:
+                step = shift + _log4_above(
+                    HEADROOM**2 * squares, self.limit**2 * signed.size * survivors
+                )
+                low, high = EXPONENT_LIMITS
+                out[block] = min(high, max(low, int(exponents[block]) + step))
+        return out
+
+
+@dataclass(frozen=True)
+class EncodedUpdate:
+    """An update in the ring, and how many of its entries were beyond their scale."""
+
+    words: Elements
     cut: int
 
 
-def limit(members: int) -> int:
-    """The largest magnitude of one member's entry, in grid units, so that no sum wraps."""
-    if members < 1:
-        raise LocalProtocolError(f"{members} members")
-    return ((1 << 31) - 1) // members
+def blocks(length: int) -> int:
+    """Scales of a vector."""
+    return -(-length // BLOCK)
 
 
-def encode(update: Floats, weight: float, members: int) -> Encoded:
-    """`weight` is this member's share of the mean; the shares of all members add up to 1."""
-    if not 0 < weight <= 1:
-        raise LocalProtocolError(f"weight is {weight}, need more than 0 and at most 1")
-    if not bool(np.all(np.isfinite(update))):
-        raise LocalProtocolError("the update holds a number that is not finite")
-    scaled = np.ldexp(update.astype(np.float64) * weight, FRACTION_BITS)
-    rounded = np.floor(scaled + 0.5)
-    top = float(limit(members))
-    cut = int(np.count_nonzero(np.abs(rounded) > top))
-    whole = np.clip(rounded, -top, top).astype(np.int64)
-    return Encoded(whole.astype(np.int32).view(np.uint32), cut)
+def require_blocks(length: int, exponents: Exponents) -> None:
+    if exponents.dtype != np.int8 or exponents.size != blocks(length):
+        raise LocalProtocolError(
+            f"{exponents.size} scales for {length} entries, need {blocks(length)}"
+        )
 
 
-def decode(total: Words) -> Floats:
-    """The weighted mean that a sum of encoded updates stands for."""
-    return np.ldexp(total.view(np.int32).astype(np.float64), -FRACTION_BITS).astype(
-        np.float32
-    )
+def weight_factor(weight: int, total: int, members: int) -> float:
+    """What a member multiplies its update by: 1 if all weigh the same."""
+    return weight * members / total
+
+
+def mean_factor(survivors_weight: int, total: int, members: int) -> float:
+    """What makes the sum over the survivors their weighted mean."""
+    return total / (members * survivors_weight)
+
+
+def _log4_above(wanted: int, unit: int) -> int:
+    """The least whole k, of either sign, with 4^k · unit >= wanted."""
+    k = (wanted.bit_length() - unit.bit_length()) // 2 - 1
+    while unit << max(0, 2 * k) < wanted << max(0, -2 * k):
+        k += 1
+    return k
+
+
+def _spread(exponents: Exponents, at: int, size: int) -> NDArray[np.int32]:
+    first = at // BLOCK
+    used = exponents[first : first + blocks(size)].astype(np.int32)
+    return np.repeat(used, BLOCK)[:size]

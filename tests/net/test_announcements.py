@@ -17,6 +17,7 @@ from protocol.wire import encode
 
 
 @pytest.mark.parametrize("repairing", [True, False])
+@pytest.mark.slow
 async def test_r12_a_push_that_is_lost_is_repaired(net, monkeypatch, repairing):
     async def lose(self, peer, data):
         pass
@@ -64,6 +65,7 @@ async def test_r10_r12_a_burst_reaches_all_of_ten_nodes(net):
             assert sorted(got) == [bytes([n]) for n in range(200) if n % 10 != index]
 
 
+@pytest.mark.slow
 async def test_a1_a_consumer_that_rests_loses_nothing(net, monkeypatch):
     monkeypatch.setattr("node.adapters.libp2p.gossip.QUEUE_LENGTH", 8)
     monkeypatch.setattr(links, "REPAIR_PERIOD_S", 0.1)

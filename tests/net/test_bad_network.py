@@ -9,6 +9,8 @@ import trio
 
 from node.adapters.libp2p import links
 
+pytestmark = pytest.mark.slow
+
 MIB = 1 << 20
 
 

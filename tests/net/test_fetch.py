@@ -94,6 +94,7 @@ async def test_b3_a_liar_is_named_and_the_blob_is_right(net, held, liars):
         assert result.liars <= {holders[number].peer_id for number in liars}
 
 
+@pytest.mark.slow
 async def test_b3_whoever_gave_only_lies_is_named(net):
     everywhere = lying(GOOD, range(14))
     async with taker_and(net, everywhere, GOOD, everywhere) as (taker, holders):
@@ -163,6 +164,7 @@ async def test_all_holders_give(net, make_relay, tmp_path):
         assert again.sources == {}
 
 
+@pytest.mark.slow
 async def test_b5_a_holder_that_dies_in_the_middle_is_replaced(
     net, make_relay, tmp_path
 ):
@@ -214,6 +216,7 @@ async def interrupted(net, taker, holders, relay):
         nursery.cancel_scope.cancel()
 
 
+@pytest.mark.slow
 async def test_b6_what_has_arrived_is_not_fetched_again(net, make_relay, tmp_path):
     blobs = BlobDir(tmp_path)
     async with behind_relays(net, make_relay, blobs, rates=(8 * MIB,)) as setting:

@@ -41,6 +41,7 @@ def test_the_library_is_the_one_our_repairs_were_made_for():
     assert stock_yamux.MAX_WINDOW_SIZE > FRAME_BYTES
 
 
+@pytest.mark.slow
 async def test_r1_nobody_speaks_in_another_ones_name(net, stock):
     victim = create_new_key_pair()
     naive, bad = libp2p.new_host(), stock.impostor(victim)
@@ -93,6 +94,7 @@ async def test_r20_a_stranger_is_refused_in_both_directions(net):
         assert await net.works(c, b)
 
 
+@pytest.mark.slow
 async def test_r2_a_closed_connection_gives_its_place_back(net):
     a, b = net.make(1), net.make(2)
     network = a._host.library_host.get_network()

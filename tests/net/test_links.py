@@ -16,6 +16,7 @@ from node.adapters.libp2p.host import PROTOCOL
 
 
 @pytest.mark.parametrize("beating", [True, False])
+@pytest.mark.slow
 async def test_r14_r19_a_peer_that_answers_nothing_is_dropped(
     net, monkeypatch, beating
 ):
@@ -58,6 +59,7 @@ async def test_r15_a_failed_dial_does_not_bar_the_next(net, monkeypatch):
             await net.until(lambda: a.connected() == {b.peer_id})
 
 
+@pytest.mark.slow
 async def test_r11_r15_a_restarted_peer_is_redialled_and_heard(net):
     a, b = net.make(1), net.make(2)
     async with net.running(a):

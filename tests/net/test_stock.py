@@ -22,6 +22,8 @@ from libp2p.tools.anyio_service import background_trio_service
 from libp2p.utils import encode_varint_prefixed
 from multiaddr import Multiaddr
 
+pytestmark = pytest.mark.slow
+
 ANY_ERROR = r"(?s).*"
 
 

@@ -143,6 +143,7 @@ async def test_r8_bytes_may_come_in_crumbs(net):
 
 
 @pytest.mark.parametrize("guarded", [True, False])
+@pytest.mark.slow
 async def test_r9_whoever_sends_beyond_its_window_is_cut_off(net, monkeypatch, guarded):
     async def never(peer, payload):
         await trio.sleep_forever()

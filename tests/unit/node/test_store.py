@@ -138,3 +138,24 @@ async def test_a_backup_taken_while_open_opens_by_itself(path, tmp_path):
     copy = SqliteStore.open(tmp_path / "copy.sqlite")
     assert await copy.get("a", b"k") == b"v"
     copy.close()
+
+
+@pytest.mark.parametrize("zeroed", [True, False], ids=["ours", "sqlite's default"])
+async def test_a_scrubbed_value_is_in_no_file_any_more(tmp_path, zeroed):
+    store = SqliteStore.open(tmp_path / "state.sqlite")
+    if not zeroed:  # what the pragma is for
+        store._connection.execute("PRAGMA secure_delete = OFF")
+    secret = b"0123456789abcdef" * 4096  # on pages of its own, which are then freed
+
+    def on_disk():
+        files = [one.read_bytes() for one in tmp_path.iterdir()]
+        return any(secret[:512] in data for data in files)
+
+    await store.put("market.own", b"key", secret)
+    await store.put("market.own", b"other", b"stays")
+    await store.put("market.own", b"key", b"replaced")
+    assert on_disk(), "the log still has what was replaced"
+    await store.scrub()
+    assert on_disk() != zeroed
+    assert await store.get("market.own", b"other") == b"stays"
+    store.close()

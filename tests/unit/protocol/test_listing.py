@@ -30,13 +30,34 @@ def other_sign(message: bytes) -> bytes:
     return OTHER.sign(message).signature
 
 
+TABLE_PART = ls.Part(
+    "table",
+    "csv",
+    (ls.Column("Age", "integer"), ls.Column("BMI", "number")),
+    (),
+    None,
+)
+
+
+def with_columns(*columns):
+    return {"parts": (msgspec.structs.replace(TABLE_PART, columns=columns),)}
+
+
+def with_part(**change):
+    return {"parts": (msgspec.structs.replace(TABLE_PART, **change),)}
+
+
 LISTING = ls.Listing(
     title="Obstetric trial, clinic MN",
     licence="CC-BY-4.0",
     duo=("DUO:0000021", "DUO:0000042"),
+    disease=None,
     source="Michalowicz et al., NEJM 2006",
+    version=1,
+    previous=b"",
     provenance=bytes(32),
-    columns=(ls.Column("Age", "integer"), ls.Column("BMI", "number")),
+    parts=(TABLE_PART,),
+    packed=False,
     units=2,
     rows=(12, None),
     manifest=bytes([1]) * 32,
@@ -61,10 +82,28 @@ def test_a_sealed_listing_comes_back_as_it_was():
         ({"duo": ("DUO:0000004", "DUO:0000042")}, "2 permission terms"),
         ({"duo": ("DUO:0000042", "DUO:0000021")}, "not sorted"),
         ({"duo": ("DUO:9999999",)}, "not a data use term"),
-        ({"columns": ()}, "0 columns"),
-        ({"columns": (ls.Column("a", "date"),)}, "column kind"),
-        ({"columns": (ls.Column("a", "text"),) * 2}, "stands twice"),
-        ({"columns": (ls.Column("", "text"),)}, "0 characters"),
+        ({"duo": ("DUO:0000042", "DUO:0000042")}, "stand twice"),
+        ({"disease": "cancer"}, "not a term such as"),
+        ({"disease": "MONDO:0005070"}, "DUO:0000007 is not among"),
+        ({"version": 0}, "version is 0"),
+        ({"version": 2}, "previous one of 0 bytes, needs 32"),
+        ({"previous": bytes(32)}, "version 1 names a previous one"),
+        ({"parts": ()}, "0 parts"),
+        ({"parts": (TABLE_PART,) * 2, "packed": True}, "two parts have one name"),
+        (
+            {"parts": (TABLE_PART, msgspec.structs.replace(TABLE_PART, name="b"))},
+            "units that are single files",
+        ),
+        (with_part(name="A b"), "is not a word"),
+        (with_part(format="exe"), "is none we know"),
+        (with_part(details=("x" * 101,)), "a detail of part table"),
+        (with_part(details=("x",) * 33), "33 details, limit is 32"),
+        (with_part(records=9), "shows 9 records"),
+        (with_part(records=15), "leave 3 for 1 units without a count"),
+        (with_columns(), "a table without columns"),
+        (with_columns(ls.Column("a", "date")), "column kind"),
+        (with_columns(*[ls.Column("a", "text")] * 2), "stands twice"),
+        (with_columns(ls.Column("", "text")), "0 characters"),
         ({"units": 65, "rows": (None,) * 65}, "65 consent units"),
         ({"units": 0, "rows": ()}, "0 consent units"),
         ({"units": 3}, "row counts for 2"),
@@ -119,25 +158,26 @@ def test_no_bytes_escape_the_protocol_errors(data):
         ls.open_listing(data)
 
 
-def test_croissant_names_the_digest_and_the_terms_and_no_value():
-    meta = ls.to_croissant(LISTING)
-    assert meta["identifier"] == "sha256:" + LISTING.digest().hex()
-    assert meta["license"] == "https://spdx.org/licenses/CC-BY-4.0.html"
-    assert meta["datePublished"] == "2023-11-14"
-    assert meta["usageInfo"][1].endswith("/DUO_0000042")
-    fields = meta["recordSet"][0]["field"]
-    assert [(f["name"], f["dataType"]) for f in fields] == [
-        ("Age", "sc:Integer"),
-        ("BMI", "sc:Float"),
-    ]
-    assert meta["distribution"][0]["rexis:unitRows"] == [12, None]
-
-
-def test_croissant_has_one_digest_per_listing():
-    again = msgspec.structs.replace(LISTING)
-    other = msgspec.structs.replace(LISTING, title="another")
-    assert ls.croissant_digest(LISTING) == ls.croissant_digest(again)
-    assert ls.croissant_digest(LISTING) != ls.croissant_digest(other)
+@pytest.mark.parametrize(
+    ("rows", "records", "fine"),
+    [
+        ((12, None), None, True),
+        ((12, 20), 32, True),
+        ((12, 20), 33, False),
+        # One hidden unit is what is left of the total: the total would name its count.
+        ((12, None), 20, False),
+        ((12, None, None), 21, False),
+        ((12, None, None), 24, True),
+    ],
+)
+def test_a_total_never_gives_a_hidden_count_away(rows, records, fine):
+    change = {"rows": rows, "units": len(rows), **with_part(records=records)}
+    listing = msgspec.structs.replace(LISTING, **change)
+    if fine:
+        ls.check_listing(listing)
+    else:
+        with pytest.raises(MalformedMessageError, match=r"without a count|leave"):
+            ls.check_listing(listing)
 
 
 def step(activity, used, made):

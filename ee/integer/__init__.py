@@ -1,0 +1,76 @@
+"""Integer trunks: one result on every machine (docs/verify.md).
+
+numpy only.  `quantise` makes a trunk from keyed float weights, `encode` and `decode` are its
+canonical bytes, `model_root` its name, `IntegerTrunk.forward` its result, `Slice.replay` the
+result of one layer.  `self_test` comes before serving and before auditing.
+"""
+
+from ee.integer.codec import (
+    SLICE_MAGIC,
+    TRUNK_MAGIC,
+    Slice,
+    cut,
+    decode,
+    decode_slice,
+    encode,
+    encode_slice,
+    layer_root,
+    model_root,
+    root_over_layers,
+)
+from ee.integer.errors import IntegerModelError, MalformedTrunkError, SelfTestError
+from ee.integer.known import self_test
+from ee.integer.linear import Matrix
+from ee.integer.quantise import quantise
+from ee.integer.rows import (
+    ENTRY_BYTES,
+    RESIDUAL_BITS,
+    decode_rows,
+    encode_rows,
+    pack_rows,
+    unpack_rows,
+)
+from ee.integer.spec import op_spec_digest
+from ee.integer.trunk import (
+    Cache,
+    Header,
+    IntegerTrunk,
+    Layer,
+    RowArray,
+    Trace,
+    TrunkConfig,
+)
+
+__all__ = [
+    "ENTRY_BYTES",
+    "RESIDUAL_BITS",
+    "SLICE_MAGIC",
+    "TRUNK_MAGIC",
+    "Cache",
+    "Header",
+    "IntegerModelError",
+    "IntegerTrunk",
+    "Layer",
+    "MalformedTrunkError",
+    "Matrix",
+    "RowArray",
+    "SelfTestError",
+    "Slice",
+    "Trace",
+    "TrunkConfig",
+    "cut",
+    "decode",
+    "decode_rows",
+    "decode_slice",
+    "encode",
+    "encode_rows",
+    "encode_slice",
+    "layer_root",
+    "model_root",
+    "op_spec_digest",
+    "pack_rows",
+    "quantise",
+    "root_over_layers",
+    "self_test",
+    "unpack_rows",
+]

@@ -1,0 +1,189 @@
+"""Check a layer without its weights, by one secret random vector per matrix (docs/verify.md §5.3).
+
+An auditor streams the authentic weights once, keeps W^T r mod p for a secret r of its own,
+and forgets W.  Whoever computed a layer then shows the sums of its seven products; the
+auditor tests each row of sums a against the row q it must come from, by
+
+    a . r == q . (W^T r)   mod p = 2^61 - 1,
+
+and computes every other step itself.  A wrong row passes with probability 1/p (2^-61), a
+layer of n rows with at most 7n/p, whoever chose the sums; but r must stay secret, so a failed
+test convinces its auditor and nobody else.  It is turned into evidence by a replay.
+
+Field vectors go through float64 products in limbs: 21 bits of r by 16 bits of a or 14 of q
+by at most 2^16 terms stay below 2^53, so the sums are exact in any order.
+"""
+
+import hashlib
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ee.integer.arith import Floats
+from ee.integer.errors import IntegerModelError
+from ee.integer.linear import Linear, Matrix, rescaled
+from ee.integer.ops import Rows
+from ee.integer.trunk import Header, Layer, RowArray
+
+P = (1 << 61) - 1
+_LIMB_BITS, _LIMBS = 21, 3
+_TERMS_LIMIT = 1 << 16
+SUM_LIMIT = 1 << 46
+"""No honest sum is larger: 8192 * 63 * 65536 < 2^45.  Larger ones are refused, because the
+limbs are exact up to here only."""
+SECRET_BYTES = 32
+
+
+class WrongSumError(IntegerModelError):
+    """The sums shown for a matrix are not its product with the rows."""
+
+    def __init__(self, matrix: str, row: int) -> None:
+        super().__init__(f"sums of {matrix} are wrong in row {row}")
+        self.matrix = matrix
+        self.row = row
+
+
+@dataclass(frozen=True)
+class MatrixKey:
+    """What an auditor keeps of one matrix."""
+
+    scale: Floats
+    """m * 2^-shift of every output channel."""
+    vector: NDArray[np.int64]
+    """W^T r mod p, one number an input."""
+
+
+@dataclass(frozen=True)
+class LayerKey:
+    """What an auditor keeps of one layer; secret, because r follows from `secret`."""
+
+    index: int
+    secret: bytes
+    matrices: tuple[MatrixKey, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the vectors and the scales."""
+        return sum(8 * (len(m.vector) + len(m.scale)) for m in self.matrices)
+
+
+Sums = tuple[NDArray[np.int64], ...]
+"""(rows, outputs) of q, k, v, o, gate, up, down: what a host shows of a layer."""
+
+
+def layer_key(layer: Layer, index: int, secret: bytes) -> LayerKey:
+    """The key of one layer under `secret`, 32 bytes no host ever sees."""
+    if len(secret) != SECRET_BYTES:
+        raise IntegerModelError(f"secret has {len(secret)} bytes, needs {SECRET_BYTES}")
+    matrices = []
+    for place, matrix in enumerate(layer.matrices()):
+        if max(matrix.weight.shape) > _TERMS_LIMIT:
+            raise IntegerModelError(
+                f"matrix of {matrix.weight.shape}, limit is {_TERMS_LIMIT} a side"
+            )
+        r = _drawn(secret, index, place, len(matrix.weight))
+        vector = _field_products(matrix.weight.T.astype(np.float64), r)
+        matrices.append(MatrixKey(matrix.scale, np.array(vector, dtype=np.int64)))
+    return LayerKey(index, secret, tuple(matrices))
+
+
+def shown(header: Header, layer: Layer, rows: RowArray) -> tuple[RowArray, Sums]:
+    """The host's side: rows after the layer, and the sums behind them."""
+    recorders = [_Recorder(matrix) for matrix in layer.matrices()]
+    after = header.replay(_Seven(*recorders), rows)
+    return after, tuple(recorder.sums for recorder in recorders)
+
+
+def checked(header: Header, key: LayerKey, rows: RowArray, sums: Sums) -> RowArray:
+    """The auditor's side: rows after the layer; `WrongSumError` names a wrong matrix.
+
+    The caller compares the root of what comes back with the one the host signed.
+    """
+    if len(sums) != len(key.matrices):
+        raise IntegerModelError(f"sums of {len(sums)} matrices, need 7")
+    checkers = [_Checker(key, place, claimed) for place, claimed in enumerate(sums)]
+    return header.replay(_Seven(*checkers), rows)
+
+
+@dataclass(frozen=True)
+class _Seven:
+    """Stands in for a `Layer`."""
+
+    q: Linear
+    k: Linear
+    v: Linear
+    o: Linear
+    gate: Linear
+    up: Linear
+    down: Linear
+
+
+class _Recorder:
+    """A matrix that keeps its sums."""
+
+    def __init__(self, matrix: Matrix) -> None:
+        self._matrix = matrix
+        self.sums: NDArray[np.int64] = np.zeros((0, 0), np.int64)
+
+    def apply(self, rows: Rows, limit: int) -> Floats:
+        return self._rescaled(self._matrix.sums(rows), rows, limit)
+
+    def apply_wide(self, rows: Rows, limit: int) -> Floats:
+        return self._rescaled(self._matrix.sums_wide(rows), rows, limit)
+
+    def _rescaled(self, sums: Floats, rows: Rows, limit: int) -> Floats:
+        self.sums = sums.astype(np.int64)
+        return rescaled(sums, self._matrix.scale, rows, limit)
+
+
+class _Checker:
+    """Somebody's sums in place of a matrix, believed row by row."""
+
+    def __init__(self, key: LayerKey, place: int, sums: NDArray[np.int64]) -> None:
+        self._key, self._place, self._sums = key, place, sums
+
+    def apply(self, rows: Rows, limit: int) -> Floats:
+        matrix, sums = self._key.matrices[self._place], self._sums
+        name = fields(Layer)[self._place].name
+        if sums.shape != (len(rows.q), len(matrix.scale)) or sums.dtype != np.int64:
+            raise IntegerModelError(
+                f"sums of {name} are {sums.dtype} {sums.shape}, need int64"
+                f" {(len(rows.q), len(matrix.scale))}"
+            )
+        if max(int(sums.max()), -int(sums.min())) >= SUM_LIMIT:
+            raise IntegerModelError(f"a sum of {name} is beyond {SUM_LIMIT}")
+        r = _drawn(self._key.secret, self._key.index, self._place, len(matrix.scale))
+        expected = _field_products(rows.q, matrix.vector)
+        pairs = zip(_sum_products(sums, r), expected, strict=True)
+        for row, (found, wanted) in enumerate(pairs):
+            if found != wanted:
+                raise WrongSumError(name, row)
+        return rescaled(sums.astype(np.float64), matrix.scale, rows, limit)
+
+    apply_wide = apply
+
+
+def _drawn(secret: bytes, index: int, place: int, count: int) -> NDArray[np.int64]:
+    """r: 61 bits a number, so 0 comes twice as often as any other value mod p."""
+    label = b"rexis-freivalds-1" + secret + index.to_bytes(4, "big") + bytes([place])
+    words = np.frombuffer(hashlib.shake_256(label).digest(8 * count), "<u8")
+    return (words & np.uint64(P)).astype(np.int64)
+
+
+def _sum_products(sums: NDArray[np.int64], vector: NDArray[np.int64]) -> list[int]:
+    """Sums . vector mod p, the sums cut into 16, 16 and 14 signed bits."""
+    low, middle, high = (
+        _field_products(cut.astype(np.float64), vector)
+        for cut in (sums & 0xFFFF, (sums >> 16) & 0xFFFF, sums >> 32)
+    )
+    triples = zip(low, middle, high, strict=True)
+    return [(a + (b << 16) + (c << 32)) % P for a, b, c in triples]
+
+
+def _field_products(left: Floats, vector: NDArray[np.int64]) -> list[int]:
+    """Left . vector mod p for integers |left| <= 2^16 and at most 2^16 terms."""
+    shifts = np.arange(_LIMBS) * _LIMB_BITS
+    limbs = (vector[:, None] >> shifts) & ((1 << _LIMB_BITS) - 1)
+    parts = (left @ limbs.astype(np.float64)).astype(np.int64).tolist()
+    return [(a + (b << 21) + (c << 42)) % P for a, b, c in parts]

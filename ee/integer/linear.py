@@ -1,0 +1,66 @@
+"""Matrices of small integers, and what one does to rows."""
+
+import functools
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ee.integer import arith
+from ee.integer.arith import Floats
+from ee.integer.ops import Rows
+
+
+class Linear(Protocol):
+    """The spec's linear, clamped.
+
+    A block asks for nothing else of a matrix, so one that records its sums, or checks
+    somebody's, can stand in for one that has weights.
+    """
+
+    def apply(self, rows: Rows, limit: int) -> Floats:
+        """Of 8-bit rows."""
+
+    def apply_wide(self, rows: Rows, limit: int) -> Floats:
+        """Of rows of 14 bits."""
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """y[o] = m[o] * 2^-shift * sum_k q[k] * weight[o][k]."""
+
+    weight: NDArray[np.int8]
+    multiplier: NDArray[np.int32]
+    shift: int
+
+    @functools.cached_property
+    def weight32(self) -> NDArray[np.float32]:
+        # Kept, because the conversion costs as much as a product of sixteen rows.
+        return self.weight.astype(np.float32)
+
+    @functools.cached_property
+    def scale(self) -> Floats:
+        """m[o] * 2^-shift, exact."""
+        return np.ldexp(self.multiplier.astype(np.float64), -self.shift)
+
+    def sums(self, rows: Rows) -> Floats:
+        """sum_k q[k] * weight[o][k] of 8-bit rows."""
+        return arith.products(rows.q.astype(np.float32), self.weight32, 127)
+
+    def sums_wide(self, rows: Rows) -> Floats:
+        """The same of rows of 14 bits."""
+        return arith.limb_products(rows.q, self.weight32)
+
+    def apply(self, rows: Rows, limit: int) -> Floats:
+        return rescaled(self.sums(rows), self.scale, rows, limit)
+
+    def apply_wide(self, rows: Rows, limit: int) -> Floats:
+        return rescaled(self.sums_wide(rows), self.scale, rows, limit)
+
+
+def rescaled(sums: Floats, scale: Floats, rows: Rows, limit: int) -> Floats:
+    """half(m * sum, R - s), clamped; over `sums`."""
+    sums *= scale
+    sums *= np.ldexp(1.0, rows.s)[:, None]
+    return arith.clamp(arith.nearest(sums), limit)

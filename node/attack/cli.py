@@ -1,0 +1,135 @@
+"""`rexis attack`: run the suite against our own keyed models and print what falls."""
+
+import json
+import subprocess
+import sys
+import threading
+from typing import Any
+
+import click
+
+EPILOG = """
+Each row is one attack on one model. base: public (the attacker has it), perturbed (it has
+the unperturbed one), private (it has another model of the same kind). mode: E k=0 and E k=1
+are keyed bodies behind a stem of so many blocks, S is one host of two, sum what an aggregator
+has. value: tokens recovered (balanced over words), or what --json names in "measure". control:
+the same attack where nothing is keyed.
+"""
+
+
+@click.command(name="attack", epilog=EPILOG)
+@click.option(
+    "--seed", default=0, show_default=True, help="Of everything that is drawn."
+)
+@click.option("--quick", is_flag=True, help="A fraction of the texts; coarser figures.")
+@click.option("--model", type=click.Choice(["minilm", "causal"]), help="Only this one.")
+@click.option("--only", type=click.IntRange(1, 10), multiple=True, metavar="N",
+              help="Only the attack of this number; may be given again.")  # fmt: skip
+@click.option("--json", "as_json_", is_flag=True, help="Rows as one JSON array.")
+@click.option("--markdown", is_flag=True, help="The table as docs/attacks.md has it.")
+def attack(
+    *,
+    seed: int,
+    quick: bool,
+    model: str | None,
+    only: tuple[int, ...],
+    as_json_: bool,
+    markdown: bool,
+) -> None:
+    """Run the attack suite against our own keyed models.
+
+    Takes under ten minutes on two idle cores. Needs two packages that ship MiniLM's weights
+    and the text of ICD-10-CM.
+    """
+    # torch and the models load here, so that --help does not wait for them.
+    from rich.console import Console
+
+    from ee.errors import EncryptionError
+    from node.attack import render
+    from node.errors import NodeError
+
+    try:
+        rows = (
+            _both(seed, only, quick=quick)
+            if model is None
+            else _one(seed, model, only, quick=quick)
+        )
+    except (NodeError, EncryptionError) as error:
+        hint = error.hint() if isinstance(error, NodeError) else ""
+        sys.stderr.write(f"rexis: error: {error}\n")
+        if hint:
+            sys.stderr.write(f"rexis: hint: {hint}\n")
+        sys.exit(1)
+    if as_json_:
+        click.echo(json.dumps(render.as_json(rows), indent=1))
+    elif markdown:
+        click.echo(render.as_markdown(rows))
+    else:
+        Console(width=110).print(render.as_table(rows))
+
+
+def _one(seed: int, model: str, only: tuple[int, ...], *, quick: bool) -> list[Any]:
+    """Rows of one model; progress on stderr, one line that rewrites itself on a terminal."""
+    from rich.console import Console
+
+    from node.attack.suite import QUICK, Size, run
+
+    errors = Console(stderr=True)
+    with errors.status(f"{model}: starting") as status:
+
+        def say(text: str) -> None:
+            if errors.is_terminal:
+                status.update(text)
+            else:
+                errors.print(text, highlight=False, soft_wrap=True)
+
+        return list(run(QUICK if quick else Size(), seed, say, model, only))
+
+
+def _both(seed: int, only: tuple[int, ...], *, quick: bool) -> list[Any]:
+    """Rows of both models, each in a process of its own, at one time.
+
+    The attacks are many small products, which threads do not speed up; two processes do.
+    """
+    import msgspec
+
+    from node.attack.material import check_installed
+    from node.attack.suite import MODELS, Row
+    from node.errors import ComputeError
+
+    check_installed()
+    options = ["--json", "--seed", str(seed), *(["--quick"] if quick else [])]
+    options += [part for number in only for part in ("--only", str(number))]
+    command = [sys.executable, "-m", "node.attack", *options, "--model"]
+    # Pipes, not a terminal: two lines that rewrite themselves would overwrite each other.
+    running = [
+        subprocess.Popen(
+            [*command, model], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        for model in MODELS
+    ]
+    lines = [
+        threading.Thread(target=_pass_on, args=(child.stderr, model), daemon=True)
+        for child, model in zip(running, MODELS, strict=True)
+    ]
+    try:
+        for line in lines:
+            line.start()
+        # A table comes at the very end of a run: while one is read, the other works on.
+        outputs = [child.stdout.read() if child.stdout else b"" for child in running]
+        codes = [child.wait() for child in running]
+    finally:
+        for child in running:
+            child.kill()
+    for model, code in zip(MODELS, codes, strict=True):
+        if code:
+            raise ComputeError(f"the run of {model} ended with status {code}")
+    return [row for out in outputs for row in msgspec.json.decode(out, type=list[Row])]
+
+
+def _pass_on(stream: Any, model: str) -> None:
+    for raw in stream:
+        text = raw.decode(errors="replace").rstrip()
+        sys.stderr.write(
+            text + "\n" if text.startswith(model) else f"{model}: {text}\n"
+        )

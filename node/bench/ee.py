@@ -1,0 +1,243 @@
+"""What a key costs and what it changes: `python -m node.bench.ee --json`.
+
+For every architecture, a stock model against its own keyed form:
+
+    rel_error, argmax_agreement   the worst of three random keys, float32, and `_fp64`
+    forward_ratio, step_ratio     keyed trunk over plain trunk, median of pairs; a step is
+                                  forward, backward and optimiser
+    drift_ratio                   weights after 200 steps, keyed against plain, over what
+                                  float32 differs from float64
+    adamw_control                 the same for AdamW after 50 steps: far above 1, or the
+                                  measure would show nothing
+
+`split.step_ratio` is a training step of a 12-layer trunk in a worker process, with stem,
+head, key and both hops, over the same model in one process.
+
+Ratios of trunks are of processor time, since other programs take turns on a machine;
+`split` spans two processes and is of wall time.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ee.keys.key import Key, state_keyed
+from ee.optim import Equivariant
+from ee.split import Split, split_model
+from ee.testing import float64_throughout, relative_error
+from node.bench import ee_models, ee_split
+
+WIDTH, LAYERS, BATCH = 256, 4, 4
+SMALL_WIDTH, SMALL_LAYERS = 32, 3
+KEYS = 3
+STEPS, ADAMW_STEPS = 200, 50
+
+Numbers = dict[str, float]
+
+
+def run(names: Iterable[str], *, quick: bool = False) -> dict[str, Any]:
+    """All architectures, then the split."""
+    pairs = 5 if quick else 25
+    steps = (20, 10) if quick else (STEPS, ADAMW_STEPS)
+    found: dict[str, Any] = {}
+    for name in names:
+        if name == "minilm":
+            real = ee_models.minilm()
+            if real is not None:
+                found[name] = _whole(name, real, pairs)
+            continue
+        model = ee_models.make(name, WIDTH, LAYERS, torch.float32)
+        wide = ee_models.make(name, WIDTH, LAYERS, torch.float64)
+        exact = _exactness(name, wide, torch.float64)
+        found[name] = {
+            **_whole(name, model, pairs),
+            "rel_error_fp64": exact["rel_error"],
+            "argmax_agreement_fp64": exact["argmax_agreement"],
+            **_drift(name, *steps),
+        }
+    ratio, millis = ee_split.step_ratio(pairs=3 if quick else 15)
+    return {
+        "architectures": found,
+        "split": {"step_ratio": round(ratio, 3), "step_ms": round(millis, 1)},
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _whole(name: str, model: nn.Module, pairs: int) -> Numbers:
+    return {
+        **_exactness(name, model, torch.float32),
+        **_cost(split_model(model, stem_layers=1), pairs),
+    }
+
+
+def _exactness(name: str, model: nn.Module, dtype: torch.dtype) -> Numbers:
+    """Stem, keyed trunk and head against the stock model, for `KEYS` random keys."""
+    inputs = ee_models.batch(name, BATCH, dtype)
+    parts = split_model(model, stem_layers=1)
+    stem, gain, run_trunk = parts.build_stem(), parts.build_gain(), _runner(parts)
+    errors, agreements = [], []
+    for number in range(KEYS):
+        key = Key(bytes([number + 1]) * 32, parts.plan)
+        trunk = parts.build_trunk(state_keyed(parts.trunk, key))
+        with torch.no_grad(), _lifted(dtype):
+            wanted = ee_models.base(model)(**inputs).last_hidden_state
+            found = gain(key.leave(run_trunk(trunk, key.enter(stem(**inputs)))))
+            one, two = (ee_models.answers(model, h) for h in (found, wanted))
+        errors.append(relative_error(found, wanted))
+        agreements.append(float((one == two).double().mean()))
+    return {"rel_error": max(errors), "argmax_agreement": min(agreements)}
+
+
+def _runner(parts: Split) -> Callable[[nn.Module, Tensor], Tensor]:
+    return lambda trunk, rows: parts.cut.architecture.run(trunk, rows, None)
+
+
+def _lifted(dtype: torch.dtype) -> AbstractContextManager[None]:
+    return float64_throughout() if dtype is torch.float64 else nullcontext()
+
+
+def _cost(parts: Split, pairs: int) -> Numbers:
+    """Keyed over plain: forward, and a whole training step."""
+    key = Key(bytes(32), parts.plan)
+    trunks = {
+        "plain": parts.build_trunk(),
+        "keyed": parts.build_trunk(state_keyed(parts.trunk, key)),
+    }
+    rows = torch.randn(BATCH, ee_models.TOKENS, parts.plan.width)
+    run_trunk = _runner(parts)
+    optimisers = {}
+    for kind, trunk in trunks.items():
+        _learning(parts, trunk)
+        optimisers[kind] = Equivariant(trunk.named_parameters(), parts.plan, lr=1e-4)
+
+    def forward(kind: str) -> None:
+        with torch.no_grad():
+            run_trunk(trunks[kind], rows)
+
+    def step(kind: str) -> None:
+        run_trunk(trunks[kind], rows).square().mean().backward()
+        optimisers[kind].step()
+        optimisers[kind].zero_grad()
+
+    return {
+        "forward_ratio": _paired(forward, 2 * pairs),
+        "step_ratio": _paired(step, pairs),
+    }
+
+
+def _paired(work: Callable[[str], None], pairs: int) -> float:
+    """Median over pairs of keyed / plain processor time; who goes first takes turns."""
+    for kind in ("plain", "keyed"):
+        work(kind)
+    ratios = []
+    for number in range(pairs):
+        order = ("plain", "keyed") if number % 2 else ("keyed", "plain")
+        took = {}
+        for kind in order:
+            started = time.process_time()
+            work(kind)
+            took[kind] = time.process_time() - started
+        ratios.append(took["keyed"] / took["plain"])
+    return statistics.median(ratios)
+
+
+def _learning(parts: Split, trunk: nn.Module) -> list[nn.Parameter]:
+    """What is trained: everything a key acts on, and nothing that is one or zero."""
+    known = set(parts.plan.keyed())
+    for name, parameter in trunk.named_parameters():
+        parameter.requires_grad_(name in known)
+    return [parameter for parameter in trunk.parameters() if parameter.requires_grad]
+
+
+def _drift(name: str, steps: int, adamw_steps: int) -> Numbers:
+    """How far keyed training ends from plain training, in units of rounding."""
+    model = ee_models.make(name, SMALL_WIDTH, SMALL_LAYERS, torch.float32)
+    parts = split_model(model, stem_layers=1)
+    key = Key(bytes(32), parts.plan)
+
+    def distances(make: str, count: int) -> float:
+        plain = _trained(parts, None, torch.float32, make, count)
+        wide = _trained(parts, None, torch.float64, make, count)
+        keyed = _trained(parts, key, torch.float32, make, count)
+        return _distance(keyed, plain) / _distance(plain, wide)
+
+    return {
+        "drift_ratio": distances("equivariant", steps),
+        "adamw_control": distances("adamw", adamw_steps),
+    }
+
+
+def _trained(
+    parts: Split, key: Key | None, dtype: torch.dtype, make: str, steps: int
+) -> dict[str, Tensor]:
+    """Weights after `steps` steps towards a fixed target, brought home, in float64."""
+    state = {name: tensor.to(dtype) for name, tensor in parts.trunk.items()}
+    trunk = parts.build_trunk(state if key is None else state_keyed(state, key))
+    learning = _learning(parts, trunk)
+    optimiser: torch.optim.Optimizer
+    if make == "adamw":
+        optimiser = torch.optim.AdamW(learning, lr=0.003, weight_decay=0.05)
+    else:
+        optimiser = Equivariant(
+            trunk.named_parameters(), parts.plan, lr=0.01, weight_decay=0.05
+        )
+    generator = torch.Generator().manual_seed(2)
+    shape = (3, 8, parts.plan.width)
+    x, target = (
+        torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+        for _ in range(2)
+    )
+    run_trunk = _runner(parts)
+    for _ in range(steps):
+        with _lifted(dtype):
+            y = run_trunk(trunk, x if key is None else key.enter(x))
+            home = y if key is None else key.leave(y)
+            (home - target).square().mean().backward()
+        torch.nn.utils.clip_grad_norm_(learning, 0.5)
+        optimiser.step()
+        optimiser.zero_grad()
+    weights = {
+        n: p.detach().clone() for n, p in trunk.named_parameters() if p.requires_grad
+    }
+    if key is not None:
+        weights = {name: key.unkey(name, tensor) for name, tensor in weights.items()}
+    return {name: tensor.double() for name, tensor in weights.items()}
+
+
+def _distance(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> float:
+    over = sum(float((left[n] - right[n]).square().sum()) for n in right)
+    return (over / sum(float(t.square().sum()) for t in right.values())) ** 0.5
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="rexis bench ee", description=__doc__)
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+    parser.add_argument("--quick", action="store_true", help="fewer pairs and steps")
+    parser.add_argument("--only", metavar="NAME", action="append", help="repeated")
+    options = parser.parse_args()
+    names = options.only or [*ee_models.MAKERS, "minilm"]
+    started = time.perf_counter()
+    answer = run(names, quick=options.quick)
+    answer["seconds"] = round(time.perf_counter() - started, 1)
+    if options.json:
+        print(json.dumps(answer))
+        return 0
+    for name, numbers in answer["architectures"].items():
+        print(name)
+        for what, value in numbers.items():
+            print(f"  {what:22} {value:.3g}")
+    print(f"split step ratio {answer['split']['step_ratio']}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

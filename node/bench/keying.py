@@ -1,0 +1,102 @@
+"""Memory and time of keying a checkpoint that is made up on the spot.
+
+`python -m node.bench.keying FOLDER GIGABYTES [dense|hadamard]` writes a Llama checkpoint of
+about that size below FOLDER, keys it in this process, and prints one JSON object.  The peak
+is what the kernel counted for this process, so making the checkpoint happens in another.
+"""
+
+import json
+import resource
+import sys
+import time
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import LlamaConfig
+
+from ee.arch.llama import Llama
+from ee.arch.sites import Options, Turn
+from ee.ledger import Context
+from node.model import convert
+from node.model.checkpoint import Checkpoint, CheckpointWriter
+
+WIDTH, INNER, HEADS = 2048, 5632, 32
+_LAYER_BYTES = 4 * (4 * WIDTH * WIDTH + 3 * WIDTH * INNER)
+
+
+def run(folder: Path, gigabytes: float, turn: Turn = Turn.DENSE) -> dict[str, Any]:
+    """Key a checkpoint of about `gigabytes`; what it took."""
+    layers = max(1, round(gigabytes * 1e9 / _LAYER_BYTES))
+    source = folder / "source"
+    maker = get_context("spawn").Process(target=make, args=(source, layers))
+    maker.start()
+    maker.join()
+    if maker.exitcode != 0:
+        raise RuntimeError(f"making the checkpoint ended with {maker.exitcode}")
+    with Checkpoint(source) as stock:
+        total = sum(path.stat().st_size for path in source.glob("*.safetensors"))
+        largest = stock.largest_file_bytes
+    before, started = _peak_bytes(), time.perf_counter()
+    made = convert.key(
+        source,
+        folder / "trunk",
+        folder / "ends",
+        secret=bytes(32),
+        context=Context("bench", "bench", "bench"),
+        options=Options(turn=turn),
+    )
+    seconds = time.perf_counter() - started
+    peak = _peak_bytes()
+    return {
+        "checkpoint_bytes": total,
+        "largest_file_bytes": largest,
+        "layers": layers,
+        "turn": str(turn),
+        "seconds": round(seconds, 1),
+        "peak_bytes": peak,
+        "grown_bytes": peak - before,
+        "limit_bytes": 2 * largest + (1 << 30),
+        "trunk_bytes": made.trunk_bytes,
+    }
+
+
+def make(folder: Path, layers: int) -> None:
+    """A stock checkpoint with weights of the usual size, written tensor by tensor."""
+    config = LlamaConfig(
+        vocab_size=1000,
+        hidden_size=WIDTH,
+        intermediate_size=INNER,
+        num_hidden_layers=layers,
+        num_attention_heads=HEADS,
+        num_key_value_heads=HEADS,
+    )
+    folder.mkdir(parents=True)
+    config.save_pretrained(folder)
+    plan = Llama().plan(config)
+    shapes = {f"model.{n}": (torch.float32, s) for n, s in plan.shapes().items()}
+    shapes["model.embed_tokens.weight"] = (torch.float32, (1000, WIDTH))
+    # A gigabyte a file, or a quarter of a small checkpoint.
+    limit = min(1 << 30, max(1, layers * _LAYER_BYTES // 4))
+    writer = CheckpointWriter(folder, shapes, {}, shard_bytes=limit)
+    generator = torch.Generator().manual_seed(0)
+    for name, (_, shape) in shapes.items():
+        tensor = torch.randn(shape, generator=generator)
+        writer.write(name, tensor.abs() if len(shape) == 1 else 0.02 * tensor)
+    writer.close()
+
+
+def _peak_bytes() -> int:
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def main() -> int:
+    folder, gigabytes, *rest = sys.argv[1:]
+    turn = Turn(rest[0]) if rest else Turn.DENSE
+    print(json.dumps(run(Path(folder), float(gigabytes), turn)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,229 @@
+"""Released models, encrypted inference, receipts, audits."""
+
+import click
+
+from node.cli.shell import (
+    BULK_S,
+    CHAIN_S,
+    Noun,
+    Row,
+    Shell,
+    absolute,
+    print_fields,
+    say,
+    verb,
+)
+from node.cli.words import count, moment, short, size
+from node.model import cli as disk
+
+_SCORES_SHOWN = 10
+
+
+@click.group(cls=Noun)
+def model() -> None:
+    """Models: released to hosts as integers, or keyed on disk for one of them."""
+
+
+@click.group(cls=Noun)
+def receipt() -> None:
+    """What this node has signed as a host."""
+
+
+@click.group(cls=Noun)
+def audit() -> None:
+    """What verifiers found."""
+
+
+@verb(model)
+@click.argument("run_id", metavar="RUN")
+@click.option(
+    "--host",
+    "hosts",
+    multiple=True,
+    metavar="NAME",
+    help="Who may serve it; repeated. Default: any compute host.",
+)
+def release(shell: Shell, run_id: str, hosts: tuple[str, ...]) -> None:
+    """Key the final state of a run, round it to integers, anchor it, give it away."""
+    answer = shell.ask(
+        "models.release",
+        doing="keying and rounding",
+        timeout_s=CHAIN_S,
+        run=shell.resolve("run", run_id),
+        hosts=list(hosts),
+    )
+    _show(shell, answer)
+
+
+@verb(model, "list")
+def model_list(shell: Shell) -> None:
+    """Released models this node knows."""
+    shell.table(
+        shell.ask("models.list"),
+        "models",
+        {
+            "model": lambda row: short(row["model"]),
+            "run": lambda row: short(row["run"]),
+            "released by": lambda row: row["released_by"],
+            "hosts": lambda row: row["hosts"] or "any",
+            "size": lambda row: size(row["bytes"]),
+            "here": lambda row: row["here"],
+        },
+    )
+
+
+@verb(model)
+@click.argument("model_id", metavar="MODEL")
+def show(shell: Shell, model_id: str) -> None:
+    """One released model. MODEL is its root, or how the root begins."""
+    _show(shell, shell.ask("models.show", model=shell.resolve("model", model_id)))
+
+
+@click.group()
+def _top() -> None:
+    """Holds the command that has no noun."""
+
+
+@verb(_top)
+@click.argument("model_id", metavar="MODEL")
+@click.argument("table", callback=absolute, metavar="TABLE.csv")
+@click.option("--host", required=True, metavar="NAME", help="The compute host to ask.")
+@click.option(
+    "--out",
+    callback=absolute,
+    metavar="FILE",
+    help="Write the scores there too; readable by you only.",
+)
+def infer(shell: Shell, model_id: str, table: str, host: str, out: str | None) -> None:
+    """Score the rows of a table on a host that sees keyed integers only."""
+    answer = shell.ask(
+        "inference.run",
+        doing=f"asking {host}",
+        timeout_s=BULK_S,
+        model=shell.resolve("model", model_id),
+        host=host,
+        path=table,
+        out=out,
+    )
+
+    def human() -> None:
+        scores = answer["scores"]
+        shown = ", ".join(f"{score:.4f}" for score in scores[:_SCORES_SHOWN])
+        more = len(scores) - _SCORES_SHOWN
+        rest = f" and {more} more" if more > 0 else ""
+        receipts = ", ".join(map(short, answer["receipts"]))
+        print_fields(
+            [
+                ("model", short(answer["model"])),
+                ("host", answer["host"]),
+                ("receipts", receipts or "none"),
+                ("scores", f"{shown}{rest}" if scores else "none"),
+            ]
+        )
+        if answer["path"]:
+            say(f"{count(len(scores), 'score')} written to {answer['path']}")
+
+    shell.result(answer, human)
+
+
+@verb(receipt, "list")
+def receipt_list(shell: Shell) -> None:
+    """Receipts this node has signed."""
+    shell.table(
+        shell.ask("receipts.list"),
+        "receipts",
+        {
+            "receipt": lambda row: short(row["receipt"]),
+            "anchored": lambda row: row["anchored"],
+            "batch": lambda row: short(row["batch"]),
+        },
+    )
+
+
+@verb(receipt)
+def anchor(shell: Shell) -> None:
+    """Close the open batch of receipts now."""
+    answer = shell.ask("receipts.anchor", timeout_s=CHAIN_S)
+    batch = answer["batch"]
+    shell.result(
+        answer, lambda: say(f"batch {batch}" if batch else "no receipt was waiting")
+    )
+
+
+@verb(receipt)
+@click.argument("receipt_id", metavar="RECEIPT")
+@click.argument("path", callback=absolute, metavar="FILE")
+@click.option("--case", type=int, help="Only this case of it, from 0.")
+def export(shell: Shell, receipt_id: str, path: str, case: int | None) -> None:
+    """Write the bundle of one receipt, for `rexis-verify` to check offline."""
+    answer = shell.ask(
+        "receipts.export",
+        receipt=shell.resolve("receipt", receipt_id),
+        path=path,
+        case=case,
+    )
+    shell.result(
+        answer, lambda: say(f"{size(answer['bytes'])} written to {answer['path']}")
+    )
+
+
+@verb(audit, "list")
+def audit_list(shell: Shell) -> None:
+    """Reports this node has made or heard, each under its verifier's signature."""
+    shell.table(
+        shell.ask("audits.list"),
+        "audits",
+        {
+            "receipt": lambda row: short(row["receipt"]),
+            "host": lambda row: row["host"],
+            "verdict": lambda row: row["verdict"],
+            "what": _finding,
+            "verifier": lambda row: row["verifier"],
+            "at (UTC)": lambda row: moment(row["time"]),
+        },
+    )
+
+
+def _finding(row: Row) -> str:
+    """What a report accuses the host of, to the number."""
+    entry = row["entry"]
+    if row["fault"] is None:
+        return f"{count(row['layers_replayed'], 'layer')} replayed exactly"
+    if row["fault"] != "layer":
+        return {"shape": "rows the model does not have", "receipt": "no receipt"}[
+            row["fault"]
+        ]
+    if entry is None:
+        return f"layer {row['layer']} differs"
+    return (
+        f"layer {row['layer']}, case {entry['case']}, token {entry['token']}, column "
+        f"{entry['column']}: {entry['committed']} instead of {entry['computed']}"
+    )
+
+
+def _show(shell: Shell, answer: Row) -> None:
+    confirmed = answer.get("confirmed_by")
+    vouched = (
+        []
+        if confirmed is None
+        else [("confirmed by", ", ".join(confirmed) or "nobody yet")]
+    )
+    shell.fields(
+        answer,
+        [
+            ("model", answer["model"]),
+            ("run", answer["run"]),
+            ("state", answer["state_root"]),
+            ("released by", answer["released_by"]),
+            *vouched,
+            ("hosts", ", ".join(answer["hosts"]) or "any"),
+            ("size", size(answer["bytes"])),
+            ("here", "yes" if answer["here"] else "no, fetched when it is needed"),
+        ],
+    )
+
+
+for _command in disk.COMMANDS:
+    model.add_command(_command)
+
+COMMANDS = (model, infer, receipt, audit)

@@ -1,0 +1,165 @@
+"""Training runs and their rounds."""
+
+from pathlib import Path
+
+import click
+
+from node.cli import watch as live
+from node.cli.shell import CHAIN_S, Noun, Number, Row, Shell, verb
+from node.cli.words import short
+
+
+@click.group(cls=Noun)
+def run() -> None:
+    """Training runs: propose, consent, watch."""
+
+
+@click.group("round", cls=Noun)
+def round_() -> None:
+    """The closed rounds of a run."""
+
+
+def _plan(_context: click.Context, _option: click.Parameter, value: str) -> str:
+    from protocol.runs import PROPOSAL_LIMIT_BYTES
+
+    path = Path(value).expanduser()
+    try:
+        with path.open("rb") as file:
+            data = file.read(PROPOSAL_LIMIT_BYTES + 1)
+        if len(data) > PROPOSAL_LIMIT_BYTES:
+            raise click.BadParameter(
+                f"{path} has more than {PROPOSAL_LIMIT_BYTES} bytes; that is no model file"
+            )
+        return data.decode()
+    except OSError as error:
+        raise click.BadParameter(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise click.BadParameter(f"{path} is not UTF-8 text") from error
+
+
+@verb(run)
+@click.argument("plan", callback=_plan, metavar="MODEL.json")
+@click.option("--rounds", type=Number(min=1), required=True)
+@click.option(
+    "--member",
+    "members",
+    multiple=True,
+    required=True,
+    metavar="NAME",
+    help="Who trains, this node too; repeated, at least three.",
+)
+@click.option(
+    "--dataset",
+    type=Number(min=0),
+    required=True,
+    help="The dataset of this node that takes part.",
+)
+def propose(
+    shell: Shell, plan: str, rounds: int, members: tuple[str, ...], dataset: int
+) -> None:
+    """Propose a run, and consent to it with a dataset of this node.
+
+    Nothing trains before every member named has consented to exactly this model file.
+    """
+    answer = shell.ask(
+        "runs.propose",
+        doing="building the first state",
+        timeout_s=CHAIN_S,
+        plan=plan,
+        rounds=rounds,
+        members=list(members),
+        dataset=dataset,
+    )
+    _show(shell, answer)
+
+
+@verb(run)
+@click.argument("run_id", metavar="RUN")
+@click.option(
+    "--dataset",
+    type=Number(min=0),
+    required=True,
+    help="The dataset of this node that takes part.",
+)
+def join(shell: Shell, run_id: str, dataset: int) -> None:
+    """Consent to a proposed run. RUN is its id, or how the id begins."""
+    answer = shell.ask(
+        "runs.join",
+        doing="checking the first state",
+        timeout_s=CHAIN_S,
+        run=shell.resolve("run", run_id),
+        dataset=dataset,
+    )
+    _show(shell, answer)
+
+
+@verb(run, "list")
+def run_list(shell: Shell) -> None:
+    """Every run this node knows."""
+    shell.table(
+        shell.ask("runs.list"),
+        "runs",
+        {
+            "run": lambda row: short(row["run"]),
+            "title": lambda row: row["title"],
+            "phase": lambda row: row["phase"],
+            "rounds": lambda row: f"{row['round']} of {row['rounds']}",
+            "members": lambda row: row["members"],
+            "consented": lambda row: f"{len(row['consents'])} of {len(row['members'])}",
+            "mine": lambda row: row["mine"],
+        },
+    )
+
+
+@verb(run)
+@click.argument("run_id", metavar="RUN")
+def show(shell: Shell, run_id: str) -> None:
+    """One run. RUN is its id, or how the id begins."""
+    _show(shell, shell.ask("runs.show", run=shell.resolve("run", run_id)))
+
+
+@verb(run)
+@click.argument("run_id", metavar="RUN")
+def watch(shell: Shell, run_id: str) -> None:
+    """Look on until the run has ended; status 1 if it failed.
+
+    In a terminal this is a live view; elsewhere a line for each change, with --json an object.
+    """
+    live.watch(shell, shell.resolve("run", run_id))
+
+
+@verb(round_, "list")
+@click.argument("run_id", metavar="RUN")
+def round_list(shell: Shell, run_id: str) -> None:
+    """The closed rounds of a run, as this node saw them."""
+    shell.table(
+        shell.ask("rounds.list", run=shell.resolve("run", run_id)),
+        "rounds",
+        live.ROUND_COLUMNS,
+    )
+
+
+def _show(shell: Shell, answer: Row) -> None:
+    missing = [name for name in answer["members"] if name not in answer["consents"]]
+    samples = answer["samples"]
+    pairs: list[tuple[str, object]] = [
+        ("run", answer["run"]),
+        ("title", answer["title"]),
+        ("phase", answer["phase"]),
+        ("rounds", f"{answer['round']} of {answer['rounds']}"),
+        ("members", ", ".join(answer["members"])),
+        ("waits for", ", ".join(missing) or "nobody"),
+        ("proposed by", answer["proposed_by"]),
+    ]
+    if samples:
+        each = (f"{name} {number}" for name, number in samples.items())
+        pairs.append(("records", ", ".join(each)))
+    pairs.append(("state", answer["state_root"]))
+    if answer["progress"]:
+        pairs.append(("now", live.progress(answer["progress"])))
+    if answer["reason"]:
+        pairs.append(("reason", answer["reason"]))
+    shell.fields(answer, pairs)
+
+
+COMMANDS = (run, round_)

@@ -1,0 +1,141 @@
+"""`rexis run watch`: a run as it goes, redrawn in a terminal, told line by line elsewhere."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from node.cli.shell import NotFoundError, Row, Shell, print_json, say
+from node.cli.words import decimal, short, size
+from node.errors import RoundError
+
+# Two small calls over a local socket; a person sees no difference below this.
+_EVERY_S = 1.0
+_ROUNDS_SHOWN = 12
+_ENDED = ("finished", "failed")
+
+ROUND_COLUMNS: Mapping[str, Callable[[Row], object]] = {
+    "round": lambda row: row["round"],
+    "attempt": lambda row: row["attempt"],
+    "seconds": lambda row: f"{row['seconds']:.1f}",
+    "training loss": lambda row: (
+        f"{decimal(row['loss_first'])} → {decimal(row['loss_last'])}"
+    ),
+    "held-out loss": lambda row: decimal(row["loss"]),
+    "AUC": lambda row: decimal(row["auc"]),
+    "received": lambda row: size(row["bytes_received"]),
+    "cut": lambda row: row["cut"],
+    "state": lambda row: short(row["state_root"]),
+}
+
+
+def watch(shell: Shell, run: str) -> None:
+    """Until the run has ended; raises `RoundError` if it failed."""
+    if shell.as_json:
+        last = _told(shell, run, _tell_json)
+    elif sys.stdout.isatty():
+        last = _drawn(shell, run)
+    else:
+        last = _told(shell, run, _tell_line)
+    if last["phase"] == "failed":
+        raise RoundError(
+            f"run {short(run)} failed: {last['reason'] or 'no reason given'}",
+            hint="`rexis events` shows what led to it",
+        )
+
+
+def progress(now: Row) -> str:
+    """What a node is doing for a run."""
+    step = "" if now["step"] is None else f", step {now['step']} of {now['of']}"
+    loss = "" if now["loss"] is None else f", loss {decimal(now['loss'])}"
+    return f"{now['what']}{step}{loss}"
+
+
+def _states(shell: Shell, run: str) -> Iterator[tuple[Row, list[dict[str, Any]]]]:
+    """The run and its rounds, once a second, the last time when it has ended."""
+    while True:
+        row = shell.ask("runs.show", run=run)
+        rounds = shell.ask("rounds.list", run=run)["rounds"]
+        yield row, rounds
+        if row["phase"] in _ENDED:
+            return
+        time.sleep(_EVERY_S)
+
+
+def _told(
+    shell: Shell, run: str, tell: Callable[[Row, list[dict[str, Any]]], None]
+) -> Row:
+    """Tell what is new: rounds closed since the last look, or another phase."""
+    last: Row | None = None
+    known = 0
+    for row, rounds in _states(shell, run):
+        fresh = rounds[known:]
+        if last is None or fresh or _changed(last, row):
+            tell(row, fresh)
+        last, known = row, len(rounds)
+    return _required(last, run)
+
+
+def _changed(last: Row, row: Row) -> bool:
+    return any(last[key] != row[key] for key in ("phase", "consents", "reason"))
+
+
+def _required(last: Row | None, run: str) -> Row:
+    if last is None:
+        raise NotFoundError(f"run {short(run)} is not known here")
+    return last
+
+
+def _tell_json(row: Row, rounds: list[dict[str, Any]]) -> None:
+    print_json({"run": row, "rounds": rounds}, indent=None)
+
+
+def _tell_line(row: Row, rounds: list[dict[str, Any]]) -> None:
+    for one in rounds:
+        losses = (
+            f"training loss {decimal(one['loss_first'])} to {decimal(one['loss_last'])}"
+        )
+        auc = "" if one["auc"] is None else f", AUC {decimal(one['auc'])}"
+        say(
+            f"round {one['round']} closed ({one['round'] + 1} of {row['rounds']}): "
+            f"{losses}{auc}, "
+            f"{one['seconds']:.1f} s, state {short(one['state_root'])}"
+        )
+    if not rounds or row["phase"] in _ENDED:
+        say(_phase(row))
+
+
+def _phase(row: Row) -> str:
+    missing = [name for name in row["members"] if name not in row["consents"]]
+    if row["phase"] == "proposed" and missing:
+        return f"proposed, waits for {', '.join(missing)}"
+    reason = f": {row['reason']}" if row["reason"] else ""
+    return f"{row['phase']}{reason}"
+
+
+def _drawn(shell: Shell, run: str) -> Row:
+    from node.cli import render
+
+    last: Row | None = None
+    with render.live() as draw:
+        for row, rounds in _states(shell, run):
+            last = row
+            shown_rounds = rounds[-_ROUNDS_SHOWN:]
+            draw(
+                heading=f"{row['title']}  {short(row['run'])}",
+                state=_phase(row),
+                done=(row["round"], row["rounds"]),
+                now=progress(row["progress"]) if row["progress"] else "",
+                step=_step(row),
+                columns=list(ROUND_COLUMNS),
+                rows=[
+                    [read(one) for read in ROUND_COLUMNS.values()]
+                    for one in shown_rounds
+                ],
+            )
+    return _required(last, run)
+
+
+def _step(row: Row) -> tuple[int, int]:
+    now = row["progress"]
+    return (now["step"] or 0, now["of"] or 0) if now else (0, 0)

@@ -1,0 +1,1 @@
+"""Four clinics run the whole mission on one machine."""

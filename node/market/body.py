@@ -1,0 +1,265 @@
+"""Crypt4GH bodies, chunk by chunk: encrypted with flat memory, opened only when whole.
+
+A body is what follows a Crypt4GH header: segments of nonce, ciphertext and tag.  Nonces
+are drawn at random, as the format asks: a publishing that was cut and goes on with the
+same key must not meet a nonce twice, whatever became of the file meanwhile.
+
+A segment is hashed as a leaf while it is still in the cache; the whole chunk is hashed
+again, as a blob's name, and written by other threads while the next one is encrypted.
+The buffers are few and used again: memory does not grow with the file, and no time goes
+into fresh pages.
+"""
+
+import os
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Protocol
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+
+from node.errors import StorageError
+from node.ports import Blobs
+from protocol import merkle
+from protocol.manifest import (
+    BODY_LIMIT_BYTES,
+    CHUNK_BYTES,
+    CHUNK_PLAIN_BYTES,
+    CHUNK_SEGMENTS,
+    CIPHER_SEGMENT_BYTES,
+    SEGMENT_BYTES,
+    SEGMENT_OVERHEAD_BYTES,
+    Chunk,
+    ChunkList,
+    Entry,
+    segments_of,
+)
+from protocol.types import Digest
+from protocol.wire import encode
+
+NONCE_BYTES = 12
+KEEP_CHUNKS = 8
+"""Chunks between two calls of `keep`: at most 64 MiB are encrypted again after a crash,
+and the journal costs one transaction for as much."""
+_WRITERS = 2
+"""One hashes while the other waits for the disk."""
+_AHEAD = 3
+"""Chunks whose hashing and writing are under way while the next one is encrypted."""
+
+Sink = Callable[[bytes], object]
+
+
+class Source(Protocol):
+    """Plaintext of one unit, from any chunk's start on."""
+
+    def seek(self, offset: int, /) -> int: ...
+
+    def readinto(self, buffer: memoryview, /) -> int | None:
+        """Fill from the front; 0 at the end only."""
+
+
+class _Counted:
+    """The chunks of one body in order, reported in batches."""
+
+    def __init__(
+        self, done: Sequence[Chunk], keep: Callable[[int, Sequence[Chunk]], None]
+    ) -> None:
+        self.chunks = list(done)
+        self._kept = len(done)
+        self._keep = keep
+
+    def add(self, chunk: Chunk) -> None:
+        self.chunks.append(chunk)
+        if len(self.chunks) - self._kept >= KEEP_CHUNKS:
+            self.flush()
+
+    def flush(self) -> None:
+        if self._kept < len(self.chunks):
+            self._keep(self._kept, self.chunks[self._kept :])
+            self._kept = len(self.chunks)
+
+
+def encrypt(
+    source: Source,
+    index: int,
+    key: bytes,
+    blobs: Blobs,
+    *,
+    done: Sequence[Chunk] = (),
+    keep: Callable[[int, Sequence[Chunk]], None] = lambda _first, _chunks: None,
+) -> Entry:
+    """Encrypt unit `index` into `blobs`, and its chunk list too; blocks.
+
+    `done` are the chunks an earlier call has kept; `keep(first, chunks)` is told of new
+    ones once they are durable.
+    """
+    cipher = ChaCha20Poly1305(key)
+    counted = _Counted(done, keep)
+    source.seek(len(done) * CHUNK_PLAIN_BYTES)
+    plain = memoryview(bytearray(SEGMENT_BYTES))
+    free = [bytearray(CHUNK_BYTES) for _ in range(_AHEAD)]
+    length = len(done) * CHUNK_BYTES
+    waiting: deque[tuple[bytearray, Future[Digest], Digest]] = deque()
+
+    def collect() -> None:
+        buffer, name, root = waiting.popleft()
+        counted.add(Chunk(name.result(), root))
+        free.append(buffer)
+
+    with ThreadPoolExecutor(_WRITERS, thread_name_prefix="seal") as pool:
+        while True:
+            if not free:
+                collect()
+            buffer = free.pop()
+            sealed, root = _sealed(cipher, source, plain, memoryview(buffer))
+            length += len(sealed)
+            if not sealed:
+                break
+            if length > BODY_LIMIT_BYTES:
+                raise StorageError(
+                    f"unit {index} has more than {BODY_LIMIT_BYTES} bytes sealed",
+                    hint="divide it into smaller consent units",
+                )
+            waiting.append((buffer, pool.submit(blobs.put, sealed), root))
+            if len(sealed) < CHUNK_BYTES:
+                break
+        while waiting:
+            collect()
+    counted.flush()
+    return _entry(index, length, counted.chunks, blobs)
+
+
+def _entry(index: int, length: int, chunks: list[Chunk], blobs: Blobs) -> Entry:
+    if not chunks:
+        raise StorageError(f"unit {index} has not a byte", hint="leave it out")
+    if length == len(chunks) * CHUNK_BYTES:
+        # Where all was done before, the last chunk may be short.
+        length += blobs.size(Digest(chunks[-1].sha256)) - CHUNK_BYTES
+    listed = ChunkList(tuple(chunks))
+    blobs.put(encode(listed))
+    return Entry(index, length, listed.root(), listed.digest())
+
+
+def chunk_root(chunk: bytes | memoryview) -> Digest:
+    """Merkle root over a chunk's segments; none of them is copied."""
+    view = memoryview(chunk)
+    return merkle.root_of_digests(
+        [
+            merkle.leaf_digest(view[start : start + CIPHER_SEGMENT_BYTES])
+            for start in range(0, len(view), CIPHER_SEGMENT_BYTES)
+        ]
+    )
+
+
+def _fill(source: Source, buffer: memoryview) -> int:
+    """Read until the buffer is full or the source ends."""
+    size = 0
+    while size < len(buffer):
+        count = source.readinto(buffer[size:])
+        if not count:
+            break
+        size += count
+    return size
+
+
+def _sealed(
+    cipher: ChaCha20Poly1305, source: Source, plain: memoryview, buffer: memoryview
+) -> tuple[memoryview, Digest]:
+    """The next chunk, at the front of `buffer`, and the root over its segments."""
+    nonces = os.urandom(NONCE_BYTES * CHUNK_SEGMENTS)
+    leaves: list[Digest] = []
+    start = 0
+    while start < len(buffer) and (size := _fill(source, plain)):
+        nonce = nonces[len(leaves) * NONCE_BYTES :][:NONCE_BYTES]
+        after_nonce, end = start + NONCE_BYTES, start + size + SEGMENT_OVERHEAD_BYTES
+        buffer[start:after_nonce] = nonce
+        cipher.encrypt_into(nonce, plain[:size], None, buffer[after_nonce:end])
+        leaves.append(merkle.leaf_digest(buffer[start:end]))
+        start = end
+        if size < SEGMENT_BYTES:
+            break
+    return buffer[:start], merkle.root_of_digests(leaves)
+
+
+def decrypt(
+    blobs: Blobs, entry: Entry, chunks: ChunkList, key: bytes, sink: Sink
+) -> None:
+    """The unit's plaintext, piece by piece; `StorageError` before a wrong byte.
+
+    Each chunk is checked against its digest and its place in the tree before any of it
+    is opened; `chunks` is what `open_chunks` returned for `entry`.
+    """
+    cipher = ChaCha20Poly1305(key)
+    for number in range(len(chunks.chunks)):
+        for segment in segments_of(read_chunk(blobs, entry, chunks, number)):
+            sink(_opened(cipher, segment, entry.index))
+
+
+def read_range(
+    blobs: Blobs,
+    entry: Entry,
+    chunks: ChunkList,
+    key: bytes,
+    *,
+    offset: int,
+    length: int,
+) -> bytes:
+    """At most `length` bytes of plaintext from `offset` on, touching no other chunk."""
+    cipher = ChaCha20Poly1305(key)
+    out = bytearray()
+    end = offset + length
+    while offset < end:
+        number, inside = divmod(offset, CHUNK_PLAIN_BYTES)
+        if number >= len(chunks.chunks):
+            break
+        segments = segments_of(read_chunk(blobs, entry, chunks, number))
+        first, skip = divmod(inside, SEGMENT_BYTES)
+        before = offset
+        for segment in segments[first:]:
+            plain = _opened(cipher, segment, entry.index)[skip : skip + end - offset]
+            out += plain
+            offset += len(plain)
+            skip = 0
+            if offset >= end:
+                break
+        if offset == before:
+            break
+    return bytes(out)
+
+
+def read_chunk(blobs: Blobs, entry: Entry, chunks: ChunkList, number: int) -> bytes:
+    """A chunk of a body from our own store, as the manifest has it."""
+    chunk = chunks.chunks[number]
+    where = f"chunk {number} of unit {entry.index}"
+    digest, wanted = Digest(chunk.sha256), entry.chunk_length(number)
+    if not blobs.has(digest):
+        raise StorageError(
+            f"{where} ({digest.hex()[:16]}…) is not in the blob store",
+            hint="fetch it again, or restore the blobs from their backup",
+        )
+    size = blobs.size(digest)
+    if size != wanted:
+        raise StorageError(
+            f"{where} has {size} bytes, the manifest says {wanted}",
+            hint="the file was cut or extended; fetch it again",
+        )
+    data = blobs.read(digest, 0, size)
+    # The tree is checked, not the blob's name: it is what the chain has fixed, and
+    # blobs are checked against their names on their way in.
+    if chunk_root(data) != chunk.root:
+        raise StorageError(
+            f"{where} is not what the manifest says",
+            hint="the file was altered; fetch it again",
+        )
+    return data
+
+
+def _opened(cipher: ChaCha20Poly1305, segment: bytes, index: int) -> bytes:
+    try:
+        return cipher.decrypt(segment[:NONCE_BYTES], segment[NONCE_BYTES:], None)
+    except InvalidTag as error:
+        raise StorageError(
+            f"unit {index} does not decrypt under its own header",
+            hint="the owner's header and body do not belong together; ask the owner",
+        ) from error

@@ -1,0 +1,169 @@
+"""Every dataset on the chain, and what is known of it: list, show, search, hear."""
+
+from collections import deque
+from typing import Any
+
+import structlog
+
+from node.errors import NodeError
+from node.market import names, reader
+from node.market.search import Filter, Index
+from node.market.shelf import SeenListing
+from node.market.tools import Tools
+from node.ports import Announcement, DatasetToken
+from protocol.errors import ProtocolError
+from protocol.listing import open_listing
+from protocol.manifest import ANSWER_LIMIT_BYTES, DATA_PROTOCOL, DataQuery
+from protocol.members import Member, MemberSet
+from protocol.wire import encode
+
+REQUEST_TIMEOUT_S = 60.0
+
+HEARD_LIMIT = 256
+"""Announced listings that wait for the chain; of more the oldest are forgotten, and asked
+for like any that was missed."""
+
+Tokens = list[DatasetToken]
+Rows = list[dict[str, Any]]
+Listings = list[SeenListing]
+
+log = structlog.get_logger()
+
+
+class Catalogue:
+    """Listings this node has verified, and an index over them."""
+
+    def __init__(self, tools: Tools) -> None:
+        self._tools = tools
+        self._index = Index()
+        self._heard: deque[Announcement] = deque(maxlen=HEARD_LIMIT)
+
+    async def list(self) -> Rows:
+        """Every dataset on the chain; titles of those whose listing we have."""
+        await self._tools.shelf.load()
+        members = await self._tools.chain.members()
+        return [
+            await self._summary(token, members)
+            for token in await self._tools.chain.datasets()
+        ]
+
+    async def show(self, dataset: int) -> dict[str, Any]:
+        """A dataset with its listing, asked of its owner once and then kept."""
+        await self._tools.shelf.load()
+        token = await self._tools.token(dataset)
+        members = await self._tools.chain.members()
+        why = None
+        try:
+            await self._public(token, members)
+        except NodeError as error:
+            why = str(error)
+        shown = await self._summary(token, members)
+        public = await self.known(token)
+        if public is None:
+            return {**shown, "listing": None, "why": why}
+        listing = open_listing(public.listing)
+        return {**shown, "listing": names.described(listing)}
+
+    async def search(self, text: str, wanted: Filter) -> Rows:
+        """Datasets with all words of `text`, best first, among the listings we have."""
+        await self._tools.shelf.load()
+        members = await self._tools.chain.members()
+        tokens = {token.dataset: token for token in await self._tools.chain.datasets()}
+        for token in tokens.values():
+            known = await self.known(token)
+            if known is not None:
+                self._index.add(token.dataset, open_listing(known.listing))
+        found = [n for n in self._index.find(text, wanted) if n in tokens]
+        return [await self._summary(tokens[n], members) for n in found]
+
+    def heard(self, said: Announcement) -> None:
+        """A member announced a listing; it is looked at when the chain next answers.
+
+        Not now: whoever delivers announcements also delivers a round's, and must not
+        wait for a chain.
+        """
+        self._heard.append(said)
+
+    async def check_heard(self) -> None:
+        """Keep the announced listings that the chain has, and forget the others.
+
+        An announcement may run ahead of the block we take as final; the listing is then
+        asked for when somebody wants to see the dataset.
+        """
+        if not self._heard:
+            return
+        members = await self._tools.chain.members()
+        tokens = await self._tools.chain.datasets()
+        while self._heard:
+            await self._check(self._heard.popleft(), members, tokens)
+
+    async def _check(
+        self, said: Announcement, members: MemberSet, tokens: Tokens
+    ) -> None:
+        for token in tokens:
+            owner = members.by_account(token.owner)
+            if owner is None or owner.peer_id != said.origin:
+                continue
+            try:
+                answer = reader.check_public(said.payload, token, owner)
+            except ProtocolError:
+                continue  # another dataset of the same owner, or none
+            await self._keep(token, answer.listing, answer.provenance)
+            return
+        log.info("listing not on the chain yet", origin=said.origin)
+
+    async def known(self, token: DatasetToken) -> SeenListing | None:
+        """The listing behind a token, if we have it."""
+        own = self._tools.shelf.by_dataset(token.dataset)
+        if own is not None:
+            seen = SeenListing(own.listing, own.provenance)
+            return seen if open_listing(seen.listing).digest() == token.record else None
+        return await self._tools.shelf.seen(token.record)
+
+    async def everything(self) -> Listings:
+        """Every listing behind a token of today's chain that we have."""
+        await self._tools.shelf.load()
+        found = [await self.known(one) for one in await self._tools.chain.datasets()]
+        return [one for one in found if one is not None]
+
+    async def ask(self, holder: Member, query: DataQuery) -> bytes:
+        """One query to a member."""
+        return await self._tools.transport.request(
+            holder.peer_id,
+            DATA_PROTOCOL,
+            encode(query),
+            timeout_s=REQUEST_TIMEOUT_S,
+            limit_bytes=ANSWER_LIMIT_BYTES,
+        )
+
+    async def _public(self, token: DatasetToken, members: MemberSet) -> None:
+        """Get the listing of a dataset from its owner unless we have it."""
+        if await self.known(token) is not None:
+            return
+        holder = names.holder(token, members)
+        data = await self.ask(holder, DataQuery(token.dataset, None))
+        try:
+            answer = reader.check_public(data, token, holder)
+        except ProtocolError as error:
+            raise reader.refused(token.dataset, error) from error
+        await self._keep(token, answer.listing, answer.provenance)
+
+    async def _keep(
+        self, token: DatasetToken, listing: bytes, provenance: tuple[bytes, ...]
+    ) -> None:
+        await self._tools.shelf.put_seen(token.record, SeenListing(listing, provenance))
+        self._index.add(token.dataset, open_listing(listing))
+
+    async def _summary(self, token: DatasetToken, members: MemberSet) -> dict[str, Any]:
+        known = await self.known(token)
+        holder = members.by_account(token.owner)
+        return {
+            "dataset": token.dataset,
+            "title": open_listing(known.listing).title if known else None,
+            "owner": holder.name if holder else token.owner.hex(),
+            "owner_peer": holder.peer_id if holder else None,
+            "mine": self._tools.shelf.by_dataset(token.dataset) is not None,
+            "units": token.units,
+            "price": token.price,
+            "record": token.record.hex(),
+        }

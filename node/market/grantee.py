@@ -1,0 +1,219 @@
+"""The grantee's side: ask for keys, pull ciphertext, write plaintext for one's own eyes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from node.errors import NodeError
+from node.market import folder, names, reader, sealed
+from node.market.catalogue import Catalogue
+from node.market.shelf import chunk_list
+from node.market.tools import Tools
+from node.ports import DatasetToken
+from protocol.errors import ProtocolError
+from protocol.listing import Listing
+from protocol.manifest import (
+    CHUNK_LIST_LIMIT_BYTES,
+    DataQuery,
+    Entry,
+    Manifest,
+    UnitHeader,
+    UnitsAnswer,
+)
+from protocol.members import Member
+from protocol.types import Digest, PeerId
+from protocol.wire import decode
+
+FETCH_TIMEOUT_S = 600.0
+PULLS_AT_ONCE = 4
+"""Chunks on their way; each is held in memory once while it is checked."""
+
+
+@dataclass(frozen=True)
+class Keys:
+    """What an owner released, after it was checked against the chain."""
+
+    answer: UnitsAnswer
+    listing: Listing
+    manifest: Manifest
+    headers: tuple[UnitHeader, ...]
+
+    @property
+    def units(self) -> list[int]:
+        return [one.index for one in self.headers]
+
+
+class Holders:
+    """Members that may have a unit's ciphertext, the owner first.
+
+    They take turns, so that several chunks come from several of them; one that fails is
+    asked last from then on, because it may come back.
+    """
+
+    def __init__(self, owner: PeerId, others: Sequence[PeerId]) -> None:
+        self._peers = [owner, *others]
+        self._failed: set[PeerId] = set()
+        self._turn = 0
+
+    def order(self) -> list[PeerId]:
+        """Whom to ask for the next piece, one after the other."""
+        good = [peer for peer in self._peers if peer not in self._failed]
+        self._turn += 1
+        start = self._turn % len(good) if good else 0
+        bad = [peer for peer in self._peers if peer in self._failed]
+        return [*good[start:], *good[:start], *bad]
+
+    def failed(self, peer: PeerId) -> None:
+        self._failed.add(peer)
+
+
+class Grantee:
+    """What this node does with datasets of others."""
+
+    def __init__(self, tools: Tools, catalogue: Catalogue) -> None:
+        self._tools = tools
+        self._catalogue = catalogue
+
+    async def fetch(
+        self,
+        dataset: int,
+        owner: PeerId | None,
+        path: Path,
+        units: Sequence[int] | None,
+        crypt4gh_key: bytes | None,
+    ) -> dict[str, Any]:
+        """See `Market.fetch`."""
+        await self._tools.shelf.load()
+        token = await self._tools.token(dataset)
+        members = await self._tools.chain.members()
+        holder = names.holder(token, members, owner)
+        wanted = 0 if units is None else names.bits(units, token.units)
+        keys = await self._keys(token, holder, wanted)
+        await self._pull(dataset, holder, keys)
+        await self._tools.shelf.hold(
+            dataset, keys.answer.listing, keys.answer.manifest, keys.units
+        )
+        size = await self._write(path, holder, keys, crypt4gh_key)
+        await self._tools.store.append_event(
+            "units_read",
+            {"dataset": dataset, "units": keys.units, "owner": holder.name},
+        )
+        return {
+            "dataset": dataset,
+            "title": keys.listing.title,
+            "record": token.record.hex(),
+            "units": keys.units,
+            "columns": [column.name for column in keys.listing.columns],
+            "bytes": size,
+            "path": str(path),
+        }
+
+    async def _keys(self, token: DatasetToken, holder: Member, wanted: int) -> Keys:
+        """What the owner released, checked against the chain."""
+        data = await self._catalogue.ask(holder, DataQuery(token.dataset, wanted))
+        view = await self._tools.view(token.dataset)
+        account = names.me(self._tools.signer.peer_id, view.members).account
+        granted = self._tools.book.units(view, account, self._tools.now())
+        try:
+            checked = reader.check_units(
+                data, token, holder, wanted=wanted, granted=granted
+            )
+            return Keys(decode(data, UnitsAnswer), *checked)
+        except ProtocolError as error:
+            raise reader.refused(token.dataset, error) from error
+
+    async def _pull(self, dataset: int, holder: Member, keys: Keys) -> None:
+        """Every piece that is not here yet; a pull that was cut goes on where it was."""
+        for index in keys.units:
+            entry = keys.manifest.entries[index]
+            holders = Holders(
+                holder.peer_id, await self._others(dataset, index, holder)
+            )
+            await self._get(holders, Digest(entry.chunks), CHUNK_LIST_LIMIT_BYTES)
+            await self._pull_unit(holders, entry)
+
+    async def _others(self, dataset: int, unit: int, owner: Member) -> list[PeerId]:
+        """Connected members with a grant for the unit: they may have fetched it."""
+        view = await self._tools.view(dataset)
+        connected = self._tools.transport.connected()
+        found = [
+            member.peer_id
+            for grant in self._tools.active(view)
+            if grant.units >> unit & 1
+            and (member := view.members.by_account(grant.grantee)) is not None
+            and member.peer_id in connected
+        ]
+        mine = {owner.peer_id, self._tools.signer.peer_id}
+        return sorted(set(found) - mine)
+
+    async def _pull_unit(self, holders: Holders, entry: Entry) -> None:
+        listed = await trio.to_thread.run_sync(chunk_list, self._tools.blobs, entry)
+        numbers = iter(range(len(listed.chunks)))
+        failed: list[NodeError] = []
+
+        async def puller(cancel: trio.CancelScope) -> None:
+            try:
+                for number in numbers:
+                    digest = Digest(listed.chunks[number].sha256)
+                    await self._get(holders, digest, entry.chunk_length(number))
+            except NodeError as error:
+                # The first tells the caller; the others would say the same.
+                failed.append(error)
+                cancel.cancel()
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(PULLS_AT_ONCE):
+                nursery.start_soon(puller, nursery.cancel_scope)
+        if failed:
+            raise failed[0]
+
+    async def _get(self, holders: Holders, digest: Digest, limit_bytes: int) -> None:
+        """One piece from whoever gives it; the first refusal is told if nobody does."""
+        if self._tools.blobs.has(digest):
+            return
+        refused: NodeError | None = None
+        for peer in holders.order():
+            try:
+                await self._tools.transport.fetch(
+                    peer, digest, limit_bytes=limit_bytes, timeout_s=FETCH_TIMEOUT_S
+                )
+                return
+            except NodeError as error:
+                holders.failed(peer)
+                refused = refused or error
+        assert refused is not None
+        raise refused
+
+    async def _write(
+        self, path: Path, holder: Member, keys: Keys, crypt4gh_key: bytes | None
+    ) -> int:
+        listing, manifest, headers = keys.listing, keys.manifest, keys.headers
+        blobs = self._tools.blobs
+
+        def work() -> int:
+            secret = self._tools.open_key()
+            opening = {"secret_seal_key": secret, "sender": holder.seal_key}
+            if crypt4gh_key is not None:
+                resealed = [
+                    UnitHeader(
+                        one.index,
+                        sealed.reseal_header(
+                            one.header, grantee=crypt4gh_key, **opening
+                        ),
+                    )
+                    for one in headers
+                ]
+                return folder.write_sealed(path, blobs, listing, manifest, resealed)
+            if not listing.table:
+                return folder.write_units(
+                    path, blobs, listing, manifest, headers, **opening
+                )
+            units = reader.open_units(blobs, listing, manifest, headers, **opening)
+            rows = reader.as_table(listing, units)
+            reader.write_private(path, rows)
+            return len(rows)
+
+        return await trio.to_thread.run_sync(work)

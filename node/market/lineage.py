@@ -1,0 +1,60 @@
+"""What this node has of the records and facts behind a provenance graph."""
+
+from collections.abc import Iterable, Sequence
+
+from node.market.shelf import SeenListing
+from node.ports import ChainEvent, DatasetToken, Grant
+from protocol.lineage import Facts, GrantFact, PlacedReceipt, Records, TokenFact
+from protocol.manifest import ListingAnswer
+from protocol.members import MemberSet
+
+
+def records(
+    listings: Iterable[SeenListing],
+    *,
+    proposals: Sequence[bytes] = (),
+    consents: Sequence[bytes] = (),
+    releases: Sequence[bytes] = (),
+    receipts: Sequence[PlacedReceipt] = (),
+) -> Records:
+    """Signed messages from the node's services, unverified."""
+    return Records(
+        tuple(ListingAnswer(one.listing, one.provenance) for one in listings),
+        tuple(proposals),
+        tuple(consents),
+        tuple(releases),
+        tuple(receipts),
+    )
+
+
+def facts(
+    members: MemberSet,
+    tokens: Iterable[DatasetToken],
+    grants: Iterable[Grant],
+    events: Iterable[ChainEvent],
+) -> Facts:
+    """What the chain says; of a thing anchored twice the first counts, as on chain."""
+    rounds: set[tuple[bytes, int, bytes]] = set()
+    models: dict[bytes, bytes] = {}
+    batches: set[bytes] = set()
+    for event in events:
+        data = event.data
+        if event.kind == "RoundAnchored":
+            rounds.add((data["run"], data["number"], data["state"]))
+        elif event.kind == "ModelAnchored":
+            models.setdefault(data["root"], data["record"])
+        elif event.kind == "ReceiptsAnchored":
+            batches.add(data["root"])
+    return Facts(
+        members,
+        tuple(TokenFact(one.dataset, one.owner, one.record) for one in tokens),
+        tuple(
+            GrantFact(
+                one.grant, one.dataset, one.grantee, one.units, one.until, one.revoked
+            )
+            for one in grants
+        ),
+        frozenset(rounds),
+        models,
+        frozenset(batches),
+    )

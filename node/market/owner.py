@@ -1,0 +1,298 @@
+"""The owner's side: publish, grant, revoke, withdraw, and read one's own rows."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import structlog
+import trio
+
+from node.errors import AccessError, ChainError
+from node.market import DatasetError, body, names, plan, privacy, reader, sealed, table
+from node.market.plan import Plan
+from node.market.publish import Description
+from node.market.publisher import Publisher
+from node.market.shelf import OwnDataset, chunk_list, without_units
+from node.market.tools import Tools
+from protocol.gossip import PAYLOAD_LIMIT_BYTES
+from protocol.listing import LISTING_TOPIC, Listing, open_listing
+from protocol.manifest import ListingAnswer, Manifest, UnitHeader, unit_list
+from protocol.types import Digest
+from protocol.wire import encode
+
+DAYS_LIMIT = 3650
+_DAY_S = 86_400
+_STAYS = (
+    "the chain keeps the listing's digest and the record of every grant",
+    "models trained with these records keep what they learned",
+    "backups of this node made before now hold the keys until they are destroyed too",
+    "what the disk's own electronics keep of overwritten blocks is out of our reach",
+)
+
+log = structlog.get_logger()
+
+
+class Owner:
+    """What this node does with datasets of its own."""
+
+    def __init__(self, tools: Tools) -> None:
+        self._tools = tools
+        self._adding = trio.Lock()
+        self._publisher = Publisher(
+            store=tools.store,
+            blobs=tools.blobs,
+            signer=tools.signer,
+            chain=tools.chain,
+            shelf=tools.shelf,
+            now=tools.now,
+            open_key=tools.open_key,
+        )
+
+    async def add(self, path: Path, said: Description) -> tuple[int, list[str]]:
+        """Encrypt and list one CSV; returns the dataset and what to look at again."""
+        said.check()
+
+        def planned() -> Plan:
+            return plan.of_csv(table.read_table(path), said.unit_by)
+
+        return await self._publish(await trio.to_thread.run_sync(planned), said)
+
+    async def publish(
+        self, paths: Sequence[Path], said: Description, replaces: int | None
+    ) -> tuple[int, list[str]]:
+        """Encrypt and list files and folders of any kind we know."""
+        said.check()
+        if replaces is not None:
+            said = self._replacing(said, replaces)
+
+        def planned() -> Plan:
+            try:
+                return plan.of_paths(paths, said.unit_by)
+            except OSError as error:
+                raise DatasetError(
+                    f"{error.filename} cannot be read: {error.strerror}",
+                    hint="check the path and its permissions",
+                ) from error
+            except ValueError as error:
+                raise DatasetError("path holds a zero byte") from error
+
+        return await self._publish(await trio.to_thread.run_sync(planned), said)
+
+    async def _announce(self, record: OwnDataset) -> None:
+        """Only a hint: who misses it is shown the listing when it asks."""
+        said = encode(ListingAnswer(record.listing, record.provenance))
+        if len(said) <= PAYLOAD_LIMIT_BYTES:
+            await self._tools.transport.announce(LISTING_TOPIC, said)
+
+    def _replacing(self, said: Description, replaces: int) -> Description:
+        before = self._tools.shelf.own(replaces)[1]
+        return Description(
+            said.title,
+            said.licence,
+            said.duo,
+            said.source,
+            said.unit_by,
+            said.disease,
+            previous=before.digest(),
+            version=before.version + 1,
+        )
+
+    async def _publish(self, made: Plan, said: Description) -> tuple[int, list[str]]:
+        async with self._adding:
+            await self._tools.shelf.load()
+            record = await self._publisher.draft(made, said)
+            dataset = await self._publisher.anchor(record)
+        await self._tools.view(dataset)
+        await self._announce(record)
+        columns = [column.name for column in open_listing(record.listing).columns]
+        warnings = [
+            f"column {name!r} seems to hold direct identifiers"
+            for name in privacy.direct_identifiers(columns)
+        ]
+        return dataset, [*warnings, *made.warnings]
+
+    async def rows(self, dataset: int) -> bytes:
+        """The table as CSV for our own computing, without withdrawn units."""
+        await self._tools.shelf.load()
+        record, listing, manifest = self._tools.shelf.own(dataset)
+        headers = [UnitHeader(i, one) for i, one in enumerate(record.headers) if one]
+        if not headers:
+            raise AccessError(
+                f"dataset {dataset} is withdrawn: its keys are destroyed",
+                hint="it cannot be used any more; publish a new version",
+            )
+
+        def work() -> bytes:
+            units = reader.open_units(
+                self._tools.blobs,
+                listing,
+                manifest,
+                headers,
+                secret_seal_key=self._tools.open_key(),
+                sender=self._tools.signer.seal_key,
+            )
+            return reader.as_csv(listing, units)
+
+        return await trio.to_thread.run_sync(work)
+
+    async def read(self, dataset: int, unit: int, offset: int, length: int) -> bytes:
+        """A range of one unit's plaintext, for our own computing."""
+        await self._tools.shelf.load()
+        record, listing, manifest = self._tools.shelf.own(dataset)
+        names.bits([unit], listing.units)
+        if not record.headers[unit]:
+            raise AccessError(f"unit {unit} of dataset {dataset} is withdrawn")
+        entry = manifest.entries[unit]
+
+        def work() -> bytes:
+            secret = self._tools.open_key()
+            own = sealed.public_half(secret)
+            key = sealed.session_key(
+                record.headers[unit], secret_seal_key=secret, sender=own
+            )
+            chunks = chunk_list(self._tools.blobs, entry)
+            return body.read_range(
+                self._tools.blobs, entry, chunks, key, offset=offset, length=length
+            )
+
+        return await trio.to_thread.run_sync(work)
+
+    async def give(
+        self, dataset: int, grantee: str, units: Sequence[int] | None, days: int
+    ) -> dict[str, Any]:
+        """Grant units to the member called `grantee`; None is all that are left."""
+        await self._tools.shelf.load()
+        record, listing, _ = self._tools.shelf.own(dataset)
+        bits = names.bits(_left(record, listing, units), listing.units)
+        if not 1 <= days <= DAYS_LIMIT:
+            raise AccessError(f"{days} days, needs between 1 and {DAYS_LIMIT}")
+        member = names.by_name(await self._tools.chain.members(), grantee)
+        head = await self._tools.chain.head()
+        until = max(self._tools.now(), head.time) + days * _DAY_S
+        grant = await self._tools.chain.grant(dataset, member.account, bits, until)
+        await self._tools.store.append_event(
+            "grant_given",
+            {"grant": grant, "dataset": dataset, "grantee": grantee, "until": until},
+        )
+        view = await self._tools.view(dataset)
+        return self._tools.shown(names.grant(view.grants, grant), view)
+
+    async def revoke(self, grant: int) -> dict[str, Any]:
+        """Stop a grant: here at once, and on the chain for everyone."""
+        await self._tools.shelf.load()
+        dataset = await self._dataset_of(grant)
+        await self._stop(dataset, grant)
+        view = await self._tools.view(dataset)
+        return self._tools.shown(names.grant(view.grants, grant), view)
+
+    async def _stop(self, dataset: int, grant: int) -> None:
+        self._tools.book.withdraw(grant)
+        try:
+            await self._tools.chain.revoke(grant)
+        except ChainError:
+            # Only a clear no restores it; after a cancellation it stays withdrawn.
+            self._tools.book.restore(grant)
+            raise
+        await self._tools.store.append_event(
+            "grant_revoked", {"grant": grant, "dataset": dataset}
+        )
+
+    async def _dataset_of(self, grant: int) -> int:
+        for dataset in self._tools.shelf.datasets():
+            view = await self._tools.view(dataset)
+            if any(one.grant == grant for one in view.grants):
+                return dataset
+        raise AccessError(
+            f"grant {grant} is not on a dataset of this node",
+            hint="only the owner of a dataset revokes its grants",
+        )
+
+    async def withdraw(
+        self, dataset: int, units: Sequence[int] | None
+    ) -> dict[str, Any]:
+        """Destroy the keys and the ciphertext of units; None is the whole dataset.
+
+        The keys go first and do not wait for the chain.  What the chain says of the
+        units is then brought in line; a chain that is down leaves that for the next
+        call, which finds the keys gone and goes on from there.
+        """
+        await self._tools.shelf.load()
+        record, listing, manifest = self._tools.shelf.own(dataset)
+        bits = names.bits(units, listing.units)
+        gone = unit_list(bits)
+        headers = [i for i in gone if record.headers[i]]
+        if headers:
+            await self._tools.shelf.put(without_units(record, gone))
+            await self._tools.store.append_event(
+                "units_withdrawn", {"dataset": dataset, "units": headers}
+            )
+            await self._tools.store.scrub()
+        await trio.to_thread.run_sync(self._delete, manifest, gone)
+        grants = await self._end_use(dataset, bits)
+        return {
+            "dataset": dataset,
+            "units": gone,
+            "left": [i for i in range(listing.units) if not bits >> i & 1],
+            "grants": grants,
+            "cannot_be_undone": await self._readers(dataset, bits),
+        }
+
+    def _delete(self, manifest: Manifest, units: Sequence[int]) -> None:
+        """The ciphertext here; copies elsewhere have become unreadable, not absent."""
+        for index in units:
+            entry = manifest.entries[index]
+            for digest in [*self._tools.shelf.digests(entry)][::-1]:
+                # The list goes last: until then a repeated call finds the rest.
+                self._tools.blobs.delete(digest)
+            self._tools.blobs.delete(Digest(entry.chunks))
+
+    async def _end_use(self, dataset: int, bits: int) -> list[dict[str, Any]]:
+        """Withdraw units on the chain, for everybody and for ever; the grants that lose some."""
+        view = await self._tools.view(dataset)
+        time = max(self._tools.now(), view.chain_time)
+        losing = [
+            {"grant": grant.grant, "left": unit_list(grant.units & ~bits)}
+            for grant in view.grants
+            if not grant.revoked and grant.until > time and grant.units & bits
+        ]
+        token = next(
+            t for t in await self._tools.chain.datasets() if t.dataset == dataset
+        )
+        still = bits & ~token.withdrawn
+        if token.open and still:
+            if token.withdrawn | bits == (1 << token.units) - 1:
+                await self._tools.chain.withdraw_dataset(dataset)
+            else:
+                await self._tools.chain.withdraw_units(dataset, still)
+        await self._tools.view(dataset)
+        return losing
+
+    async def _readers(self, dataset: int, bits: int) -> list[str]:
+        """Who was given keys of these units before; their copies are out of reach."""
+        after, readers = 0, dict[str, set[int]]()
+        while events := await self._tools.store.events(after, 1000):
+            for event in events:
+                if event.kind == "keys_released" and event.data["dataset"] == dataset:
+                    units = {i for i in event.data["units"] if bits >> i & 1}
+                    readers.setdefault(str(event.data["grantee"]), set()).update(units)
+            after = events[-1].number
+        lines = [
+            f"{name} was given the keys of units {sorted(units)}: what it has read, it has"
+            for name, units in sorted(readers.items())
+            if units
+        ]
+        return [*lines, *_STAYS]
+
+
+def _left(
+    record: OwnDataset, listing: Listing, units: Sequence[int] | None
+) -> Sequence[int]:
+    gone = set(record.withdrawn)
+    if units is None:
+        return [i for i in range(listing.units) if i not in gone]
+    if lost := sorted(gone & set(units)):
+        raise AccessError(
+            f"units {lost} are withdrawn: their keys are destroyed",
+            hint=f"left are {sorted(set(range(listing.units)) - gone)}",
+        )
+    return units

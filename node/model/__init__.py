@@ -1,0 +1,1 @@
+"""Models on disk: keyed checkpoints, their key files, and the keyring of the daemon."""

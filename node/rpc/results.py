@@ -1,0 +1,336 @@
+"""What each method of the admin interface answers.
+
+The server converts what a service returns to these before it answers, so the documentation
+made from them cannot say one thing and the daemon another.  A field is always there; where
+there is nothing to say it is null.  Adding a field is free, taking one away is not.
+"""
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+Hex = Annotated[str, Meta(pattern="^[0-9a-f]*$", description="lower-case hex digits")]
+Digest = Annotated[
+    str, Meta(pattern="^[0-9a-f]{64}$", description="32 bytes, lower-case hex")
+]
+Account = Annotated[
+    str,
+    Meta(pattern="^(0x)?[0-9a-fA-F]{40}$", description="20 bytes, the chain account"),
+]
+Count = Annotated[int, Meta(ge=0)]
+
+
+def _said(description: str) -> Meta:
+    return Meta(description=description)
+
+
+class Result(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Base of all of them."""
+
+
+# --- node ---------------------------------------------------------------------
+
+
+class ChainStatus(Result, frozen=True):
+    url: str
+    chain_id: Count
+    head: Annotated[
+        Count | None, _said("newest block taken as final; null while the chain is down")
+    ]
+    waiting: Annotated[Count, _said("anchors that wait for the chain")]
+
+
+class StatusGet(Result, frozen=True):
+    name: str
+    role: str
+    peer_id: str
+    version: str
+    addresses: Annotated[list[str], _said("where this node listens")]
+    connected: Annotated[Count, _said("peers connected now")]
+    members: Annotated[Count, _said("members of the federation")]
+    uptime_s: float
+    chain: ChainStatus
+    datasets: Annotated[Count, _said("datasets of this node")]
+    runs: Count
+    models: Count
+
+
+class Peer(Result, frozen=True):
+    name: str
+    peer_id: str
+    connected: bool
+    roles: list[str]
+
+
+class PeersList(Result, frozen=True):
+    peers: list[Peer]
+
+
+class Member(Result, frozen=True):
+    name: str
+    peer_id: str
+    node_key: Annotated[Hex, _said("Ed25519, 32 bytes")]
+    account: Account
+    roles: list[str]
+
+
+class MembersList(Result, frozen=True):
+    members: list[Member]
+
+
+class NodeStop(Result, frozen=True):
+    stopping: Literal[True]
+
+
+class Event(Result, frozen=True):
+    number: Count
+    at_ms: Annotated[Count, _said("Unix milliseconds")]
+    kind: str
+    data: Annotated[dict[str, Any], _said("what `kind` has to say")]
+
+
+class EventsList(Result, frozen=True):
+    events: Annotated[list[Event], _said("oldest first")]
+
+
+# --- data ---------------------------------------------------------------------
+
+
+class DatasetRow(Result, frozen=True):
+    dataset: Count
+    title: Annotated[str | None, _said("null while the owner has not been asked")]
+    owner: Annotated[str, _said("name, or account of somebody who is no member")]
+    owner_peer: str | None
+    mine: bool
+    units: Annotated[Count, _said("number of consent units")]
+    price: Count
+    record: Annotated[Digest, _said("digest of the listing, as the chain has it")]
+
+
+class DatasetsList(Result, frozen=True):
+    datasets: list[DatasetRow]
+
+
+class Column(Result, frozen=True):
+    name: str
+    kind: str
+
+
+class Part(Result, frozen=True):
+    name: str
+    format: str
+    columns: list[Column]
+    details: Annotated[list[str], _said("facts of the format, such as a modality")]
+    records: Annotated[
+        Count | None, _said("rows or files; null where it would tell too much")
+    ]
+
+
+class Listing(Result, frozen=True):
+    licence: str
+    duo: list[str]
+    source: str
+    columns: list[Column]
+    rows: Annotated[
+        list[Count | None], _said("of each unit; null where fewer than ten")
+    ]
+    created: Annotated[Count, _said("Unix seconds")]
+    manifest: Digest
+    provenance: Digest
+    croissant: Annotated[dict[str, Any], _said("the same facts as Croissant JSON-LD")]
+    disease: Annotated[str | None, _said("a MONDO term, where one is public")] = None
+    version: Count = 1
+    previous: Annotated[
+        Digest | None, _said("record of the version before this one")
+    ] = None
+    parts: Annotated[list[Part], _said("records of one format each")] = []
+    packed: Annotated[bool, _said("a unit is a tar of files")] = False
+
+
+class DatasetShown(DatasetRow, frozen=True):
+    listing: Annotated[Listing | None, _said("null where it could not be had")]
+    why: Annotated[str | None, _said("why there is no listing")] = None
+    warnings: Annotated[list[str], _said("on publishing: what to look at again")] = []
+
+
+class DatasetsFetch(Result, frozen=True):
+    dataset: Count
+    title: str
+    record: Digest
+    units: Annotated[list[Count], _said("the units that were read")]
+    columns: list[str]
+    bytes: Count
+    path: str
+
+
+class GrantRow(Result, frozen=True):
+    grant: Count
+    dataset: Count
+    grantee: Annotated[str, _said("name, or account of somebody who is no member")]
+    units: list[Count]
+    until: Annotated[Count, _said("Unix seconds")]
+    revoked: bool
+    active: bool
+
+
+class GrantsList(Result, frozen=True):
+    grants: list[GrantRow]
+
+
+# --- training -----------------------------------------------------------------
+
+
+class Progress(Result, frozen=True):
+    what: Annotated[str, _said("what this node is doing for the run now")]
+    step: Annotated[Count | None, _said("null for work that has no steps")]
+    of: Count | None
+    loss: float | None
+
+
+class RunRow(Result, frozen=True):
+    run: Digest
+    title: str
+    phase: Literal["proposed", "training", "finished", "failed", "paused"]
+    round: Annotated[Count, _said("rounds closed so far")]
+    rounds: Count
+    members: list[str]
+    consents: Annotated[list[str], _said("members whose stewards have agreed")]
+    datasets: Annotated[
+        dict[str, Count], _said("the dataset each of them brings, by member")
+    ]
+    samples: Annotated[dict[str, Count], _said("records that train, by member")]
+    state_root: Annotated[Digest, _said("of the newest state")]
+    proposed_by: str
+    mine: Annotated[bool, _said("this node is one of the members")]
+    reason: Annotated[str | None, _said("why it failed or is paused")]
+    progress: Progress | None
+
+
+class RunsList(Result, frozen=True):
+    runs: list[RunRow]
+
+
+class Moved(Result, frozen=True):
+    count: Count
+    bytes: Count
+
+
+class RoundRow(Result, frozen=True):
+    run: Digest
+    round: Count
+    attempt: Annotated[Count, _said("the attempt that succeeded")]
+    attempts: Annotated[Count, _said("attempts this node took part in")]
+    accepted: Annotated[bool, _said("a quorum accepted the sum; else the state stays")]
+    survivors: Annotated[
+        list[str], _said("whose updates are in it; empty where this node slept")
+    ]
+    state_root: Annotated[Digest, _said("the state this round ended with")]
+    seconds: float
+    finished_at: Annotated[Count, _said("Unix seconds")]
+    loss_first: Annotated[
+        float | None, _said("this node's training loss, first step; null if it slept")
+    ]
+    loss_last: float | None
+    norm: Annotated[float | None, _said("length of this node's update, unmasked")]
+    cut: Annotated[Count, _said("entries of the update that had to be cut")]
+    held_out: Annotated[Count, _said("records of this node that never train")]
+    auc: Annotated[float | None, _said("of the new state, on those records")]
+    loss: float | None
+    bytes_received: Count
+    received: Annotated[dict[str, Moved], _said("blobs pulled, by member")]
+
+
+class RoundsList(Result, frozen=True):
+    rounds: list[RoundRow]
+
+
+# --- evaluation ---------------------------------------------------------------
+
+
+class ModelRow(Result, frozen=True):
+    model: Annotated[Digest, _said("root of the keyed integer trunk")]
+    run: Digest
+    state_root: Digest
+    released_by: str
+    hosts: Annotated[list[str], _said("who may serve it; empty: any host")]
+    bytes: Annotated[Count, _said("size of the trunk")]
+    here: Annotated[bool, _said("this node has the trunk")]
+
+
+class Source(Result, frozen=True):
+    dataset: Count
+    record: Annotated[Digest, _said("digest of the listing, as the signed step has it")]
+    owner: str
+    title: str | None
+    licence: Annotated[str | None, _said("null where the owner cannot be asked")]
+
+
+class ModelShown(ModelRow, frozen=True):
+    confirmed_by: Annotated[
+        list[str],
+        _said("who compared it with the state they trained and signed for it"),
+    ]
+    sources: Annotated[list[Source], _said("the listings it was trained on")]
+
+
+class ModelsList(Result, frozen=True):
+    models: list[ModelRow]
+
+
+class InferenceRun(Result, frozen=True):
+    model: Digest
+    host: str
+    receipts: list[Digest]
+    scores: Annotated[
+        list[float],
+        _said("what the model's head gives, one a row of the table; a logit"),
+    ]
+    path: Annotated[str | None, _said("where the scores were written too")] = None
+
+
+class ReceiptRow(Result, frozen=True):
+    receipt: Digest
+    batch: Annotated[Digest | None, _said("Merkle root it was anchored under")]
+    anchored: bool
+
+
+class ReceiptsList(Result, frozen=True):
+    receipts: list[ReceiptRow]
+
+
+class ReceiptsAnchor(Result, frozen=True):
+    batch: Annotated[Digest | None, _said("null where no receipt waited")]
+
+
+class ReceiptsExport(Result, frozen=True):
+    path: str
+    bytes: Count
+
+
+class AuditEntry(Result, frozen=True):
+    case: Count
+    token: Count
+    column: Count
+    committed: Annotated[int, _said("what the host signed")]
+    computed: Annotated[int, _said("what the replay gives")]
+    differing: Annotated[Count, _said("numbers of the layer that differ")]
+
+
+class AuditRow(Result, frozen=True):
+    receipt: Digest
+    batch: Digest
+    host: str
+    verifier: Annotated[str, _said("who signed the report")]
+    model: Annotated[Digest, _said("all zeros for a leaf that is no receipt")]
+    verdict: Literal["passed", "failed"]
+    fault: Literal["layer", "shape", "receipt"] | None
+    layer: Annotated[Count | None, _said("the first layer that differs, from 0")]
+    entry: Annotated[AuditEntry | None, _said("its first number that differs")]
+    first_layer: Count
+    layers_replayed: Count
+    time: Annotated[Count, _said("Unix seconds")]
+
+
+class AuditsList(Result, frozen=True):
+    audits: list[AuditRow]

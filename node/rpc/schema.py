@@ -1,0 +1,220 @@
+"""The admin interface as data: every method, in the order a person would learn them.
+
+The server refuses what is not here, the reference page is generated from it, and the examples
+are checked against it, so there is one place to read and one place to change.  Examples stand
+apart, in `examples.json`.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any
+
+import msgspec
+
+from node.rpc import params, results
+
+
+@dataclass(frozen=True)
+class Method:
+    """One method: what it is asked, what it answers, what it is for."""
+
+    name: str
+    params: type[msgspec.Struct]
+    result: type[msgspec.Struct]
+    about: str
+
+    @property
+    def example(self) -> Mapping[str, Any]:
+        """`params` and `result` of one call."""
+        return _examples()[self.name]
+
+    def described(self, field: str) -> str:
+        """What a parameter takes, for the hint of a refusal; empty if there is none."""
+        properties = schema_of(self.params)["properties"]
+        return description(properties.get(field, {}))
+
+
+def schema_of(struct: type[msgspec.Struct]) -> dict[str, Any]:
+    """The JSON Schema of one Struct, with its definitions beside it under `$defs`."""
+    (top,), definitions = msgspec.json.schema_components([struct])
+    name = top["$ref"].rsplit("/", 1)[-1]
+    found = definitions.pop(name)
+    return {**found, "$defs": definitions}
+
+
+def description(schema: Mapping[str, Any]) -> str:
+    """The words of a property; those of an optional one stand on its first kind."""
+    for one in (schema, *schema.get("anyOf", ())):
+        if text := one.get("description"):
+            return str(text)
+    return ""
+
+
+@cache
+def _examples() -> Mapping[str, Mapping[str, Any]]:
+    path = resources.files("node.rpc") / "examples.json"
+    found: dict[str, Mapping[str, Any]] = json.loads(path.read_text())
+    return found
+
+
+_ALL = (
+    Method(
+        "status.get",
+        params.Nothing,
+        results.StatusGet,
+        "Who this node is, whom it sees, and how it stands with the chain.",
+    ),
+    Method(
+        "peers.list",
+        params.Nothing,
+        results.PeersList,
+        "The other members, and which of them are connected now.",
+    ),
+    Method(
+        "members.list",
+        params.Nothing,
+        results.MembersList,
+        "The federation as the registry on the chain has it. While the chain is down this is "
+        "the last list that was read.",
+    ),
+    Method(
+        "datasets.add",
+        params.DatasetsAdd,
+        results.DatasetShown,
+        "Encrypt a table, list it and mint its token. Title, source, licence and column names "
+        "become public and stay so. The same call again finds what the first one made.",
+    ),
+    Method(
+        "datasets.list",
+        params.Nothing,
+        results.DatasetsList,
+        "Every dataset on the chain.",
+    ),
+    Method(
+        "datasets.show",
+        params.DatasetsShow,
+        results.DatasetShown,
+        "One dataset with its listing. The owner is asked for it once, then it is kept.",
+    ),
+    Method(
+        "datasets.fetch",
+        params.DatasetsFetch,
+        results.DatasetsFetch,
+        "Read what a grant covers: ask the owner for keys, pull the encrypted units, check "
+        "each against the chain, decrypt into a private file. Without `units` all that is "
+        "granted; if one named unit is not granted, nothing is read.",
+    ),
+    Method(
+        "grants.give",
+        params.GrantsGive,
+        results.GrantRow,
+        "Let a member read units of a dataset of this node. Who may read what is public.",
+    ),
+    Method(
+        "grants.list",
+        params.GrantsList,
+        results.GrantsList,
+        "All grants of a dataset, those that ended too.",
+    ),
+    Method(
+        "grants.revoke",
+        params.GrantsRevoke,
+        results.GrantRow,
+        "End a grant: on this node at once, on the chain for everyone. What was read before "
+        "stays read.",
+    ),
+    Method(
+        "runs.propose",
+        params.RunsPropose,
+        results.RunRow,
+        "Propose a training run, and consent to it with a dataset of this node. Nothing trains "
+        "before every member named has consented.",
+    ),
+    Method(
+        "runs.join",
+        params.RunsJoin,
+        results.RunRow,
+        "Consent to a proposed run with a dataset of this node.",
+    ),
+    Method("runs.list", params.Nothing, results.RunsList, "Every run this node knows."),
+    Method(
+        "runs.show",
+        params.RunsShow,
+        results.RunRow,
+        "One run, with what this node is doing for it now.",
+    ),
+    Method(
+        "rounds.list",
+        params.RoundsList,
+        results.RoundsList,
+        "The closed rounds of a run, as this node saw them.",
+    ),
+    Method(
+        "models.release",
+        params.ModelsRelease,
+        results.ModelRow,
+        "Key the final state of a run under a fresh key, round it to integers, announce and "
+        "anchor it. The key goes, sealed, to the members that trained.",
+    ),
+    Method(
+        "models.list",
+        params.Nothing,
+        results.ModelsList,
+        "Released models this node has made or heard of.",
+    ),
+    Method(
+        "models.show",
+        params.ModelsShow,
+        results.ModelShown,
+        "One released model, and the listings it was trained on by its signed provenance.",
+    ),
+    Method(
+        "inference.run",
+        params.InferenceRun,
+        results.InferenceRun,
+        "Score the rows of a table on a host that sees keyed integers only. Each answer comes "
+        "with a receipt the host has signed.",
+    ),
+    Method(
+        "receipts.list",
+        params.Nothing,
+        results.ReceiptsList,
+        "Receipts this node has signed as a host.",
+    ),
+    Method(
+        "receipts.anchor",
+        params.Nothing,
+        results.ReceiptsAnchor,
+        "Close the open batch of receipts now instead of in a few seconds.",
+    ),
+    Method(
+        "receipts.export",
+        params.ReceiptsExport,
+        results.ReceiptsExport,
+        "Write one receipt with all that `rexis-verify` needs to check it without a network.",
+    ),
+    Method(
+        "audits.list",
+        params.Nothing,
+        results.AuditsList,
+        "What verifiers reported, each under its signature.",
+    ),
+    Method(
+        "events.list",
+        params.EventsList,
+        results.EventsList,
+        "The numbered log of what happened on this node. With `wait_s` an empty answer is held "
+        "back until there is something to say; ask again `after` the last number to follow.",
+    ),
+    Method(
+        "node.stop",
+        params.Nothing,
+        results.NodeStop,
+        "Stop the daemon gracefully; nothing that was acknowledged is lost.",
+    ),
+)
+
+METHODS: Mapping[str, Method] = {method.name: method for method in _ALL}

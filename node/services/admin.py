@@ -1,0 +1,262 @@
+"""What an operator may ask of a running node: one function for each method of docs/rpc.md.
+
+Parameters arrive typed and bounded by `node.rpc.schema`; what is returned here is checked
+against the same schema before it leaves.  Bytes are hex text on this side of the fence.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from node.clock import monotonic_millis
+from node.errors import AccessError, ChainError
+from node.market import publish
+from node.market.reader import write_private
+from node.services.node import Node
+from protocol.members import (
+    ROLE_AUDITOR,
+    ROLE_COMPUTE_HOST,
+    ROLE_DATA_PROVIDER,
+    ROLE_RESEARCHER,
+    Member,
+)
+
+HEAD_TIMEOUT_S = 2.0
+ROLES = {
+    "data provider": ROLE_DATA_PROVIDER,
+    "researcher": ROLE_RESEARCHER,
+    "compute host": ROLE_COMPUTE_HOST,
+    "auditor": ROLE_AUDITOR,
+}
+
+Row = dict[str, Any]
+Handler = Callable[[Any], Awaitable[Row]]
+
+
+class Admin:
+    """The methods of one node."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._born = monotonic_millis()
+
+    def methods(self) -> Mapping[str, Handler]:
+        """Every method of docs/rpc.md."""
+        return {
+            "status.get": self._status,
+            "peers.list": self._peers,
+            "members.list": self._members,
+            "datasets.add": self._datasets_add,
+            "datasets.list": self._datasets_list,
+            "datasets.show": self._datasets_show,
+            "datasets.fetch": self._datasets_fetch,
+            "grants.give": self._grants_give,
+            "grants.list": self._grants_list,
+            "grants.revoke": self._grants_revoke,
+            "runs.propose": self._runs_propose,
+            "runs.join": self._runs_join,
+            "runs.list": self._runs_list,
+            "runs.show": self._runs_show,
+            "rounds.list": self._rounds_list,
+            "models.release": self._models_release,
+            "models.list": self._models_list,
+            "models.show": self._models_show,
+            "inference.run": self._inference_run,
+            "receipts.list": self._receipts_list,
+            "receipts.anchor": self._receipts_anchor,
+            "receipts.export": self._receipts_export,
+            "audits.list": self._audits_list,
+            "events.list": self._events_list,
+            "node.stop": self._stop,
+        }
+
+    async def _status(self, _params: Any) -> Row:
+        parts, transport = self._node.parts, self._node.reach()
+        head: int | None
+        try:
+            with trio.move_on_after(2) as scope:
+                head = (await parts.chain.head()).number
+            if scope.cancelled_caught:
+                head = None
+        except ChainError:
+            head = None
+        return {
+            "name": parts.config.node.name,
+            "role": parts.config.node.role,
+            "peer_id": parts.key.peer_id,
+            "version": metadata.version("rexis"),
+            "addresses": list(transport.addresses()),
+            "connected": len(transport.connected()),
+            "members": len(self._node.federation.members.members),
+            "uptime_s": round((monotonic_millis() - self._born) / 1000, 1),
+            "chain": {
+                "url": parts.config.chain.url,
+                "chain_id": parts.config.chain.chain_id,
+                "head": head,
+                "waiting": await self._node.outbox.waiting(),
+            },
+            "datasets": self._node.market.owned(),
+            "runs": len(self._node.runs.rows()),
+            "models": len(self._node.releases.rows()),
+        }
+
+    async def _peers(self, _params: Any) -> Row:
+        connected = self._node.reach().connected()
+        return {
+            "peers": [
+                {
+                    "name": member.name,
+                    "peer_id": member.peer_id,
+                    "connected": member.peer_id in connected,
+                    "roles": _roles(member),
+                }
+                for member in self._node.federation.members.members
+                if member.peer_id != self._node.parts.key.peer_id
+            ]
+        }
+
+    async def _members(self, _params: Any) -> Row:
+        return {
+            "members": [
+                {
+                    "name": member.name,
+                    "peer_id": member.peer_id,
+                    "node_key": member.node_key.hex(),
+                    "account": "0x" + member.account.hex(),
+                    "roles": _roles(member),
+                }
+                for member in self._node.federation.members.members
+            ]
+        }
+
+    async def _datasets_add(self, params: Any) -> Row:
+        return await self._node.market.add(
+            params.path,
+            params.title,
+            params.licence,
+            params.duo,
+            params.source,
+            unit_column=params.unit_column,
+        )
+
+    async def _datasets_list(self, _params: Any) -> Row:
+        return {"datasets": await self._node.market.list()}
+
+    async def _datasets_show(self, params: Any) -> Row:
+        return await self._node.market.show(params.dataset)
+
+    async def _datasets_fetch(self, params: Any) -> Row:
+        owner = params.owner and self._node.federation.named(params.owner).peer_id
+        return await self._node.market.fetch(
+            params.dataset, owner, params.path, units=params.units
+        )
+
+    async def _grants_give(self, params: Any) -> Row:
+        return await self._node.market.give(
+            params.dataset, params.grantee, params.units, params.days
+        )
+
+    async def _grants_list(self, params: Any) -> Row:
+        return {"grants": await self._node.market.grants(params.dataset)}
+
+    async def _grants_revoke(self, params: Any) -> Row:
+        return await self._node.market.revoke(params.grant)
+
+    async def _runs_propose(self, params: Any) -> Row:
+        self._only("institution")
+        return await self._node.runs.propose(
+            params.plan, params.rounds, params.members, params.dataset
+        )
+
+    async def _runs_join(self, params: Any) -> Row:
+        self._only("institution")
+        return await self._node.runs.join(bytes.fromhex(params.run), params.dataset)
+
+    async def _runs_list(self, _params: Any) -> Row:
+        return {"runs": self._node.runs.rows()}
+
+    async def _runs_show(self, params: Any) -> Row:
+        return self._node.runs.row(bytes.fromhex(params.run))
+
+    async def _rounds_list(self, params: Any) -> Row:
+        return {"rounds": self._node.runs.rounds(bytes.fromhex(params.run))}
+
+    async def _models_release(self, params: Any) -> Row:
+        self._only("institution")
+        return await self._node.releases.make(
+            self._node.runs,
+            bytes.fromhex(params.run),
+            params.hosts,
+        )
+
+    async def _models_list(self, _params: Any) -> Row:
+        return {"models": self._node.releases.rows()}
+
+    async def _models_show(self, params: Any) -> Row:
+        model = bytes.fromhex(params.model)
+        row = self._node.releases.row(model)
+        sources = await self._node.releases.sources(model)
+        for source in sources:
+            shown = await self._node.market.show(source["dataset"])
+            listing = shown["listing"]
+            source["title"] = shown["title"]
+            source["licence"] = listing and listing["licence"]
+        confirmed = self._node.confirmations.of(model)
+        return {**row, "confirmed_by": confirmed, "sources": sources}
+
+    async def _inference_run(self, params: Any) -> Row:
+        self._only("institution")
+        data = await trio.to_thread.run_sync(publish.read_table, Path(params.path))
+        found = await self._node.requester.run(
+            bytes.fromhex(params.model), params.host, data
+        )
+        if params.out is not None:
+            lines = "".join(f"{score!r}\n" for score in found["scores"])
+            await trio.to_thread.run_sync(
+                write_private, Path(params.out), b"score\n" + lines.encode()
+            )
+            return {**found, "path": params.out}
+        return found
+
+    async def _receipts_list(self, _params: Any) -> Row:
+        return {"receipts": self._node.receipts.rows()}
+
+    async def _receipts_anchor(self, _params: Any) -> Row:
+        root = await self._node.receipts.anchor()
+        return {"batch": root.hex() if root else None}
+
+    async def _receipts_export(self, params: Any) -> Row:
+        receipt, path = bytes.fromhex(params.receipt), Path(params.path)
+        if params.case is not None:
+            return await self._node.certificates.disclose(receipt, params.case, path)
+        return await self._node.certificates.export(receipt, path)
+
+    async def _audits_list(self, _params: Any) -> Row:
+        return {"audits": self._node.audits.rows()}
+
+    async def _events_list(self, params: Any) -> Row:
+        store = self._node.parts.store
+        if params.wait_s:
+            with trio.move_on_after(params.wait_s):
+                await store.wait_events(params.after)
+        events = await store.events(params.after, params.limit)
+        return {"events": [event.row() for event in events]}
+
+    async def _stop(self, _params: Any) -> Row:
+        self._node.stop_asked.set()
+        return {"stopping": True}
+
+    def _only(self, role: str) -> None:
+        mine = self._node.parts.config.node.role
+        if mine != role:
+            raise AccessError(
+                f"this node is a {mine}; that is work of an {role}",
+                hint="ask a node with the other role, or change node.role",
+            )
+
+
+def _roles(member: Member) -> list[str]:
+    return [name for name, bit in ROLES.items() if member.has(bit)]

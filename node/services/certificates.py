@@ -1,0 +1,165 @@
+"""What proves an answer later: certificates of a requester, bundles for `rexis-verify`.
+
+A requester keeps the receipt, the salt and both ends of every answer it got, so that it can
+show a regulator what was computed for it, years later and without the host.  A bundle is one
+file that checks offline; it is written for receipts of this node in any role: it signed them,
+it asked for them, or it found them wrong.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from node.compute.state import write_file
+from node.errors import StorageError
+from node.ports import Blobs, Store, Transport
+from node.services.federation import Federation
+from node.services.receipts import Receipts, fetch_place
+from node.services.releases import Releases
+from node.verifier import bundle
+from node.verifier.bundle import Bundle
+from node.verifier.case import Case
+from protocol import merkle
+from protocol.boundary import case_roots, case_salt
+from protocol.evaluation import Place
+from protocol.receipt import open_receipt
+from protocol.types import Digest, digest
+from protocol.wire import Message, decode, encode
+
+_CERTIFICATES = "certificates"
+PLACE_TIMEOUT_S = 30.0
+
+
+class Certificate(Message, frozen=True, tag="certificate"):
+    """What a requester keeps of one answer."""
+
+    receipt: bytes
+    salt: bytes
+    rows: bytes
+    """Blob with the packed input rows and the packed output rows."""
+
+
+class Certificates:
+    """Answers this node got, and the bundles it can write."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        blobs: Blobs,
+        transport: Transport,
+        federation: Federation,
+        releases: Releases,
+        receipts: Receipts,
+        evidence: Path,
+    ) -> None:
+        """`evidence` is the folder where the verifier puts what it found."""
+        self._store = store
+        self._blobs = blobs
+        self._transport = transport
+        self._federation = federation
+        self._releases = releases
+        self._receipts = receipts
+        self._evidence = evidence
+
+    async def keep(
+        self, sealed: bytes, salt: bytes, rows: bytes, output: bytes
+    ) -> None:
+        """Durable when this returns."""
+        blob = await trio.to_thread.run_sync(self._blobs.put, rows + output)
+        certificate = Certificate(sealed, salt, blob)
+        await self._store.put(_CERTIFICATES, digest(sealed), encode(certificate))
+
+    async def export(self, receipt: bytes, path: Path) -> dict[str, Any]:
+        """Write the bundle of a receipt; what the verifier found wrong goes first."""
+        found = self._evidence / f"{receipt.hex()}.bundle"
+        if await trio.to_thread.run_sync(found.exists):
+            data = await trio.to_thread.run_sync(found.read_bytes)
+        else:
+            data = await self._bundle(receipt)
+        await trio.to_thread.run_sync(write_file, path, data)
+        return {"path": str(path), "bytes": len(data)}
+
+    async def _bundle(self, receipt: bytes) -> bytes:
+        """The whole replay of one receipt: input rows and trunk."""
+        stored = await self._store.get(_CERTIFICATES, receipt)
+        if stored is not None:
+            certificate = decode(stored, Certificate)
+            sealed, salt = certificate.receipt, certificate.salt
+            size = open_receipt(sealed).order.rows_bytes
+            rows = await trio.to_thread.run_sync(
+                self._blobs.read, Digest(certificate.rows), 0, size
+            )
+            place = await self._place(sealed)
+        else:
+            opened, kept = await self._receipts.kept(receipt)
+            sealed, salt = kept.sealed, kept.salt
+            rows = await self._receipts.rows_at(opened, kept, 0)
+            place = await self._receipts.place(receipt)
+        model = await self._releases.trunk(open_receipt(sealed).model_root)
+        return await trio.to_thread.run_sync(
+            bundle.write,
+            Bundle(sealed, place.batch, place.proof, 0, salt, rows, b"", model),
+        )
+
+    async def disclose(self, receipt: bytes, case: int, path: Path) -> dict[str, Any]:
+        """Write one case of an answer this node got, and nothing of the others."""
+        stored = await self._store.get(_CERTIFICATES, receipt)
+        if stored is None:
+            raise StorageError(
+                f"this node did not ask for receipt {receipt.hex()[:16]}",
+                hint="only the requester can show one case; it keeps the certificate",
+            )
+        certificate = decode(stored, Certificate)
+        sealed = certificate.receipt
+        order = open_receipt(sealed).order
+        if not 0 <= case < order.shape[0]:
+            raise StorageError(
+                f"receipt {receipt.hex()[:16]} has cases 0 to {order.shape[0] - 1},"
+                f" not {case}"
+            )
+        ends = await trio.to_thread.run_sync(
+            self._blobs.read, Digest(certificate.rows), 0, 2 * order.rows_bytes
+        )
+        place = await self._place(sealed)
+        model = await self._releases.trunk(order.model_root)
+        data = await trio.to_thread.run_sync(
+            _shown, certificate, place, case, ends, model
+        )
+        await trio.to_thread.run_sync(write_file, path, data)
+        return {"path": str(path), "bytes": len(data)}
+
+    async def _place(self, sealed: bytes) -> Place:
+        host = self._federation.members.by_key(open_receipt(sealed).host)
+        if host is None:
+            raise StorageError("the host of this receipt is no member any more")
+        return await fetch_place(self._transport, host.peer_id, sealed, PLACE_TIMEOUT_S)
+
+
+def _shown(
+    certificate: Certificate, place: Place, case: int, ends: bytes, model: bytes
+) -> bytes:
+    receipt = open_receipt(certificate.receipt)
+    shape, size = receipt.order.shape, receipt.order.rows_bytes
+    one = size // shape[0]
+    parts = []
+    for boundary, rows in ((0, ends[:size]), (receipt.layers, ends[size:])):
+        roots = case_roots(rows, shape, boundary, certificate.salt)
+        path = tuple(merkle.inclusion_proof(roots, case))
+        parts.append((rows[case * one : (case + 1) * one], path))
+    (rows, path), (output, output_path) = parts
+    return encode(
+        Case(
+            receipt=certificate.receipt,
+            batch=place.batch,
+            proof=place.proof,
+            case=case,
+            salt=case_salt(certificate.salt, case),
+            rows=rows,
+            path=path,
+            output=output,
+            output_path=output_path,
+            model=model,
+        )
+    )

@@ -1,0 +1,448 @@
+"""What the driver of a run's rounds asks for, done with this node's tools.
+
+Vectors never pass through here: the compute child reads and writes them as blobs, and this
+module hands it names.  Records of a round hold secrets (pre-keys, seeds, shares), so they are
+stored under a key that only the opened key file gives.
+"""
+
+import hashlib
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import nacl.secret
+import structlog
+
+from node.driver import Work
+from node.errors import NodeError, TransportError
+from node.ports import Blobs, Compute, Signer, Store, Transport
+from node.services.federation import Federation
+from node.services.states import States
+from protocol.aggregate.ring import WORD_BYTES, blocks
+from protocol.aggregate.shards import Slice
+from protocol.envelope import Envelope
+from protocol.rounds import events as ev
+from protocol.rounds.messages import DOMAIN, Heartbeat, Opening, Said
+from protocol.rounds.policy import Epoch
+from protocol.runs import ROUND_PROTOCOL, ROUND_TOPIC, Plan
+from protocol.types import Digest, PeerId
+from protocol.wire import decode
+
+RECORDS, SHARED = "round-records", "round-shared"
+FETCH_TIMEOUT_S = 60.0
+SEND_TIMEOUT_S = 10.0
+ANSWER_LIMIT_BYTES = 64
+_LABEL = b"rexis-round-records-1"
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Where files of training lie; the compute child reads and writes them too."""
+
+    states: Path
+    blobs: Path
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What training works with; the same for every run of a node."""
+
+    store: Store
+    blobs: Blobs
+    signer: Signer
+    transport: Transport
+    federation: Federation
+    compute: Compute
+    states: States
+    folders: Folders
+    worker_socket: str
+
+
+@dataclass
+class RoundNotes:
+    """What this node measured in one round; nothing in it is secret."""
+
+    attempts: set[bytes] = field(default_factory=set)
+    loss_first: float | None = None
+    loss_last: float | None = None
+    norm: float | None = None
+    cut: int = 0
+    received: dict[str, list[int]] = field(default_factory=dict)
+    """Member's name to [blobs, bytes] pulled from it."""
+    scores: dict[bytes, Mapping[str, Any]] = field(default_factory=dict)
+    """By state root: how it did on the own held-out records."""
+    written: set[Digest] = field(default_factory=set)
+    """States and scales made in this round, by attempts that led nowhere too."""
+
+
+class RecordBox:
+    """Records of one run in the store, sealed at rest."""
+
+    def __init__(self, tools: Tools, run: bytes) -> None:
+        self._store = tools.store
+        self._run = run
+        # What this node agrees on with itself is known to whoever opens the key file.
+        own = tools.signer.agree(tools.signer.seal_key)
+        self._box = nacl.secret.SecretBox(hashlib.sha256(_LABEL + own).digest())
+
+    async def read(self) -> dict[str, bytes]:
+        """All of them, as the machine takes them up."""
+        return {
+            key[len(self._run) :].decode(): self._box.decrypt(value)
+            for key, value in await self._store.scan(RECORDS)
+            if key.startswith(self._run)
+        }
+
+    async def put(self, key: str, value: bytes) -> None:
+        sealed = bytes(self._box.encrypt(value))
+        await self._store.put(RECORDS, self._run + key.encode(), sealed)
+
+    async def delete(self, keys: tuple[str, ...]) -> None:
+        await self._store.put_many(
+            [(RECORDS, self._run + key.encode(), None) for key in keys]
+        )
+
+
+class Hands:
+    """Implements `node.driver.Hands` for one run."""
+
+    def __init__(
+        self,
+        *,
+        tools: Tools,
+        plan: Plan,
+        epoch: Epoch,
+        rounds: int,
+        records: bytes,
+        box: RecordBox,
+        finish: Callable[[ev.Finished, RoundNotes], Any],
+        tell: Callable[[Mapping[str, Any] | None], None],
+        complain: Callable[[str], None],
+    ) -> None:
+        """`finish` is awaited with every verdict; `tell` and `complain` show the operator.
+
+        What progress there is, and what keeps this node from training; "" if nothing does.
+        """
+        self._tools = tools
+        self._plan = plan
+        self._epoch = epoch
+        self._rounds = rounds
+        self._records = records
+        self._box = box
+        self._finish = finish
+        self._tell = tell
+        self._complain = complain
+        self._notes = RoundNotes()
+        self._shared: set[Digest] = set()
+        ring = epoch.policy.ring()
+        self._common = {
+            "ring": [ring.bits, ring.input_bits],
+            "blobs": str(tools.folders.blobs),
+        }
+
+    async def load(self) -> None:
+        """Which blobs the members of the run may pull, from before a restart."""
+        run = self._epoch.run
+        for key, _ in await self._tools.store.scan(SHARED):
+            if key.startswith(run):
+                self._shared.add(Digest(key[len(run) :]))
+
+    def may_fetch(self, peer: PeerId, blob: Digest) -> bool:
+        """Masked shards and their sums are for the members, whoever sums them."""
+        member = self._tools.federation.members.by_peer(peer)
+        return (
+            blob in self._shared
+            and member is not None
+            and member.node_key in self._epoch.members
+        )
+
+    # --- records and words -------------------------------------------------------
+
+    async def persist(self, effect: ev.Persist) -> None:
+        await self._box.put(effect.key, effect.value)
+
+    async def forget(self, effect: ev.Forget) -> None:
+        await self._box.delete(effect.keys)
+        run = self._epoch.run
+        await self._tools.store.put_many(
+            [(SHARED, run + blob, None) for blob in effect.blobs]
+        )
+        for blob in effect.blobs:
+            self._shared.discard(blob)
+            self._tools.blobs.delete(blob)
+
+    async def publish(self, effect: ev.Publish) -> tuple[ev.Send, ...]:
+        if not is_heartbeat(effect.envelope):
+            await self._tools.transport.announce(ROUND_TOPIC, effect.envelope)
+            return ()
+        # Of no use a second later, and one every second: too many for announcements, which
+        # are kept and repaired.
+        me = self._tools.signer.public_key
+        return tuple(
+            ev.Send(member, effect.envelope)
+            for member in self._epoch.members
+            if member != me
+        )
+
+    async def send(self, effect: ev.Send) -> None:
+        await self._tools.transport.request(
+            self._peer(effect.member),
+            ROUND_PROTOCOL,
+            effect.envelope,
+            timeout_s=SEND_TIMEOUT_S,
+            limit_bytes=ANSWER_LIMIT_BYTES,
+        )
+
+    async def accuse(self, effect: ev.Accuse) -> None:
+        name = self._tools.federation.name_of(effect.member)
+        log.warning("member accused", member=name, reason=effect.reason)
+        await self._tools.store.append_event(
+            "round.evidence",
+            {
+                "run": self._epoch.run,
+                "member": name,
+                "reason": effect.reason,
+                "evidence": effect.evidence,
+            },
+        )
+
+    async def finished(self, effect: ev.Finished) -> bool:
+        notes, self._notes = self._notes, RoundNotes()
+        self._tell(None)
+        await self._finish(effect, notes)
+        return effect.verdict.round + 1 < self._rounds
+
+    # --- blobs and states ----------------------------------------------------------
+
+    async def fetch(self, effect: ev.Fetch) -> None:
+        """From the first source that has it; the driver comes back if none does."""
+        reasons: list[str] = []
+        for source in effect.sources:
+            member = self._tools.federation.key(source)
+            try:
+                await self._tools.transport.fetch(
+                    member.peer_id,
+                    effect.blob,
+                    limit_bytes=effect.limit_bytes,
+                    timeout_s=FETCH_TIMEOUT_S,
+                )
+            except NodeError as error:
+                reasons.append(f"{member.name}: {error}")
+                continue
+            # Whoever takes a slice over from its owner may ask us for a part of it.
+            await self._share(effect.blob)
+            count = self._notes.received.setdefault(member.name, [0, 0])
+            count[0] += 1
+            count[1] += self._tools.blobs.size(effect.blob)
+            return
+        raise TransportError(f"no member gives a shard: {'; '.join(reasons)}")
+
+    async def sync(self, effect: ev.SyncState) -> ev.Event:
+        tools, run, length = self._tools, self._epoch.run, self._epoch.policy.length
+        peers = [self._peer(donor) for donor in effect.donors]
+        self._tell({**_IDLE, "what": "fetching the state"})
+        for root, size in (
+            (effect.state, WORD_BYTES * length),
+            (effect.scales, blocks(length)),
+        ):
+            if not tools.states.has(root):
+                await tools.states.fetch(run, root, size, peers)
+        return ev.Synced(effect.state)
+
+    async def _share(self, blob: Digest) -> None:
+        await self._tools.store.put(SHARED, self._epoch.run + blob, b"")
+        self._shared.add(blob)
+
+    # --- vectors -------------------------------------------------------------------
+
+    async def train(self, effect: ev.Train) -> ev.Event | None:
+        if effect.round >= self._rounds:
+            return None
+        try:
+            trained = await self._train(effect)
+        except NodeError as error:
+            self._complain(str(error))
+            raise
+        self._complain("")
+        return trained
+
+    async def _train(self, effect: ev.Train) -> ev.Event:
+        tools, run = self._tools, self._epoch.run
+        # Which records a step takes is drawn from public values: it tells nobody anything
+        # without the records, and makes a run repeatable.
+        drawn = hashlib.sha256(
+            run + effect.round.to_bytes(8, "big") + tools.signer.public_key
+        )
+        found = await tools.compute.call(
+            "train.local",
+            {
+                "spec": self._plan.spec,
+                "task": self._plan.task,
+                "train": self._plan.train,
+                "folder": str(tools.folders.states),
+                "root": effect.base,
+                "records": self._records,
+                "worker": tools.worker_socket,
+                "key_seed": secrets.token_bytes(32),
+                "batch_seed": int.from_bytes(drawn.digest()[:8], "big"),
+                "elapsed": effect.round / self._rounds,
+                "blobs": str(tools.folders.blobs),
+            },
+            progress=lambda data: self._tell({**_IDLE, "what": "training", **data}),
+        )
+        self._notes.loss_first = found["loss_first"]
+        self._notes.loss_last = found["loss_last"]
+        self._notes.norm = found["norm"]
+        self._tell({**_IDLE, "what": "waiting for the others"})
+        return ev.Trained(effect.round, Digest(found["update"]))
+
+    async def work(self, effect: Work) -> ev.Event:
+        self._tell({**_IDLE, "what": _WORDS[type(effect)]})
+        self._notes.attempts.add(effect.context)
+        match effect:
+            case ev.Quantise():
+                return await self._quantise(effect)
+            case ev.Mask():
+                return await self._mask(effect)
+            case ev.Sum():
+                return await self._sum(effect)
+            case ev.Unmask():
+                return await self._unmask(effect)
+            case ev.Apply():
+                return await self._apply(effect)
+            case ev.Tag():
+                found = await self._call(
+                    "round.tag",
+                    slices=_bounds(effect.slices),
+                    shards=list(effect.shards),
+                    seed=effect.seed,
+                )
+                return ev.Tagged(effect.context, tuple(found["values"]))
+            case ev.Check():
+                found = await self._call(
+                    "round.check",
+                    sum=effect.sum,
+                    carry=effect.carry,
+                    start=effect.slice.start,
+                    members=effect.members,
+                    seed=effect.seed,
+                    tag=effect.tag,
+                )
+                return ev.Checked(effect.context, effect.slice.index, found["good"])
+
+    async def _quantise(self, effect: ev.Quantise) -> ev.Event:
+        me = self._tools.signer.public_key
+        found = await self._call(
+            "round.quantise",
+            update=effect.update,
+            scales=effect.opening.scales,
+            weight=sum(s.weight for s in self._epoch.seats if s.node_key == me),
+            total=sum(seat.weight for seat in self._epoch.seats),
+            members=len(self._epoch.seats),
+            folder=str(self._tools.folders.states),
+        )
+        self._notes.cut = found["cut"]
+        return ev.Quantised(effect.context, Digest(found["blob"]))
+
+    async def _mask(self, effect: ev.Mask) -> ev.Event:
+        found = await self._call(
+            "round.mask",
+            quantised=effect.quantised,
+            slices=_bounds(effect.slices),
+            plus=list(effect.plus),
+            minus=list(effect.minus),
+        )
+        shards = tuple(Digest(blob) for blob in found["shards"])
+        for shard in shards:
+            await self._share(shard)
+        return ev.Masked(effect.context, shards)
+
+    async def _sum(self, effect: ev.Sum) -> ev.Event:
+        found = await self._call(
+            "round.sum",
+            inputs=list(effect.inputs),
+            size=effect.slice.size,
+            carry=effect.carry,
+        )
+        total, carry = Digest(found["sum"]), bytes(found["carry"])
+        await self._share(total)
+        if carry:
+            await self._share(Digest(carry))
+        index = effect.slice.index
+        return ev.Summed(effect.context, index, effect.members, total, carry)
+
+    async def _unmask(self, effect: ev.Unmask) -> ev.Event:
+        found = await self._call(
+            "round.unmask",
+            sums=list(effect.sums),
+            slices=_bounds(effect.slices),
+            plus=list(effect.plus),
+            minus=list(effect.minus),
+            survivors=effect.survivors,
+        )
+        strays = tuple(effect.slices[at].index for at in found["strays"])
+        total = Digest(found["total"])
+        return ev.Unmasked(effect.context, effect.sums, total, strays)
+
+    async def _apply(self, effect: ev.Apply) -> ev.Event:
+        opening: Opening = effect.opening
+        seats, outer = self._epoch.seats, self._plan.outer
+        found = await self._call(
+            "round.apply",
+            total=effect.total,
+            base=opening.base,
+            scales=opening.scales,
+            here=sum(s.weight for s in seats if s.node_key in effect.survivors),
+            weight=sum(seat.weight for seat in seats),
+            members=len(seats),
+            survivors=len(effect.survivors),
+            rate=float(outer.get("rate", 1.0)),
+            tolerance=float(outer.get("tolerance", 0.5)),
+            spec=self._plan.spec,
+            task=self._plan.task,
+            records=self._records,
+            folder=str(self._tools.folders.states),
+        )
+        # The sum has gone into the state; where it is needed again, it is unmasked again.
+        self._tools.blobs.delete(effect.total)
+        state, scales = Digest(found["state"]), Digest(found["scales"])
+        self._notes.written |= {state, scales}
+        self._notes.scores[state] = {k: found[k] for k in ("held_out", "auc", "loss")}
+        # The metric is for everybody to see, and how a clinic's own patients fare is not.
+        return ev.Applied(
+            effect.context, effect.total, state, scales, found["accept"], 0
+        )
+
+    async def _call(self, method: str, **params: Any) -> dict[str, Any]:
+        return await self._tools.compute.call(method, {**self._common, **params})
+
+    def _peer(self, member: bytes) -> PeerId:
+        return self._tools.federation.key(member).peer_id
+
+
+def is_heartbeat(envelope: bytes) -> bool:
+    """Of an envelope of our own, so its signature is not looked at."""
+    outer = decode(envelope, Envelope)
+    return outer.domain == DOMAIN and isinstance(
+        decode(outer.payload, Said).body, Heartbeat
+    )
+
+
+def _bounds(slices: Sequence[Slice]) -> list[list[int]]:
+    return [[each.start, each.stop] for each in slices]
+
+
+_IDLE: Mapping[str, Any] = {"step": None, "of": None, "loss": None}
+_WORDS: Mapping[type, str] = {
+    ev.Quantise: "rounding",
+    ev.Mask: "masking",
+    ev.Sum: "summing",
+    ev.Unmask: "unmasking",
+    ev.Apply: "stepping",
+    ev.Tag: "checking",
+    ev.Check: "checking",
+}

@@ -1,0 +1,199 @@
+"""One receipt, looked into: fetch what is needed, replay it in the compute child, report.
+
+Three outcomes.  A report says that the replayed layers are right, or which one is not.
+`audit.withheld` says that the host did not show what it had signed for.  `audit.skipped` says
+that this node lacked something, which is nobody's fault but its own.
+
+A layer that is wrong is looked at again: its rows after are fetched, so that the report names
+the number, and the whole receipt is replayed, so that it names the first wrong layer.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import structlog
+import trio
+
+from node.clock import now_s
+from node.compute.state import write_file
+from node.errors import NodeError
+from node.ports import Compute, Store, Transport
+from node.services.receipts import fetch_rows
+from node.services.releases import Releases
+from protocol.audit import Audit, Fault
+from protocol.boundary import boundary_root
+from protocol.errors import ProtocolError, VerificationError
+from protocol.evaluation import Opening
+from protocol.members import Member
+from protocol.receipt import BatchProof, Receipt, open_receipt
+from protocol.types import DIGEST_BYTES, Digest, digest
+from protocol.wire import decode, encode
+
+FETCH_TIMEOUT_S = 120.0
+RETRY_S = 2.0
+TRIES = 8
+"""Two seconds, four, …: a host has a little more than a minute to show what it anchored."""
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A receipt as it was found in an anchored batch."""
+
+    host: Member
+    batch: Digest
+    sealed: bytes
+    proof: BatchProof
+
+
+class Replayer:
+    """Looks into receipts."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        transport: Transport,
+        releases: Releases,
+        compute: Compute,
+        evidence: Path,
+        retry_s: float = RETRY_S,
+    ) -> None:
+        """`evidence` is the folder for bundles against hosts."""
+        self._store = store
+        self._transport = transport
+        self._releases = releases
+        self._compute = compute
+        self._evidence = evidence
+        self._retry_s = retry_s
+
+    async def audit(self, subject: Subject, layer: int | None) -> Audit | None:
+        """Replay one `layer` of a receipt, or all of them; None where nothing was found."""
+        try:
+            receipt = open_receipt(subject.sealed)
+            if receipt.host != subject.host.node_key:
+                raise VerificationError("receipt is by another host")
+        except ProtocolError as error:
+            # Anchored by the host's own account: it put its name to something that is
+            # no receipt of its own.
+            log.warning(
+                "batch holds no receipt", host=subject.host.name, reason=str(error)
+            )
+            return _report(subject, bytes(DIGEST_BYTES), Fault("receipt", 0))
+        try:
+            found = await self._replayed(subject, receipt, layer)
+            if found is not None and found.fault and layer is not None:
+                # Nothing is lost if the host will not show more: one wrong layer is proof.
+                found = await self._replayed(subject, receipt, None) or found
+        except (NodeError, ProtocolError) as error:
+            log.warning("not audited", receipt=receipt.digest.hex(), reason=str(error))
+            await self._store.append_event(
+                "audit.skipped",
+                {"receipt": receipt.digest.hex(), "reason": str(error)},
+            )
+            return None
+        return found
+
+    async def _replayed(
+        self, subject: Subject, receipt: Receipt, layer: int | None
+    ) -> Audit | None:
+        first = 0 if layer is None else layer
+        opening = await self._opening(subject, receipt, first)
+        if opening is None:
+            return None
+        root = receipt.model_root
+        model = (
+            await self._releases.trunk_file(root)
+            if layer is None
+            else await self._releases.slice_file(root, layer)
+        )
+        about: dict[str, Any] = {
+            "model": str(model),
+            "receipt": subject.sealed,
+            "batch": subject.batch,
+            "proof": encode(subject.proof),
+            "boundary": first,
+            "salt": opening.salt,
+            "rows": opening.rows,
+        }
+        found: Mapping[str, Any] = await self._compute.call("audit.replay", about)
+        fault = decode(found["fault"], Fault) if found["fault"] else None
+        if fault is not None and fault.kind == "layer":
+            shown = await self._opening(subject, receipt, fault.layer + 1)
+            if shown is not None:
+                about["committed"] = shown.rows
+                found = await self._compute.call("audit.replay", about)
+                fault = decode(found["fault"], Fault)
+                await trio.to_thread.run_sync(
+                    _keep, self._evidence, receipt.digest, found["evidence"]
+                )
+        return _report(subject, root, fault, first=first, count=found["count"])
+
+    async def _opening(
+        self, subject: Subject, receipt: Receipt, boundary: int
+    ) -> Opening | None:
+        """Rows that have the root the host signed, or an `audit.withheld` event."""
+        reason = ""
+        for attempt in range(TRIES):
+            try:
+                opening = await fetch_rows(
+                    self._transport,
+                    subject.host.peer_id,
+                    receipt.digest,
+                    boundary,
+                    FETCH_TIMEOUT_S,
+                )
+                await trio.to_thread.run_sync(_check, receipt, boundary, opening)
+                return opening
+            except (NodeError, ProtocolError) as error:
+                reason = str(error)
+                log.warning("rows not shown", host=subject.host.name, reason=reason)
+                await trio.sleep(self._retry_s * (attempt + 1))
+        await self._store.append_event(
+            "audit.withheld",
+            {
+                "host": subject.host.name,
+                "batch": subject.batch.hex(),
+                "receipt": receipt.digest.hex(),
+                "reason": reason,
+            },
+        )
+        return None
+
+
+def _report(
+    subject: Subject,
+    model_root: bytes,
+    fault: Fault | None,
+    *,
+    first: int = 0,
+    count: int = 0,
+) -> Audit:
+    return Audit(
+        receipt=digest(subject.sealed),
+        batch=subject.batch,
+        host=subject.host.node_key,
+        model_root=model_root,
+        first=first,
+        count=count,
+        fault=fault,
+        time=now_s(),
+    )
+
+
+def _check(receipt: Receipt, boundary: int, opening: Opening) -> None:
+    root = boundary_root(opening.rows, receipt.order.shape, boundary, opening.salt)
+    if root != receipt.roots[boundary]:
+        raise VerificationError(
+            f"root of the rows at boundary {boundary}",
+            receipt.roots[boundary].hex(),
+            root.hex(),
+        )
+
+
+def _keep(folder: Path, receipt: bytes, evidence: bytes) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    write_file(folder / f"{receipt.hex()}.bundle", evidence)

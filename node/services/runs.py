@@ -1,0 +1,469 @@
+"""Training runs of the federation: proposed, consented to, trained, kept.
+
+Everybody hears of every run and may list it; a node that is named in one takes part once its
+steward has consented with a dataset of its own.  What a run costs an institution is decided
+there: nothing trains before every member named has said yes to exactly that text.
+"""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import msgpack
+import structlog
+import trio
+
+from node.clock import now_s
+from node.errors import NodeError, RoundError
+from node.ports import Announcement
+from node.services.hands import RoundNotes, Tools
+from node.services.outbox import Outbox
+from node.services.training import Trainer
+from protocol.course import Course, policy
+from protocol.errors import GossipIgnore, GossipReject, ProtocolError
+from protocol.rounds.events import Finished
+from protocol.rounds.messages import LIMIT_BYTES, hear
+from protocol.runs import (
+    CONSENT_TOPIC,
+    PROPOSAL_TOPIC,
+    ROUND_PROTOCOL,
+    Consent,
+    Plan,
+    Proposal,
+    canonical_plan,
+    open_consent,
+    open_proposal,
+    parse_plan,
+    seal_consent,
+    seal_proposal,
+)
+from protocol.types import Digest, PeerId, digest
+from protocol.wire import encode
+
+_RUNS, _CONSENTS, _ROUNDS = "runs", "run-consents", "run-rounds"
+
+log = structlog.get_logger()
+
+
+class Datasets(Protocol):
+    """What runs need of the market."""
+
+    async def own_rows(self, dataset: int) -> bytes: ...
+
+
+@dataclass
+class Record:
+    """One run as this node knows it."""
+
+    course: Course
+    plan: Plan
+    proposer: bytes
+    sealed: bytes
+    rounds: list[dict[str, Any]]
+    state: Digest
+    """Root of the newest state."""
+    scales: Digest | None = None
+    done: int = 0
+    """Rounds with a verdict."""
+    trainer: Trainer | None = None
+    reason: str = ""
+    last_end: float = 0.0
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """The model, as `ee.spec` reads it."""
+        return self.plan.spec
+
+    @property
+    def members(self) -> tuple[bytes, ...]:
+        """Node keys, sorted."""
+        return self.course.proposal.members
+
+    @property
+    def initial(self) -> bytes:
+        """Root of the first state."""
+        return self.course.proposal.initial
+
+    @property
+    def datasets(self) -> tuple[int, ...]:
+        """Tokens of the datasets that train."""
+        return tuple(sorted(one.dataset for one in self.course.consents.values()))
+
+    def phase(self) -> str:
+        """For a person: proposed, training, finished."""
+        if self.done >= self.course.proposal.rounds:
+            return "finished"
+        return "training" if self.course.complete else "proposed"
+
+
+class Runs:
+    """Every run this node has proposed or heard of."""
+
+    def __init__(self, *, tools: Tools, datasets: Datasets, outbox: Outbox) -> None:
+        self._tools = tools
+        self._datasets = datasets
+        self._outbox = outbox
+        self._known: dict[bytes, Record] = {}
+        self._early: dict[bytes, list[bytes]] = {}
+        self._start, self._starting = trio.open_memory_channel[bytes](1024)
+        tools.transport.serve(ROUND_PROTOCOL, self._serve, limit_bytes=LIMIT_BYTES)
+
+    async def load(self) -> None:
+        """What was known before the restart; runs under way go on."""
+        store = self._tools.store
+        for _, sealed in await store.scan(_RUNS):
+            proposal, proposer = open_proposal(sealed)
+            self._add(sealed, proposal, proposer)
+        for _, sealed in await store.scan(_CONSENTS):
+            consent, member = open_consent(sealed)
+            self._known[consent.run].course.consent(member, consent)
+        for key, data in sorted(await store.scan(_ROUNDS)):
+            row = msgpack.unpackb(data)
+            record = self._known[key[:32]]
+            record.rounds.append(row["notes"])
+            record.done, record.state = row["round"] + 1, Digest(row["state"])
+            record.scales = Digest(row["scales"])
+        for run in self._known:
+            self._start.send_nowait(run)
+
+    # --- from the operator -----------------------------------------------------
+
+    async def propose(
+        self, plan: str, rounds: int, members: Sequence[str], dataset: int
+    ) -> dict[str, Any]:
+        """Propose a run to members by name, and consent to it with `dataset`."""
+        parsed = parse_plan(plan.encode())
+        policy(1, parsed)
+        keys = {self._tools.federation.named(name).node_key for name in members}
+        keys.add(self._tools.signer.public_key)
+        created = await self._create(parsed)
+        proposal = Proposal(
+            title=parsed.title,
+            plan=canonical_plan(parsed),
+            initial=created["root"],
+            rounds=rounds,
+            members=tuple(sorted(keys)),
+            created=now_s(),
+        )
+        proposal.check()
+        consent = await self._consent_to(proposal, parsed, dataset)
+        me = self._tools.signer
+        sealed = seal_proposal(me.sign, me.public_key, proposal)
+        await self._keep_proposal(sealed)
+        await self._tools.transport.announce(PROPOSAL_TOPIC, sealed)
+        await self._give(consent)
+        return self.row(proposal.id())
+
+    async def join(self, run: bytes, dataset: int) -> dict[str, Any]:
+        """Consent to a run with a dataset of this node."""
+        record = self.record(run)
+        me = self._tools.signer.public_key
+        if me not in record.members:
+            raise RoundError(
+                f"run {run.hex()[:16]} does not name this node",
+                hint="ask its proposer for a run that does",
+            )
+        if me in record.course.consents:
+            raise RoundError(f"this node has consented to run {run.hex()[:16]} already")
+        created = await self._create(record.plan)
+        if created["root"] != record.course.proposal.initial:
+            raise RoundError(
+                "the proposal's first state is not what its model file gives",
+                hint="do not join: the proposer runs another program, or lies",
+            )
+        consent = await self._consent_to(record.course.proposal, record.plan, dataset)
+        await self._give(consent)
+        return self.row(run)
+
+    # --- from the network ------------------------------------------------------
+
+    async def heard_proposal(self, said: Announcement) -> None:
+        """A member proposes a run."""
+        await self._keep_proposal(said.payload)
+
+    async def heard_consent(self, said: Announcement) -> None:
+        """A member's steward consents."""
+        consent, member = open_consent(said.payload)
+        if consent.run not in self._known:
+            # Announcements of different members arrive in any order.
+            waiting = self._early.setdefault(consent.run, [])
+            if len(self._early) <= 64 and len(waiting) < 64:
+                waiting.append(said.payload)
+            return
+        await self._keep_consent(consent, member, said.payload)
+
+    async def heard_round(self, said: Announcement) -> None:
+        """A message of a round; relayed ones prove themselves."""
+        self._hear(said.payload)
+
+    async def _serve(self, peer: PeerId, payload: bytes) -> bytes:
+        """The same, told to this node alone."""
+        self._tools.federation.peer(peer)
+        with suppress(GossipIgnore):
+            self._hear(payload)
+        return b""
+
+    def _hear(self, envelope: bytes) -> None:
+        heard = hear(envelope)
+        record = self._known.get(heard.run)
+        if record is None or record.trainer is None:
+            raise GossipIgnore("not a run this node trains in now")
+        if heard.sender not in record.members:
+            raise GossipReject("who speaks is not in the run")
+        record.trainer.hear(heard)
+
+    # --- work ------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Train in every run that is ready, for ever."""
+        async with trio.open_nursery() as nursery:
+            async for run in self._starting:
+                record = self._known[run]
+                me = self._tools.signer.public_key
+                consented = record.course.consents.get(me)
+                if consented and record.course.complete and not record.trainer:
+                    nursery.start_soon(self._train, record, consented.dataset)
+
+    async def _train(self, record: Record, dataset: int) -> None:
+        course, folder = record.course, str(self._tools.folders.states)
+        try:
+            created = await self._create(record.plan)
+            first = await self._tools.compute.call(
+                "round.scales", {"length": created["size"], "folder": folder}
+            )
+            records = await self._datasets.own_rows(dataset)
+            epoch = course.epoch(created["size"], record.plan)
+        except (NodeError, ProtocolError) as error:
+            record.reason = str(error)
+            log.warning("run cannot start", run=_short(record), reason=str(error))
+            return
+        record.last_end = trio.current_time()
+        if record.scales is None:
+            record.scales = Digest(first["root"])
+
+        async def finish(end: Finished, notes: RoundNotes) -> None:
+            await self._finish(record, end, notes)
+
+        record.trainer = Trainer(
+            tools=self._tools,
+            plan=record.plan,
+            epoch=epoch,
+            rounds=course.proposal.rounds,
+            state=Digest(course.proposal.initial),
+            scales=Digest(first["root"]),
+            records=records,
+            finish=finish,
+        )
+        await record.trainer.run()
+
+    async def _finish(self, record: Record, end: Finished, notes: RoundNotes) -> None:
+        verdict, run = end.verdict, record.course.run
+        seconds = trio.current_time() - record.last_end
+        row = self._round_row(run, end, notes, seconds)
+        stored = {
+            "round": verdict.round,
+            "state": verdict.state,
+            "scales": verdict.scales,
+            "certificate": encode(end.certificate),
+            "notes": row,
+        }
+        key = run + verdict.round.to_bytes(8, "big")
+        # The anchor first: after a crash in between it is queued a second time, which the
+        # chain refuses; the other way round it would be lost.
+        await self._outbox.put("round", run, verdict.round, verdict.state)
+        await self._tools.store.put(_ROUNDS, key, msgpack.packb(stored))
+        old = {one for one in (record.state, record.scales) if one is not None}
+        record.rounds.append(row)
+        record.done, record.last_end = verdict.round + 1, trio.current_time()
+        record.state, record.scales = Digest(verdict.state), Digest(verdict.scales)
+        # Nobody asks for these any more; a run's first state is made anew at each start.
+        keep = {record.state, record.scales, record.course.proposal.initial}
+        for root in (old | notes.written) - keep:
+            self._tools.states.delete(root)
+        await self._tools.store.append_event("round.final", row)
+        log.info("round final", run=_short(record), round=verdict.round, auc=row["auc"])
+
+    def _round_row(
+        self, run: bytes, end: Finished, notes: RoundNotes, seconds: float
+    ) -> dict[str, Any]:
+        verdict = end.verdict
+        scores = notes.scores.get(verdict.state) if verdict.accept else None
+        name = self._tools.federation.name_of
+        return {
+            "run": run.hex(),
+            "round": verdict.round,
+            "attempt": end.certificate.slot.attempt,
+            "attempts": len(notes.attempts),
+            "accepted": verdict.accept,
+            "survivors": [name(member) for member in end.survivors],
+            "state_root": verdict.state.hex(),
+            "seconds": round(seconds, 3),
+            "finished_at": now_s(),
+            "loss_first": notes.loss_first,
+            "loss_last": notes.loss_last,
+            "norm": notes.norm,
+            "cut": notes.cut,
+            "held_out": scores["held_out"] if scores else 0,
+            "auc": scores["auc"] if scores else None,
+            "loss": scores["loss"] if scores else None,
+            "bytes_received": sum(size for _, size in notes.received.values()),
+            "received": {
+                name: {"count": count, "bytes": size}
+                for name, (count, size) in sorted(notes.received.items())
+            },
+        }
+
+    async def _create(self, plan: Plan) -> dict[str, Any]:
+        return await self._tools.compute.call(
+            "model.create",
+            {"spec": plan.spec, "folder": str(self._tools.folders.states)},
+        )
+
+    async def _consent_to(
+        self, proposal: Proposal, plan: Plan, dataset: int
+    ) -> Consent:
+        found = await self._tools.compute.call(
+            "train.check",
+            {
+                "spec": plan.spec,
+                "task": plan.task,
+                "train": plan.train,
+                "records": await self._datasets.own_rows(dataset),
+            },
+        )
+        return Consent(
+            proposal.id(), dataset, found["samples"], self._tools.signer.seal_key
+        )
+
+    async def _give(self, consent: Consent) -> None:
+        me = self._tools.signer
+        sealed = seal_consent(me.sign, me.public_key, consent)
+        await self._keep_consent(consent, me.public_key, sealed)
+        await self._tools.transport.announce(CONSENT_TOPIC, sealed)
+
+    # --- records ---------------------------------------------------------------
+
+    def record(self, run: bytes) -> Record:
+        """The run called `run`."""
+        record = self._known.get(run)
+        if record is None:
+            raise RoundError(
+                f"run {run.hex()[:16]} is not known here",
+                hint="`rexis run list` shows what is",
+            )
+        return record
+
+    def final_state(self, run: bytes) -> Digest:
+        """The state a finished run ended with."""
+        record = self.record(run)
+        if record.phase() != "finished":
+            raise RoundError(
+                f"run {run.hex()[:16]} has done {record.done} rounds of"
+                f" {record.course.proposal.rounds}",
+                hint="wait until it is finished",
+            )
+        return record.state
+
+    def may_fetch(self, peer: PeerId, blob: Digest) -> bool:
+        """Masked shards and sums of the attempt under way, each to whom it is for."""
+        return any(
+            record.trainer is not None and record.trainer.may_fetch(peer, blob)
+            for record in self._known.values()
+        )
+
+    def may_read_state(self, run: bytes, root: bytes, peer: PeerId) -> bool:
+        """States of a run are for its members."""
+        record = self._known.get(run)
+        if record is None:
+            return False
+        member = self._tools.federation.members.by_peer(peer)
+        known = {record.state, record.scales, record.course.proposal.initial}
+        return (
+            member is not None and member.node_key in record.members and root in known
+        )
+
+    def rows(self) -> list[dict[str, Any]]:
+        """For `runs.list`, oldest first."""
+        ordered = sorted(self._known.values(), key=lambda r: r.course.proposal.created)
+        return [self.row(record.course.run) for record in ordered]
+
+    def row(self, run: bytes) -> dict[str, Any]:
+        """For a person or a program to read."""
+        record = self.record(run)
+        course, trainer = record.course, record.trainer
+        name = self._tools.federation.name_of
+        return {
+            "run": run.hex(),
+            "title": course.proposal.title,
+            "phase": record.phase(),
+            "round": record.done,
+            "rounds": course.proposal.rounds,
+            "members": [name(member) for member in record.members],
+            "consents": [name(member) for member in course.consents],
+            "datasets": {
+                name(member): consent.dataset
+                for member, consent in course.consents.items()
+            },
+            "samples": {
+                name(member): consent.samples
+                for member, consent in course.consents.items()
+            },
+            "state_root": record.state.hex(),
+            "proposed_by": name(record.proposer),
+            "mine": self._tools.signer.public_key in record.members,
+            "reason": (trainer.reason if trainer else "") or record.reason or None,
+            "progress": dict(trainer.progress)
+            if trainer and trainer.progress
+            else None,
+        }
+
+    def rounds(self, run: bytes) -> list[dict[str, Any]]:
+        """Final rounds, as this node measured them."""
+        return self.record(run).rounds
+
+    def _add(self, sealed: bytes, proposal: Proposal, proposer: bytes) -> Record:
+        plan = parse_plan(proposal.plan)
+        if canonical_plan(plan) != proposal.plan:
+            raise ProtocolError("the proposal's model file is not in canonical form")
+        policy(1, plan)
+        state = Digest(proposal.initial)
+        record = Record(Course(proposal), plan, proposer, sealed, [], state)
+        self._known[proposal.id()] = record
+        return record
+
+    async def _keep_proposal(self, sealed: bytes) -> None:
+        proposal, proposer = open_proposal(sealed)
+        run = proposal.id()
+        if run in self._known:
+            return
+        self._tools.federation.key(proposer)
+        record = self._add(sealed, proposal, proposer)
+        await self._tools.store.put(_RUNS, run, sealed)
+        await self._tools.store.append_event("run.proposed", self.row(run))
+        log.info("run proposed", run=_short(record), title=proposal.title)
+        for early in self._early.pop(run, []):
+            consent, member = open_consent(early)
+            await self._keep_consent(consent, member, early)
+
+    async def _keep_consent(
+        self, consent: Consent, member: bytes, sealed: bytes
+    ) -> None:
+        record = self._known[consent.run]
+        if not record.course.consent(member, consent):
+            return
+        await self._tools.store.put(_CONSENTS, consent.run + digest(sealed), sealed)
+        await self._tools.store.append_event(
+            "run.consent",
+            {
+                "run": consent.run.hex(),
+                "member": self._tools.federation.name_of(member),
+                "dataset": consent.dataset,
+                "samples": consent.samples,
+            },
+        )
+        await self._start.send(consent.run)
+
+
+def _short(record: Record) -> str:
+    return record.course.run.hex()[:16]

@@ -1,0 +1,108 @@
+"""One member's part in a run, from the last consent to the last round, through restarts.
+
+The rules are pure machines under `protocol.rounds`; here one of them gets its records back,
+its hands, and a driver.
+"""
+
+import secrets
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import structlog
+
+from node.driver import Driver
+from node.services.hands import Hands, RecordBox, RoundNotes, Tools
+from protocol.errors import GossipIgnore
+from protocol.rounds import events as ev
+from protocol.rounds.machine import Rounds
+from protocol.rounds.messages import Heard
+from protocol.rounds.policy import Epoch
+from protocol.runs import Plan
+from protocol.types import Digest, PeerId, PublicKey
+
+log = structlog.get_logger()
+
+
+class Keyring:
+    """The machine's secrets and chance: the node's key file, the system's coins."""
+
+    def __init__(self, tools: Tools) -> None:
+        self.sign = tools.signer.sign
+        self.agree = tools.signer.agree
+
+    def fresh(self, count: int) -> bytes:
+        return secrets.token_bytes(count)
+
+
+class Trainer:
+    """The rounds of one run at this node."""
+
+    def __init__(
+        self,
+        *,
+        tools: Tools,
+        plan: Plan,
+        epoch: Epoch,
+        rounds: int,
+        state: Digest,
+        scales: Digest,
+        records: bytes,
+        finish: Callable[[ev.Finished, RoundNotes], Any],
+    ) -> None:
+        """`state` and `scales` are the run's first; `records` this member's table."""
+        self.progress: Mapping[str, Any] | None = None
+        self.reason = ""
+        self._tools = tools
+        self._epoch = epoch
+        self._rounds = rounds
+        self._first = state, scales
+        self._box = RecordBox(tools, epoch.run)
+        self._hands = Hands(
+            tools=tools,
+            plan=plan,
+            epoch=epoch,
+            rounds=rounds,
+            records=records,
+            box=self._box,
+            finish=finish,
+            tell=self._tell,
+            complain=self._complain,
+        )
+        self._driver: Driver | None = None
+        self._machine: Rounds | None = None
+
+    async def run(self) -> None:
+        """Until cancelled; a finished run still answers those that missed its end."""
+        await self._hands.load()
+        state, scales = self._first
+        self._machine = Rounds(
+            self._epoch,
+            PublicKey(self._tools.signer.public_key),
+            Keyring(self._tools),
+            state=state,
+            scales=scales,
+            records=await self._box.read(),
+        )
+        self._driver = Driver(self._machine, self._hands)
+        await self._driver.run(over=self._machine.round >= self._rounds)
+
+    def hear(self, heard: Heard) -> None:
+        """A verified message of this run."""
+        if self._driver is None:
+            raise GossipIgnore("the run is not up yet; its sender says it again")
+        if not self._driver.give(ev.Received(heard)):
+            log.warning("round message not taken", round=heard.round)
+
+    def phase(self) -> str | None:
+        """The machine's word for where it stands."""
+        return None if self._machine is None else self._machine.phase
+
+    def may_fetch(self, peer: PeerId, blob: Digest) -> bool:
+        """Masked shards and sums are for the members of the run."""
+        return self._hands.may_fetch(peer, blob)
+
+    def _tell(self, progress: Mapping[str, Any] | None) -> None:
+        self.progress = progress
+
+    def _complain(self, reason: str) -> None:
+        self.reason = reason

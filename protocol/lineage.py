@@ -1,0 +1,445 @@
+"""From any model, receipt or answer back to the data, and from data forward to all its use.
+
+A graph is built from signed records and from what the chain says, and an edge is in it
+only if it was verified: a signature by the party that the edge speaks of, a fact on the
+chain, or both.  What does not verify becomes a doubt with its reason and no edge, so a
+graph never says more than a reader with the same records and chain can check alone.
+
+The words are W3C PROV's.  Every relation points from the later thing to the earlier one,
+hence the graph has no cycle, and "back" and "forward" are its two directions.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, TypeVar
+
+from protocol.errors import ProtocolError, VerificationError
+from protocol.evaluation import RELEASE_LIMIT_BYTES, Release
+from protocol.listing import Listing, open_listing
+from protocol.manifest import ListingAnswer
+from protocol.members import MemberSet
+from protocol.provenance import citation_digest, open_step, verify_chain
+from protocol.receipt import BatchProof, open_receipt
+from protocol.runs import Consent, Proposal, open_consent, open_proposal
+from protocol.types import digest
+from protocol.wire import Message, decode, encode
+
+RECORDS_LIMIT_BYTES = 1 << 26
+"""Of a file of records: a few thousand receipts and what stands behind them."""
+
+T = TypeVar("T")
+Kind = Literal[
+    "source", "dataset", "grant", "run", "state", "model", "receipt", "answer", "member"
+]
+Proof = Literal["signature", "chain", "signature and chain"]
+SIGNED: Proof = "signature"
+ON_CHAIN: Proof = "chain"
+BOTH: Proof = "signature and chain"
+
+
+class PlacedReceipt(Message, frozen=True, tag="placed-receipt"):
+    """A sealed receipt and, once its batch is anchored, its place in it."""
+
+    sealed: bytes
+    batch: bytes
+    proof: BatchProof | None
+
+
+class Records(Message, frozen=True, tag="lineage"):
+    """Signed messages, in the form they were signed; anybody may carry them."""
+
+    listings: tuple[ListingAnswer, ...] = ()
+    proposals: tuple[bytes, ...] = ()
+    consents: tuple[bytes, ...] = ()
+    releases: tuple[bytes, ...] = ()
+    """Encoded; what vouches for one is the record anchored beside its model's root."""
+    receipts: tuple[PlacedReceipt, ...] = ()
+
+
+@dataclass(frozen=True)
+class TokenFact:
+    """A dataset on the chain."""
+
+    dataset: int
+    owner: bytes
+    record: bytes
+
+
+@dataclass(frozen=True)
+class GrantFact:
+    """A grant on the chain."""
+
+    grant: int
+    dataset: int
+    grantee: bytes
+    units: int
+    until: int
+    revoked: bool
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the reader's own view of the chain says."""
+
+    members: MemberSet
+    tokens: tuple[TokenFact, ...] = ()
+    grants: tuple[GrantFact, ...] = ()
+    rounds: frozenset[tuple[bytes, int, bytes]] = frozenset()
+    """(run, number, state root)."""
+    models: Mapping[bytes, bytes] = field(default_factory=dict)
+    """Model root to the digest of its release."""
+    batches: frozenset[bytes] = frozenset()
+
+
+@dataclass(frozen=True)
+class Vertex:
+    """A thing, an activity or a party."""
+
+    id: str
+    kind: Kind
+    label: str
+    about: tuple[tuple[str, str | int], ...] = ()
+
+
+@dataclass(frozen=True)
+class Edge:
+    """`subject` came about by way of `object`."""
+
+    subject: str
+    relation: str
+    """A property of PROV-O, or one of ours."""
+    object: str
+    proof: Proof
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """A record that did not verify, and why."""
+
+    what: str
+    why: str
+
+
+@dataclass
+class Graph:
+    """Vertices by id, edges in the order they were verified, and what was not."""
+
+    vertices: dict[str, Vertex] = field(default_factory=dict)
+    edges: list[Edge] = field(default_factory=list)
+    doubts: list[Doubt] = field(default_factory=list)
+
+    def back(self, start: str) -> "Graph":
+        """All that `start` rests on, and the grants of the datasets among it."""
+        found = self._reached(start, lambda edge: (edge.subject, edge.object))
+        datasets = {one for one in found if self.vertices[one].kind == "dataset"}
+        grants = {
+            edge.subject
+            for edge in self.edges
+            if edge.object in datasets and self.vertices[edge.subject].kind == "grant"
+        }
+        parties = {edge.object for edge in self.edges if edge.subject in grants}
+        return self._part({*found, *grants, *parties})
+
+    def forward(self, start: str) -> "Graph":
+        """All that came of `start`, with the members that took part in it."""
+        found = self._reached(start, lambda edge: (edge.object, edge.subject))
+        parties = {
+            edge.object
+            for edge in self.edges
+            if edge.subject in found and self.vertices[edge.object].kind == "member"
+        }
+        return self._part({*found, *parties})
+
+    def find(self, text: str) -> str:
+        """The one vertex whose id, or the digest in it, begins with `text`."""
+        found = [
+            one for one in self.vertices if text in {one, one.rpartition(":")[2]}
+        ] or [
+            one
+            for one in self.vertices
+            if one.startswith(text) or one.rpartition(":")[2].startswith(text)
+        ]
+        if len(found) != 1:
+            raise VerificationError(
+                f"{len(found)} things are called {text[:80]!r} in what could be verified"
+            )
+        return found[0]
+
+    def _reached(self, start: str, ends: Callable[[Edge], tuple[str, str]]) -> set[str]:
+        if start not in self.vertices:
+            raise VerificationError(f"{start[:120]!r} is not in what could be verified")
+        next_of: dict[str, list[str]] = {}
+        for edge in self.edges:
+            one, other = ends(edge)
+            next_of.setdefault(one, []).append(other)
+        found, queue = {start}, [start]
+        while queue:
+            for other in next_of.get(queue.pop(), []):
+                if other not in found:
+                    found.add(other)
+                    queue.append(other)
+        return found
+
+    def _part(self, ids: Iterable[str]) -> "Graph":
+        kept = set(ids)
+        return Graph(
+            {one: vertex for one, vertex in self.vertices.items() if one in kept},
+            [e for e in self.edges if e.subject in kept and e.object in kept],
+            list(self.doubts),
+        )
+
+
+def urn(kind: Kind, name: bytes | int) -> str:
+    """How a vertex is called."""
+    return f"urn:rexis:{kind}:{name.hex() if isinstance(name, bytes) else name}"
+
+
+def open_records(data: bytes) -> Records:
+    """A file of records; nothing in it is verified yet."""
+    return decode(data, Records, limit_bytes=RECORDS_LIMIT_BYTES)
+
+
+def build(records: Records, facts: Facts) -> Graph:
+    """The graph of all that verifies."""
+    return _Builder(records, facts).graph
+
+
+class _Builder:
+    """Adds one kind after another, so that an edge finds both its ends."""
+
+    def __init__(self, records: Records, facts: Facts) -> None:
+        self.graph = Graph()
+        self._facts = facts
+        self._datasets: dict[int, tuple[Listing, str]] = {}
+        """By token number: the listing and the vertex."""
+        self._runs: dict[bytes, Proposal] = {}
+        for listed in records.listings:
+            self._try("listing", digest(listed.listing), self._listing, listed)
+        for dataset, (listing, vertex) in self._datasets.items():
+            self._version(dataset, listing, vertex)
+        for grant in facts.grants:
+            self._grant(grant)
+        for sealed in records.proposals:
+            self._try("proposal", digest(sealed), self._proposal, sealed)
+        for sealed in records.consents:
+            self._try("consent", digest(sealed), self._consent, sealed)
+        for run, number, state in sorted(facts.rounds):
+            self._round(run, number, state)
+        for data in records.releases:
+            self._try("release", digest(data), self._release, data)
+        for placed in records.receipts:
+            self._try("receipt", digest(placed.sealed), self._receipt, placed)
+
+    def _try(self, what: str, name: bytes, add: Callable[[T], None], one: T) -> None:
+        try:
+            add(one)
+        except ProtocolError as error:
+            self.graph.doubts.append(Doubt(f"{what} {name.hex()}", str(error)))
+
+    def _vertex(
+        self, kind: Kind, name: bytes | int, label: str, **about: str | int
+    ) -> str:
+        vertex = Vertex(urn(kind, name), kind, label, tuple(sorted(about.items())))
+        return self.graph.vertices.setdefault(vertex.id, vertex).id
+
+    def _edge(self, subject: str, relation: str, object_: str, proof: Proof) -> None:
+        edge = Edge(subject, relation, object_, proof)
+        if edge not in self.graph.edges:
+            self.graph.edges.append(edge)
+
+    def _member(self, node_key: bytes) -> str:
+        member = self._facts.members.by_key(node_key)
+        if member is None:
+            raise VerificationError(f"{node_key.hex()[:16]} is not a member")
+        return self._vertex("member", node_key, member.name)
+
+    def _listing(self, listed: ListingAnswer) -> None:
+        listing = open_listing(listed.listing)
+        owner = self._facts.members.by_key(listing.owner)
+        tokens = [
+            token
+            for token in self._facts.tokens
+            if token.record == listing.digest()
+            and owner is not None
+            and token.owner == owner.account
+        ]
+        if not tokens:
+            raise VerificationError(
+                "no token of its owner has this listing on the chain"
+            )
+        verify_chain(
+            listed.provenance, expected=listing.provenance, product=listing.manifest
+        )
+        vertex = self._vertex(
+            "dataset",
+            listing.digest(),
+            listing.title,
+            dataset=tokens[0].dataset,
+            version=listing.version,
+            licence=listing.licence,
+            duo=" ".join(listing.duo),
+        )
+        for token in tokens:
+            self._datasets[token.dataset] = listing, vertex
+        self._edge(vertex, "prov:wasAttributedTo", self._member(listing.owner), BOTH)
+        citation = citation_digest(listing.source)
+        if any(citation in open_step(step).used for step in listed.provenance):
+            source = self._vertex("source", citation, listing.source)
+            self._edge(vertex, "prov:wasDerivedFrom", source, BOTH)
+
+    def _version(self, dataset: int, listing: Listing, vertex: str) -> None:
+        if not listing.previous:
+            return
+        before = urn("dataset", listing.previous)
+        owners = [old.owner for old, name in self._datasets.values() if name == before]
+        if owners != [] and set(owners) == {listing.owner}:
+            self._edge(vertex, "prov:wasRevisionOf", before, BOTH)
+        else:
+            why = "the version before it is not known, or is somebody else's"
+            self.graph.doubts.append(Doubt(f"version {dataset}", why))
+
+    def _grant(self, fact: GrantFact) -> None:
+        grantee = self._facts.members.by_account(fact.grantee)
+        known = self._datasets.get(fact.dataset)
+        if known is None or grantee is None:
+            why = "its dataset's listing" if known is None else "its grantee"
+            self.graph.doubts.append(
+                Doubt(f"grant {fact.grant}", f"{why} is not known")
+            )
+            return
+        vertex = self._vertex(
+            "grant",
+            fact.grant,
+            f"grant {fact.grant}",
+            units=fact.units.bit_count(),
+            until=fact.until,
+            revoked=int(fact.revoked),
+        )
+        listing, dataset = known
+        self._edge(vertex, "prov:wasDerivedFrom", dataset, ON_CHAIN)
+        owner = self._member(listing.owner)
+        self._edge(vertex, "prov:wasAttributedTo", owner, ON_CHAIN)
+        party = self._member(grantee.node_key)
+        self._edge(vertex, "rexis:grantedTo", party, ON_CHAIN)
+
+    def _proposal(self, sealed: bytes) -> None:
+        proposal, proposer = open_proposal(sealed)
+        run = self._vertex("run", proposal.id(), proposal.title, rounds=proposal.rounds)
+        self._runs[proposal.id()] = proposal
+        self._edge(run, "rexis:proposedBy", self._member(proposer), SIGNED)
+
+    def _consent(self, sealed: bytes) -> None:
+        consent, member = open_consent(sealed)
+        proposal = self._runs.get(consent.run)
+        if proposal is None:
+            raise VerificationError(f"run {consent.run.hex()[:16]} is not known")
+        if member not in proposal.members:
+            raise VerificationError("who consents is not in the run")
+        listing, dataset = self._consented(consent)
+        if listing.owner != member:
+            raise VerificationError(
+                "owner of the dataset", member.hex()[:16], listing.owner.hex()[:16]
+            )
+        run = urn("run", consent.run)
+        self._edge(run, "prov:used", dataset, BOTH)
+        self._edge(run, "prov:wasAssociatedWith", self._member(member), SIGNED)
+
+    def _consented(self, consent: Consent) -> tuple[Listing, str]:
+        known = self._datasets.get(consent.dataset)
+        if known is None:
+            raise VerificationError(f"dataset {consent.dataset} is not known")
+        return known
+
+    def _round(self, run: bytes, number: int, state: bytes) -> None:
+        if run not in self._runs:
+            self.graph.doubts.append(
+                Doubt(
+                    f"round {number} of {run.hex()[:16]}", "its proposal is not known"
+                )
+            )
+            return
+        vertex = self._vertex("state", state, f"state after round {number}")
+        self._edge(vertex, "prov:wasGeneratedBy", urn("run", run), ON_CHAIN)
+        before = [
+            root
+            for other, earlier, root in self._facts.rounds
+            if (other, earlier) == (run, number - 1)
+        ]
+        for root in before:
+            if root != state:
+                self._edge(vertex, "prov:wasDerivedFrom", urn("state", root), ON_CHAIN)
+
+    def _release(self, data: bytes) -> None:
+        release = decode(data, Release, limit_bytes=RELEASE_LIMIT_BYTES)
+        release.check()
+        anchored = self._facts.models.get(release.model_root)
+        if anchored != digest(encode(release)):
+            raise VerificationError(
+                "release anchored for the model",
+                anchored.hex()[:16] if anchored else "none",
+                digest(data).hex()[:16],
+            )
+        state = urn("state", release.state_root)
+        generated = Edge(
+            state, "prov:wasGeneratedBy", urn("run", release.run), ON_CHAIN
+        )
+        if generated not in self.graph.edges:
+            raise VerificationError("no round of its run was anchored with its state")
+        model = self._vertex(
+            "model",
+            release.model_root,
+            f"model {release.model_root.hex()[:12]}",
+            bytes=release.blob_bytes,
+        )
+        self._edge(model, "prov:wasDerivedFrom", state, BOTH)
+        trained, released = map(open_step, release.provenance)
+        by = self._member(released.agent)
+        self._edge(model, "prov:wasAttributedTo", by, BOTH)
+        self._sources(state, trained.used, self._runs[release.run])
+
+    def _sources(self, state: str, used: Sequence[bytes], run: Proposal) -> None:
+        """What the releaser signed as training data must be what members consented to."""
+        consented = {
+            edge.object
+            for edge in self.graph.edges
+            if (edge.subject, edge.relation) == (urn("run", run.id()), "prov:used")
+        }
+        for one in used:
+            dataset = urn("dataset", one)
+            if dataset in consented:
+                self._edge(state, "prov:wasDerivedFrom", dataset, BOTH)
+            elif one != run.initial:
+                self.graph.doubts.append(
+                    Doubt(
+                        f"source {one.hex()}", "used in training, but nobody consented"
+                    )
+                )
+
+    def _receipt(self, placed: PlacedReceipt) -> None:
+        receipt = open_receipt(placed.sealed)
+        model = urn("model", receipt.model_root)
+        if model not in self.graph.vertices:
+            raise VerificationError(
+                f"model {receipt.model_root.hex()[:16]} is not known"
+            )
+        host, requester = self._member(receipt.host), self._member(receipt.requester)
+        proof = SIGNED
+        if placed.proof is not None:
+            placed.proof.verify(placed.batch, placed.sealed)
+            if placed.batch not in self._facts.batches:
+                raise VerificationError("its batch is not on the chain")
+            proof = BOTH
+        vertex = self._vertex(
+            "receipt",
+            receipt.digest,
+            f"inference {receipt.digest.hex()[:12]}",
+            time=receipt.time,
+            cases=receipt.order.shape[0],
+        )
+        self._edge(vertex, "prov:used", model, proof)
+        self._edge(vertex, "prov:wasAssociatedWith", host, proof)
+        self._edge(vertex, "rexis:requestedBy", requester, proof)
+        answer = self._vertex(
+            "answer", receipt.roots[-1], f"answer {receipt.roots[-1].hex()[:12]}"
+        )
+        self._edge(answer, "prov:wasGeneratedBy", vertex, proof)

@@ -1,0 +1,579 @@
+"""One attempt at one sum, from its certified opening to a verdict (§5.4).
+
+    opened -> uploads and sums -> SURVIVORS -> release, unmask, apply -> VERDICT
+
+An attempt ends in one of three ways, each certified, so that all members agree which:
+SURVIVORS names nobody (nothing was released, the next attempt has fresh masks), or VERDICT
+accepts a state, or VERDICT rejects it.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from protocol.aggregate.masks import pair_key, self_key
+from protocol.aggregate.shards import slices
+from protocol.certificate import (
+    Certificate,
+    Kind,
+    Proposal,
+    Slot,
+    Vote,
+    check_votes,
+)
+from protocol.decide import About, Decide
+from protocol.errors import MalformedMessageError, VerificationError
+from protocol.rounds import prekeys
+from protocol.rounds.desk import RECORD_LIMIT_BYTES, Desk, slot_prefix
+from protocol.rounds.events import (
+    Applied,
+    Checked,
+    Event,
+    Fetched,
+    Mask,
+    Masked,
+    Publish,
+    Quantise,
+    Quantised,
+    Summed,
+    Tagged,
+    Unmasked,
+)
+from protocol.rounds.gather import Gathering, Setting
+from protocol.rounds.messages import (
+    Claim,
+    Heard,
+    Opening,
+    Release,
+    Report,
+    Survivors,
+    Tags,
+    Upload,
+    Verdict,
+)
+from protocol.rounds.policy import Cohort
+from protocol.rounds.prekeys import Dealt
+from protocol.rounds.settle import Released, Settling
+from protocol.rounds.stock import Known
+from protocol.types import DIGEST_BYTES, Digest, Millis
+from protocol.wire import Message, decode, encode
+
+GIVEN_UP = Survivors(0, bytes(DIGEST_BYTES), (), ())
+"""The value that ends an attempt with nothing released."""
+
+
+class OpenRecord(Message, frozen=True, tag="opened"):
+    """A certified opening, the pre-keys it uses, and this node's update if it takes part."""
+
+    certificate: Certificate
+    prekeys: tuple[bytes, ...]
+    update: bytes
+
+
+class Host(Protocol):
+    """What an attempt asks of the run it belongs to."""
+
+    def isolates(self, members: frozenset[bytes]) -> bool: ...
+
+    def next_epoch(self) -> bytes: ...
+
+    def knows_epoch(self, name: bytes) -> bool: ...
+
+    def expected(self, now: Millis) -> frozenset[bytes]:
+        """Members heard from lately: whose claims are worth waiting for."""
+
+
+class Attempt:
+    """One member's view of one attempt."""
+
+    def __init__(
+        self,
+        host: Host,
+        desk: Desk,
+        cohort: Cohort,
+        certificate: Certificate,
+        opening: Opening,
+        used: Mapping[bytes, Known],
+        mine: Dealt | None,
+        update: Digest | None,
+        allowed_ms: int,
+        now: Millis,
+    ) -> None:
+        """`mine`: the secrets behind this node's pre-key, if it is named in the opening."""
+        self._host = host
+        self._desk = desk
+        self._cohort = cohort
+        self.certificate = certificate
+        self.opening = opening
+        self.context = opening.context()
+        self.used = used
+        self._mine = mine
+        self._update = update
+        ring = cohort.ring
+        self._setting = Setting(
+            self.context,
+            opening.round,
+            opening.attempt,
+            opening.members,
+            slices(
+                cohort.policy.length, ring.bytes_each, opening.members, self.context
+            ),
+            now,
+            allowed_ms,
+            cohort.policy.backup_ms,
+        )
+        self.gathering = Gathering(self._setting, cohort, desk)
+        self.settling: Settling | None = None
+        self.given_up = False
+        self._ledger = Released()
+        self._early: dict[tuple[bytes, type], Heard] = {}
+        self._own: tuple[Digest, ...] = ()
+        self._quantised: Digest | None = None
+        self._tagging = False
+        self._now = now
+        self.survivors = self._decide(Kind.SURVIVORS)
+        self.verdict = self._decide(Kind.VERDICT)
+
+    @property
+    def survivor_members(self) -> tuple[bytes, ...]:
+        """Whose updates were summed; empty before that is certified."""
+        return () if self.settling is None else self.settling.members
+
+    @property
+    def takes_part(self) -> bool:
+        """Does this node upload?"""
+        return self._mine is not None and self._update is not None
+
+    # Beginning ---------------------------------------------------------------------------
+
+    def begin(self, now: Millis) -> None:
+        """Record the opening, then make the update ready to be uploaded.
+
+        After a restart: say again what was said, and go on from what is on record.
+        """
+        self._now = now
+        key = f"{self.opening.round}/opened/{self.context.hex()}"
+        if key not in self._desk.records:
+            envelopes = tuple(self.used[m].envelope for m in self.opening.members)
+            record = OpenRecord(self.certificate, envelopes, self._update or b"")
+            self._desk.persist(key, encode(record))
+        self._resume(now)
+        if not self._own and self.takes_part:
+            if self._quantised is None:
+                self._ask_quantise()
+            else:
+                self._ask_mask(self._quantised)
+        self.advance(now)
+
+    def _resume(self, now: Millis) -> None:
+        prefix = self._setting.key("")
+        for key in sorted(k for k in self._desk.records if k.startswith(prefix)):
+            envelope = self._desk.records[key]
+            if key.endswith("/quantised"):
+                self._quantised = Digest(envelope)
+                continue
+            heard = self._desk.own(envelope)
+            self._desk.do(Publish(envelope))
+            match heard.body:
+                case Upload():
+                    self._own = tuple(Digest(s) for s in heard.body.shards)
+                    self.gathering.own_parts(self._own)
+                    self.gathering.upload(heard.sender, heard.body)
+                case Report():
+                    self.gathering.report(heard.sender, heard.body)
+                    self.gathering.resume(heard.body)
+                case _:
+                    # Said after the certificate; heard again once that is in place.
+                    self._early[heard.sender, type(heard.body)] = heard
+        for decision in (self.survivors, self.verdict):
+            decision.resume(
+                (ballot.body, ballot.signature, ballot.about)
+                for ballot in self._desk.ballots(slot_prefix(decision.slot))
+            )
+            record = self._desk.records.get(self._certificate_key(decision))
+            if record is not None:
+                decision.adopt(
+                    decode(record, Certificate, limit_bytes=RECORD_LIMIT_BYTES)
+                )
+        if self.survivors.certificate is not None:
+            self._certified(now)
+
+    def _ask_quantise(self) -> None:
+        assert self._update is not None
+        self._desk.do(Quantise(self.context, self.opening, self._update))
+
+    def _ask_mask(self, quantised: Digest) -> None:
+        assert self._mine is not None
+        self._quantised = quantised
+        me, context = self._desk.me, self.context
+        plus = [self_key(self._mine.seed, context, me)]
+        minus: list[bytes] = []
+        for other in self.opening.members:
+            if other != me:
+                public = self.used[other].prekey.public
+                shared = prekeys.exchange(self._mine.secret, public)
+                key = pair_key(shared, context, me, other)
+                (plus if me < other else minus).append(key)
+        self._desk.do(
+            Mask(context, quantised, self._setting.slices, tuple(plus), tuple(minus))
+        )
+
+    # Events ------------------------------------------------------------------------------
+
+    def handle(self, event: Event, now: Millis) -> None:
+        """An answer to one of this attempt's effects, or the time."""
+        self._now = now
+        match event:
+            case Quantised() if not self._own:
+                self._desk.persist(self._setting.key("quantised"), event.blob)
+                self._ask_mask(event.blob)
+            case Masked() if not self._own:
+                self._own = event.shards
+                self.gathering.own_parts(event.shards)
+                upload = Upload(tuple(event.shards))
+                self._say("upload", upload)
+                self.gathering.upload(self._desk.me, upload)
+            case Fetched():
+                self.gathering.fetched(event.blob, now)
+            case Summed():
+                heard = self.gathering.summed(event)
+                if heard is not None and isinstance(heard.body, Report):
+                    self.gathering.report(heard.sender, heard.body)
+            case Unmasked() if self.settling is not None:
+                self.settling.unmasked(event)
+            case Applied() if self.settling is not None:
+                self.settling.applied(event)
+            case Tagged() if self.settling is not None:
+                self.settling.tagged(event)
+            case Checked() if self.settling is not None:
+                self.settling.checked(event)
+            case _:
+                self.gathering.dirty = True
+        if self.settling is not None:
+            self.settling.dirty = True
+        self.advance(now)
+
+    def hear(self, heard: Heard, now: Millis) -> bool:
+        """A member's message of this context; False if it does not belong here."""
+        self._now = now
+        taken = self._take(heard, now)
+        if taken:
+            self.advance(now)
+        return taken
+
+    def adopt(self, certificate: Certificate, now: Millis) -> None:
+        """A checked certificate of one of this attempt's two decisions."""
+        self._now = now
+        decision = (
+            self.survivors if certificate.slot.kind == Kind.SURVIVORS else self.verdict
+        )
+        if decision.certificate is None:
+            decision.adopt(certificate)
+            self.advance(now)
+
+    def bar(self, member: bytes) -> None:
+        """A member was shown to say two different things."""
+        self.gathering.bar(member)
+
+    def advance(self, now: Millis) -> None:
+        """Go as far as what is here, and the time, allow."""
+        self._now = now
+        if self.given_up:
+            return
+        if self.settling is None:
+            self._fix(now)
+        if self.settling is not None:
+            self._settle(now)
+
+    def end(self, now: Millis) -> None:
+        """The attempt is over: stop pulling."""
+        self.gathering.close(now)
+
+    def statements(self) -> list[bytes]:
+        """Everything this node said in this attempt, newest votes only."""
+        prefix = self._setting.key("")
+        said = [
+            record
+            for key, record in self._desk.records.items()
+            if key.startswith(prefix) and not key.endswith("/quantised")
+        ]
+        for decision in (self.survivors, self.verdict):
+            said += self._desk.newest_ballots(decision.slot)
+        return said
+
+    def certificates(self) -> list[Certificate]:
+        """What has been decided so far, in order."""
+        found = (self.certificate, self.survivors.certificate)
+        return [each for each in found if each is not None]
+
+    def contexts(self) -> tuple[bytes, ...]:
+        """Contexts of what is said in this attempt."""
+        return (self.context, self.survivors.name, self.verdict.name)
+
+    def has_state(self, state: bytes) -> bool:
+        """Did this member compute this state itself?"""
+        settling = self.settling
+        outcome = None if settling is None else settling.outcome
+        return outcome is not None and outcome.state == state
+
+    def blobs(self) -> list[Digest]:
+        """Blobs that must not outlive the round: parts, sums, the rounded update."""
+        out = self.gathering.blobs()
+        return out if self._quantised is None else [*out, self._quantised]
+
+    # Chair of both decisions -------------------------------------------------------------
+
+    def offer(self, slot: Slot) -> bytes | None:
+        """A value for one of the two questions, if this member knows one."""
+        if slot.kind == Kind.SURVIVORS:
+            value = self.gathering.proposal()
+            if value is not None and not self._isolates(value):
+                return encode(value)
+            return encode(GIVEN_UP) if self._hopeless() else None
+        verdict = self._verdict()
+        return None if verdict is None else encode(verdict)
+
+    def judge(self, slot: Slot, value: bytes) -> bool | None:
+        """May this be decided, as far as this member knows?"""
+        try:
+            if slot.kind == Kind.SURVIVORS:
+                return self._judge_survivors(decode(value, Survivors))
+            return self._judge_verdict(decode(value, Verdict))
+        except MalformedMessageError:
+            return False
+
+    def cast(self, body: Vote | Proposal, about: About) -> bytes:
+        return self._desk.cast(body, about)
+
+    def proven(self, vote: Vote, votes: Sequence[tuple[int, bytes]]) -> bool:
+        return is_proven(self._cohort, self._desk, vote, votes)
+
+    # Inside ------------------------------------------------------------------------------
+
+    def _decide(self, kind: Kind) -> Decide:
+        slot = Slot(
+            self.opening.run,
+            self.opening.epoch,
+            self.opening.round,
+            self.opening.attempt,
+            kind,
+            self.context,
+        )
+        return Decide(
+            slot,
+            self._cohort.members,
+            self._desk.me,
+            self,
+            quorum=self._cohort.thresholds.quorum,
+            view_ms=self._cohort.policy.view_ms,
+        )
+
+    def _take(self, heard: Heard, now: Millis) -> bool:
+        body, sender = heard.body, heard.sender
+        match body:
+            case Vote() | Proposal():
+                for decision in (self.survivors, self.verdict):
+                    if body.slot == decision.slot:
+                        decision.hear(sender, body, heard.signature, now)
+                        return True
+                return False
+            case Upload():
+                return self.gathering.upload(sender, body)
+            case Report():
+                taken = self.gathering.report(sender, body)
+                if taken and self.settling is not None:
+                    self.settling.dirty = True
+                    self.settling.doubt(body)
+                return taken
+            case Release() | Tags() | Claim():
+                if self.settling is None:
+                    self._early[sender, type(body)] = heard
+                    return True
+                return self._take_settled(self.settling, heard)
+            case _:
+                return False
+
+    def _take_settled(self, settling: Settling, heard: Heard) -> bool:
+        settling.dirty = True
+        match heard.body:
+            case Release():
+                return settling.hear_release(heard, heard.body)
+            case Tags():
+                return settling.hear_tags(heard.sender, heard.body)
+            case Claim():
+                return settling.hear_claim(heard.sender, heard.body)
+            case _:
+                return False
+
+    def _fix(self, now: Millis) -> None:
+        if self.gathering.dirty:
+            self.gathering.advance(now)
+            if not self.survivors.running and (
+                self._hopeless() or self.offer(self.survivors.slot) is not None
+            ):
+                self.survivors.start(now)
+        self.survivors.advance(now)
+        if self.survivors.certificate is not None:
+            self._certified(now)
+
+    def _certified(self, now: Millis) -> None:
+        certificate = self.survivors.certificate
+        assert certificate is not None
+        if self.settling is not None or self.given_up:
+            return
+        key = self._certificate_key(self.survivors)
+        if key not in self._desk.records:
+            self._desk.persist(key, encode(certificate))
+        value = decode(certificate.value, Survivors)
+        if value == GIVEN_UP:
+            self.given_up = True
+            self.gathering.close(now)
+            return
+        self.settling = Settling(
+            self._setting,
+            self.opening,
+            value,
+            self.used,
+            self.gathering,
+            self._cohort,
+            self._desk,
+            self._ledger,
+            now,
+        )
+        self.settling.release()
+        early, self._early = list(self._early.values()), {}
+        for heard in early:
+            self._take_settled(self.settling, heard)
+        for shard, reports in enumerate(self.gathering.reports):
+            for report in reports.values():
+                assert report.shard == shard
+                self.settling.doubt(report)
+
+    def _settle(self, now: Millis) -> None:
+        settling = self.settling
+        assert settling is not None
+        if settling.dirty:
+            settling.advance(now)
+            if settling.opened() and not self._tagging:
+                self._tagging = True
+                if self._own and self._desk.me in settling.members:
+                    settling.tag(self._own)
+            if not self.verdict.running and self._verdict() is not None:
+                self.verdict.start(now)
+        self.verdict.advance(now)
+
+    def _hopeless(self) -> bool:
+        """All that could still come would have come by now."""
+        setting, cohort = self._setting, self._cohort
+        backups = 2 * (cohort.thresholds.liars + 2) * setting.backup_ms
+        return self._now >= setting.since + 3 * setting.allowed_ms + backups
+
+    def _isolates(self, value: Survivors) -> bool:
+        return self._host.isolates(frozenset(self._setting.named(value.members)))
+
+    def _judge_survivors(self, value: Survivors) -> bool | None:
+        if value.members == 0:
+            if value != GIVEN_UP:
+                return False
+            return True if self._hopeless() else None
+        sound = self.gathering.judge(value)
+        return False if sound and self._isolates(value) else sound
+
+    def _verdict(self) -> Verdict | None:
+        """The verdict this member would propose now."""
+        if self._accepts():
+            return self._verdict_of(accept=True)
+        return self._verdict_of(accept=False) if self._rejects() else None
+
+    def _verdict_of(self, *, accept: bool) -> Verdict:
+        opening, settling = self.opening, self.settling
+        state, scales = opening.base, opening.scales
+        if accept:
+            assert settling is not None
+            assert settling.outcome is not None
+            state, scales = settling.outcome.state, settling.outcome.scales
+        return Verdict(
+            opening.round,
+            accept,
+            state,
+            scales,
+            opening.head,
+            self.context,
+            self._host.next_epoch(),
+        )
+
+    def _judge_verdict(self, value: Verdict) -> bool | None:
+        if not self._host.knows_epoch(value.epoch):
+            return None
+        if value.accept:
+            if not self._accepts():
+                return None
+        elif not self._rejects():
+            return None
+        wanted = self._verdict_of(accept=value.accept)
+        same = Verdict(
+            value.round,
+            value.accept,
+            value.state,
+            value.scales,
+            value.previous,
+            value.context,
+            wanted.epoch,
+        )
+        # Another member may still be on its way to this state, or this one to that.
+        return True if same == wanted else None
+
+    def _accepts(self) -> bool:
+        """A quorum came to my state, few dislike it, and whoever is here has spoken."""
+        settling = self.settling
+        if settling is None or settling.outcome is None or not settling.settled():
+            return False
+        assert settling.claimed_at is not None
+        mine = settling.outcome
+        claims = settling.claims
+        same = sum(
+            1
+            for claim in claims.values()
+            if (claim.state, claim.scales) == (mine.state, mine.scales)
+        )
+        if same < self._cohort.thresholds.quorum or self._many_reject():
+            return False
+        if self._cohort.policy.checked and settling.covered() != settling.every_slice:
+            return False
+        patience = self._cohort.policy.patience_ms
+        expected = self._host.expected(self._now)
+        return expected <= claims.keys() or (
+            self._now >= settling.claimed_at + patience
+        )
+
+    def _rejects(self) -> bool:
+        """A third dislikes it, or there is no sum to like, or none that anyone could check."""
+        settling = self.settling
+        if settling is None:
+            return False
+        late = self._now >= settling.since + self._cohort.policy.grace_ms
+        return settling.broken or self._many_reject() or late
+
+    def _many_reject(self) -> bool:
+        assert self.settling is not None
+        rejecting = sum(1 for c in self.settling.claims.values() if not c.accept)
+        return 3 * rejecting > len(self._cohort.members)
+
+    def _certificate_key(self, decision: Decide) -> str:
+        return f"{self.opening.round}/certificate/{decision.name.hex()}"
+
+    def _say(self, what: str, body: Upload) -> Heard:
+        setting = self._setting
+        return self._desk.say(
+            setting.key(what), self.context, setting.round, setting.attempt, body
+        )
+
+
+def is_proven(
+    cohort: Cohort, desk: Desk, vote: Vote, votes: Sequence[tuple[int, bytes]]
+) -> bool:
+    """Are these a quorum of the cohort's signatures on `vote`?"""
+    try:
+        check_votes(vote, votes, cohort.members, cohort.thresholds.quorum, desk.verify)
+    except VerificationError:
+        return False
+    return True

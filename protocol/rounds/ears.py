@@ -1,0 +1,72 @@
+"""What has been heard in this round: once, in bounds, and without contradiction (§7.3).
+
+A member's statement stands in one place (`messages.place`).  The first one there counts;
+a different second one is proof of a lie, whoever relayed it.  What comes too early is kept,
+a little of it per sender, so that a flood costs the flooder's own room only.
+"""
+
+from collections import deque
+from collections.abc import Hashable, Iterable
+
+from protocol.rounds.messages import Heard, place
+
+EARLY_KEPT = 64
+"""What an honest member says in one attempt, and some of the next."""
+PLACES_KEPT = 512
+"""Beyond the longest quarrel: nine kinds of statement and a few hundred views."""
+
+
+class Ears:
+    """Statements of the present round by sender and place."""
+
+    def __init__(self) -> None:
+        self._said: dict[bytes, dict[Hashable, Heard]] = {}
+        self._early: dict[bytes, deque[Heard]] = {}
+
+    def note(self, heard: Heard) -> Heard | None:
+        """Remember a statement; returns the one it contradicts, if it does."""
+        where = place(heard)
+        if where is None:
+            return None
+        said = self._said.setdefault(heard.sender, {})
+        known = said.get(where)
+        if known is None:
+            if len(said) < PLACES_KEPT:
+                said[where] = heard
+            return None
+        return None if known.body == heard.body else known
+
+    def knows(self, heard: Heard) -> bool:
+        """Has this very statement been noted?"""
+        known = self._said.get(heard.sender, {}).get(place(heard))
+        return known is not None and known.body == heard.body
+
+    def keep_early(self, heard: Heard) -> None:
+        """It belongs to an attempt that is still to come."""
+        waiting = self._early.setdefault(heard.sender, deque(maxlen=EARLY_KEPT))
+        waiting.append(heard)
+
+    def early(self) -> list[Heard]:
+        """Everything kept, to be looked at again."""
+        out = [heard for waiting in self._early.values() for heard in waiting]
+        self._early.clear()
+        return out
+
+    def of(self, senders: Iterable[bytes], context: bytes) -> list[bytes]:
+        """Envelopes of what these members said in one context."""
+        return [
+            heard.envelope
+            for sender in sorted(senders)
+            for heard in self._said.get(sender, {}).values()
+            if heard.context == context
+        ]
+
+    def forget(self, members: Iterable[bytes]) -> None:
+        """A new round: places start over; only `members` still count."""
+        self._said.clear()
+        kept = set(members)
+        self._early = {s: d for s, d in self._early.items() if s in kept}
+
+    def size(self) -> int:
+        """Statements held, for bounds."""
+        return sum(map(len, self._said.values())) + sum(map(len, self._early.values()))

@@ -1,0 +1,371 @@
+"""Everything that can happen to a member's machine, and everything it can ask for (§7.2).
+
+Effects are carried out in the order given; `Persist` is on disk before the next one starts.
+Work on vectors is asked for by effect and answered by event, with digests in place of bytes:
+a result named in an event is durable.  A blob is never changed; a record is written once,
+except for `HEAD`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from protocol.aggregate.shards import Slice
+from protocol.certificate import Certificate
+from protocol.rounds.messages import Heard, Opening, Verdict
+from protocol.rounds.policy import Epoch
+from protocol.types import Digest
+
+# Events -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Started:
+    """The machine runs, for the first time or after a restart."""
+
+
+@dataclass(frozen=True)
+class Tick:
+    """Time passed."""
+
+
+@dataclass(frozen=True)
+class Received:
+    """A verified message (`messages.hear`)."""
+
+    heard: Heard
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Answer to `Train`: the update of this round is on disk under `update`."""
+
+    round: int
+    update: Digest
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """Answer to `Quantise`: the rounded update is a blob."""
+
+    context: bytes
+    blob: Digest
+
+
+@dataclass(frozen=True)
+class Masked:
+    """Answer to `Mask`: the masked slices are blobs, in the order of the vector."""
+
+    context: bytes
+    shards: tuple[Digest, ...]
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A blob asked for is on this node."""
+
+    blob: Digest
+
+
+@dataclass(frozen=True)
+class Summed:
+    """Answer to `Sum`; `carry` is empty if it was not asked for."""
+
+    context: bytes
+    shard: int
+    members: int
+    sum: Digest
+    carry: bytes
+
+
+@dataclass(frozen=True)
+class Unmasked:
+    """Answer to `Unmask`; `strays` are the slices whose sum its members cannot have made."""
+
+    context: bytes
+    sums: tuple[Digest, ...]
+    total: Digest
+    strays: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Applied:
+    """Answer to `Apply`: the new state is on disk beside the old one, and was evaluated."""
+
+    context: bytes
+    total: Digest
+    state: Digest
+    scales: Digest
+    accept: bool
+    metric: int
+
+
+@dataclass(frozen=True)
+class Tagged:
+    """Answer to `Tag`: one number per slice."""
+
+    context: bytes
+    values: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Checked:
+    """Answer to `Check`."""
+
+    context: bytes
+    shard: int
+    good: bool
+
+
+@dataclass(frozen=True)
+class Synced:
+    """Answer to `SyncState`: the state and its scales are on disk."""
+
+    state: Digest
+
+
+@dataclass(frozen=True)
+class EpochOffered:
+    """The registry, or the members, say which epoch comes next."""
+
+    epoch: Epoch
+
+
+@dataclass(frozen=True)
+class Held:
+    """Hold the run (True: finish the round, open no further one) or go on with it."""
+
+    hold: bool
+
+
+Event = (
+    Started
+    | Tick
+    | Received
+    | Trained
+    | Quantised
+    | Masked
+    | Fetched
+    | Summed
+    | Unmasked
+    | Applied
+    | Tagged
+    | Checked
+    | Synced
+    | EpochOffered
+    | Held
+)
+
+
+# Effects ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Persist:
+    """On disk before the next effect.  Some records are secrets: the store is the key file's."""
+
+    key: str
+    value: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Forget:
+    """Delete these records and blobs for good; they hold secrets, or updates."""
+
+    keys: tuple[str, ...]
+    blobs: tuple[Digest, ...]
+
+
+@dataclass(frozen=True)
+class Publish:
+    """Tell every member."""
+
+    envelope: bytes
+
+
+@dataclass(frozen=True)
+class Send:
+    """Tell one member."""
+
+    member: bytes
+    envelope: bytes
+
+
+@dataclass(frozen=True)
+class Train:
+    """Make an update relative to `base`; answer with `Trained`."""
+
+    round: int
+    base: Digest
+
+
+@dataclass(frozen=True)
+class Quantise:
+    """Clip, add noise, round, by chance; answer with `Quantised`.
+
+    Its result is on record before anything is masked: the same mask never covers two
+    different roundings.
+    """
+
+    context: bytes
+    opening: Opening
+    update: Digest
+
+
+@dataclass(frozen=True)
+class Mask:
+    """Add the masks of `plus`, take off those of `minus`, cut; answer with `Masked`.
+
+    The outcome depends on nothing else, so that doing it again gives the same bytes.
+    """
+
+    context: bytes
+    quantised: Digest
+    slices: tuple[Slice, ...]
+    plus: tuple[bytes, ...] = field(repr=False)
+    minus: tuple[bytes, ...] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Fetch:
+    """Pull a blob from any of `sources`, until it is here or dropped; answer with `Fetched`.
+
+    A second `Fetch` of one blob replaces its sources.
+    """
+
+    sources: tuple[bytes, ...]
+    blob: Digest
+    limit_bytes: int
+
+
+@dataclass(frozen=True)
+class Drop:
+    """Stop pulling these blobs."""
+
+    blobs: tuple[Digest, ...]
+
+
+@dataclass(frozen=True)
+class Sum:
+    """Add the parts of one slice; answer with `Summed`.
+
+    With `carry`, also write down how often each entry passed the end of the ring.
+    """
+
+    context: bytes
+    slice: Slice
+    members: int
+    inputs: tuple[Digest, ...]
+    carry: bool
+
+
+@dataclass(frozen=True)
+class Unmask:
+    """Join the sums and take the masks off; answer with `Unmasked`."""
+
+    context: bytes
+    slices: tuple[Slice, ...]
+    sums: tuple[Digest, ...]
+    survivors: int
+    plus: tuple[bytes, ...] = field(repr=False)
+    minus: tuple[bytes, ...] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Apply:
+    """Step from the base by the weighted mean and try it on the own hold-out; `Applied`."""
+
+    context: bytes
+    opening: Opening
+    total: Digest
+    survivors: tuple[bytes, ...]
+
+
+@dataclass(frozen=True)
+class Tag:
+    """Combine each of the own masked slices under `seed`; answer with `Tagged`."""
+
+    context: bytes
+    slices: tuple[Slice, ...]
+    shards: tuple[Digest, ...]
+    seed: bytes
+
+
+@dataclass(frozen=True)
+class Check:
+    """Does the combination of the sum equal `tag`?  Answer with `Checked`."""
+
+    context: bytes
+    slice: Slice
+    members: int
+    sum: Digest
+    carry: Digest
+    seed: bytes
+    tag: int
+
+
+@dataclass(frozen=True)
+class SyncState:
+    """Fetch a state that others hold, by chunk, from several; answer with `Synced`."""
+
+    state: Digest
+    scales: Digest
+    donors: tuple[bytes, ...]
+
+
+@dataclass(frozen=True)
+class Accuse:
+    """A member broke a rule, and `evidence` shows it to anyone."""
+
+    member: bytes
+    reason: str
+    evidence: tuple[bytes, ...]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A round ended with a verdict: swap the state pointer if it was accepted; anchor it."""
+
+    verdict: Verdict
+    certificate: Certificate
+    survivors: tuple[bytes, ...]
+    """Empty where this member learned of the verdict only afterwards."""
+
+
+@dataclass(frozen=True)
+class EpochEntered:
+    """From here on these are the members."""
+
+    epoch: Epoch
+
+
+@dataclass(frozen=True)
+class Left:
+    """The next epoch has no seat for this node; the machine is over."""
+
+    epoch: Epoch
+
+
+Effect = (
+    Persist
+    | Forget
+    | Publish
+    | Send
+    | Train
+    | Quantise
+    | Mask
+    | Fetch
+    | Drop
+    | Sum
+    | Unmask
+    | Apply
+    | Tag
+    | Check
+    | SyncState
+    | Accuse
+    | Finished
+    | EpochEntered
+    | Left
+)
+
+Records = Mapping[str, bytes]
+"""What `Persist` left behind."""

@@ -1,0 +1,156 @@
+"""How far a run has come: the chain of verdicts, the membership it led to (§5.8, §7.4).
+
+Equal heads mean equal histories, so equal states.  The last verdict is one record, written
+over when the next is certain: it names the state, the epoch, the pre-keys that are used up
+and the sums that have been opened on the present base.
+"""
+
+from collections.abc import Sequence
+
+from protocol.certificate import Certificate
+from protocol.errors import LocalProtocolError, VerificationError
+from protocol.rounds.desk import RECORD_LIMIT_BYTES, Desk
+from protocol.rounds.differencing import isolates
+from protocol.rounds.messages import Verdict
+from protocol.rounds.policy import MEMBERS_AT_LEAST, Cohort, Epoch
+from protocol.types import Digest, digest
+from protocol.wire import Message, decode, encode
+
+HEAD = "head"
+_EPOCH = "epoch/"
+
+
+class Genesis(Message, frozen=True, tag="genesis"):
+    """Where a run starts; its digest is the first head."""
+
+    epoch: bytes
+    state: bytes
+    scales: bytes
+
+    def name(self) -> Digest:
+        return digest(b"rexis-genesis-1" + encode(self))
+
+
+class HeadRecord(Message, frozen=True, tag="head"):
+    """The last verdict and what must not be done twice after it."""
+
+    certificate: Certificate
+    opened: tuple[tuple[bytes, ...], ...]
+    floors: tuple[int, ...]
+
+
+class History:
+    """The verdicts up to now, as far as the next round depends on them."""
+
+    def __init__(
+        self,
+        desk: Desk,
+        first: Epoch,
+        others: Sequence[Epoch],
+        state: Digest,
+        scales: Digest,
+    ) -> None:
+        self._desk = desk
+        self._cohorts: dict[bytes, Cohort] = {
+            each.name(): Cohort(each) for each in (first, *others)
+        }
+        for key, stored in desk.records.items():
+            if key.startswith(_EPOCH):
+                known = decode(stored, Epoch, limit_bytes=RECORD_LIMIT_BYTES)
+                self._cohorts[known.name()] = Cohort(known)
+        # A member that comes later is in none of the first epochs; until it knows the last
+        # verdict it takes the first epoch it has a seat in for the present one.
+        given = [self._cohorts[each.name()] for each in (first, *others)]
+        self.cohort = next((each for each in given if desk.me in each), given[0])
+        self.joining = desk.me not in given[0]
+        self.round = 0
+        self.base, self.scales = state, scales
+        self.head = Genesis(first.name(), state, scales).name()
+        self.certificate: Certificate | None = None
+        self.opened: list[frozenset[bytes]] = []
+        self.floors: tuple[int, ...] = ()
+        self.next: Epoch | None = None
+        record = desk.records.get(HEAD)
+        if record is not None:
+            self._load(decode(record, HeadRecord, limit_bytes=RECORD_LIMIT_BYTES))
+
+    def cohort_of(self, epoch: bytes) -> Cohort | None:
+        """The members of an epoch this node has been told of."""
+        return self._cohorts.get(epoch)
+
+    def offer(self, epoch: Epoch) -> None:
+        """The registry says `epoch` is next."""
+        if epoch.run != self.cohort.epoch.run:
+            raise LocalProtocolError("the offered epoch belongs to another run")
+        name = epoch.name()
+        if name not in self._cohorts:
+            self._cohorts[name] = Cohort(epoch)
+            self._desk.persist(f"{_EPOCH}{epoch.number}/{name.hex()}", encode(epoch))
+        if epoch.number > self.cohort.epoch.number:
+            self.next = epoch
+
+    def isolates(self, members: frozenset[bytes]) -> bool:
+        """Would this sum, with those opened on the same base, single out too few?"""
+        if self.cohort.policy.noised:
+            return False
+        floor = max(MEMBERS_AT_LEAST, self.cohort.thresholds.liars + 2)
+        return isolates(self.opened, members, floor)
+
+    def allowed(self, ready: frozenset[bytes]) -> frozenset[bytes] | None:
+        """The largest set of `ready` members whose sum may be opened; None: wait for others."""
+        if not self.isolates(ready):
+            return ready
+        repeats = [each for each in self.opened if each <= ready]
+        return max(repeats, key=len, default=None)
+
+    def check(self, certificate: Certificate, desk: Desk) -> Cohort:
+        """The cohort whose certificate this is; raises `VerificationError` if it is not one."""
+        cohort = self._cohorts.get(certificate.slot.epoch)
+        if cohort is None:
+            raise VerificationError("epoch of a certificate")
+        certificate.check(cohort.members, cohort.thresholds.quorum, desk.verify)
+        return cohort
+
+    def finish(
+        self,
+        certificate: Certificate,
+        survivors: frozenset[bytes],
+        floors: tuple[int, ...],
+    ) -> bool:
+        """Step to the round after a checked verdict.  True: the members change with it.
+
+        On disk before anything of the finished round is deleted.
+        """
+        verdict = decode(certificate.value, Verdict)
+        opened = list(self.opened)
+        if verdict.state != self.base:
+            opened = []
+        elif survivors and survivors not in opened:
+            opened.append(survivors)
+        changes = verdict.epoch != self.cohort.name
+        record = HeadRecord(
+            certificate,
+            tuple(tuple(sorted(each)) for each in opened),
+            () if changes else floors,
+        )
+        self._desk.persist(HEAD, encode(record))
+        self._load(record)
+        return changes
+
+    def _load(self, record: HeadRecord) -> None:
+        verdict = decode(record.certificate.value, Verdict)
+        cohort = self._cohorts.get(verdict.epoch)
+        if cohort is None:
+            raise LocalProtocolError(
+                f"verdict {verdict.round} leads to an epoch this node was not told of"
+            )
+        self.cohort = cohort
+        self.certificate = record.certificate
+        self.round = verdict.round + 1
+        self.base, self.scales = Digest(verdict.state), Digest(verdict.scales)
+        self.head = verdict.name()
+        self.opened = [frozenset(each) for each in record.opened]
+        self.floors = record.floors
+        self.joining = False
+        if self.next is not None and self.next.number <= cohort.epoch.number:
+            self.next = None

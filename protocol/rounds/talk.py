@@ -1,0 +1,91 @@
+"""Who is here, who is behind, and what they are told (§7.3).
+
+Heartbeats promise nothing and are never recorded.  They say where a member is; one that has
+heard nothing new for a while asks, and everyone answers with its own statements of the
+present attempt, with the certificates that led there, and with the statements of members
+that cannot answer for themselves.  So a lost message, or a whole restart, costs one question.
+"""
+
+from dataclasses import dataclass
+
+from protocol.rounds.desk import Desk
+from protocol.rounds.events import Publish
+from protocol.rounds.messages import Heard, Heartbeat
+from protocol.rounds.policy import Cohort
+from protocol.types import Millis
+
+ASK_DOUBLINGS = 4
+"""A member left alone asks at most sixteen times slower than at first."""
+
+
+@dataclass(frozen=True)
+class Beat:
+    """The last heartbeat of a member."""
+
+    body: Heartbeat
+    round: int
+    at: Millis
+
+
+class Talk:
+    """Heartbeats, out and in."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self.beats: dict[bytes, Beat] = {}
+        self._answered: dict[bytes, Millis] = {}
+        self._beat_at: Millis | None = None
+        self._ask_at: Millis | None = None
+        self._asks = 0
+
+    def hear(self, heard: Heard, body: Heartbeat, cohort: Cohort, now: Millis) -> bool:
+        """Note where a member is.  True: it should be told something, and was not just now."""
+        if len(body.held) == len(cohort.members) and heard.context == cohort.name:
+            self.beats[heard.sender] = Beat(body, heard.round, now)
+        last = self._answered.get(heard.sender)
+        return last is None or now - last >= cohort.policy.ask_ms // 2
+
+    def answered(self, member: bytes, now: Millis) -> None:
+        self._answered[member] = now
+
+    def expected(self, cohort: Cohort, now: Millis) -> frozenset[bytes]:
+        """Members heard from lately, this node included."""
+        fresh = cohort.policy.fresh_ms
+        alive = {
+            m for m, b in self.beats.items() if now - b.at <= fresh and m in cohort
+        }
+        return frozenset(alive | {self._desk.me})
+
+    def progress(self, cohort: Cohort, now: Millis) -> None:
+        """Something new was heard or done: no need to ask for a while."""
+        self._asks = 0
+        self._ask_at = Millis(now + cohort.policy.ask_ms)
+
+    def hurry(self) -> None:
+        """What the next heartbeat says is news: do not wait for its time."""
+        self._beat_at = None
+
+    def due(self, cohort: Cohort, now: Millis) -> bool:
+        """Is it time for a heartbeat?"""
+        return self._beat_at is None or now - self._beat_at >= cohort.policy.beat_ms
+
+    def asks(self, cohort: Cohort, now: Millis) -> bool:
+        """Has nothing new come for so long that this heartbeat should ask?"""
+        if self._ask_at is None:
+            self._ask_at = Millis(now + cohort.policy.ask_ms)
+        if now < self._ask_at:
+            return False
+        self._asks = min(self._asks + 1, ASK_DOUBLINGS)
+        self._ask_at = Millis(now + (cohort.policy.ask_ms << self._asks))
+        return True
+
+    def beat(
+        self, cohort: Cohort, number: int, attempt: int, body: Heartbeat, now: Millis
+    ) -> None:
+        """Tell everyone where this member is."""
+        self._beat_at = now
+        self._desk.do(Publish(self._desk.sealed(cohort.name, number, attempt, body)))
+
+    def forget(self, before: int) -> None:
+        """A round is over: heartbeats from before it say nothing about the next."""
+        self.beats = {m: b for m, b in self.beats.items() if b.round >= before}

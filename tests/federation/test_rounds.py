@@ -1,0 +1,206 @@
+"""Runs from the proposal to the last state, with crashes in between."""
+
+import json
+import random
+from contextlib import AsyncExitStack
+
+import nacl.exceptions
+import pytest
+import trio
+
+from node.compute import state as state_file
+from node.errors import AccessError, ComputeError, NodeError, RoundError
+from node.services.hands import RecordBox
+from protocol.errors import MalformedMessageError, ProtocolError
+
+ALL = ["clinic-0", "clinic-1", "clinic-2", "clinic-3"]
+
+
+def states(world, run, sites=None):
+    """Round to the set of states that the sites say it ended with."""
+    found = {}
+    for site in sites or world.sites:
+        for row in site.runs.rounds(run):
+            found.setdefault(row["round"], set()).add(row["state_root"])
+    return found
+
+
+async def test_four_clinics_end_every_round_with_the_same_state(world):
+    async with AsyncExitStack() as stack:
+        for site in world.sites:
+            await stack.enter_async_context(site.up())
+        run = await world.propose(rounds=2)
+        await world.until_finished(run)
+        first, second = states(world, run)[0], states(world, run)[1]
+        initial = world.sites[0].runs.record(run).course.proposal.initial.hex()
+        assert len(first) == len(second) == 1
+        assert len(first | second | {initial}) == 3
+        for site in world.sites:
+            for row in site.runs.rounds(run):
+                assert row["accepted"]
+                assert len(row["survivors"]) >= 3
+                assert row["loss_last"] is not None
+        with trio.fail_after(5):
+            while len(world.events("RoundAnchored")) < 8:
+                await trio.sleep(0.01)
+    assert world.refused == []
+
+
+@pytest.mark.slow
+async def test_a_finished_run_leaves_no_shard_update_or_secret_behind(world):
+    async with AsyncExitStack() as stack:
+        for site in world.sites:
+            await stack.enter_async_context(site.up())
+        run = await world.propose(rounds=2)
+        await world.until_finished(run)
+        await trio.sleep(0.3)
+    for site in world.sites:
+        left = [p for p in (site.folder / "blobs").rglob("*") if p.is_file()]
+        assert left == []
+        assert await site.store.scan("round-shared") == []
+        # The newest state, its scales, and the run's first state.
+        assert len(list((site.folder / "states").iterdir())) == 3
+
+
+@pytest.mark.slow
+async def test_records_of_a_round_are_sealed_at_rest(world):
+    async with AsyncExitStack() as stack:
+        for site in world.sites:
+            await stack.enter_async_context(site.up())
+        run = await world.propose(rounds=1)
+        await world.until_finished(run)
+        site, other = world.sites[:2]
+        stored = await site.store.scan("round-records")
+        opened = await RecordBox(_tools(site), run).read()
+        assert len(opened) == len(stored) > 0
+        for (_, sealed), plain in zip(stored, opened.values(), strict=True):
+            assert plain not in sealed
+        with pytest.raises(nacl.exceptions.CryptoError):
+            box = RecordBox(_tools(site), run)
+            box._box = RecordBox(_tools(other), run)._box
+            await box.read()
+
+
+def _tools(site):
+    return site.runs._tools
+
+
+@pytest.mark.slow
+async def test_a_round_ends_while_one_of_four_is_dead_and_it_catches_up(world):
+    async with AsyncExitStack() as stack:
+        for site in world.sites[1:]:
+            await stack.enter_async_context(site.up())
+        dead = world.sites[0]
+        async with dead.up():
+            run = await world.propose(rounds=3)
+            await trio.sleep(0.1)
+        await world.until_finished(run, world.sites[1:])
+        for row in world.sites[1].runs.rounds(run)[1:]:
+            assert dead.name not in row["survivors"]
+        async with dead.up():
+            await world.until_finished(run, [dead])
+            assert len({s.runs.row(run)["state_root"] for s in world.sites}) == 1
+            path = state_file.path_of(
+                dead.folder / "states", dead.runs.final_state(run)
+            )
+            with trio.fail_after(20):
+                while not path.exists():
+                    await trio.sleep(0.05)
+            size = path.stat().st_size // 4
+            root = dead.runs.final_state(run)
+            assert state_file.read(dead.folder / "states", root, size).any()
+    assert all(len(roots) == 1 for roots in states(world, run).values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1])
+async def test_a_node_killed_at_any_moment_comes_back_to_the_same_states(world, seed):
+    draw = random.Random(seed)
+    async with AsyncExitStack() as stack:
+        for site in world.sites[1:]:
+            await stack.enter_async_context(site.up())
+        first = world.sites[0]
+        async with first.up():
+            run = await world.propose(rounds=3)
+            await trio.sleep(draw.uniform(0.0, 0.8))
+        for _ in range(3):
+            async with first.up():
+                await trio.sleep(draw.uniform(0.1, 0.6))
+        async with first.up():
+            await world.until_finished(run)
+            found = states(world, run)
+    assert sorted(found) == [0, 1, 2]
+    assert all(len(roots) == 1 for roots in found.values())
+
+
+@pytest.mark.slow
+async def test_a_state_is_not_given_to_a_stranger_to_the_run(world):
+    async with AsyncExitStack() as stack:
+        for site in world.sites:
+            await stack.enter_async_context(site.up())
+        run = await world.propose(rounds=1)
+        await world.until_finished(run)
+        runs, root = world.sites[0].runs, world.sites[0].runs.final_state(run)
+        peer = world.sites[1].key.peer_id
+        assert runs.may_read_state(run, root, peer)
+        assert not runs.may_read_state(run, bytes(32), peer)
+        assert not runs.may_read_state(bytes(32), root, peer)
+        assert not runs.may_read_state(run, root, "12D3KooWStranger")
+
+
+async def test_nothing_trains_before_the_last_consent(world):
+    async with AsyncExitStack() as stack:
+        for site in world.sites:
+            await stack.enter_async_context(site.up())
+        names = [site.name for site in world.sites]
+        row = await world.sites[0].runs.propose(world.plan, 1, names, 0)
+        run = bytes.fromhex(row["run"])
+        await trio.sleep(0.3)
+        shown = world.sites[0].runs.row(run)
+        assert (shown["phase"], shown["round"]) == ("proposed", 0)
+        assert shown["consents"] == [world.sites[0].name]
+        with pytest.raises(RoundError, match=r"consented .* already"):
+            await world.sites[0].runs.join(run, 0)
+
+
+@pytest.mark.parametrize(
+    ("plan", "rounds", "names", "error", "words"),
+    [
+        ("{}", 1, ALL, MalformedMessageError, "missing required field"),
+        ("not json", 1, ALL, MalformedMessageError, "model file"),
+        (None, 0, ALL, MalformedMessageError, "0 rounds, limit is"),
+        (None, 1, ALL[:2], MalformedMessageError, "2 members, a run has 3 to"),
+        (None, 1, ["nobody"], AccessError, "no member is called 'nobody'"),
+        ({"width": 15}, 1, ALL, ComputeError, "width 15, heads 2"),
+    ],
+)
+async def test_a_proposal_that_cannot_be_is_refused(
+    world, plan, rounds, names, error, words
+):
+    text = world.plan
+    if isinstance(plan, dict):
+        model = json.loads(text)
+        text = json.dumps({**model, "spec": {**model["spec"], **plan}})
+    elif plan is not None:
+        text = plan
+    async with world.sites[0].up() as site:
+        caught = None
+        try:
+            await site.runs.propose(text, rounds, names, 0)
+        except (NodeError, ProtocolError) as found:
+            caught = found
+        assert isinstance(caught, error)
+        assert words in str(caught)
+        assert site.runs.rows() == []
+
+
+async def test_a_dead_worker_holds_the_round_up_and_says_why(world):
+    world.worker = "/nowhere/worker.sock"
+    async with AsyncExitStack() as stack:
+        for site in world.sites:
+            await stack.enter_async_context(site.up())
+        run = await world.propose(rounds=1)
+        with trio.fail_after(10):
+            while not world.sites[0].runs.row(run)["reason"]:
+                await trio.sleep(0.02)
+        assert "no worker answers" in world.sites[0].runs.row(run)["reason"]

@@ -1,0 +1,96 @@
+"""Many federations, several processes, one line per failure with the command that repeats it."""
+
+import multiprocessing
+import time
+import traceback
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from federation_sim.scenario import draw
+
+CHUNK = 20
+
+
+@dataclass
+class Report:
+    """What a campaign found."""
+
+    runs: int = 0
+    events: int = 0
+    crashes: int = 0
+    faults: Counter[str] = field(default_factory=Counter)
+    sizes: Counter[int] = field(default_factory=Counter)
+    rejected: int = 0
+    given_up: int = 0
+    failures: list[str] = field(default_factory=list)
+
+    def add(self, other: "Report") -> None:
+        self.runs += other.runs
+        self.events += other.events
+        self.crashes += other.crashes
+        self.rejected += other.rejected
+        self.given_up += other.given_up
+        self.faults += other.faults
+        self.sizes += other.sizes
+        self.failures += other.failures
+
+
+def one(seed: int, *, real: bool = False) -> Report:
+    """Run one seed; a broken law becomes a line in the report."""
+    scenario = draw(seed, real=real)
+    world = scenario.world
+    report = Report(runs=1)
+    try:
+        scenario.run()
+    except Exception as error:
+        what = ", ".join(scenario.what) or "no fault"
+        report.failures.append(
+            f"SEED={seed} members={len(world.nodes)} [{what}] at {world.now} ms:"
+            f" {type(error).__name__}: {error}\n"
+            f"  repeat with: python tests/sim --seed {seed}"
+        )
+    report.events += world.counts["events"]
+    report.crashes += world.counts["crashes"]
+    report.rejected += scenario.laws.rejected
+    report.given_up += scenario.laws.given_up
+    report.sizes[len(world.nodes)] += 1
+    for fault in scenario.what or ("no fault",):
+        report.faults[" ".join(w for w in fault.split() if not w.isdecimal())] += 1
+    return report
+
+
+def several(seeds: list[int]) -> Report:
+    """One process's share."""
+    total = Report()
+    for seed in seeds:
+        total.add(one(seed))
+    return total
+
+
+def many(seeds: Iterable[int], processes: int) -> tuple[Report, float]:
+    """All seeds over several processes, and the seconds it took."""
+    began = time.perf_counter()
+    wanted = list(seeds)
+    chunks = [wanted[i : i + CHUNK] for i in range(0, len(wanted), CHUNK)]
+    total = Report()
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+        for part in pool.imap_unordered(several, chunks):
+            total.add(part)
+            for failure in part.failures:
+                print(failure, flush=True)
+    return total, time.perf_counter() - began
+
+
+def explain(seed: int) -> int:
+    """Repeat one seed and show where it broke."""
+    scenario = draw(seed)
+    print(f"SEED={seed} members={len(scenario.world.nodes)} {list(scenario.what)}")
+    try:
+        scenario.run()
+    except Exception:
+        traceback.print_exc()
+        return 1
+    counts = dict(scenario.world.counts)
+    print(f"holds; {scenario.world.now} ms of its own time, {counts}")
+    return 0

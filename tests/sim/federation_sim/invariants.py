@@ -1,0 +1,352 @@
+"""What must hold in every run, whatever the network, the crashes and the liars do.
+
+A watcher sees every effect of every honest node before it is carried out, across restarts;
+`Laws.final` looks at the end.  Each law raises `BrokenError` with its name, so that a mutation
+campaign can tell which law caught which mutant.
+"""
+
+from collections import defaultdict
+from typing import Any
+
+import numpy as np
+from federation_sim import work
+from federation_sim.world import Node, World
+
+from protocol import certificate
+from protocol.certificate import Certificate, Kind, Proposal, Vote
+from protocol.envelope import Envelope
+from protocol.rounds import events as ev
+from protocol.rounds import prekeys
+from protocol.rounds.attempt import GIVEN_UP, OpenRecord
+from protocol.rounds.desk import RECORD_LIMIT_BYTES, Cast
+from protocol.rounds.history import HEAD, HeadRecord
+from protocol.rounds.messages import (
+    LIMIT_BYTES,
+    Heard,
+    Opening,
+    PreKey,
+    Release,
+    Said,
+    Survivors,
+    Verdict,
+    place,
+)
+from protocol.rounds.policy import Cohort
+from protocol.rounds.prekeys import KEY, SEED
+from protocol.rounds.stock import DealtRecord
+from protocol.wire import decode, encode
+
+STATEMENTS_AT_MOST = 20_000
+"""Per node: far above what an honest round needs, far below what a flood could fill."""
+
+
+class BrokenError(AssertionError):
+    """A law does not hold."""
+
+    def __init__(self, law: str, detail: str) -> None:
+        super().__init__(f"{law}: {detail}")
+        self.law = law
+
+
+def require(law: str, holds: object, detail: str = "") -> None:
+    if not holds:
+        raise BrokenError(law, detail)
+
+
+class Laws:
+    """Watches one world."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._cohorts: dict[bytes, Cohort] = {}
+        self._recorded: dict[bytes, set[bytes]] = defaultdict(set)
+        self._said: dict[tuple[bytes, object], bytes] = {}
+        self._prekeys: dict[bytes, tuple[bytes, PreKey]] = {}
+        self._kinds: dict[bytes, int] = {}
+        self._released: dict[tuple[bytes, bytes], bytes] = {}
+        self._decided: dict[bytes, bytes] = {}
+        self._openings: dict[bytes, Opening] = {}
+        self._survivors: dict[bytes, Survivors] = {}
+        self._used: dict[bytes, bytes] = {}
+        self._masked: dict[tuple[bytes, bytes], bytes] = {}
+        self._words: dict[tuple[bytes, bytes], np.ndarray] = {}
+        self._private: dict[bytes, set[tuple[int, bytes]]] = defaultdict(set)
+        self._verdicts: dict[int, bytes] = {}
+        self.rejected = 0
+        self.given_up = 0
+        world.watchers.append(self.watch)
+
+    # Every effect ------------------------------------------------------------------------
+
+    def watch(self, node: Node, effect: Any) -> None:
+        if isinstance(effect, ev.Mask):
+            self._masks(node, effect)
+        if not node.honest:
+            return
+        match effect:
+            case ev.Persist():
+                self._records(node, effect)
+            case ev.Publish() | ev.Send():
+                self._says(node, effect.envelope)
+            case ev.Finished():
+                self._finishes(node, effect)
+            case ev.Accuse():
+                liar = self._world.nodes[effect.member]
+                require(
+                    "no honest member is accused",
+                    not liar.honest,
+                    f"{liar.number} by {node.number}: {effect.reason}",
+                )
+            case _:
+                pass
+
+    def final(self) -> None:
+        """After the last event."""
+        world = self._world
+        for node in world.nodes.values():
+            if not node.honest or node.down_ms < 0:
+                continue
+            machine = node.machine
+            require("everyone finishes", machine is not None, f"{node.number} is down")
+            assert machine is not None
+            require(
+                "everyone finishes",
+                machine.over or machine.round >= world.rounds,
+                f"{node.number} is {machine.phase} in round {machine.round},"
+                f" attempt {machine._number}",
+            )
+            require("bounded memory", machine.size() < STATEMENTS_AT_MOST)
+            self._forgot(node)
+
+    # Inside --------------------------------------------------------------------------------
+
+    def _records(self, node: Node, effect: ev.Persist) -> None:
+        key, value = effect.key, effect.value
+        self._recorded[node.name].add(_envelope_in(key, value))
+        if "/opened/" in key:
+            record = decode(value, OpenRecord, limit_bytes=RECORD_LIMIT_BYTES)
+            self._decides(record.certificate)
+        elif "/certificate/" in key:
+            self._decides(decode(value, Certificate, limit_bytes=RECORD_LIMIT_BYTES))
+        elif key == HEAD:
+            head = decode(value, HeadRecord, limit_bytes=RECORD_LIMIT_BYTES)
+            self._decides(head.certificate)
+
+    def _decides(self, each: Certificate) -> None:
+        name = each.slot.name()
+        value = self._decided.setdefault(name, each.value)
+        require("one value per slot", value == each.value, str(each.slot))
+        if each.slot.kind == Kind.OPEN:
+            opening = decode(each.value, Opening)
+            self._openings[opening.context()] = opening
+            cohort = self._cohort(opening.epoch)
+            require(
+                "no sum of fewer than three",
+                len(opening.members) >= max(3, cohort.thresholds.survivors),
+            )
+            require(
+                "a fixed cohort per epoch",
+                set(opening.members) <= set(cohort.members),
+            )
+            for _, prekey in opening.prekeys:
+                used = self._used.setdefault(prekey, opening.context())
+                require("a pre-key opens one attempt", used == opening.context())
+        elif each.slot.kind == Kind.SURVIVORS:
+            self._decides_survivors(each)
+
+    def _decides_survivors(self, each: Certificate) -> None:
+        survivors = decode(each.value, Survivors)
+        context = each.slot.context
+        first = self._survivors.setdefault(context, survivors)
+        require("one certificate per context", first == survivors)
+        if survivors == GIVEN_UP:
+            self.given_up += 1
+            return
+        opening = self._openings[context]
+        cohort = self._cohort(opening.epoch)
+        count = survivors.members.bit_count()
+        require(
+            "no sum of fewer than three", count >= max(3, cohort.thresholds.survivors)
+        )
+        if cohort.policy.noised:
+            return
+        mine = _named(opening, survivors.members)
+        for other, their in self._survivors.items():
+            before = self._openings.get(other)
+            if other == context or before is None or their == GIVEN_UP:
+                continue
+            if before.base == opening.base:
+                apart = mine ^ _named(before, their.members)
+                require(
+                    "sums of one base single nobody out",
+                    not apart or len(apart) >= 3,
+                    f"{len(apart)} members",
+                )
+
+    def _says(self, node: Node, envelope: bytes) -> None:
+        outer = decode(envelope, Envelope, limit_bytes=LIMIT_BYTES)
+        if outer.sender != node.name:
+            return  # relayed for somebody who is away
+        heard = _own(outer, envelope)
+        where = place(heard)
+        if where is None:
+            return
+        require(
+            "recorded before said",
+            envelope in self._recorded[node.name],
+            type(heard.body).__name__,
+        )
+        first = self._said.setdefault((node.name, where), envelope)
+        require("the same bytes again", first == envelope, f"{node.number} {where}")
+        if isinstance(heard.body, PreKey):
+            self._prekeys[heard.body.name()] = (node.name, heard.body)
+        if isinstance(heard.body, Release):
+            self._releases(node, heard, heard.body)
+
+    def _releases(self, node: Node, heard: Heard, body: Release) -> None:
+        opening = self._openings.get(heard.context)
+        survivors = self._survivors.get(heard.context)
+        require(
+            "released only what is certified",
+            opening is not None
+            and survivors is not None
+            and survivors != GIVEN_UP
+            and certificate.value_name(encode(survivors)) == body.survivors,
+            str(node.number),
+        )
+        assert opening is not None
+        first = self._released.setdefault((node.name, heard.context), body.survivors)
+        require("one certificate per context", first == body.survivors)
+        cohort = self._cohort(opening.epoch)
+        for (_, prekey), share in zip(opening.prekeys, body.shares, strict=True):
+            known = self._prekeys.get(prekey)
+            if not share or known is None:
+                continue
+            seat = cohort.place(node.name)
+            for kind in (SEED, KEY):
+                if prekeys.is_share(cohort, known[0], known[1], seat, kind, share):
+                    first_kind = self._kinds.setdefault(prekey, kind)
+                    require(
+                        "one kind of share per member",
+                        first_kind == kind,
+                        f"{node.number} in round {heard.round}",
+                    )
+
+    def _masks(self, node: Node, effect: ev.Mask) -> None:
+        slot = (node.name, effect.context)
+        first = self._masked.setdefault(slot, effect.quantised)
+        if node.honest:
+            require("one mask, one text", first == effect.quantised, str(node.number))
+            opening = self._openings[effect.context]
+            self._private[node.name].add((opening.round, effect.quantised))
+        ring = self._world.policy.ring()
+        self._words[slot] = work.words(node.blobs, effect.quantised, ring)
+
+    def _finishes(self, node: Node, effect: ev.Finished) -> None:
+        verdict = effect.verdict
+        first = self._verdicts.setdefault(verdict.round, verdict.name())
+        require("one history", first == verdict.name(), f"round {verdict.round}")
+        if not verdict.accept:
+            self.rejected += 1
+            opening = self._openings.get(verdict.context)
+            if opening is not None:
+                require("a rejection changes nothing", verdict.state == opening.base)
+        elif effect.survivors:
+            self._sums(node, verdict, list(effect.survivors))
+
+    def _sums(self, node: Node, verdict: Verdict, survivors: list[bytes]) -> None:
+        """The accepted state is the base, stepped by each survivor's update once."""
+        opening = self._openings[verdict.context]
+        if opening.base not in node.blobs or opening.scales not in node.blobs:
+            return  # verified by those that hold the base
+        liars = any(not each.honest for each in self._world.nodes.values())
+        if liars and not self._world.policy.checked:
+            return  # a wrong sum within range is what the check is for
+        epoch = self._cohort(opening.epoch).epoch
+        ring = epoch.policy.ring()
+        total = np.zeros(epoch.policy.length, ring.dtype)
+        for member in survivors:
+            total += self._words[member, verdict.context]
+        state, _ = work.stepped(
+            np.frombuffer(node.blobs[opening.base], "<f4"),
+            total,
+            np.frombuffer(node.blobs[opening.scales], np.int8),
+            epoch,
+            survivors,
+        )
+        require(
+            "every survivor's update counts once",
+            work.put({}, state.tobytes()) == verdict.state,
+            f"round {verdict.round}",
+        )
+
+    def _forgot(self, node: Node) -> None:
+        """Nothing of a finished round that hides or holds an update is left."""
+        machine = node.machine
+        assert machine is not None
+        if machine.over:
+            return
+        for key in node.records:
+            number = key.split("/")[0]
+            if number.isdecimal():
+                require(
+                    "secrets go with the verdict",
+                    int(number) >= machine.round,
+                    f"record {key} in round {machine.round}",
+                )
+        for number, blob in self._private[node.name]:
+            require(
+                "secrets go with the verdict",
+                number >= machine.round or blob not in node.blobs,
+                f"rounded update of round {number}",
+            )
+        used = {
+            prekey
+            for context, opening in self._openings.items()
+            if opening.round < machine.round
+            for _, prekey in opening.prekeys
+        }
+        mine = machine._stock._mine.values()
+        require(
+            "secrets go with the verdict",
+            not any(dealt.prekey.name() in used for dealt in mine),
+            "used pre-key",
+        )
+
+    def _cohort(self, epoch: bytes) -> Cohort:
+        if epoch not in self._cohorts:
+            for each in self._world.epochs:
+                self._cohorts[each.name()] = Cohort(each)
+        return self._cohorts[epoch]
+
+
+def _named(opening: Opening, members: int) -> set[bytes]:
+    return {m for i, m in enumerate(opening.members) if members >> i & 1}
+
+
+def _envelope_in(key: str, value: bytes) -> bytes:
+    if "/ballot/" in key:
+        return decode(value, Cast, limit_bytes=RECORD_LIMIT_BYTES).envelope
+    if key.startswith("prekey/"):
+        return decode(value, DealtRecord, limit_bytes=RECORD_LIMIT_BYTES).envelope
+    return value
+
+
+def _own(outer: Envelope, envelope: bytes) -> Heard:
+    if outer.domain == certificate.DOMAIN:
+        body: Any = decode(outer.payload, Vote | Proposal, limit_bytes=LIMIT_BYTES)
+        slot = body.slot
+        run, number, attempt = slot.run, slot.round, slot.attempt
+    else:
+        said = decode(outer.payload, Said, limit_bytes=LIMIT_BYTES)
+        run, number, attempt, body = said.run, said.round, said.attempt, said.body
+    return Heard(
+        outer.sender,
+        outer.context,
+        run,
+        number,
+        attempt,
+        body,
+        outer.signature,
+        envelope,
+    )

@@ -1,0 +1,87 @@
+"""Identities of simulated nodes: real ones, and ones that sign a hundred times faster.
+
+The stand-in is a keyed hash that only the simulator can check, since it holds every key.  It
+is as deterministic as Ed25519 and as hard to get right by accident.  Key agreement is real
+X25519 in both, cached, since masks and sealed shares hang on it.
+"""
+
+import hashlib
+import random
+from typing import ClassVar
+
+import nacl.signing
+from cryptography.hazmat.primitives.asymmetric.x25519 import (
+    X25519PrivateKey,
+    X25519PublicKey,
+)
+
+from protocol.envelope import verified
+
+_SEAL_KEYS: list[tuple[bytes, bytes]] = []
+_AGREED: dict[tuple[bytes, bytes], bytes] = {}
+
+
+def seal_pair(number: int) -> tuple[bytes, bytes]:
+    """Long-term X25519 pairs, the same in every federation of a process: agreement is slow."""
+    while len(_SEAL_KEYS) <= number:
+        secret = hashlib.sha256(b"seal" + len(_SEAL_KEYS).to_bytes(4, "big")).digest()
+        private = X25519PrivateKey.from_private_bytes(secret)
+        _SEAL_KEYS.append((secret, private.public_key().public_bytes_raw()))
+    return _SEAL_KEYS[number]
+
+
+class Identity:
+    """A node's keyring; `chance` makes its fresh bytes."""
+
+    def __init__(self, number: int, chance: random.Random) -> None:
+        self._seal, self.seal_key = seal_pair(number)
+        self._chance = chance
+
+    def agree(self, seal_key: bytes) -> bytes:
+        pair = (min(self.seal_key, seal_key), max(self.seal_key, seal_key))
+        if pair not in _AGREED:
+            private = X25519PrivateKey.from_private_bytes(self._seal)
+            public = X25519PublicKey.from_public_bytes(seal_key)
+            _AGREED[pair] = private.exchange(public)
+        return _AGREED[pair]
+
+    def fresh(self, count: int) -> bytes:
+        return self._chance.randbytes(count)
+
+
+class FastIdentity(Identity):
+    """Signs with a keyed hash."""
+
+    _secrets: ClassVar[dict[bytes, bytes]] = {}
+
+    def __init__(self, number: int, chance: random.Random) -> None:
+        super().__init__(number, chance)
+        self._secret = hashlib.sha256(b"node" + number.to_bytes(4, "big")).digest()
+        self.node_key = hashlib.sha256(b"public" + self._secret).digest()
+        self._secrets[self.node_key] = self._secret
+
+    def sign(self, message: bytes) -> bytes:
+        return hashlib.blake2b(message, key=self._secret, digest_size=64).digest()
+
+    @classmethod
+    def verify(cls, key: bytes, message: bytes, signature: bytes) -> bool:
+        secret = cls._secrets.get(key)
+        if secret is None:
+            return False
+        wanted = hashlib.blake2b(message, key=secret, digest_size=64).digest()
+        return wanted == signature
+
+
+class RealIdentity(Identity):
+    """Signs with Ed25519."""
+
+    def __init__(self, number: int, chance: random.Random) -> None:
+        super().__init__(number, chance)
+        seed = hashlib.sha256(b"node" + number.to_bytes(4, "big")).digest()
+        self._key = nacl.signing.SigningKey(seed)
+        self.node_key = bytes(self._key.verify_key)
+
+    def sign(self, message: bytes) -> bytes:
+        return self._key.sign(message).signature
+
+    verify = staticmethod(verified)

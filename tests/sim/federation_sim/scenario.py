@@ -1,0 +1,166 @@
+"""What goes wrong in a run, drawn from its seed.
+
+A scenario is a world with its faults in place.  Faults that members may have: fewer than a
+third of them lie or lose their disk; any number may crash and come back; the network may do
+anything for a while.  After that it heals, and every honest node must finish.
+"""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from federation_sim import liars
+from federation_sim.invariants import Laws
+from federation_sim.world import Node, World, quick_policy
+
+HEAL_MS = 12_000
+END_MS = 240_000
+"""Virtual time; long enough for every time-out to have doubled to its limit once."""
+
+SIZES = (3,) * 60 + (4,) * 90 + (5,) * 24 + (6,) * 8 + (7,) * 12 + (10,) * 3 + (13,)
+"""Most federations are small, and most mistakes show in small ones; 16 and 32 are rare."""
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A world with its faults, and the laws that watch it."""
+
+    world: World
+    laws: Laws
+    what: tuple[str, ...]
+
+    def run(self) -> None:
+        """Start everyone, run to the end, look at the end."""
+        for node in self.world.nodes.values():
+            if node.down_ms >= 0:
+                delay = self.world.chance.randint(0, 200)
+                self.world.later(delay, lambda node=node: self.world.start(node))
+        self.world.run(END_MS)
+        self.laws.final()
+
+
+def draw(
+    seed: int, *, members: int | None = None, real: bool = False, hard: bool = False
+) -> Scenario:
+    """The scenario of a seed; `hard`: two rounds and at least two faults."""
+    dice = random.Random(seed * 7919 + 17)
+    count = members if members is not None else _size(dice, seed)
+    ring = dice.choice(((32, 20), (32, 16), (16, 9)))
+    policy = quick_policy(
+        dice.choice((5, 9, 64, 200)),
+        ring_bits=ring[0],
+        input_bits=ring[1] if ring[0] == 32 else (9 if count <= 100 else 8),
+        checked=dice.random() < 0.6,
+    )
+    rounds = 2 if hard or (count <= 7 and dice.random() < 0.5) else 1
+    world = World(count, seed, policy=policy, rounds=rounds, real=real)
+    laws = Laws(world)
+    what: list[str] = []
+    faults: list[Callable[..., str]] = [
+        _crashes,
+        _crashes,
+        _loses_messages,
+        _partitions,
+        _liar,
+        _dislikes,
+        _absent,
+        _loses_disk,
+    ]
+    budget = (count - 1) // 3
+    for fault in dice.sample(
+        faults, k=dice.choice((2, 3, 4) if hard else (0, 1, 1, 2, 2, 3))
+    ):
+        told = fault(world, dice, budget)
+        if told:
+            what.append(told)
+            budget -= told.startswith(("liar", "absent", "disk"))
+    return Scenario(world, laws, tuple(what))
+
+
+def _size(dice, seed: int) -> int:
+    if seed % 1000 == 7:
+        return 32
+    if seed % 500 == 3:
+        return 16
+    return dice.choice(SIZES)
+
+
+def _nodes(world: World, dice, count: int) -> list[Node]:
+    free = [n for n in world.nodes.values() if n.honest and n.down_ms >= 0]
+    return dice.sample(free, k=min(count, len(free)))
+
+
+def _crashes(world: World, dice, _budget: int) -> str:
+    """Kill nodes at any record: before it is on disk, or right after."""
+    victims = _nodes(world, dice, dice.choice((1, 1, 1, 2, len(world.nodes))))
+    for node in victims:
+        node.crash_at = (dice.randint(1, 60), dice.random() < 0.5)
+        node.down_ms = dice.choice((0, 50, 500, 2_500))
+    return f"crash of {len(victims)}"
+
+
+def _loses_messages(world: World, dice, _budget: int) -> str:
+    net = world.network
+    net.drop = dice.choice((0.02, 0.05, 0.2))
+    net.duplicate = dice.choice((0.0, 0.1))
+    net.most_ms = dice.choice((30, 200, 600))
+
+    def heal() -> None:
+        net.drop, net.most_ms = min(net.drop, 0.05), min(net.most_ms, 200)
+
+    world.later(HEAL_MS, heal)
+    return f"drop {net.drop} delay {net.most_ms}"
+
+
+def _partitions(world: World, dice, _budget: int) -> str:
+    start = dice.randint(0, 2_500)
+    length = dice.choice((300, 2_000, 9_000))
+    sides = {name: dice.randrange(2) for name in world.nodes}
+
+    def split() -> None:
+        world.network.sides = sides
+
+    def join() -> None:
+        world.network.sides = None
+
+    world.later(start, split)
+    world.later(start + length, join)
+    return f"partition at {start} for {length}"
+
+
+def _liar(world: World, dice, budget: int) -> str:
+    if budget < 1:
+        return ""
+    (node,) = _nodes(world, dice, 1)
+    node.honest = False
+    name = dice.choice(sorted(liars.LIES))
+    liars.LIES[name](world, node, dice)
+    return f"liar {name}"
+
+
+def _dislikes(world: World, dice, _budget: int) -> str:
+    """Hold-outs that reject a round."""
+    few = max(1, len(world.nodes) // 3)
+    count = dice.choice((few, len(world.nodes)))
+    for node in _nodes(world, dice, count):
+        node.dislikes = frozenset({0})
+    return f"{count} reject round 0"
+
+
+def _absent(world: World, dice, budget: int) -> str:
+    """A node that is never there."""
+    if budget < 1 or len(world.nodes) < 4:
+        return ""
+    (node,) = _nodes(world, dice, 1)
+    node.down_ms = -1
+    return "absent"
+
+
+def _loses_disk(world: World, dice, budget: int) -> str:
+    if budget < 1:
+        return ""
+    (node,) = _nodes(world, dice, 1)
+    node.crash_at = (dice.randint(2, 40), True)
+    node.down_ms = dice.choice((0, 500))
+    node.loses_disk = True
+    return "disk loss"

@@ -1,0 +1,147 @@
+"""The vector work of a node, done for real on small vectors; what a compute child does."""
+
+import hashlib
+
+import numpy as np
+
+from protocol.aggregate import checks, masks
+from protocol.aggregate.ring import (
+    Exponents,
+    Floats,
+    Ring,
+    blocks,
+    mean_factor,
+    weight_factor,
+)
+from protocol.rounds.events import (
+    Applied,
+    Apply,
+    Check,
+    Checked,
+    Mask,
+    Masked,
+    Quantise,
+    Quantised,
+    Sum,
+    Summed,
+    Tag,
+    Tagged,
+    Unmask,
+    Unmasked,
+)
+from protocol.rounds.policy import Epoch
+from protocol.types import Digest
+
+Blobs = dict[bytes, bytes]
+
+
+def put(blobs: Blobs, data: bytes) -> Digest:
+    name = Digest(hashlib.sha256(data).digest())
+    blobs[name] = data
+    return name
+
+
+def first_scales(length: int) -> Exponents:
+    return np.full(blocks(length), -12, np.int8)
+
+
+def words(blobs: Blobs, name: bytes, ring: Ring) -> np.ndarray:
+    return np.frombuffer(blobs[name], ring.dtype)
+
+
+def quantise(
+    effect: Quantise, blobs: Blobs, epoch: Epoch, me: bytes, chance: np.random.Generator
+) -> Quantised:
+    update = np.frombuffer(blobs[effect.update], "<f4")
+    scales = np.frombuffer(blobs[effect.opening.scales], np.int8)
+    total = sum(seat.weight for seat in epoch.seats)
+    weight = next(seat.weight for seat in epoch.seats if seat.node_key == me)
+    factor = weight_factor(weight, total, len(epoch.seats))
+    encoded = epoch.policy.ring().encode(update, scales, factor, chance)
+    return Quantised(effect.context, put(blobs, encoded.words.tobytes()))
+
+
+def mask(effect: Mask, blobs: Blobs, ring: Ring) -> Masked:
+    out = words(blobs, effect.quantised, ring).copy()
+    masks.apply(out, 0, effect.plus, effect.minus)
+    shards = tuple(put(blobs, out[s.start : s.stop].tobytes()) for s in effect.slices)
+    return Masked(effect.context, shards)
+
+
+def add_up(effect: Sum, blobs: Blobs, ring: Ring, wrong: int = 0) -> Summed:
+    parts = [words(blobs, part, ring) for part in effect.inputs]
+    total, carry = checks.add(parts, ring, carry=effect.carry)
+    if wrong and total.size:
+        total = total.copy()
+        total[:1] += ring.dtype.type(wrong & ((1 << ring.bits) - 1))
+    return Summed(
+        effect.context,
+        effect.slice.index,
+        effect.members,
+        put(blobs, total.tobytes()),
+        b"" if carry is None else put(blobs, checks.pack(carry, len(parts))),
+    )
+
+
+def unmask(effect: Unmask, blobs: Blobs, ring: Ring) -> Unmasked:
+    total = np.concatenate([words(blobs, each, ring) for each in effect.sums])
+    masks.apply(total, 0, effect.plus, effect.minus)
+    strays = tuple(
+        s.index
+        for s in effect.slices
+        if ring.strays(total[s.start : s.stop], effect.survivors)
+    )
+    return Unmasked(effect.context, effect.sums, put(blobs, total.tobytes()), strays)
+
+
+def stepped(
+    base: Floats,
+    total: np.ndarray,
+    scales: Exponents,
+    epoch: Epoch,
+    members: list[bytes],
+) -> tuple[Floats, Exponents]:
+    """The next state and scales: the same bits for everyone."""
+    ring = epoch.policy.ring()
+    everyone = sum(seat.weight for seat in epoch.seats)
+    here = sum(seat.weight for seat in epoch.seats if seat.node_key in members)
+    mean = ring.decode(total, scales, mean_factor(here, everyone, len(epoch.seats)))
+    return base + mean, ring.next_exponents(total, scales, len(members))
+
+
+def apply(effect: Apply, blobs: Blobs, epoch: Epoch, *, accept: bool) -> Applied:
+    opening = effect.opening
+    base = np.frombuffer(blobs[opening.base], "<f4")
+    scales = np.frombuffer(blobs[opening.scales], np.int8)
+    total = words(blobs, effect.total, epoch.policy.ring())
+    state, after = stepped(base, total, scales, epoch, list(effect.survivors))
+    return Applied(
+        effect.context,
+        effect.total,
+        put(blobs, state.tobytes()),
+        put(blobs, after.tobytes()),
+        accept,
+        0,
+    )
+
+
+def tag(effect: Tag, blobs: Blobs, ring: Ring) -> Tagged:
+    values = tuple(
+        checks.combination(words(blobs, shard, ring), each.start, effect.seed)
+        for each, shard in zip(effect.slices, effect.shards, strict=True)
+    )
+    return Tagged(effect.context, values)
+
+
+def check(effect: Check, blobs: Blobs, ring: Ring) -> Checked:
+    each = effect.slice
+    good = checks.holds(
+        words(blobs, effect.sum, ring),
+        checks.unpack(blobs[effect.carry], each.size, effect.members),
+        ring,
+        each.start,
+        effect.seed,
+        members=effect.members,
+        tag=effect.tag,
+    )
+    return Checked(effect.context, each.index, good)

@@ -1,0 +1,173 @@
+"""The numpy trunk against a second reading of the op-spec, in Python's own integers."""
+
+from math import isqrt
+
+import numpy as np
+import pytest
+
+from ee import integer
+from ee.integer import known as drawn
+from ee.integer import spec
+from ee.integer.errors import SelfTestError
+
+EXP = [int(value) for value in spec.exp_table()]
+SIGMOID = [int(value) for value in spec.sigmoid_table()]
+RESIDUAL, MID = (1 << 23) - 1, (1 << 24) - 1
+
+
+def half(n, e):
+    return ((n << 1) + (1 << e)) >> (e + 1) if e > 0 else n << -e
+
+
+def clamp(n, limit):
+    return max(-limit, min(limit, n))
+
+
+def rows(values, bits):
+    shift = max(0, max(abs(v) for v in values).bit_length() - bits)
+    short = [half(v, shift) for v in values]
+    return ([clamp(v, 127) for v in short] if bits == 7 else short), shift
+
+
+def linear(short, matrix, limit):
+    q, s = short
+    return [
+        clamp(
+            half(
+                int(m) * sum(a * int(w) for a, w in zip(q, channel, strict=True)),
+                matrix.shift - s,
+            ),
+            limit,
+        )
+        for m, channel in zip(matrix.multiplier, matrix.weight, strict=True)
+    ]
+
+
+def norm(x, bias):
+    total = sum(v * v for v in x) + bias
+    lift = (62 - total.bit_length()) & ~1
+    gain = (isqrt(len(x) << 40) << 31) // isqrt(total << lift)
+    return rows([half(v * gain, 35 - lift // 2) for v in x], 7)
+
+
+def turned(head, cos, sin):
+    middle = len(head) // 2
+    pairs = list(zip(head[:middle], head[middle:], cos, sin, strict=True))
+    first = [half(u * c - w * z, 14) for u, w, c, z in pairs]
+    second = [half(w * c + u * z, 14) for u, w, c, z in pairs]
+    return [clamp(v, MID) for v in first + second]
+
+
+def attended(q, keys, values, multiplier):
+    """One query against the keys and values in its sight."""
+    z = [
+        clamp(
+            half(
+                multiplier * sum(a * b for a, b in zip(q[0], k[0], strict=True)),
+                42 - q[1] - k[1],
+            ),
+            1 << 30,
+        )
+        for k in keys
+    ]
+    e = [EXP[t] if t < 4096 else 0 for t in (max(z) - one for one in z)]
+    top = max(v[1] for v in values)
+    w = [half(one, top - v[1]) for one, v in zip(e, values, strict=True)]
+    d = sum(e)
+    out = []
+    for place in range(len(q[0])):
+        n = sum(a * v[0][place] for a, v in zip(w, values, strict=True)) << top
+        out.append(clamp((2 * n + d) // (2 * d), MID))
+    return out
+
+
+def gated(gate, up):
+    index = half(abs(gate), 6)
+    c = SIGMOID[index] if index < 4096 else 1 << 16
+    c = (1 << 16) - c if gate < 0 else c
+    return half(gate * c, 16) * up
+
+
+def layer_by_hand(header, layer, sequence):
+    c = header.config
+    dim, group = c.head_dim, c.heads // c.kv_heads
+    heads = {"q": [], "k": [], "v": []}
+    for place, row in enumerate(sequence):
+        normed = norm(row, c.norm_bias)
+        cos, sin = header.cos[place].tolist(), header.sin[place].tolist()
+        for name, column in heads.items():
+            flat = linear(normed, getattr(layer, name), MID)
+            split = [flat[i : i + dim] for i in range(0, len(flat), dim)]
+            if name != "v":
+                split = [turned(head, cos, sin) for head in split]
+            column.append([rows(head, 7) for head in split])
+    out = []
+    for i, row in enumerate(sequence):
+        sight = range(i + 1) if c.causal else range(len(sequence))
+        mixed = []
+        for h in range(c.heads):
+            keys = [heads["k"][j][h // group] for j in sight]
+            values = [heads["v"][j][h // group] for j in sight]
+            mixed += attended(heads["q"][i][h], keys, values, c.score_multiplier)
+        change = linear(rows(mixed, 7), layer.o, RESIDUAL)
+        x = [clamp(a + b, RESIDUAL) for a, b in zip(row, change, strict=True)]
+        normed = norm(x, c.norm_bias)
+        gate, up = (linear(normed, m, MID) for m in (layer.gate, layer.up))
+        wide = rows([gated(a, b) for a, b in zip(gate, up, strict=True)], 13)
+        change = linear(wide, layer.down, RESIDUAL)
+        out.append([clamp(a + b, RESIDUAL) for a, b in zip(x, change, strict=True)])
+    return out
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_numpy_computes_what_the_text_says(causal):
+    trunk = drawn.drawn_trunk(causal=causal)
+    trace = trunk.forward(drawn.drawn_rows(trunk.config))
+    for index, layer in enumerate(trunk.layers):
+        before, after = trace.boundaries[index : index + 2]
+        for sequence, expected in zip(before.tolist(), after.tolist(), strict=True):
+            assert layer_by_hand(trunk.header, layer, sequence) == expected
+
+
+def test_the_op_spec_and_its_tables_are_the_published_ones():
+    # Whoever changes a rule, a letter or a table entry makes another model of every
+    # published trunk.
+    expected = "4a3cedd562391b6cb19c4c785803b8f4bf7923f4c6e5c91b312f3635d5796273"
+    assert integer.op_spec_digest().hex() == expected
+
+
+def test_tables_agree_with_floating_point_to_the_last_unit():
+    steps = np.arange(4096) / 256
+    assert np.abs(spec.exp_table() - 16256 * 2.0**-steps).max() <= 0.5 + 1e-9
+    assert (
+        np.abs(spec.sigmoid_table() - 65536 / (1 + np.exp(-steps))).max() <= 0.5 + 1e-9
+    )
+
+
+def test_this_machine_passes_its_self_test():
+    integer.self_test()
+
+
+def test_a_blas_that_rounds_its_inputs_is_refused(monkeypatch):
+    def rounded(left, right, left_limit):
+        return (left.astype(np.float16) @ right.T.astype(np.float16)).astype(np.float64)
+
+    monkeypatch.setattr("ee.integer.arith.products", rounded)
+    with np.errstate(over="ignore"), pytest.raises(SelfTestError, match="not exact"):
+        integer.self_test()
+
+
+def test_a_machine_with_another_square_root_is_refused(monkeypatch):
+    def off_by_one(values):
+        return np.sqrt(values.astype(np.float64)).astype(np.int64) + 1
+
+    monkeypatch.setattr("ee.integer.arith.isqrt", off_by_one)
+    with pytest.raises(SelfTestError, match="rounding"):
+        integer.self_test()
+
+
+def test_a_machine_whose_softmax_drops_a_bit_is_refused(monkeypatch):
+    exact = np.append(spec.exp_table(), 0.0)
+    monkeypatch.setattr("ee.integer.ops._exp", lambda: exact - exact % 2)
+    with pytest.raises(SelfTestError, match="where the op-spec gives"):
+        integer.self_test()

@@ -1,0 +1,338 @@
+"""Keyed training is plain training up to rounding; AdamW is the control that is not."""
+
+import contextlib
+
+import pytest
+import torch
+
+from ee import lora
+from ee.arch.plan import Plan
+from ee.arch.sites import Options, Strength
+from ee.errors import EncryptionError, UnsupportedLayerError
+from ee.keys import Key, state_keyed
+from ee.optim import BlockAdam, Equivariant
+from ee.orbits import orbits_of
+from ee.split import split_model
+from ee.testing import float64_throughout
+
+pytestmark = pytest.mark.slow
+
+SEED = bytes(range(32))
+
+
+class Run:
+    """A trunk, in the clear or keyed, trained towards a fixed target."""
+
+    def __init__(
+        self, parts, *, key=None, dtype=torch.float32, plan=None, adapters=None
+    ):
+        self.parts, self.key, self.plan = parts, key, plan or parts.plan
+        state = {n: t.to(dtype) for n, t in parts.trunk.items()}
+        self.adapters = adapters
+        if key is not None:
+            state = state_keyed(state, key)
+            if adapters is not None:
+                adapters = {n: key.key(n, t.clone()) for n, t in adapters.items()}
+        self.trunk = parts.build_trunk(state)
+        if adapters is None:
+            known = set(self.plan.keyed())
+            for name, parameter in self.trunk.named_parameters():
+                parameter.requires_grad_(name in known)
+        else:
+            lora.attach(self.trunk, self.plan, adapters, scale=0.5)
+        generator = torch.Generator().manual_seed(1)
+        shape = (3, 6, parts.plan.width)
+        self.x = torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+        self.y = torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+
+    def loss(self, rows=slice(None), *, bf16=False):
+        run = self.parts.cut.architecture.run
+        x = self.x[rows]
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            x = x if self.key is None else self.key.enter(x)
+            y = run(self.trunk, x, None).to(self.x.dtype)
+        y = y if self.key is None else self.key.leave(y)
+        return (y - self.y[rows]).square().mean()
+
+    def named(self):
+        return [(n, p) for n, p in self.trunk.named_parameters() if p.requires_grad]
+
+    def home(self):
+        """The trained parameters in the canonical basis, in float64."""
+        state = {n: p.detach().clone() for n, p in self.named()}
+        if self.key is not None:
+            state = {n: self.key.unkey(n, t) for n, t in state.items()}
+        return {n: t.double() for n, t in state.items()}
+
+
+def _equivariant(run, strength=Strength.ORTHOGONAL):
+    return Equivariant(
+        run.named(),
+        run.plan,
+        strength=strength,
+        lr=0.01,
+        block_lr=0.003,
+        weight_decay=0.05,
+        block_decay=0.01,
+    )
+
+
+def _adamw(run):
+    return torch.optim.AdamW([p for _, p in run.named()], lr=0.003, weight_decay=0.05)
+
+
+def _train(run, make, steps, *, bf16=False, accumulate=1):
+    """`steps` steps with clipping and a falling rate; returns the weights at home."""
+    optimiser = make(run)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.3, total_iters=steps)
+    wide = run.x.dtype is torch.float64
+    for _ in range(steps):
+        with float64_throughout() if wide else contextlib.nullcontext():
+            for part in range(accumulate):
+                rows = slice(part, None, accumulate)
+                (run.loss(rows, bf16=bf16) / accumulate).backward()
+        torch.nn.utils.clip_grad_norm_([p for _, p in run.named()], 0.5)
+        optimiser.step()
+        optimiser.zero_grad()
+        schedule.step()
+    return run.home()
+
+
+def _distance(left, right):
+    over = sum((left[n] - right[n]).square().sum() for n in right)
+    return float((over / sum(t.square().sum() for t in right.values())).sqrt())
+
+
+def _key(parts, strength=Strength.ORTHOGONAL, plan=None):
+    return Key(SEED, plan or parts.plan, Options(strength))
+
+
+def _drifts(name, steps, stock, make=_equivariant, strength=Strength.ORTHOGONAL):
+    """(how far the steps went, keyed against plain, float32 against float64)."""
+    parts = split_model(stock.make(name), stem_layers=1)
+    plain = _train(Run(parts), make, steps)
+    exact = _train(Run(parts, dtype=torch.float64), make, steps)
+    keyed = _train(Run(parts, key=_key(parts, strength)), make, steps)
+    start = {n: t.double() for n, t in parts.trunk.items() if n in plain}
+    return _distance(plain, start), _distance(keyed, plain), _distance(plain, exact)
+
+
+SLOW_GPT2 = ["llama", pytest.param("gpt2", marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_a_few_keyed_steps_are_plain_steps(name, stock):
+    moved, keyed, rounding = _drifts(name, 8, stock)
+    assert moved > 0.01
+    assert keyed <= 3 * rounding
+
+
+@pytest.mark.slow
+def test_two_hundred_keyed_steps_are_plain_steps(every_architecture, stock, request):
+    if every_architecture == "esm":
+        # Measured once: 4.6 times the rounding of plain training, on a clean checkout with
+        # one thread.  The bound of three is not met here; docs/adr/0012 says so.
+        request.applymarker(pytest.mark.xfail(strict=False, reason="drift 4.6, not 3"))
+    moved, keyed, rounding = _drifts(every_architecture, 200, stock)
+    assert moved > 0.1
+    assert keyed <= 3 * rounding
+
+
+def test_adamw_is_no_optimiser_for_a_dense_key(stock):
+    moved, keyed, rounding = _drifts("llama", 10, stock, _adamw)
+    assert keyed > 0.1 * moved
+    assert keyed > 100 * rounding
+
+
+def test_adamw_follows_signed_permutations(stock):
+    _, keyed, rounding = _drifts("llama", 10, stock, _adamw, Strength.PERMUTATION)
+    assert keyed <= 3 * rounding
+
+
+def test_in_float64_the_two_trainings_meet(stock):
+    parts = split_model(stock.make("gpt2"))
+    plain = _train(Run(parts, dtype=torch.float64), _equivariant, 5)
+    keyed = _train(Run(parts, key=_key(parts), dtype=torch.float64), _equivariant, 5)
+    assert _distance(keyed, plain) < 1e-11
+
+
+def test_general_keys_cannot_be_trained_under(stock):
+    parts = split_model(stock.make("llama"))
+    with pytest.raises(EncryptionError, match="no optimiser commutes"):
+        _equivariant(Run(parts), Strength.GENERAL)
+    plain = _train(Run(parts), _equivariant, 5)
+    keyed = _train(Run(parts, key=_key(parts, Strength.GENERAL)), _equivariant, 5)
+    assert _distance(keyed, plain) > 0.005
+
+
+def test_a_parameter_the_plan_does_not_know_is_refused(stock):
+    run = Run(split_model(stock.make("gpt2")))
+    run.trunk.wpe.weight.requires_grad_(True)
+    with pytest.raises(UnsupportedLayerError, match=r"wpe\.weight"):
+        _equivariant(run)
+
+
+def test_accumulated_gradients_are_one_batch(stock):
+    parts = split_model(stock.make("llama"))
+    whole = _train(Run(parts), _equivariant, 5)
+    pieces = _train(Run(parts, key=_key(parts)), _equivariant, 5, accumulate=3)
+    assert _distance(pieces, whole) < 1e-5
+
+
+@pytest.mark.parametrize("name", SLOW_GPT2)
+def test_checkpointed_gradients_are_the_same(name, stock):
+    parts = split_model(stock.make(name))
+    grads = []
+    for checkpointing in (False, True):
+        run = Run(parts, key=_key(parts))
+        run.trunk.train()
+        if checkpointing:
+            run.trunk.activation_checkpointing_enable({"use_reentrant": False})
+        run.loss().backward()
+        grads.append({n: p.grad.double() for n, p in run.named()})
+    assert _distance(*grads) < 1e-6
+
+
+@pytest.mark.slow
+def test_bfloat16_autocast_over_float32_masters_follows_the_key(stock):
+    parts = split_model(stock.make("llama"))
+    wide = _train(Run(parts), _equivariant, 10)
+    plain = _train(Run(parts), _equivariant, 10, bf16=True)
+    run = Run(parts, key=_key(parts))
+    keyed = _train(run, _equivariant, 10, bf16=True)
+    assert all(p.dtype is torch.float32 for _, p in run.named())
+    assert _distance(plain, wide) > 1e-5  # bfloat16 was used
+    assert _distance(keyed, plain) <= 3 * _distance(plain, wide)
+
+
+def _adapted(parts, name) -> Plan:
+    layers = {
+        "llama": ["layers.0.self_attn.q_proj", "layers.1.mlp.up_proj"],
+        "gpt2": ["h.0.attn.c_attn", "h.2.mlp.c_proj"],
+    }[name]
+    return parts.plan.with_adapters(layers, rank=4)
+
+
+@pytest.mark.parametrize("name", SLOW_GPT2)
+def test_adapters_train_alike_under_a_key(name, stock):
+    parts = split_model(stock.make(name))
+    plan = _adapted(parts, name)
+    key = _key(parts, plan=plan)
+    results = []
+    for dtype, own in (
+        (torch.float32, None),
+        (torch.float64, None),
+        (torch.float32, key),
+    ):
+        first = lora.adapter_state(plan, seed=1, dtype=dtype)
+        run = Run(parts, key=own, dtype=dtype, plan=plan, adapters=first)
+        assert [n for n, _ in run.named()] == [
+            f"{n}.lora_B" for n in lora.adapters(plan)
+        ]
+        results.append(_train(run, _equivariant, 8))
+    plain, exact, keyed = results
+    assert all(float(t.norm()) > 0.001 for t in plain.values())
+    assert _distance(keyed, plain) <= 3 * _distance(plain, exact)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_merged_adapters_compute_what_the_hooks_computed(name, stock):
+    parts = split_model(stock.make(name))
+    plan = _adapted(parts, name)
+    state = lora.adapter_state(plan, seed=1, dtype=torch.float32)
+    state = {n: t + 0.1 * torch.randn_like(t) for n, t in state.items()}
+    run = Run(parts, plan=plan, adapters=state)
+    whole = parts.build_trunk(lora.merged(parts.trunk, plan, state, scale=0.5))
+    with torch.no_grad():
+        hooked = parts.cut.architecture.run(run.trunk, run.x, None)
+        folded = parts.cut.architecture.run(whole, run.x, None)
+    torch.testing.assert_close(hooked, folded, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(lora.trained(run.trunk, plan), state)
+
+
+def test_an_adapter_for_no_layer_or_of_no_rank_is_refused(stock):
+    plan = split_model(stock.make("llama")).plan
+    with pytest.raises(UnsupportedLayerError, match="no layer lm_head to adapt"):
+        plan.with_adapters(["lm_head"], 4)
+    with pytest.raises(EncryptionError, match=r"rank 33 .*need 1 to 32"):
+        plan.with_adapters(["layers.0.self_attn.q_proj"], 33)
+
+
+def test_orbits_are_as_large_as_what_a_key_mixes(stock):
+    plan = split_model(stock.make("llama")).plan  # 32 wide, 4 heads of 8, 48 inner
+
+    def counts(name, strength=Strength.ORTHOGONAL):
+        return orbits_of(plan, name, strength).counts
+
+    at = "layers.0."
+    assert counts(f"{at}self_attn.q_proj.weight") == (16, 1)
+    assert counts(f"{at}self_attn.k_proj.weight") == (8, 1)
+    assert counts(f"{at}self_attn.v_proj.weight") == (2, 1)
+    assert counts(f"{at}self_attn.o_proj.weight") == (1, 4)
+    assert counts(f"{at}mlp.gate_proj.weight") == (48, 1)
+    assert counts(f"{at}mlp.down_proj.weight") == (1, 48)
+    assert counts(f"{at}mlp.down_proj.weight", Strength.PERMUTATION) == (32, 48)
+
+
+def test_orbit_means_move_with_the_key(stock):
+    """Keying permutes the means over orbits and changes none."""
+    parts = split_model(stock.make("qwen2"))
+    key = _key(parts)
+    for name in (
+        "self_attn.q_proj.weight",
+        "self_attn.o_proj.weight",
+        "mlp.up_proj.weight",
+    ):
+        name = f"layers.0.{name}"  # noqa: PLW2901 - the full name
+        weight = parts.trunk[name].double()
+        orbits = orbits_of(parts.plan, name, Strength.ORTHOGONAL)
+        plain = orbits.mean(weight.square()).flatten().sort().values
+        keyed = (
+            orbits.mean(key.key(name, weight.clone()).square()).flatten().sort().values
+        )
+        torch.testing.assert_close(plain, keyed)
+
+
+def test_with_single_coordinates_block_adam_is_adamw(stock):
+    parts = split_model(stock.make("llama"))
+    make = {
+        "block": lambda run: BlockAdam(
+            [(p, orbits_of(run.plan, n, Strength.PERMUTATION)) for n, p in run.named()],
+            lr=0.003,
+            weight_decay=0.05,
+        ),
+        "adamw": _adamw,
+    }
+    one, two = (_train(Run(parts), m, 5) for m in make.values())
+    assert _distance(one, two) < 1e-6
+
+
+@pytest.mark.parametrize("kind", ["block", "equivariant"])
+def test_a_stopped_optimiser_goes_on_where_it_was(kind, stock):
+    parts = split_model(stock.make("gpt2"))
+
+    def make(run):
+        if kind == "equivariant":
+            return _equivariant(run)
+        pairs = [
+            (p, orbits_of(run.plan, n, Strength.ORTHOGONAL)) for n, p in run.named()
+        ]
+        return BlockAdam(pairs, lr=0.003)
+
+    def steps(run, optimiser, count):
+        for _ in range(count):
+            run.loss().backward()
+            optimiser.step()
+            optimiser.zero_grad()
+
+    through = Run(parts)
+    steps(through, make(through), 4)
+    first = Run(parts)
+    optimiser = make(first)
+    steps(first, optimiser, 2)
+    second = Run(parts)
+    second.trunk.load_state_dict(first.trunk.state_dict())
+    resumed = make(second)
+    resumed.load_state_dict(optimiser.state_dict())
+    steps(second, resumed, 2)
+    assert _distance(second.home(), through.home()) == 0

@@ -1,0 +1,784 @@
+"""Encrypted inference, receipts and audits between four nodes over ports in memory."""
+
+import secrets
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+import msgpack
+import numpy as np
+import pytest
+import trio
+
+from ee import integer
+from ee.spec import Column, ModelSpec, initial_state, part, split
+from ee.table import final_norm, head_scores, parse, stem_tokens
+from node.adapters.compute_child import open_compute_child
+from node.adapters.keyfile import KeyFile
+from node.adapters.memory_chain import Ledger, MemoryChain
+from node.adapters.memory_store import MemoryBlobs, MemoryStore
+from node.adapters.memory_transport import MemoryNetwork, MemoryTransport
+from node.compute import evaluation, methods, state, table
+from node.errors import AccessError, ComputeError, NodeError
+from node.services.auditing import Verifier
+from node.services.certificates import Certificates
+from node.services.confirming import Confirmations
+from node.services.faults import altered
+from node.services.federation import Federation
+from node.services.inference import Host, Requester
+from node.services.outbox import Outbox
+from node.services.receipts import Receipts, fetch_rows
+from node.services.releases import Releases
+from node.services.replaying import Replayer
+from node.services.reports import Audits
+from node.verifier import bundle, case
+from node.worker import server
+from protocol.audit import open_audit, seal_audit
+from protocol.confirmation import (
+    CONFIRMATION_TOPIC,
+    Confirmation,
+    open_confirmation,
+    seal_confirmation,
+)
+from protocol.errors import ProtocolError
+from protocol.evaluation import (
+    AUDIT_TOPIC,
+    INFER_PROTOCOL,
+    RELEASE_TOPIC,
+    BatchAnswer,
+    InferAnswer,
+    InferRequest,
+)
+from protocol.members import ROLE_AUDITOR, ROLE_COMPUTE_HOST, ROLE_RESEARCHER, Member
+from protocol.receipt import (
+    Order,
+    batch_root,
+    open_order,
+    open_receipt,
+    seal_order,
+    seal_receipt,
+)
+from protocol.types import digest
+from protocol.wire import decode, encode
+
+SPEC = ModelSpec(
+    columns=(
+        *(Column(f"n{i}", 0.5, 2.0) for i in range(3)),
+        Column("c", levels=("a", "b")),
+    ),
+    width=16,
+    layers=3,
+    heads=2,
+    kv_heads=1,
+    inner=24,
+    seed=3,
+)
+RUN = digest(b"run")
+ROLES = {
+    "clinic": ROLE_RESEARCHER,
+    "host": ROLE_COMPUTE_HOST,
+    "auditor": ROLE_AUDITOR,
+    "stranger": ROLE_RESEARCHER,
+    "partner": ROLE_RESEARCHER,
+}
+CSV = b"n0,n1,n2,c\n" + b"".join(
+    b"%d.5,%d,-%d,%s\n" % (i, i % 3, i, b"ab"[i % 2 : i % 2 + 1]) for i in range(20)
+)
+
+
+def trained():
+    """A state with a head: the initial one scores everything alike."""
+    flat = initial_state(SPEC)
+    for name, array in split(SPEC, flat).items():
+        if name.startswith("head."):
+            array[...] = np.random.default_rng(1).normal(size=array.shape)
+    return flat
+
+
+class Inline:
+    """The compute child's own methods, in a thread, over the child's own encoding."""
+
+    def __init__(self):
+        self.calls = []
+
+    async def call(self, method, params, *, progress=None):
+        self.calls.append(method)
+        plain = msgpack.unpackb(msgpack.packb(dict(params)))
+        run = methods.find(method)
+        try:
+            found = await trio.to_thread.run_sync(run, plain, lambda _: None)
+        except Exception as error:
+            raise ComputeError(str(error)) from error
+        return msgpack.unpackb(msgpack.packb(found))
+
+
+@dataclass
+class FakeRuns:
+    root: bytes
+
+    def record(self, run):
+        assert run == RUN
+        return SimpleNamespace(
+            spec=SPEC.to_dict(),
+            members=(CLINIC.public_key, KEYS["partner"].public_key),
+            initial=digest(b"first state"),
+            datasets=(),
+        )
+
+    def final_state(self, run):
+        assert run == RUN
+        return self.root
+
+
+KEYS = {
+    name: KeyFile(bytes([i]) * 32, bytes([i + 10]) * 32, bytes([i + 20]) * 32)
+    for i, name in enumerate(ROLES, 1)
+}
+CLINIC = KEYS["clinic"]
+
+
+class Node:
+    """One member: the services of the evaluation level on memory adapters."""
+
+    def __init__(self, name, world, corrupt):
+        key, self.name = KEYS[name], name
+        self.key, self.compute, self.store = key, Inline(), MemoryStore()
+        self.blobs = MemoryBlobs()
+        self.chain = MemoryChain(
+            world.ledger, bytes([list(ROLES).index(name) + 1]) * 20
+        )
+        self.federation = Federation(self.store, self.chain)
+        self.transport = MemoryTransport(
+            network=world.network,
+            peer=key.peer_id,
+            allowed=self.federation.is_member,
+            blobs=self.blobs,
+            may_fetch=lambda _peer, blob: self.releases.is_trunk(blob),
+        )
+        self.outbox = Outbox(self.store, self.chain)
+        shared = {"store": self.store, "transport": self.transport}
+        shared["federation"] = self.federation
+        self.receipts = Receipts(blobs=self.blobs, outbox=self.outbox, **shared)
+        folder = world.folder / name
+        self.releases = Releases(
+            blobs=self.blobs,
+            signer=key,
+            chain=self.chain,
+            outbox=self.outbox,
+            compute=self.compute,
+            states=world.folder / "states",
+            trunks=folder / "trunks",
+            **shared,
+        )
+        self.certificates = Certificates(
+            blobs=self.blobs,
+            releases=self.releases,
+            receipts=self.receipts,
+            evidence=folder / "evidence",
+            **shared,
+        )
+        self.host = Host(
+            blobs=self.blobs,
+            signer=key,
+            transport=self.transport,
+            federation=self.federation,
+            releases=self.releases,
+            receipts=self.receipts,
+            worker_socket=str(world.socket),
+            corrupt=corrupt,
+        )
+        self.runs = FakeRuns(world.state)
+        self.requester = Requester(
+            signer=key,
+            releases=self.releases,
+            certificates=self.certificates,
+            runs=self.runs,
+            compute=self.compute,
+            states=world.folder / "states",
+            **shared,
+        )
+        self.confirmations = Confirmations(
+            signer=key,
+            releases=self.releases,
+            runs=self.runs,
+            outbox=self.outbox,
+            compute=self.compute,
+            states=str(world.folder / "states"),
+            look_every_s=0.01,
+            **shared,
+        )
+        self.audits = Audits(self.store, self.federation)
+        self.verifier = Verifier(
+            signer=key,
+            chain=self.chain,
+            audits=self.audits,
+            replayer=Replayer(
+                store=self.store,
+                transport=self.transport,
+                releases=self.releases,
+                compute=self.compute,
+                evidence=folder / "evidence",
+                retry_s=0.01,
+            ),
+            rate=1.0,
+            full=world.full,
+            retry_s=0.01,
+            **shared,
+        )
+
+    async def listen(self):
+        handlers = {
+            RELEASE_TOPIC: self.releases.heard,
+            CONFIRMATION_TOPIC: self.confirmations.heard,
+            AUDIT_TOPIC: self.audits.heard,
+        }
+        async for said in self.transport.announcements():
+            await handlers[said.topic](said)
+
+    async def events(self, kind):
+        return [e.data for e in await self.store.events(0, 1000) if e.kind == kind]
+
+
+@pytest.fixture(scope="module")
+def socket_path():
+    # A unix socket's path is short; pytest's folders are not.
+    folder = Path(tempfile.mkdtemp(prefix="rexis-"))
+    path = folder / "w.sock"
+    threading.Thread(target=server.serve, args=(path,), daemon=True).start()
+    while not path.exists():
+        pass
+    yield path
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def federation(tmp_path, socket_path):
+    @asynccontextmanager
+    async def opened(*, corrupt=0, verify=True, full=1.0):
+        ledger = Ledger(b"\x01" * 20)
+        world = SimpleNamespace(
+            network=MemoryNetwork(),
+            ledger=ledger,
+            folder=tmp_path,
+            socket=socket_path,
+            full=full,
+        )
+        world.state = state.write(tmp_path / "states", trained())
+        nodes = SimpleNamespace()
+        async with trio.open_nursery() as nursery:
+            for name, roles in ROLES.items():
+                node = Node(name, world, corrupt if name == "host" else 0)
+                setattr(nodes, name, node)
+                member = Member(
+                    node.key.public_key, node.key.seal_key, node.chain.account, 0, name
+                )
+                await MemoryChain(ledger, ledger.owner).register(member, roles)
+            every = list(vars(nodes).values())
+            nodes.folder = tmp_path
+            for node in every:
+                await node.federation.refresh()
+            for node in every:
+                await nursery.start(node.transport.run)
+                for other in every:
+                    if other is not node:
+                        node.transport.keep_connected(other.key.peer_id, ("/memory",))
+                nursery.start_soon(node.listen)
+                nursery.start_soon(node.outbox.run)
+            if verify:
+                nursery.start_soon(nodes.auditor.verifier.run)
+            made = await nodes.clinic.releases.make(nodes.clinic.runs, RUN, ["host"])
+            nodes.model = bytes.fromhex(made["model"])
+            with trio.fail_after(10):
+                while not nodes.host.releases.rows():
+                    await trio.sleep(0.01)
+            yield nodes
+            nodes.host.host.close()
+            nursery.cancel_scope.cancel()
+
+    return opened
+
+
+async def audited(node, count):
+    with trio.fail_after(60):
+        while len(node.audits.rows()) < count:
+            await trio.sleep(0.01)
+    return node.audits.rows()
+
+
+def scores_without_a_key():
+    """The same integer arithmetic on the plain trunk: what the key must not change."""
+    arrays = split(SPEC, trained())
+    values = parse(SPEC, *table.read_csv(CSV))
+    rows = stem_tokens(SPEC, part(arrays, "stem"), values)
+    trunk = integer.quantise(
+        part(arrays, "trunk"), evaluation._configuration(SPEC), tokens=SPEC.tokens
+    )
+    last = trunk.forward(integer.encode_rows(rows)).output[:, -1]
+    return head_scores(
+        part(arrays, "head"), final_norm(SPEC, integer.decode_rows(last))
+    )
+
+
+async def test_an_honest_hosts_receipts_pass_and_everybody_hears_of_it(federation):
+    async with federation() as nodes:
+        found = await nodes.clinic.requester.run(nodes.model, "host", CSV)
+        assert len(found["scores"]) == 20
+        assert len(found["receipts"]) == 2  # sixteen cases and four
+        wanted = scores_without_a_key()
+        assert np.abs(found["scores"] - wanted).max() < 0.01 * np.abs(wanted).mean()
+        await nodes.host.receipts.anchor()
+        reports = await audited(nodes.stranger, 2)
+        assert {row["verdict"] for row in reports} == {"passed"}
+        assert {row["layers_replayed"] for row in reports} == {3}
+        assert {row["host"] for row in reports} == {"host"}
+        assert {row["verifier"] for row in reports} == {"auditor"}
+        assert {row["receipt"] for row in reports} == set(found["receipts"])
+        opened = await nodes.host.events("receipt.opened")
+        assert [(o["to"], o["boundary"]) for o in opened] == [("auditor", 0)] * 2
+        assert not await nodes.auditor.events("audit.withheld")
+
+
+async def test_a_host_that_alters_one_number_is_caught_and_named(federation, tmp_path):
+    async with federation(corrupt=1) as nodes:
+        found = await nodes.clinic.requester.run(nodes.model, "host", CSV)
+        await nodes.host.receipts.anchor()
+        reports = {row["receipt"]: row for row in await audited(nodes.clinic, 2)}
+        bad, good = (reports[name] for name in found["receipts"])
+        assert good["verdict"] == "passed"
+        assert (bad["verdict"], bad["fault"], bad["host"]) == (
+            "failed",
+            "layer",
+            "host",
+        )
+        entry = bad["entry"]
+        assert entry["differing"] == 1
+        assert abs(entry["committed"] - entry["computed"]) == 1
+        # One file convicts it: the wrong layer and its rows, no trunk, no input.
+        path = tmp_path / "proof.bundle"
+        receipt = bytes.fromhex(found["receipts"][0])
+        await nodes.auditor.certificates.export(receipt, path)
+        fault = bundle.check(bundle.read(path.read_bytes())).fault
+        assert fault is not None
+        assert fault.layer == bad["layer"]
+        assert fault.entry is not None
+        assert fault.entry.committed == entry["committed"]
+
+
+async def test_a_light_audit_needs_one_layer_and_never_the_input(federation):
+    async with federation(full=0.0) as nodes:
+        await nodes.clinic.requester.run(nodes.model, "host", CSV)
+        await nodes.host.receipts.anchor()
+        reports = await audited(nodes.clinic, 2)
+        assert {row["verdict"] for row in reports} == {"passed"}
+        assert {row["layers_replayed"] for row in reports} == {1}
+        layers = {row["first_layer"] for row in reports}
+        assert layers <= {1, 2}
+        opened = {
+            event["boundary"] for event in await nodes.host.events("receipt.opened")
+        }
+        assert opened == layers
+        # The trunk never came, only the layers that were looked at.
+        assert not nodes.auditor.releases.row(nodes.model)["here"]
+        kept = [path.name for path in (nodes.folder / "auditor" / "trunks").iterdir()]
+        assert sorted(kept) == [
+            f"{nodes.model.hex()}.{i}.slice" for i in sorted(layers)
+        ]
+
+
+async def test_a_wrong_layer_is_escalated_to_the_whole_receipt(federation, monkeypatch):
+    monkeypatch.setattr("node.services.auditing._layer", lambda _sealed: 1)
+    monkeypatch.setattr(
+        "node.services.inference.secrets",
+        SimpleNamespace(randbelow=lambda _n: 1, token_bytes=secrets.token_bytes),
+    )
+    async with federation(corrupt=1, full=0.0) as nodes:
+        found = await nodes.clinic.requester.run(nodes.model, "host", CSV)
+        await nodes.host.receipts.anchor()
+        reports = {row["receipt"]: row for row in await audited(nodes.clinic, 2)}
+        bad, good = (reports[name] for name in found["receipts"])
+        assert (good["verdict"], good["layers_replayed"]) == ("passed", 1)
+        assert (bad["verdict"], bad["layer"]) == ("failed", 1)
+        assert (bad["first_layer"], bad["layers_replayed"]) == (0, 2)
+        assert bad["entry"]["differing"] == 1
+
+
+async def test_the_requester_and_the_host_write_bundles_that_pass(federation, tmp_path):
+    async with federation(verify=False) as nodes:
+        found = await nodes.clinic.requester.run(nodes.model, "host", CSV)
+        receipt = bytes.fromhex(found["receipts"][1])
+        with pytest.raises(NodeError, match="in no batch yet"):
+            await nodes.host.certificates.export(receipt, tmp_path / "early")
+        await nodes.host.receipts.anchor()
+        for node in (nodes.clinic, nodes.host):
+            path = tmp_path / f"{node.name}.bundle"
+            told = await node.certificates.export(receipt, path)
+            assert told["bytes"] == path.stat().st_size
+            verdict = bundle.check(bundle.read(path.read_bytes()))
+            assert verdict.fault is None
+            assert verdict.receipt.digest == receipt
+            assert verdict.count == 3
+        assert (tmp_path / "clinic.bundle").read_bytes() == path.read_bytes()
+
+
+async def test_the_requester_shows_one_case_and_no_other(federation, tmp_path):
+    async with federation(verify=False) as nodes:
+        found = await nodes.clinic.requester.run(nodes.model, "host", CSV)
+        receipt = bytes.fromhex(found["receipts"][0])
+        await nodes.host.receipts.anchor()
+        path = tmp_path / "case"
+        await nodes.clinic.certificates.disclose(receipt, 5, path)
+        shown = case.read(path.read_bytes())
+        verdict = case.check(shown)
+        assert (verdict.fault, verdict.count, shown.case) == (None, 3, 5)
+        opening = await fetch_rows(
+            nodes.clinic.transport, nodes.host.key.peer_id, receipt, 0, 5
+        )
+        size = 3 * SPEC.tokens * SPEC.width
+        assert shown.rows == opening.rows[5 * size : 6 * size]
+        assert opening.salt not in path.read_bytes()
+        with pytest.raises(NodeError, match="cases 0 to 15, not 16"):
+            await nodes.clinic.certificates.disclose(receipt, 16, path)
+        with pytest.raises(NodeError, match="did not ask"):
+            await nodes.host.certificates.disclose(receipt, 0, path)
+
+
+async def test_only_auditors_and_the_requester_see_rows(federation):
+    async with federation(verify=False) as nodes:
+        found = await nodes.clinic.requester.run(nodes.model, "host", CSV)
+        receipt, host = bytes.fromhex(found["receipts"][0]), nodes.host.key.peer_id
+        for node in (nodes.clinic, nodes.auditor):
+            assert await fetch_rows(node.transport, host, receipt, 0, 5)
+        with pytest.raises(AccessError, match="may not open"):
+            await fetch_rows(nodes.stranger.transport, host, receipt, 0, 5)
+        with pytest.raises(NodeError, match="3 layers"):
+            await fetch_rows(nodes.auditor.transport, host, receipt, 4, 5)
+        with pytest.raises(NodeError, match="no receipt"):
+            await fetch_rows(nodes.auditor.transport, host, bytes(32), 0, 5)
+
+
+async def test_a_member_without_a_licence_is_not_served(federation):
+    async with federation(verify=False) as nodes:
+        rows = bytes(3 * 5 * 16)
+        key = nodes.stranger.key
+        order = Order(
+            nodes.model, nodes.host.key.public_key, bytes(16), (1, 5, 16), bytes(32)
+        )
+        sealed = seal_order(key.sign, key.public_key, order)
+        with pytest.raises(AccessError, match="stranger has no licence"):
+            await nodes.stranger.transport.request(
+                nodes.host.key.peer_id,
+                INFER_PROTOCOL,
+                encode(InferRequest(sealed, bytes(32), rows)),
+                timeout_s=5,
+                limit_bytes=1 << 20,
+            )
+        with pytest.raises(AccessError, match="no key to model"):
+            await nodes.stranger.requester.run(nodes.model, "host", CSV)
+        with pytest.raises(AccessError, match="not registered as a compute host"):
+            await nodes.clinic.requester.run(nodes.model, "auditor", CSV)
+
+
+@pytest.mark.parametrize("change", ["signer", "host", "rows", "salt", "shape"])
+async def test_a_request_that_does_not_hold_together_is_refused(federation, change):
+    async with federation(verify=False) as nodes:
+        clinic = nodes.clinic
+        real = clinic.transport.request
+
+        async def bent(peer, protocol, payload, **options):
+            request = decode(payload, InferRequest)
+            key = nodes.stranger.key if change == "signer" else clinic.key
+            order = open_order(request.order)[0]
+            fields = {name: getattr(order, name) for name in order.__struct_fields__}
+            if change == "host":
+                fields["host"] = nodes.auditor.key.public_key
+            if change == "shape":
+                fields["shape"] = (order.shape[0] + 1, *order.shape[1:])
+            sealed = seal_order(key.sign, key.public_key, Order(**fields))
+            rows = altered(request.rows) if change == "rows" else request.rows
+            salt = bytes(32) if change == "salt" else request.salt
+            return await real(
+                peer, protocol, encode(InferRequest(sealed, salt, rows)), **options
+            )
+
+        clinic.transport.request = bent
+        with pytest.raises(
+            NodeError, match=r"did not sign|another host|input root|needs"
+        ):
+            await clinic.requester.run(nodes.model, "host", CSV)
+        assert not nodes.host.receipts.rows()
+
+
+@pytest.mark.parametrize("change", ["output", "order", "receipt"])
+async def test_an_answer_that_is_not_for_the_order_is_refused(federation, change):
+    async with federation(verify=False) as nodes:
+        clinic, host = nodes.clinic, nodes.host.key
+        real = clinic.transport.request
+        first = []
+
+        async def bent(*args, **options):
+            answer = decode(await real(*args, **options), InferAnswer)
+            first.append(answer)
+            output, receipt = answer.output, answer.receipt
+            if change == "output":
+                output = altered(output)
+            elif change == "order" and len(first) > 1:
+                receipt = first[0].receipt
+            elif change == "receipt":
+                opened = open_receipt(receipt)
+                receipt = seal_receipt(
+                    host.sign,
+                    host.public_key,
+                    opened.sealed_order,
+                    [*opened.roots[1:-1], bytes(32)],
+                    0,
+                )
+            return encode(InferAnswer(receipt, output))
+
+        clinic.transport.request = bent
+        with pytest.raises(ProtocolError, match=r"output root|another order"):
+            await clinic.requester.run(nodes.model, "host", CSV)
+
+
+async def test_a_host_that_hides_its_batch_or_its_rows_is_reported(
+    federation, monkeypatch
+):
+    monkeypatch.setattr("node.services.auditing.TRIES", 2)
+    monkeypatch.setattr("node.services.replaying.TRIES", 2)
+    async with federation() as nodes:
+        await nodes.clinic.requester.run(nodes.model, "host", CSV)
+        real = nodes.auditor.transport.request
+
+        async def hidden(peer, protocol, payload, **options):
+            answer = await real(peer, protocol, payload, **options)
+            return altered(answer) if "open" in protocol else answer
+
+        nodes.auditor.transport.request = hidden
+        await nodes.host.receipts.anchor()
+        with trio.fail_after(20):
+            while len(await nodes.auditor.events("audit.withheld")) < 2:
+                await trio.sleep(0.01)
+        withheld = await nodes.auditor.events("audit.withheld")
+        assert {event["host"] for event in withheld} == {"host"}
+        # Roots nobody has the receipts of.
+        await nodes.host.chain.anchor_receipts(digest(b"nothing"), 1)
+        with trio.fail_after(20):
+            while len(await nodes.auditor.events("audit.withheld")) < 3:
+                await trio.sleep(0.01)
+        assert not nodes.auditor.audits.rows()
+
+
+async def test_an_anchored_batch_of_something_else_is_a_fault(federation):
+    async with federation() as nodes:
+        junk = (b"no receipt at all", b"neither")
+        root = batch_root(junk)
+        await nodes.host.store.put("receipts-batches", root, encode(BatchAnswer(junk)))
+        await nodes.host.chain.anchor_receipts(root, 2)
+        reports = await audited(nodes.clinic, 2)
+        assert {(row["fault"], row["host"]) for row in reports} == {("receipt", "host")}
+
+
+async def test_a_report_by_no_auditor_or_under_another_name_is_refused(federation):
+    async with federation() as nodes:
+        await nodes.clinic.requester.run(nodes.model, "host", CSV)
+        await nodes.host.receipts.anchor()
+        await audited(nodes.clinic, 2)
+        sealed = next(iter(nodes.clinic.audits._sealed.values()))
+        before = len(nodes.host.audits.rows())
+        said = SimpleNamespace(origin=nodes.stranger.key.peer_id, payload=sealed)
+        with pytest.raises(ProtocolError, match=r"did not sign"):
+            await nodes.host.audits.heard(said)
+        forged = seal_audit(
+            nodes.stranger.key.sign,
+            nodes.stranger.key.public_key,
+            open_audit(sealed)[0],
+        )
+        said = SimpleNamespace(origin=nodes.stranger.key.peer_id, payload=forged)
+        with pytest.raises(ProtocolError, match="is no auditor"):
+            await nodes.host.audits.heard(said)
+        assert len(nodes.host.audits.rows()) == before
+
+
+async def test_a_restart_keeps_receipts_and_audits_and_repeats_nothing(federation):
+    async with federation() as nodes:
+        await nodes.clinic.requester.run(nodes.model, "host", CSV)
+        await nodes.host.receipts.anchor()
+        await audited(nodes.auditor, 2)
+        await nodes.clinic.requester.run(nodes.model, "host", CSV)
+        again = Receipts.__new__(Receipts)
+        again.__dict__ |= nodes.host.receipts.__dict__ | {"_open": {}, "_placed": {}}
+        await again.load()
+        assert sorted(again.rows(), key=str) == sorted(
+            nodes.host.receipts.rows(), key=str
+        )
+        events = await nodes.host.events("anchored.receipts")
+        reports = Audits(nodes.auditor.store, nodes.auditor.federation)
+        await reports.load()
+        assert sorted(reports.rows(), key=str) == sorted(
+            nodes.auditor.audits.rows(), key=str
+        )
+        # The verifier starts at its cursor: the old batch is seen again and not redone.
+        done = nodes.auditor.compute.calls.count("audit.replay")
+        with trio.move_on_after(0.2):
+            await nodes.auditor.verifier.run()
+        assert nodes.auditor.compute.calls.count("audit.replay") == done
+        assert len(events) == 1
+
+
+async def test_what_is_drawn_depends_on_the_auditors_coins(federation, monkeypatch):
+    async with federation(verify=False) as nodes:
+        await nodes.clinic.requester.run(nodes.model, "host", CSV)
+        await nodes.host.receipts.anchor()
+        verifier = nodes.auditor.verifier
+        verifier._rate = 0.5
+        coins = iter([0.1, 0.1, 0.9])
+        monkeypatch.setattr(secrets, "randbelow", lambda n: int(next(coins) * n))
+        with trio.move_on_after(0.3):
+            await verifier.run()
+        assert len(nodes.auditor.audits.rows()) == 1
+
+
+async def test_a_busy_host_says_so(federation, monkeypatch):
+    monkeypatch.setattr("node.services.inference.WAITING_LIMIT", 0)
+    async with federation(verify=False) as nodes:
+        with pytest.raises(NodeError, match="0 requests are in line, limit is 0"):
+            await nodes.clinic.requester.run(nodes.model, "host", CSV)
+
+
+async def eventually(condition):
+    with trio.fail_after(20):
+        while not condition():
+            await trio.sleep(0.01)
+
+
+async def test_holders_of_the_key_vouch_for_a_release_and_the_chain_keeps_it(
+    federation,
+):
+    async with federation(verify=False) as nodes, trio.open_nursery() as nursery:
+        for node in (nodes.clinic, nodes.partner, nodes.stranger):
+            nursery.start_soon(node.confirmations.run)
+        names = ["clinic", "partner"]
+        await eventually(lambda: nodes.host.confirmations.of(nodes.model) == names)
+        anchored = nodes.host.chain._ledger.events
+        accounts = {nodes.clinic.chain.account, nodes.partner.chain.account}
+        await eventually(
+            lambda: (
+                {e.data["account"] for e in anchored if e.kind == "ModelAnchored"}
+                == accounts
+            )
+        )
+        again = Confirmations.__new__(Confirmations)
+        again.__dict__ |= nodes.host.confirmations.__dict__ | {
+            "_by": {},
+            "_done": set(),
+        }
+        await again.load()
+        assert again.of(nodes.model) == names
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_release_of_other_weights_is_refuted_and_not_signed(
+    federation, tmp_path
+):
+    async with federation(verify=False) as nodes, trio.open_nursery() as nursery:
+        bent = trained()
+        for name, array in split(SPEC, bent).items():
+            if name == "trunk.layers.1.mlp.up_proj.weight":
+                array[3, 4] += np.abs(array).max()
+        other, real = state.write(tmp_path / "states", bent), nodes.clinic.compute.call
+
+        async def call(method, params, **options):
+            if method == "model.release":
+                params = {**params, "root": other}
+            return await real(method, params, **options)
+
+        nodes.clinic.compute.call = call
+        made = await nodes.clinic.releases.make(nodes.clinic.runs, RUN, ["host"])
+        root = bytes.fromhex(made["model"])
+        await eventually(lambda: root in nodes.partner.releases.roots())
+        nursery.start_soon(nodes.partner.confirmations.run)
+        done = nodes.partner.confirmations._done
+        await eventually(lambda: {root, nodes.model} <= done)
+        refuted = await nodes.partner.events("model.refuted")
+        assert [event["model"] for event in refuted] == [root.hex()]
+        assert "layer 1 up" in refuted[0]["reason"]
+        assert nodes.partner.confirmations.of(root) == []
+        assert nodes.partner.confirmations.of(nodes.model) == ["partner"]
+        nursery.cancel_scope.cancel()
+
+
+async def test_nobody_vouches_in_anothers_name_or_twice(federation):
+    async with federation(verify=False) as nodes:
+        key = nodes.partner.key
+        said = Confirmation(nodes.model, bytes(32))
+        sealed = seal_confirmation(key.sign, key.public_key, said)
+        by_other = SimpleNamespace(origin=nodes.stranger.key.peer_id, payload=sealed)
+        with pytest.raises(ProtocolError, match="did not sign"):
+            await nodes.host.confirmations.heard(by_other)
+        await nodes.host.confirmations.heard(
+            SimpleNamespace(origin=key.peer_id, payload=sealed)
+        )
+        # It vouched for another record than the one known here: that counts for nothing.
+        assert nodes.host.confirmations.of(nodes.model) == []
+        two = seal_confirmation(
+            key.sign, key.public_key, Confirmation(nodes.model, b"1" * 32)
+        )
+        with pytest.raises(ProtocolError, match="two releases"):
+            await nodes.host.confirmations.heard(
+                SimpleNamespace(origin=key.peer_id, payload=two)
+            )
+        assert open_confirmation(sealed)[0] == said
+        with pytest.raises(ProtocolError, match="record is not 32 bytes"):
+            seal_confirmation(key.sign, key.public_key, Confirmation(nodes.model, b""))
+
+
+@pytest.fixture
+def worker_process(tmp_path):
+    # Beside pytest's own folder, because a unix socket's path is short.
+    path = Path(tempfile.mkdtemp(prefix="rexis-")) / "w"
+    command = [sys.executable, "-m", "node.worker", "--socket", str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as worker:
+        assert worker.stdout.readline().startswith(b"ready")
+        yield path
+        worker.terminate()
+    shutil.rmtree(path.parent)
+
+
+def libraries(pid):
+    """What a process has mapped, as one text."""
+    return Path(f"/proc/{pid}/maps").read_text()
+
+
+@pytest.mark.slow
+async def test_over_real_processes_and_the_child_that_replays_loads_no_torch(
+    federation, worker_process
+):
+    async with federation() as nodes, open_compute_child() as child:
+        nodes.host.host._socket = str(worker_process)
+        nodes.auditor.verifier._replayer._compute = child
+        await nodes.clinic.requester.run(nodes.model, "host", CSV)
+        await nodes.host.receipts.anchor()
+        reports = await audited(nodes.clinic, 2)
+        assert {row["verdict"] for row in reports} == {"passed"}
+        assert "numpy" in libraries(child.pid)
+        assert "torch" not in libraries(child.pid)
+
+
+async def test_rows_the_model_cannot_take_are_refused_and_cost_nobody_a_reload(
+    federation,
+):
+    async with federation(verify=False) as nodes:
+        await nodes.clinic.requester.run(nodes.model, "host", CSV)
+        session = nodes.host.host._session
+        member = nodes.clinic.federation.named("host")
+        shape = (1, SPEC.tokens + 1, SPEC.width)
+        rows = bytes(3 * shape[1] * shape[2])
+        with pytest.raises(NodeError, match="worker refused infer"):
+            await nodes.clinic.requester._ask(member, nodes.model, rows, shape)
+        assert nodes.host.host._session is session
+        await nodes.clinic.requester.run(nodes.model, "host", CSV)

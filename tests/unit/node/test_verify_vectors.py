@@ -1,0 +1,182 @@
+"""The published vectors, read by a second decoder and computed by a second arithmetic."""
+
+import base64
+import hashlib
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import msgpack
+import nacl.signing
+import numpy as np
+import pytest
+
+from ee import integer
+from ee.integer import spec
+from node.verifier import cli
+
+ROOT = Path(__file__).resolve().parents[3]
+FOLDER = ROOT / "tests" / "vectors" / "verify"
+VECTORS = json.loads((FOLDER / "vectors.json").read_text())
+
+
+def raw(text):
+    return base64.b64decode(text)
+
+
+def sha(*parts):
+    return hashlib.sha256(b"".join(parts)).digest()
+
+
+def by_hand():
+    """The op-spec in Python's own integers, from the tests of `ee.integer`."""
+    path = ROOT / "tests" / "unit" / "ee" / "test_integer_spec.py"
+    found = importlib.util.spec_from_file_location("second_reading", path)
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    return module
+
+
+def tree(leaves):
+    """RFC 9162 by its own recursion: split at the largest power of two."""
+    if len(leaves) == 1:
+        return sha(b"\x00", leaves[0])
+    cut = 1 << ((len(leaves) - 1).bit_length() - 1)
+    return sha(b"\x01", tree(leaves[:cut]), tree(leaves[cut:]))
+
+
+def test_the_file_is_what_the_generator_makes():
+    run = subprocess.run(
+        [sys.executable, FOLDER / "generate.py", "--check"],
+        cwd=ROOT,
+        env={"PYTHONPATH": str(ROOT), "PATH": ""},
+        check=False,
+    )
+    assert run.returncode == 0
+
+
+def test_the_op_spec_is_the_text_in_the_document():
+    text = (ROOT / "docs" / "verify.md").read_text()
+    assert f"```text\n{spec.TEXT}```" in text
+    assert VECTORS["op_spec"]["digest"] in text
+    tables = [spec.exp_table(), spec.sigmoid_table()]
+    parts = [spec.TEXT.encode(), *(t.astype("<u4").tobytes() for t in tables)]
+    found = [sha(part).hex() for part in parts]
+    assert found == [
+        VECTORS["op_spec"][name]
+        for name in ("text_sha256", "exp_sha256", "sigmoid_sha256")
+    ]
+    assert sha(*parts).hex() == VECTORS["op_spec"]["digest"]
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_trunks_are_parsed_named_and_computed_a_second_time(number):
+    vector = VECTORS["trunks"][number]
+    data = raw(vector["trunk"])
+    trunk = integer.decode(data)
+    assert trunk.config.causal == vector["causal"]
+    roots, at = [], len(data)
+    # From the right: layers have one size, and the header is what is left.
+    size = sum(1 + o * (4 + i) for o, i in trunk.config.matrix_shapes().values())
+    for layer in reversed(trunk.layers):
+        body, leaves, inner = data[at - size : at], [], 0
+        at -= size
+        for tag, matrix in enumerate(layer.matrices()):
+            outputs, inputs = matrix.weight.shape
+            shift, scales = body[inner], body[inner + 1 : inner + 1 + 4 * outputs]
+            start = inner + 1 + 4 * outputs
+            for row in range(outputs):
+                channel = body[start + row * inputs : start + (row + 1) * inputs]
+                place = bytes([tag, shift]) + b"".join(
+                    n.to_bytes(4, "little") for n in (row, inputs)
+                )
+                leaves.append(place + scales[4 * row : 4 * row + 4] + channel)
+            inner = start + outputs * inputs
+        roots.insert(0, tree(leaves))
+    assert [root.hex() for root in roots] == vector["layer_roots"]
+    header = data[len(integer.TRUNK_MAGIC) : at]
+    assert sha(b"rexis-model-root-1", sha(header), *roots).hex() == vector["model_root"]
+    shape = tuple(vector["shape"])
+    rows = [unpacked(raw(one), shape) for one in vector["boundaries"]]
+    second = by_hand()
+    for layer, before, after in zip(trunk.layers, rows, rows[1:], strict=False):
+        for sequence, wanted in zip(before, after, strict=True):
+            assert second.layer_by_hand(trunk.header, layer, sequence) == wanted
+
+
+def unpacked(data, shape):
+    entries = [
+        int.from_bytes(data[i : i + 3], "little", signed=True)
+        for i in range(0, len(data), 3)
+    ]
+    return np.array(entries).reshape(shape).tolist()
+
+
+def test_boundary_roots_come_out_of_hashes_alone():
+    vector, trunk = VECTORS["boundary"], VECTORS["trunks"][0]
+    cases, tokens, width = trunk["shape"]
+    salt = bytes.fromhex(vector["salt"])
+    for at, (text, root) in enumerate(
+        zip(trunk["boundaries"], vector["roots"], strict=True)
+    ):
+        rows, cases_roots = raw(text), []
+        for case in range(cases):
+            inner = sha(b"rexis-case-salt-1", salt, case.to_bytes(4, "big"))
+            assert inner.hex() == vector["case_salts"][case]
+            leaves = []
+            for token in range(tokens):
+                numbers = (at, case, token, width)
+                place = b"".join(n.to_bytes(4, "big") for n in numbers)
+                start = 3 * width * (case * tokens + token)
+                row_salt = sha(b"rexis-row-salt-1", inner, place)
+                row = rows[start : start + 3 * width]
+                leaves.append(b"rexis-row-1" + place + row_salt + row)
+            cases_roots.append(tree(leaves))
+        assert tree(cases_roots).hex() == root
+
+
+def opened(data, domain, signer):
+    """An envelope by msgpack: its signature over length-prefixed parts."""
+    tag, label, sender, context, payload, signature = msgpack.unpackb(data)
+    assert (tag, label, sender.hex()) == ("env", domain, signer)
+    parts = (b"rexis-envelope-v1", label.encode(), sender, context, payload)
+    message = b"".join(len(part).to_bytes(8, "big") + part for part in parts)
+    nacl.signing.VerifyKey(sender).verify(message, signature)
+    return context, msgpack.unpackb(payload)
+
+
+def test_the_receipt_is_opened_by_another_decoder():
+    vector, trunk = VECTORS["receipt"], VECTORS["trunks"][0]
+    order_bytes, receipt = raw(vector["order"]), raw(vector["receipt"])
+    context, order = opened(order_bytes, "rexis/order/1", vector["requester"])
+    root = bytes.fromhex(trunk["model_root"])
+    assert context == root
+    roots = [bytes.fromhex(one) for one in VECTORS["boundary"]["roots"]]
+    host = bytes.fromhex(vector["host"])
+    assert order == ["order", root, host, bytes(range(16)), trunk["shape"], roots[0]]
+    context, answered = opened(receipt, "rexis/receipt/1", vector["host"])
+    assert context == sha(order_bytes)
+    assert answered == ["receipt", order_bytes, roots[1:], 1_700_000_000]
+    assert sha(receipt).hex() == vector["digest"]
+    top = tree([receipt, b"another"])
+    batch = sha(b"rexis-receipt-batch-1", (2).to_bytes(4, "big"), top)
+    assert batch.hex() == vector["batch"]
+
+
+@pytest.mark.parametrize("vector", VECTORS["bundles"], ids=lambda v: v["name"])
+def test_the_program_ends_as_the_vector_says(vector, tmp_path, monkeypatch, capsys):
+    path = tmp_path / "x.bundle"
+    path.write_bytes(raw(vector["bundle"]))
+    monkeypatch.setattr(sys, "argv", ["rexis-verify", "bundle", str(path), "--json"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    out, err = capsys.readouterr()
+    assert ended.value.code == vector["expected"], err
+    if vector["expected"] < 2:
+        passed = json.loads(out)["verdict"] == "passed"
+        assert passed == (vector["expected"] == 0)
+    else:
+        assert out == ""
+        assert err.startswith("rexis-verify: error: ")
