@@ -7,10 +7,10 @@ the disk lost; nothing is believed before the whole content has been hashed from
 and a fetch that then disagrees compares chunk by chunk and asks again for those that
 differ.
 
-Methods that touch bytes are called from worker threads, one call at a time.
+Methods that touch bytes are called from worker threads, one call at a time; only `settle`
+may run beside another.
 """
 
-import ctypes
 import hashlib
 import os
 import time
@@ -26,19 +26,8 @@ from protocol.types import Digest
 CHUNK_BYTES = 1 << 20
 FORGET_AFTER_S = 14 * 86_400
 """A download nobody has come back to for a fortnight gives its space back."""
-WRITE_BACK_BYTES = 1 << 24
-"""Written between two requests to the kernel to begin with the disk."""
 _MAGIC = b"rexis have 1\n"
 _FOLDER = "partial"
-_SYNC_FILE_RANGE_WRITE = 2  # linux/fs.h
-_sync_file_range = getattr(ctypes.CDLL(None), "sync_file_range", None)
-if _sync_file_range is not None:
-    _sync_file_range.argtypes = (
-        ctypes.c_int,
-        ctypes.c_int64,
-        ctypes.c_int64,
-        ctypes.c_uint,
-    )
 
 
 def chunk_count(size: int) -> int:
@@ -130,6 +119,10 @@ class PartialBlob(ABC):
     def read(self, index: int) -> bytes: ...
 
     @abstractmethod
+    def settle(self) -> None:
+        """Make durable what is here so far, if it is on a disk."""
+
+    @abstractmethod
     def commit(self) -> None:
         """Make it a blob, durable when this returns; only after `matches`."""
 
@@ -160,6 +153,9 @@ class PartialBuffer(PartialBlob):
     def read(self, index: int) -> bytes:
         start = index * CHUNK_BYTES
         return bytes(self._content[start : start + CHUNK_BYTES])
+
+    def settle(self) -> None:
+        pass
 
     def commit(self) -> None:
         self._blobs.put(bytes(self._content))
@@ -204,12 +200,15 @@ class PartialFile(PartialBlob):
                 # travelled, and writing into it costs a fifth of growing a file.
                 os.posix_fallocate(self._file, 0, size)
         self._head_bytes = len(head)
-        self._dirty = 0
         super().__init__(digest, size, bytearray(notes[len(head) :]))
 
     def read(self, index: int) -> bytes:
         with mapped(self._path):
             return os.pread(self._file, self.length(index), index * CHUNK_BYTES)
+
+    def settle(self) -> None:
+        with mapped(self._path):
+            os.fdatasync(self._file)
 
     def commit(self) -> None:
         with mapped(self._path):
@@ -241,10 +240,6 @@ class PartialFile(PartialBlob):
                 written = os.pwrite(self._file, left, offset)
                 offset += written
                 left = left[written:]
-        self._dirty += len(data)
-        if self._dirty >= WRITE_BACK_BYTES:
-            _start_writing_back(self._file)
-            self._dirty = 0
 
     def _note(self, first: int, end: int) -> None:
         with mapped(self._notes):
@@ -272,16 +267,6 @@ def earlier_size(blobs: Blobs, digest: Digest) -> int | None:
 
 def _folder(blobs: BlobDir, digest: Digest) -> Path:
     return blobs.path(digest).parent.parent / _FOLDER
-
-
-def _start_writing_back(descriptor: int) -> None:
-    """Ask the kernel to begin now, and do not wait.
-
-    The disk then works while the network does, and `fsync` at the end waits for the last
-    megabytes and not for all of them.
-    """
-    if _sync_file_range is not None:
-        _sync_file_range(descriptor, 0, 0, _SYNC_FILE_RANGE_WRITE)
 
 
 def _forget_old(folder: Path, keep: Path) -> None:

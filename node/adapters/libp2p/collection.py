@@ -27,6 +27,7 @@ TRIES = 3
 """Failures in a row after which a holder is given up; a refusal ends it at once."""
 RETRY_PAUSE_S = 0.4
 CATCH_UP_CHUNKS = 8
+SETTLE_BYTES = 1 << 24
 LOOK_AGAIN_S = 0.25
 """A chunk becomes late without anything happening; so idle streams look again."""
 
@@ -75,6 +76,7 @@ class Collection:
     async def _collect(self) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._write)
+            nursery.start_soon(self._settle)
             for peer in self._peers:
                 nursery.start_soon(self._holder, peer)
             while self._active and not self._fault:
@@ -116,6 +118,21 @@ class Collection:
         for _ in range(CATCH_UP_CHUNKS):
             if not self._partial.advance():
                 break
+
+    async def _settle(self) -> None:
+        """Let the disk work while the network does.
+
+        At the end it would take as long again; and only a sync sets it to work, because
+        a virtual disk keeps what is written back to it in its host's memory until then.
+        """
+        done = 0
+        while True:
+            arrived = self._wanted.sources.total()
+            if self._partial is None or arrived - done < SETTLE_BYTES:
+                await self._change()
+            else:
+                await in_thread(self._partial.settle)
+                done = arrived
 
     async def _holder(self, peer: PeerId) -> None:
         try:
