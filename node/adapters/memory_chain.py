@@ -31,8 +31,8 @@ class Ledger(memory_ledger.Ledger):
         super().__init__(owner, clock)
         self.changed = trio.Event()
 
-    def emit(self, kind: str, **data: object) -> None:
-        super().emit(kind, **data)
+    def emit(self, event: str, /, **data: object) -> None:
+        super().emit(event, **data)
         self.changed.set()
         self.changed = trio.Event()
 
@@ -81,7 +81,9 @@ class MemoryChain:
         mine = [one for one in self._ledger.tokens if one.owner == self.account]
         if any(one.record == record for one in mine):
             raise refused("datasets.list", "AlreadyListed", record=record)
-        return self._ledger.list_dataset(self.account, record, units, len(mine), price, terms)
+        return self._ledger.list_dataset(
+            self.account, record, units, len(mine), price, terms
+        )
 
     async def add_version(
         self, dataset: int, record: Digest, units: int, *, rekeyed: bool
