@@ -91,7 +91,7 @@ class Access(World):
             ),
         )
 
-    @act(1, who=actors, which=between(0, 6), number=between(0, 3))
+    @act(3, who=actors, which=between(0, 6), number=between(0, 3))
     def trespass(self, who: str, which: int, number: int) -> None:
         """What only another contract, or the owner, may call."""
         me, scope, until = self.at[who], (1, 1, 3), self.evm.now() + DAY_S

@@ -12,12 +12,14 @@ from contract_chance import (
     scopes,
 )
 from contract_world import (
+    CHALLENGE_S,
     CLAIM,
     DISPUTE_S,
     HOUR_S,
     LEAVES,
     RICH,
     ROOT,
+    UNBONDING_S,
     raw,
     tuple_of,
 )
@@ -208,12 +210,7 @@ class Deals(Access):
         self, who: str, host: str, index: int, true: bool, anchored: bool
     ) -> None:
         if anchored:
-            self.both(
-                self.send(host, "anchors", "anchorReceipts", ROOT, len(LEAVES)),
-                lambda: self.ledger.anchor_receipts(
-                    raw(self.at[host]), ROOT, len(LEAVES)
-                ),
-            )
+            self.anchor(host)
         leaf = LEAVES[index % len(LEAVES)] if true else b"forged"
         proof = merkle.inclusion_proof(LEAVES, index % len(LEAVES))
         self.both(
@@ -226,6 +223,13 @@ class Deals(Access):
             ),
         )
 
+    @act(1, who=actors)
+    def anchor(self, who: str) -> None:
+        self.both(
+            self.send(who, "anchors", "anchorReceipts", ROOT, len(LEAVES)),
+            lambda: self.ledger.anchor_receipts(raw(self.at[who]), ROOT, len(LEAVES)),
+        )
+
     @act(5, who=one_of("r", "a"), host=one_of("b", "q"), how=between(0, 8))
     def audit(self, who: str, host: str, how: int) -> None:
         """A challenge that is fine, and what may go wrong with it afterwards."""
@@ -234,7 +238,8 @@ class Deals(Access):
         if how == 0:
             self.stake(host, "unstake", self.board.stakes[raw(self.at[host])].free)
         if how == 1:
-            self.move(HOUR_S + 1)
+            self.anchor(host)
+            self.move(CHALLENGE_S + 1)
         before = len(self.board.cases)
         self.challenge(who, host, index, True, True)
         if len(self.board.cases) == before:
@@ -249,6 +254,8 @@ class Deals(Access):
             self.move(HOUR_S)
             self._vote(before, "x", False)
             self.move(1)
+        if how == 6:
+            self.close(before, who, False, False)
         if how == 5:
             self._vote(before, "y", True)
             self.move(HOUR_S + 1)
@@ -257,6 +264,10 @@ class Deals(Access):
             return
         for voter in ("x", "x", host, "y", "z"):
             self._vote(before, voter, how % 2 == 0)
+        if how == 8:
+            self.stake(host, "unstake", self.board.stakes[raw(self.at[host])].free)
+            self.stake(host, "release", 0)
+            self.move(UNBONDING_S)
         self.stake(host, "release", 0)
         for name in (who, host):
             self.collect(name, "board", False)

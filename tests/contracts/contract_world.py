@@ -26,6 +26,8 @@ ROLES = {"a": 1, "b": 5, "r": 2, "q": 6, "x": 8, "y": 8, "z": 10}
 RICH, BOND, HOUR_S = 10_000, 50, 3_600
 # Not the time to answer, so that one is not taken for the other.
 DISPUTE_S = 2 * HOUR_S
+# Long enough for a second challenge after a vote that decided nothing.
+CHALLENGE_S, UNBONDING_S = 4 * HOUR_S, 6 * HOUR_S
 LEAVES = [b"receipt %d" % number for number in range(5)]
 ROOT = merkle.root(LEAVES)
 CLAIM = b"\x07" * 32
@@ -69,9 +71,9 @@ class World:
             token=coin_at,
             answer_s=HOUR_S,
             dispute_s=DISPUTE_S,
-            challenge_s=HOUR_S,
+            challenge_s=CHALLENGE_S,
             vote_s=HOUR_S,
-            unbonding_s=2 * HOUR_S,
+            unbonding_s=UNBONDING_S,
             quorum=2,
             open_requests=3,
             bond=BOND,

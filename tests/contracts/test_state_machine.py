@@ -31,8 +31,8 @@ def test_the_contracts_keep_their_rules_in_a_few_federations():
 def test_the_contracts_keep_their_rules_and_every_function_is_used():
     Contracts.done.clear()
     Contracts.refused.clear()
-    run(Contracts, examples=300, steps=60)
-    rare = {name: count for name, count in Contracts.done.items() if count < 10}
-    assert len(Contracts.done) == 29
-    assert not rare
-    assert len(Contracts.refused) > 80
+    run(Contracts, examples=150, steps=60)
+    # A machine that only tries what is refused, or never, would prove little.
+    assert len(Contracts.done) == 30
+    assert min(Contracts.done.values()) >= 5
+    assert len(Contracts.refused) >= 90
