@@ -7,7 +7,8 @@ without a socket, and a transport or a chain can be replaced by writing one modu
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import IntEnum
 from typing import Any, Protocol
 
 from protocol.members import Member, MemberSet
@@ -99,6 +100,82 @@ class Grant:
     """Ended by a decision: a revocation, other terms, a withdrawal, the end of a membership."""
     purposes: int = 0b11111
     acknowledged: int = 0
+
+
+class RequestStatus(IntEnum):
+    """`Market.Status`."""
+
+    OPEN = 1
+    APPROVED = 2
+    DISPUTED = 3
+    PAID = 4
+    REFUNDED = 5
+    HALVED = 6
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a member asked for, and what has become of it."""
+
+    request: int
+    dataset: int
+    grantee: bytes
+    """20-byte account."""
+    units: int
+    purposes: int
+    acknowledged: int
+    days: int
+    version: int
+    """The dataset's version that was asked for."""
+    price: int
+    token: bytes
+    status: RequestStatus
+    deadline: int
+    """Until when it may be answered; once approved, until when it may be disputed."""
+    dispute_s: int
+
+    def changed(self, **changes: Any) -> "Request":
+        return replace(self, **changes)
+
+
+class Outcome(IntEnum):
+    """`Board.Outcome`."""
+
+    PENDING = 0
+    UPHELD = 1
+    REJECTED = 2
+    UNDECIDED = 3
+
+
+@dataclass(frozen=True)
+class Case:
+    """A disputed delivery or a challenged receipt."""
+
+    case: int
+    plaintiff: bytes
+    defendant: bytes
+    delivery: bool
+    """False: a receipt."""
+    subject: int
+    """The request's number; of a receipt, a number that only it has."""
+    opened: int
+    closes: int
+    quorum: int
+    bond: int
+    locked: int
+    outcome: Outcome
+    upholding: int = 0
+    rejecting: int = 0
+
+    def with_vote(self, *, uphold: bool) -> "Case":
+        return replace(
+            self,
+            upholding=self.upholding + uphold,
+            rejecting=self.rejecting + (not uphold),
+        )
+
+    def closed(self, outcome: Outcome) -> "Case":
+        return replace(self, outcome=outcome)
 
 
 @dataclass(frozen=True)
@@ -330,4 +407,79 @@ class Chain(Protocol):
         """Anchor a Merkle root over signed receipts; returns the batch's id."""
 
     def follow(self, from_block: int) -> AsyncIterator[ChainEvent]:
-        """Everything anchored since `from_block`, then what comes; never twice."""
+        """Everything final since `from_block`, then what comes; never twice on one branch."""
+
+
+class Market(Protocol):
+    """Requests for access with their price in escrow, and the cases about them.
+
+    The chain's other half: what `Chain` says of finality and refusals holds here too.
+    """
+
+    async def requests(self) -> list[Request]:
+        """All requests, by number."""
+
+    async def request(
+        self,
+        dataset: int,
+        units: int,
+        days: int,
+        max_price: int,
+        *,
+        purposes: int | None = None,
+        acknowledged: int | None = None,
+    ) -> int:
+        """Ask for access to the dataset as it is listed now; returns the number.
+
+        Puts the price into escrow, if it is at most `max_price`.  A request says all that
+        this member is to have; purposes and modifiers default as in `Chain.grant`.
+        """
+
+    async def approve(self, request: int, key_digest: Digest) -> None:
+        """The committee agrees; `key_digest` commits to the message that brings the keys."""
+
+    async def reject(self, request: int) -> None: ...
+
+    async def cancel(self, request: int) -> None: ...
+
+    async def accept(self, request: int) -> None:
+        """The keys came; the owner is paid."""
+
+    async def dispute(self, request: int, claim: Digest) -> int:
+        """The keys did not come; `claim` is the digest of what auditors will see."""
+
+    async def close_request(self, request: int) -> None:
+        """Its time is over: refund what nobody answered, pay what nobody disputed."""
+
+    async def cases(self) -> list[Case]: ...
+
+    async def challenge(
+        self,
+        host: bytes,
+        root: Digest,
+        receipt: bytes,
+        index: int,
+        proof: Sequence[Digest],
+        claim: Digest,
+    ) -> int:
+        """Say that a receipt is wrong, which `host` anchored at `index` under `root`."""
+
+    async def vote(self, case: int, report: Digest, *, uphold: bool) -> None:
+        """An auditor's finding; `report` is the digest of what it rests on."""
+
+    async def close_case(self, case: int) -> None:
+        """Its time is over without a quorum."""
+
+    async def stake(self, amount: int) -> None:
+        """Answer with so much more for what this host anchors."""
+
+    async def unstake(self, amount: int) -> None: ...
+
+    async def release(self) -> None:
+        """What was asked back long enough ago becomes collectable."""
+
+    async def collect(self, token: bytes) -> None:
+        """Fetch everything held for this account in one token."""
+
+    async def scores(self, account: bytes) -> Mapping[str, tuple[int, int]]:
+        """Role to score from 0 to 100 and the number of cases it rests on."""

@@ -204,7 +204,7 @@ contract Board is Membership, Credits {
         if (msg.sender == found.plaintiff || msg.sender == found.defendant) {
             revert Partial(msg.sender);
         }
-        (uint32 roles,, uint40 since) = registry.standingOf(msg.sender);
+        (uint32 roles, uint40 since) = registry.rolesSince(msg.sender);
         if (roles & AUDITOR == 0) revert MissingRole(msg.sender, AUDITOR);
         if (since > found.opened) revert AuditorTooNew(since, found.opened);
         if (_voted[number][msg.sender]) revert AlreadyVoted(number, msg.sender);
@@ -222,9 +222,19 @@ contract Board is Membership, Credits {
         _close(number, Outcome.Undecided);
     }
 
-    function caseOf(uint256 number) external view returns (Case memory found) {
-        found = _cases[number];
-        if (found.opened == 0) revert NoSuchCase(number);
+    function caseOf(uint256 number) external view returns (Case memory) {
+        if (number >= count) revert NoSuchCase(number);
+        return _cases[number];
+    }
+
+    /// Cases `start` to `start + limit`; the number is the position.
+    function page(uint256 start, uint256 limit) external view returns (Case[] memory found) {
+        uint256 length = start >= count ? 0 : count - start;
+        if (length > limit) length = limit;
+        found = new Case[](length);
+        for (uint256 i = 0; i < length; ++i) {
+            found[i] = _cases[start + i];
+        }
     }
 
     function stakeOf(address host) external view returns (Stake memory) {
@@ -236,8 +246,8 @@ contract Board is Membership, Credits {
     }
 
     function _running(uint256 number) private view returns (Case storage found) {
+        if (number >= count) revert NoSuchCase(number);
         found = _cases[number];
-        if (found.opened == 0) revert NoSuchCase(number);
         if (found.outcome != Outcome.Pending) revert CaseOver(number);
     }
 

@@ -95,8 +95,8 @@ contract Committee is IERC1271, EIP712 {
         if (signatures.length < threshold || signatures.length > MAX_SEATS) return false;
         address last = address(0);
         for (uint256 i = 0; i < signatures.length; ++i) {
-            (address signer, ECDSA.RecoverError failure,) = ECDSA.tryRecover(digest, signatures[i]);
-            if (failure != ECDSA.RecoverError.NoError || signer <= last || !sits[signer]) return false;
+            address signer = ECDSA.recover(digest, signatures[i]);
+            if (signer <= last || !sits[signer]) return false;
             last = signer;
         }
         return true;

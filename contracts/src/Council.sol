@@ -79,7 +79,7 @@ contract Council is Membership {
     function vote(uint256 id) external {
         Proposal storage found = _known(id);
         if (block.timestamp > found.opened + votingPeriod) revert VotingOver(id);
-        (uint32 roles, uint40 since,) = registry.standingOf(msg.sender);
+        (uint32 roles, uint40 since) = registry.memberSince(msg.sender);
         if (roles == 0) revert NotMember(msg.sender);
         if (since > found.opened) revert MemberTooNew(since, found.opened);
         if (_voted[id][msg.sender]) revert AlreadyVoted(id, msg.sender);
@@ -116,7 +116,7 @@ contract Council is Membership {
     }
 
     function _known(uint256 id) private view returns (Proposal storage found) {
+        if (id >= count) revert NoSuchProposal(id);
         found = _proposals[id];
-        if (found.opened == 0) revert NoSuchProposal(id);
     }
 }

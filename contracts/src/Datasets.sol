@@ -197,7 +197,7 @@ contract Datasets is Listings, EIP712 {
         if (found.phase == Phase.Withdrawn || grant.revoked || grant.until <= block.timestamp) return 0;
         if (purposes == 0 || purposes & ~(grant.purposes & found.allowed) != 0) return 0;
         if (found.required & ~grant.acknowledged != 0) return 0;
-        (uint32 roles, uint40 since,) = registry.standingOf(account);
+        (uint32 roles, uint40 since) = registry.memberSince(account);
         if (roles == 0 || since > grant.given) return 0;
         if (registry.rolesOf(_ownerOf(dataset)) & DATA_PROVIDER == 0) return 0;
         return grant.units & ~found.withdrawn;

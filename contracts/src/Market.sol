@@ -253,9 +253,19 @@ contract Market is Membership, Credits {
         _credit(found.token, found.grantee, back);
     }
 
-    function requestOf(uint256 id) external view returns (Request memory found) {
-        found = _requests[id];
-        if (found.status == Status.None) revert NoSuchRequest(id);
+    function requestOf(uint256 id) external view returns (Request memory) {
+        if (id >= count) revert NoSuchRequest(id);
+        return _requests[id];
+    }
+
+    /// Requests `start` to `start + limit`; the id is the position.
+    function page(uint256 start, uint256 limit) external view returns (Request[] memory found) {
+        uint256 length = start >= count ? 0 : count - start;
+        if (length > limit) length = limit;
+        found = new Request[](length);
+        for (uint256 i = 0; i < length; ++i) {
+            found[i] = _requests[start + i];
+        }
     }
 
     function tallyOf(address account) external view returns (Tally memory) {
@@ -263,8 +273,8 @@ contract Market is Membership, Credits {
     }
 
     function _in(uint256 id, Status status) private view returns (Request storage found) {
+        if (id >= count) revert NoSuchRequest(id);
         found = _requests[id];
-        if (found.status == Status.None) revert NoSuchRequest(id);
         if (found.status != status) revert WrongStatus(id, found.status);
     }
 

@@ -121,14 +121,16 @@ contract Registry is Ownable2Step {
         return _standing[account].roles;
     }
 
-    /// Roles, and since when somebody is a member and has just these roles.
-    function standingOf(address account)
-        external
-        view
-        returns (uint32 roles, uint40 since, uint40 rolesSince)
-    {
+    /// Roles, and since when somebody is a member.
+    function memberSince(address account) external view returns (uint32 roles, uint40 since) {
         Standing storage found = _standing[account];
-        return (found.roles, found.since, found.rolesSince);
+        return (found.roles, found.since);
+    }
+
+    /// Roles, and since when somebody has just these.
+    function rolesSince(address account) external view returns (uint32 roles, uint40 since) {
+        Standing storage found = _standing[account];
+        return (found.roles, found.rolesSince);
     }
 
     /// How many members were ever admitted.

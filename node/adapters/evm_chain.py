@@ -10,12 +10,12 @@ from typing import Any
 
 import structlog
 import trio
-from hexbytes import HexBytes
 
 from node.adapters import evm_contracts, evm_rows
 from node.adapters.chain_errors import refused
 from node.adapters.chain_grants import grant_id, grant_place, narrowed
 from node.adapters.evm_contracts import NAMES, account_address, deploy, guarded
+from node.adapters.evm_follow import Follower
 from node.adapters.evm_link import PAGE, Link
 from node.adapters.evm_rows import Row, address, place_of
 from node.errors import ChainDownError, ChainError
@@ -25,8 +25,8 @@ from protocol.types import Digest
 
 __all__ = ["ChainDownError", "EvmChain", "account_address", "deploy"]
 
-BLOCK_RANGE = 1_000
-BACK_OFF_LIMIT_S = 15.0
+# In this order, because each is found through one before it.
+_NAMED_BY = {"market": "datasets", "board": "market", "parameters": "market"}
 
 log = structlog.get_logger()
 
@@ -44,39 +44,50 @@ class EvmChain:
         confirmations: int = 0,
         poll_s: float = 0.25,
     ) -> None:
-        self._link = Link(
+        self.link = Link(
             url=url,
             chain_id=chain_id,
             account_key=account_key,
             confirmations=confirmations,
             poll_s=poll_s,
         )
-        self.account = self._link.account
-        self._contracts = {
-            name: evm_contracts.contract(self._link.web3, name, contracts.get(name, ""))
+        self.account = self.link.account
+        self.contracts = {
+            name: evm_contracts.contract(self.link.web3, name, contracts.get(name, ""))
             for name in NAMES
         }
 
     async def check(self) -> None:
         """Fail unless this is the chain we mean and our contracts are on it."""
-        await self._link.check()
-        for name, contract in self._contracts.items():
-            await self._link.check_code(name, contract.address)
-        registry = self._contracts["registry"].address
+        await self.link.check()
+        for name in NAMES:
+            await self.link.check_code(name, self.contracts[name].address)
+        registry = self.contracts["registry"].address
         for name in ("datasets", "anchors"):
-            view = self._contracts[name].functions.registry()
-            theirs = await self._link.read(f"reading {name}", view.call)
+            view = self.contracts[name].functions.registry()
+            theirs = await self.link.read(f"reading {name}", view.call)
             if theirs != registry:
                 raise ChainError(
                     f"{name} belongs to the registry at {theirs}, not to {registry}",
                     hint="take all of chain.contracts from one deployment",
                 )
+        await self.discover()
+
+    async def discover(self) -> Mapping[str, Any]:
+        """All contracts; the ones that are not configured are named by the others."""
+        for name, named_by in _NAMED_BY.items():
+            if name not in self.contracts:
+                view = self.contracts[named_by].functions[name]()
+                at = await self.link.read(f"reading {named_by}", view.call)
+                await self.link.check_code(name, at)
+                self.contracts[name] = evm_contracts.contract(self.link.web3, name, at)
+        return self.contracts
 
     async def head(self) -> Head:
-        return await self._link.head()
+        return await self.link.head()
 
     async def members(self) -> MemberSet:
-        roll = await self._roll(await self._link.final_number())
+        roll = await self._roll(await self.link.final_number())
         return MemberSet.of([row.member for row in roll if row.member.roles])
 
     async def register(self, member: Member, roles: int) -> None:
@@ -123,7 +134,7 @@ class EvmChain:
         await self._send("datasets", "withdraw", dataset)
 
     async def datasets(self) -> list[DatasetToken]:
-        return await self._tokens(await self._link.final_number())
+        return await self._tokens(await self.link.final_number())
 
     async def grant(
         self,
@@ -158,17 +169,17 @@ class EvmChain:
     async def revoke(self, grant: int) -> None:
         dataset, place = grant_place(grant)
         roll = await self._roll("latest")
-        grants = await self._grants_at(dataset, await self._link.newest_number())
+        grants = await self._grants_at(dataset, await self.link.newest_number())
         if all(one.grant != grant for one in grants):
             raise refused("datasets.revoke", "NoSuchGrant", grant=grant)
         account = address(roll[place].member.account)
         await self._send("datasets", "revoke", dataset, account)
 
     async def grants(self, dataset: int) -> list[Grant]:
-        final = await self._grants_at(dataset, await self._link.final_number())
-        if not self._link.confirmations:
+        final = await self._grants_at(dataset, await self.link.final_number())
+        if not self.link.confirmations:
             return final
-        newest = await self._grants_at(dataset, await self._link.newest_number())
+        newest = await self._grants_at(dataset, await self.link.newest_number())
         return narrowed(final, newest)
 
     async def anchor_model(self, root: Digest, record: Digest) -> None:
@@ -182,44 +193,24 @@ class EvmChain:
         return int(event.data["batch"])
 
     async def follow(self, from_block: int) -> AsyncIterator[ChainEvent]:
-        following, pause = from_block, self._link.poll_s
+        contracts = await self._known_sooner_or_later()
+        async for event in Follower(self.link, contracts, from_block).events():
+            yield event
+
+    async def _known_sooner_or_later(self) -> Mapping[str, Any]:
+        """All contracts; a daemon may start before its chain."""
         while True:
             try:
-                found, following_next = await self._logs_from(following)
-            except ChainError as error:
-                log.warning("chain is not followed", reason=str(error), retry_s=pause)
-                await trio.sleep(pause)
-                pause = min(BACK_OFF_LIMIT_S, 2 * pause)
-                continue
-            pause = self._link.poll_s
-            for event in found:
-                yield event
-            if following_next == following:
-                await trio.sleep(self._link.poll_s)
-            following = following_next
-
-    async def _logs_from(self, first: int) -> tuple[list[ChainEvent], int]:
-        """Events from block `first` on, and the block to ask for next."""
-
-        def ask() -> tuple[list[ChainEvent], int]:
-            eth = self._link.web3.eth
-            newest = eth.block_number - self._link.confirmations
-            last = min(newest, first + BLOCK_RANGE - 1)
-            if last < first:
-                return [], first
-            query = {
-                "fromBlock": first,
-                "toBlock": last,
-                "address": [one.address for one in self._contracts.values()],
-                "topics": [[HexBytes(topic) for topic in evm_contracts.event_topics()]],
-            }
-            logs = eth.get_logs(query)
-            return evm_contracts.events(self._contracts.values(), logs), last + 1
-
-        return await self._link.read("reading logs", ask)
+                return await self.discover()
+            except ChainDownError as error:
+                log.warning("chain is not followed", reason=str(error))
+                await trio.sleep(self.link.poll_s)
 
     async def _send(self, name: str, function: str, *arguments: Any) -> ChainEvent:
-        return await self._link.send(self._contracts, name, function, *arguments)
+        left = await self.link.send(self.contracts, name, function, *arguments)
+        if not left:
+            raise ChainError(f"{name}.{function} left no event")
+        return left[-1]
 
     async def _grants_at(self, dataset: int, number: int) -> list[Grant]:
         """All grants of a dataset after block `number`."""
@@ -241,15 +232,15 @@ class EvmChain:
 
     async def _roll(self, tag: int | str) -> list[Row]:
         """Everybody ever admitted, in the order of admission."""
-        view = self._contracts["registry"].functions.page
+        view = self.contracts["registry"].functions.page
         return [
             evm_rows.member_row(row)
-            for row in await self._link.pages("registry", view, tag)
+            for row in await self.link.pages("registry", view, tag)
         ]
 
     async def _tokens(self, tag: int | str) -> list[DatasetToken]:
-        view = self._contracts["datasets"].functions.page
-        rows = await self._link.pages("datasets", view, tag)
+        view = self.contracts["datasets"].functions.page
+        rows = await self.link.pages("datasets", view, tag)
         return [evm_rows.token(dataset, row) for dataset, row in enumerate(rows)]
 
     async def _token(self, dataset: int, tag: int | str) -> DatasetToken:
@@ -257,6 +248,6 @@ class EvmChain:
 
     async def _view(self, tag: int | str, function: str, *arguments: Any) -> Any:
         doing = f"datasets.{function}"
-        view = self._contracts["datasets"].functions[function]
+        view = self.contracts["datasets"].functions[function]
         call = guarded(doing, lambda: view(*arguments))
-        return await self._link.read(doing, partial(call.call, block_identifier=tag))
+        return await self.link.read(doing, partial(call.call, block_identifier=tag))

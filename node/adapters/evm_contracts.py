@@ -47,6 +47,8 @@ EVENTS = frozenset(
         *("UnitsWithdrawn", "DatasetWithdrawn"),
         *("AccessGranted", "AccessRevoked"),
         *("ModelAnchored", "RoundAnchored", "ReceiptsAnchored"),
+        *("AccessRequested", "RequestApproved", "RequestDisputed", "RequestClosed"),
+        *("CaseOpened", "ReceiptChallenged", "Voted", "CaseClosed"),
     }
 )
 
@@ -62,7 +64,8 @@ Result = TypeVar("Result")
 @cache
 def artifact(name: str) -> Mapping[str, Any]:
     """The compiled contract called `registry`, `datasets`, … (`deployment.ARTIFACTS`)."""
-    path = resources.files("node.adapters") / "artifacts" / f"{ARTIFACTS[name]}.json"
+    file = {**ARTIFACTS, "coin": "DevCoin"}[name]
+    path = resources.files("node.adapters") / "artifacts" / f"{file}.json"
     found: dict[str, Any] = json.loads(path.read_text())
     return found
 
@@ -119,7 +122,7 @@ def event_topics() -> Mapping[bytes, str]:
     """Topic 0 to the event's name, for the events we follow."""
     return {
         event_abi_to_log_topic(item): item["name"]
-        for name in NAMES
+        for name in ARTIFACTS
         for item in artifact(name)["abi"]
         if item["type"] == "event" and item["name"] in EVENTS
     }
@@ -163,7 +166,7 @@ def _plain(value: Any) -> Any:
 def _errors() -> Mapping[bytes, Mapping[str, Any]]:
     return {
         function_abi_to_4byte_selector(item): item
-        for name in ARTIFACTS
+        for name in (*ARTIFACTS, "coin")
         for item in artifact(name)["abi"]
         if item["type"] == "error"
     }

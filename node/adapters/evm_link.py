@@ -121,8 +121,8 @@ class Link:
 
     async def send(
         self, contracts: Mapping[str, Any], name: str, function: str, *arguments: Any
-    ) -> ChainEvent:
-        """Send a call, wait until it is final; the last event of `contracts` it left."""
+    ) -> list[ChainEvent]:
+        """Send a call, wait until it is final; the events of `contracts` it left."""
         doing = f"{name}.{function}"
         call = guarded(doing, lambda: contracts[name].functions[function](*arguments))
         async with self._sending:
@@ -130,10 +130,7 @@ class Link:
         receipt = await self._final(doing, digest)
         if receipt["status"] != 1:
             await self._explain(doing, call, receipt["blockNumber"])
-        left = evm_contracts.events(contracts.values(), receipt["logs"])
-        if not left:
-            raise ChainError(f"{doing} left no event")
-        return left[-1]
+        return evm_contracts.events(contracts.values(), receipt["logs"])
 
     async def _sent(self, doing: str, call: Any) -> bytes:
         """The hash of the sent transaction; runs under the sending lock.

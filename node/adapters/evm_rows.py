@@ -7,7 +7,15 @@ from web3 import Web3
 
 from node.adapters.chain_grants import grant_id
 from node.errors import ChainError
-from node.ports import DatasetToken, Grant, Terms
+from node.ports import (
+    Case,
+    DatasetToken,
+    Grant,
+    Outcome,
+    Request,
+    RequestStatus,
+    Terms,
+)
 from protocol.members import Member
 from protocol.types import Digest
 
@@ -96,6 +104,46 @@ def grant(
         revoked=not stands,
         purposes=purposes & of.terms.allowed,
         acknowledged=acknowledged,
+    )
+
+
+def request(number: int, row: Any) -> Request:
+    grantee, status, units, days, dataset, purposes, acknowledged, *rest = row
+    version, deadline, dispute_s, paid_in, amount = rest
+    return Request(
+        request=number,
+        dataset=dataset,
+        grantee=bytes.fromhex(grantee[2:]),
+        units=units,
+        purposes=purposes,
+        acknowledged=acknowledged,
+        days=days,
+        version=version,
+        price=amount,
+        token=bytes.fromhex(paid_in[2:]),
+        status=RequestStatus(status),
+        deadline=deadline,
+        dispute_s=dispute_s,
+    )
+
+
+def case(number: int, row: Any) -> Case:
+    plaintiff, opened, closes, kind, outcome, defendant, *rest = row
+    quorum, upholding, rejecting, bond, locked, subject = rest
+    return Case(
+        case=number,
+        plaintiff=bytes.fromhex(plaintiff[2:]),
+        defendant=bytes.fromhex(defendant[2:]),
+        delivery=kind == 1,
+        subject=subject,
+        opened=opened,
+        closes=closes,
+        quorum=quorum,
+        bond=bond,
+        locked=locked,
+        outcome=Outcome(outcome),
+        upholding=upholding,
+        rejecting=rejecting,
     )
 
 

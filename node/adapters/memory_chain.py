@@ -31,8 +31,8 @@ class Ledger(memory_ledger.Ledger):
         super().__init__(owner, clock)
         self.changed = trio.Event()
 
-    def emit(self, kind: str, **data: object) -> None:
-        super().emit(kind, **data)
+    def emit(self, event: str, /, **data: object) -> None:
+        super().emit(event, **data)
         self.changed.set()
         self.changed = trio.Event()
 

@@ -1,4 +1,4 @@
-"""What the contracts hold and refuse, in plain Python: the registry, the datasets, the anchors.
+"""What the contracts hold and refuse, in plain Python: the datasets and the anchors.
 
 The rules are those of `contracts/src`, under the same names and with the same refusals.  Two
 things keep them together: the conformance suite of the Chain port runs on both, and a state
@@ -6,30 +6,21 @@ machine (tests/contracts) drives both with the same random calls and compares ev
 Every method takes who calls, and the time is the ledger's.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from hashlib import sha256
 from typing import Any
 
 from node.adapters.chain_errors import refused
 from node.adapters.chain_grants import grant_id
-from node.ports import ChainEvent, DatasetToken, Grant, Head, Terms
-from protocol.members import ROLE_DATA_PROVIDER, Member
+from node.adapters.memory_registry import Registry
+from node.ports import DatasetToken, Grant, Terms
+from protocol.members import ROLE_DATA_PROVIDER
 from protocol.types import Digest
 
 MAX_NAME_BYTES = 64
 MAX_UNITS = 64
 DAY_S = 86_400
 _ZERO = bytes(32)
-
-
-@dataclass
-class Membership:
-    """A member, since when it is one, and how often its keys changed."""
-
-    member: Member
-    since: int
-    key_epoch: int = 0
 
 
 @dataclass
@@ -54,92 +45,28 @@ class Scope:
     acknowledged: int
 
 
+@dataclass(frozen=True)
+class Order:
+    """`Datasets.Order`."""
+
+    dataset: int
+    grantee: bytes
+    scope: Scope
+    until: int
+    version: int
+    issued: int
+    deadline: int
+
+
 @dataclass
-class Ledger:
+class Ledger(Registry):
     """The contracts' state, shared by every account's view of it."""
 
-    owner: bytes
-    clock: Callable[[], int]
-    members: list[Membership] = field(default_factory=list)
-    used_keys: set[bytes] = field(default_factory=set)
     tokens: list[DatasetToken] = field(default_factory=list)
     records: dict[tuple[int, bytes], Record] = field(default_factory=dict)
     anchors: dict[tuple[object, ...], bytes] = field(default_factory=dict)
-    batches: int = 0
-    events: list[ChainEvent] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.head = Head(0, Digest(sha256(b"genesis").digest()), self.clock())
-
-    # --- registry -----------------------------------------------------------------
-
-    def admit(
-        self,
-        by: bytes,
-        node_key: bytes,
-        seal_key: bytes,
-        account: bytes,
-        roles: int,
-        name: str,
-    ) -> None:
-        doing = "registry.admit"
-        self._only_owner(doing, by)
-        if account == bytes(20):
-            raise refused(doing, "InvalidAccount")
-        length = len(name.encode())
-        if not 0 < length <= MAX_NAME_BYTES:
-            raise refused(doing, "InvalidName", length=length, limit=MAX_NAME_BYTES)
-        if self.membership(account) is not None:
-            raise refused(doing, "AccountTaken", account=account)
-        self._take(doing, node_key, seal_key)
-        member = Member(
-            node_key=node_key,
-            seal_key=seal_key,
-            account=account,
-            roles=0,
-            name=name,
-        )
-        self.members.append(Membership(member, 0))
-        self._set_roles(account, roles)
-
-    def set_roles(self, by: bytes, account: bytes, roles: int) -> None:
-        doing = "registry.setRoles"
-        self._only_owner(doing, by)
-        if self.membership(account) is None:
-            raise refused(doing, "NotMember", account=account)
-        self._set_roles(account, roles)
-
-    def rotate_keys(self, by: bytes, node_key: bytes, seal_key: bytes) -> None:
-        doing = "registry.rotateKeys"
-        found = self.membership(by)
-        if found is None or not found.member.roles:
-            raise refused(doing, "NotMember", account=by)
-        if node_key != found.member.node_key:
-            self._take(doing, node_key, seal_key)
-        elif seal_key == _ZERO:
-            raise refused(doing, "InvalidKey")
-        found.member = Member(
-            node_key=node_key,
-            seal_key=seal_key,
-            account=by,
-            roles=found.member.roles,
-            name=found.member.name,
-        )
-        found.key_epoch += 1
-        self.emit(
-            "KeysRotated",
-            account=by,
-            nodeKey=node_key,
-            sealKey=seal_key,
-            keyEpoch=found.key_epoch,
-        )
-
-    def membership(self, account: bytes) -> Membership | None:
-        return next((m for m in self.members if m.member.account == account), None)
-
-    def roles(self, account: bytes) -> int:
-        found = self.membership(account)
-        return 0 if found is None else found.member.roles
+    batch_of: dict[tuple[bytes, bytes], tuple[int, int]] = field(default_factory=dict)
+    """When, and of how many, by host and root."""
 
     # --- datasets -----------------------------------------------------------------
 
@@ -253,6 +180,23 @@ class Ledger:
             until=until,
         )
 
+    def give_by_signature(self, order: Order, signer: bytes) -> None:
+        """`signer` is who signed just this order."""
+        doing = "datasets.giveBySignature"
+        found, now = self.token(doing, order.dataset), self.now()
+        record = self.records.get((order.dataset, order.grantee), Record())
+        if now > order.deadline:
+            raise refused(doing, "OrderExpired", deadline=order.deadline)
+        if order.issued > now:
+            raise refused(doing, "OrderFromTheFuture", issued=order.issued)
+        if order.issued <= record.decided:
+            raise refused(doing, "StaleOrder", issued=order.issued)
+        if order.version != found.version:
+            raise refused(doing, "StaleVersion", version=order.version)
+        if signer != found.committee:
+            raise refused(doing, "BadSignature")
+        self.give(signer, order.dataset, order.grantee, order.scope, order.until)
+
     def revoke(self, by: bytes, dataset: int, grantee: bytes) -> None:
         doing = "datasets.revoke"
         self._party(doing, by, dataset)
@@ -306,29 +250,12 @@ class Ledger:
             self.require(doing, by)
             raise refused(doing, "InvalidCount")
         self._anchor(doing, by, ("receipts", root), root, root)
-        batch, self.batches = self.batches, self.batches + 1
+        batch = len(self.batch_of)
+        self.batch_of[by, root] = (self.now(), count)
         self.emit("ReceiptsAnchored", batch=batch, host=by, root=root, count=count)
         return batch
 
     # --- what the rules share -----------------------------------------------------
-
-    def now(self) -> int:
-        """The time that the next transaction sees."""
-        return max(self.clock(), self.head.time + 1)
-
-    def emit(self, kind: str, **data: Any) -> None:
-        """A block with one event."""
-        number = self.head.number + 1
-        digest = Digest(sha256(self.head.digest + kind.encode()).digest())
-        self.head = Head(number, digest, self.now())
-        self.events.append(ChainEvent(number, 0, kind, data))
-
-    def require(self, doing: str, account: bytes, role: int = 0) -> None:
-        roles = self.roles(account)
-        if roles == 0:
-            raise refused(doing, "NotMember", account=account)
-        if role and not roles & role:
-            raise refused(doing, "MissingRole", account=account, role=role)
 
     def token(self, doing: str, dataset: int) -> DatasetToken:
         if dataset >= len(self.tokens):
@@ -377,39 +304,6 @@ class Ledger:
             revoked=not stands,
             purposes=record.purposes & token.terms.allowed,
             acknowledged=record.acknowledged,
-        )
-
-    def _only_owner(self, doing: str, by: bytes) -> None:
-        if by != self.owner:
-            raise refused(doing, "OwnableUnauthorizedAccount", account=by)
-
-    def _take(self, doing: str, node_key: bytes, seal_key: bytes) -> None:
-        if _ZERO in {node_key, seal_key}:
-            raise refused(doing, "InvalidKey")
-        if node_key in self.used_keys:
-            raise refused(doing, "KeyTaken", nodeKey=node_key)
-        self.used_keys.add(node_key)
-
-    def _set_roles(self, account: bytes, roles: int) -> None:
-        found = self.membership(account)
-        assert found is not None
-        if found.member.roles == 0 and roles:
-            found.since = self.now()
-        known = found.member
-        found.member = Member(
-            node_key=known.node_key,
-            seal_key=known.seal_key,
-            account=account,
-            roles=roles,
-            name=known.name,
-        )
-        self.emit(
-            "MemberSet",
-            nodeKey=known.node_key,
-            sealKey=known.seal_key,
-            account=account,
-            roles=roles,
-            name=known.name,
         )
 
     def _own(self, doing: str, by: bytes, dataset: int) -> DatasetToken:

@@ -17,10 +17,12 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from crypt4gh import lib as c4gh
 
 from node.adapters.blob_dir import BlobDir
+from node.bench import gas
 from node.market import body, sealed
 from node.market.source import File, Stream
 
@@ -116,11 +118,11 @@ def measure(folder: Path, size: int, rounds: int) -> dict[str, float | int]:
     }
 
 
-def run(quick: bool) -> dict[str, float | int]:
+def run(quick: bool) -> dict[str, Any]:
     """The figures on the disk of the temporary folder; `quick` for a first look."""
     with tempfile.TemporaryDirectory() as folder:
         size, rounds = (SIZE_BYTES // 8, 1) if quick else (SIZE_BYTES, ROUNDS)
-        return measure(Path(folder), size, rounds)
+        return {**measure(Path(folder), size, rounds), "gas": gas.measure()}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -132,7 +134,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--folder", type=Path, help="on the disk to be measured")
     options = parser.parse_args(argv)
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        figures = measure(Path(folder), options.bytes, options.rounds)
+        figures: dict[str, Any] = {
+            **measure(Path(folder), options.bytes, options.rounds),
+            "gas": gas.measure(),
+        }
     if options.json:
         print(json.dumps(figures))
     else:

@@ -15,7 +15,9 @@ from node.adapters.deployment import (
     Settings,
     create_address,
 )
-from node.bench.evm import Federation, PyEvm, compiled, first, key_of
+from node.bench.abi import compiled
+from node.bench.federation import Federation, first
+from node.bench.machines import PyEvm, key_of
 from protocol import merkle
 
 RECEIPTS = 1024
@@ -128,9 +130,9 @@ class _Measured:
     def _datasets(self) -> None:
         clinic = "clinic"
         priced = (PRICE, self._coin, *FREE[2:])
-        for nth, label in enumerate(("publish_first", "publish")):
+        for nth, label in enumerate(("publish_free_first", "publish_free")):
             self._do(label, clinic, "datasets", "list", digest(nth), 64, nth, FREE)
-        self._do("publish_priced", clinic, "datasets", "list", digest(5), 64, 2, priced)
+        self._do("publish", clinic, "datasets", "list", digest(5), 64, 2, priced)
         until = self._federation.now() + 30 * DAY_S
         to = self._accounts["researcher"]
         self._do("grant", clinic, "datasets", "give", 0, to, SCOPE, until)

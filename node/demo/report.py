@@ -15,7 +15,7 @@ from typing import Any
 Report = Mapping[str, Any]
 
 _COLOURS = ("#2a6f97", "#c8553d", "#588157", "#8e5572", "#6c757d", "#b08900")
-_NO_METADATA = {name: None for name in ("Creator", "Date", "Format", "Type")}
+_NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 """Without its usual metadata a picture names no address of another place."""
 _STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;max-width:980px;margin:2rem auto;padding:0 1rem;color:#1d2b36}

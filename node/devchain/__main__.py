@@ -58,6 +58,11 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         metavar="ADDRESS",
         help="give this account something if it has nothing; may be repeated",
     )
+    parser.add_argument(
+        "--allow-time-travel",
+        action="store_true",
+        help="answer dev_move: tests let hours pass in no time",
+    )
     return parser.parse_args(argv)
 
 
@@ -66,7 +71,8 @@ def main(argv: list[str] | None = None) -> int:
     options = _arguments(argv)
     try:
         with closing(SqliteKV(options.db)) as kv:
-            methods = Methods(Ledger(kv, options.chain_id), kv)
+            ledger = Ledger(kv, options.chain_id)
+            methods = Methods(ledger, kv, time_travel=options.allow_time_travel)
             with Server(options.port, methods) as server:
                 for account in options.fund:
                     methods.fund_if_empty(account)

@@ -140,6 +140,14 @@ class Ledger:
         with self._making_block():
             return self._mine()
 
+    def move(self, seconds: int) -> BlockHeaderAPI:
+        """An empty block `seconds` after the newest; what follows is later still."""
+        with self._making_block():
+            ahead = max(1, seconds)
+            parent = self._chain.get_canonical_head()
+            self._chain.set_header_timestamp(parent.timestamp + ahead)
+            return self._mine(timed=True)
+
     def height(self) -> int:
         return int(self._chain.get_canonical_head().block_number)
 

@@ -21,12 +21,15 @@ NO_METHOD, BAD_PARAMS, REFUSED, REVERTED = -32601, -32602, -32000, 3
 INTERNAL = -32603
 BATCH_LIMIT = 200
 LOGS_LIMIT = 20_000
+MOVE_LIMIT_S = 10 * 365 * 86_400
 
 
 class Methods:
     """Answers one parsed JSON-RPC request at a time."""
 
-    def __init__(self, ledger: Ledger, kv: SqliteKV) -> None:
+    def __init__(
+        self, ledger: Ledger, kv: SqliteKV, *, time_travel: bool = False
+    ) -> None:
         self._ledger, self._kv = ledger, kv
         self._lock = threading.Lock()
         constant: Mapping[str, Any] = {
@@ -52,6 +55,8 @@ class Methods:
             "eth_getLogs": self._logs,
             "dev_fund": self._fund,
         }
+        if time_travel:
+            self._methods["dev_move"] = self._move
         for name, value in constant.items():
             self._methods[name] = lambda value=value: value
 
@@ -148,6 +153,13 @@ class Methods:
         amount = FUND_WEI if wei is None else shapes.read_quantity(wei)
         to = shapes.read_data(account, 20)
         return shapes.data(self._ledger.fund(to, amount, self._file))
+
+    def _move(self, seconds: object) -> str:
+        """Make a block that many seconds after the newest."""
+        ahead = shapes.read_quantity(seconds)
+        if ahead > MOVE_LIMIT_S:
+            raise RpcParamsError(f"{ahead} seconds, the limit is {MOVE_LIMIT_S}")
+        return hex(self._ledger.move(ahead).timestamp)
 
     def _file(self, mined: Mined) -> None:
         self._kv.add_receipt(bytes(mined.transaction.hash), shapes.receipt(mined))

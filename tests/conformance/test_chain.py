@@ -1,56 +1,34 @@
 """The rules of the Chain port, on the contracts in an EVM and on the chain in memory."""
 
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from hashlib import sha256
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
-import requests
 import trio
+from chain_worlds import (
+    ACCOUNTS,
+    CHAIN_ID,
+    CONFIRMATIONS,
+    FAR,
+    KEYS,
+    RECORD,
+    ROOT,
+    RUN,
+    World,
+    anvil,
+    devchain,
+    follow_blocks,
+    member,
+    on_evm,
+)
 
-from node.adapters.evm_chain import EvmChain, account_address, deploy
+from node.adapters.evm_chain import EvmChain, deploy
 from node.adapters.memory_chain import Ledger, MemoryChain
 from node.errors import ChainDownError, ChainError, ContractRefusedError
 from node.ports import Chain, ChainEvent, Terms
-from protocol.members import ROLE_DATA_PROVIDER, ROLE_RESEARCHER, Member
+from protocol.members import ROLE_DATA_PROVIDER, ROLE_RESEARCHER
 from protocol.types import Digest, digest
-
-CHAIN_ID = 20261
-CONFIRMATIONS = 2
-KEYS = {
-    name: sha256(b"test account " + name.encode()).digest()
-    for name in ("owner", "clinic", "other", "researcher", "stranger")
-}
-ACCOUNTS = {name: account_address(key) for name, key in KEYS.items()}
-RECORD, ROOT, RUN = digest(b"record"), digest(b"root"), digest(b"run")
-FAR = 4_000_000_000
-
-
-@dataclass(frozen=True)
-class World:
-    """A fresh federation without members."""
-
-    chain: Callable[[str], Chain]
-
-
-@contextmanager
-def devchain(folder: Path) -> Iterator[str]:
-    """A development chain in a process of its own, and its URL."""
-    funds = [part for a in ACCOUNTS.values() for part in ("--fund", "0x" + a.hex())]
-    command = [sys.executable, "-m", "node.devchain", "--port", "0"]
-    where = ["--db", str(folder / "chain.sqlite"), "--chain-id", str(CHAIN_ID)]
-    with subprocess.Popen(
-        [*command, *where, *funds], stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        yield process.stdout.readline().split()[1]
-        process.terminate()
 
 
 @pytest.fixture(scope="session")
@@ -71,63 +49,33 @@ def busy_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         thread.join()
 
 
-def follow_blocks(url: str, stop: threading.Event) -> None:
-    session, seen = requests.Session(), ""
-
-    def ask(method: str, *params: str) -> str:
-        body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
-        return str(session.post(url, json=body, timeout=10).json()["result"])
-
-    while not stop.wait(0.005):
-        if ask("eth_blockNumber") != seen:
-            for _ in range(CONFIRMATIONS):
-                ask("dev_fund", "0x" + ACCOUNTS["stranger"].hex(), "0x1")
-            seen = ask("eth_blockNumber")
-
-
-def on_evm(url: str, confirmations: int) -> World:
-    contracts = deploy(url, CHAIN_ID, KEYS["owner"])
-    return World(
-        lambda name: EvmChain(
-            url=url,
-            chain_id=CHAIN_ID,
-            contracts=contracts,
-            account_key=KEYS[name],
-            confirmations=confirmations,
-            poll_s=0.01,
-        )
-    )
+@pytest.fixture(scope="session")
+def anvil_url() -> Iterator[str]:
+    with anvil() as url:
+        yield url
 
 
 EVM = pytest.param("evm", marks=pytest.mark.slow)
+ANVIL = pytest.param("anvil", marks=pytest.mark.slow)
 EVM_CONFIRMED = pytest.param("evm-confirmed", marks=pytest.mark.slow)
 
 
-@pytest.fixture(params=["memory", EVM, EVM_CONFIRMED])
+@pytest.fixture(params=["memory", EVM, EVM_CONFIRMED, ANVIL])
 def world(request: pytest.FixtureRequest) -> World:
     if request.param == "memory":
         ledger = Ledger(ACCOUNTS["owner"])
         return World(lambda name: MemoryChain(ledger, ACCOUNTS[name]))
     if request.param == "evm":
         return on_evm(request.getfixturevalue("devchain_url"), 0)
+    if request.param == "anvil":
+        return on_evm(request.getfixturevalue("anvil_url"), 0, tick_s=1.0)
     return on_evm(request.getfixturevalue("busy_url"), CONFIRMATIONS)
 
 
 # The few that also meet the real contracts in `make check`.
 on_both = pytest.mark.parametrize(
-    "world", ["memory", "evm", EVM_CONFIRMED], indirect=True
+    "world", ["memory", "evm", EVM_CONFIRMED, ANVIL], indirect=True
 )
-
-
-def member(who: str, **changes: object) -> Member:
-    fields = {
-        "node_key": digest(b"node " + who.encode()),
-        "seal_key": digest(b"seal " + who.encode()),
-        "account": ACCOUNTS[who],
-        "roles": ROLE_DATA_PROVIDER,
-        "name": who,
-    }
-    return Member(**{**fields, **changes})
 
 
 async def admit(world: World, *names: str, roles: int = ROLE_DATA_PROVIDER) -> None:
@@ -333,6 +281,7 @@ async def test_a_membership_that_ends_takes_its_grants_with_it(world):
     clinic, to = world.chain("clinic"), ACCOUNTS["other"]
     dataset = await clinic.list_dataset(RECORD, 4, 0)
     await clinic.grant(dataset, to, 1, FAR)
+    await world.tick()
     await world.chain("owner").register(member("other"), 0)
     assert (await clinic.grants(dataset))[0].revoked
     await world.chain("owner").register(member("other"), 1)

@@ -51,7 +51,9 @@ def test_every_source_and_artifact_hashes_to_the_manifest():
 )
 def test_a_forgotten_build_is_noticed(tmp_path, path, change):
     copy = tmp_path / "contracts"
-    shutil.copytree(CONTRACTS, copy, ignore=shutil.ignore_patterns("node_modules"))
+    shutil.copytree(
+        CONTRACTS, copy, ignore=shutil.ignore_patterns("node_modules", "tools", "build")
+    )
     shutil.copytree(ARTIFACTS, tmp_path / "artifacts")
     target = tmp_path / path
     if change == "remove":

@@ -122,6 +122,7 @@ def test_the_same_transaction_twice_is_refused(chain):
     ("method", "params", "code"),
     [
         ("eth_teleport", [], -32601),
+        ("dev_move", ["0x1"], -32601),
         ("eth_getBalance", [], -32602),
         ("eth_getBalance", ["0x1234"], -32602),
         ("eth_getBalance", ["0x" + "zz" * 20], -32602),
@@ -200,6 +201,21 @@ def test_time_passes_on_a_chain_that_nobody_writes_to(chain):
     assert int(second["timestamp"], 16) == chain.now.time
     assert second["transactions"] == []
     assert chain.ask("eth_getBlockByNumber", "latest", False) == second
+
+
+def test_time_is_moved_only_where_that_was_asked_for(tmp_path):
+    kv = SqliteKV(tmp_path / "chain.sqlite")
+    methods = Methods(Ledger(kv, 1, clock=lambda: 1_000), kv, time_travel=True)
+
+    def ask(method: str, *params: object) -> dict[str, object]:
+        return methods.answer({"id": 1, "method": method, "params": list(params)})
+
+    before = ask("eth_getBlockByNumber", "latest")["result"]["timestamp"]
+    moved = ask("dev_move", hex(3_600))["result"]
+    assert int(moved, 16) == int(before, 16) + 3_600
+    assert ask("eth_getBlockByNumber", "latest")["result"]["timestamp"] == moved
+    assert ask("dev_move", "0x" + "f" * 16)["error"]["code"] == -32602
+    kv.close()
 
 
 def test_a_batch_is_answered_in_order_and_bounded(chain):

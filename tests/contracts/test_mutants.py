@@ -1,0 +1,68 @@
+"""Contracts with one rule taken out are caught: the state machine can fail.
+
+`mutants/mutants.json` names the edits, `mutants/bytecode.json` holds what they compile to (`npm run
+mutants` in contracts/).
+"""
+
+import base64
+import hashlib
+import json
+import zlib
+from pathlib import Path
+
+import pytest
+from contract_machine import Contracts
+from test_state_machine import run
+
+from node.bench.abi import Abi, compiled
+
+FOLDER = Path(__file__).parent / "mutants"
+SOURCES = Path(__file__).parents[2] / "contracts" / "src"
+MUTANTS = json.loads((FOLDER / "mutants.json").read_text())
+STILL_RIGHT = [m for m in MUTANTS if not m["old"]]
+BROKEN = [m for m in MUTANTS if m["old"]]
+
+EXAMPLES, STEPS = 60, 60
+
+
+def codes() -> dict[str, bytes]:
+    held = json.loads((FOLDER / "bytecode.json").read_text())
+    stream = zlib.decompress(base64.b64decode(held["deflated"]), wbits=-15)
+    found, at = {}, 0
+    for mutant, length in zip(MUTANTS, held["lengths"], strict=True):
+        found[mutant["name"]] = stream[at : at + length]
+        at += length
+    assert at == len(stream)
+    return found
+
+
+def with_code(contract: str, bytecode: bytes) -> type[Contracts]:
+    """The machine over a federation where one contract is another."""
+    items = compiled(contract).items
+    other = Abi({"abi": items, "bytecode": "0x" + bytecode.hex()})
+    return type("Mutated", (Contracts,), {"replace": {contract: other}})
+
+
+def test_the_mutants_are_made_from_these_sources():
+    texts = [path.read_text() for path in sorted(SOURCES.glob("*.sol"))]
+    listed = (FOLDER / "mutants.json").read_text()
+    made_from = hashlib.sha256("".join([listed, *texts]).encode()).hexdigest()
+    held = json.loads((FOLDER / "bytecode.json").read_text())
+    assert held["made_from"] == made_from, "run `npm run mutants` in contracts/"
+    assert len(set(codes().values())) == len(MUTANTS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mutant", STILL_RIGHT, ids=lambda m: m["name"])
+def test_an_unchanged_contract_is_not_caught(mutant):
+    machine = with_code(mutant["contract"], codes()[mutant["name"]])
+    run(machine, examples=10, steps=STEPS, shrink=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mutant", BROKEN, ids=lambda m: m["name"])
+def test_a_broken_rule_is_caught(mutant):
+    machine = with_code(mutant["contract"], codes()[mutant["name"]])
+    with pytest.raises(BaseException) as caught:
+        run(machine, examples=EXAMPLES, steps=STEPS, shrink=False)
+    assert not isinstance(caught.value, KeyboardInterrupt)
