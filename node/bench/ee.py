@@ -13,8 +13,9 @@ For every architecture, a stock model against its own keyed form:
 `split.step_ratio` is a training step of a 12-layer trunk in a worker process, with stem,
 head, key and both hops, over the same model in one process.
 
-Ratios of trunks are of processor time, since other programs take turns on a machine;
-`split` spans two processes and is of wall time.
+Ratios of trunks are of processor time, since other programs take turns on a machine.
+`split` spans two processes: `step_ratio` is of wall time, `step_work_ratio` of the
+processor time of both.
 """
 
 import argparse
@@ -63,10 +64,9 @@ def run(names: Iterable[str], *, quick: bool = False) -> dict[str, Any]:
             "argmax_agreement_fp64": exact["argmax_agreement"],
             **_drift(name, *steps),
         }
-    ratio, millis = ee_split.step_ratio(pairs=3 if quick else 15)
     return {
         "architectures": found,
-        "split": {"step_ratio": round(ratio, 3), "step_ms": round(millis, 1)},
+        "split": ee_split.measure(pairs=3 if quick else 15),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
     }
@@ -116,7 +116,6 @@ def _cost(parts: Split, pairs: int) -> Numbers:
     run_trunk = _runner(parts)
     optimisers = {}
     for kind, trunk in trunks.items():
-        _learning(parts, trunk)
         optimisers[kind] = Equivariant(trunk.named_parameters(), parts.plan, lr=1e-4)
 
     def forward(kind: str) -> None:
@@ -150,14 +149,6 @@ def _paired(work: Callable[[str], None], pairs: int) -> float:
     return statistics.median(ratios)
 
 
-def _learning(parts: Split, trunk: nn.Module) -> list[nn.Parameter]:
-    """What is trained: everything a key acts on, and nothing that is one or zero."""
-    known = set(parts.plan.keyed())
-    for name, parameter in trunk.named_parameters():
-        parameter.requires_grad_(name in known)
-    return [parameter for parameter in trunk.parameters() if parameter.requires_grad]
-
-
 def _drift(name: str, steps: int, adamw_steps: int) -> Numbers:
     """How far keyed training ends from plain training, in units of rounding."""
     model = ee_models.make(name, SMALL_WIDTH, SMALL_LAYERS, torch.float32)
@@ -182,7 +173,7 @@ def _trained(
     """Weights after `steps` steps towards a fixed target, brought home, in float64."""
     state = {name: tensor.to(dtype) for name, tensor in parts.trunk.items()}
     trunk = parts.build_trunk(state if key is None else state_keyed(state, key))
-    learning = _learning(parts, trunk)
+    learning = [p for p in trunk.parameters() if p.requires_grad]
     optimiser: torch.optim.Optimizer
     if make == "adamw":
         optimiser = torch.optim.AdamW(learning, lr=0.003, weight_decay=0.05)
