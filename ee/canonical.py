@@ -162,11 +162,11 @@ def _small(
                 yield name, _vector(cut.sources[name], vectors).to(dtype)
     for name, value in cut.plan.constants.items():
         yield name, torch.full(shapes[name], value, dtype=dtype)
-    if cut.plan.publics:
-        stock = cut.architecture.build(cut.trunk_config).state_dict()
-        for public in cut.plan.publics:
-            stored = vectors.get(public.name)
-            yield public.name, stock[public.name] if stored is None else stored.float()
+    for public in cut.plan.publics:
+        # A file may hold it in the precision it was trained with, which then counts.
+        stored = vectors.get(public.name)
+        exact = torch.tensor(public.values, dtype=torch.float32)
+        yield public.name, exact if stored is None else stored.float()
 
 
 def _norm(

@@ -120,11 +120,15 @@ def refuse_foreign(model: nn.Module, stock: nn.Module) -> None:
 
 
 def build_trunk(cut: Cut, state: Mapping[str, Tensor]) -> nn.Module:
-    """A stock module from a canonical or keyed trunk; every tensor must be there."""
-    model = cut.architecture.build(_like(cut.trunk_config))
-    dtype = _dtype(state)
-    model.to(dtype)
+    """A stock module from a canonical or keyed trunk; every tensor must be there.
+
+    What a key acts on may learn; gains of one and blank tables may not.
+    """
+    model = cut.architecture.build(_like(cut.trunk_config)).to(_dtype(state))
     _load(model, state, strict=True)
+    learning = set(cut.plan.keyed())
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in learning)
     return model.eval()
 
 

@@ -38,7 +38,9 @@ class Bert(Architecture):
     )
     inert = names(
         """
-        type_vocab_size hidden_dropout_prob attention_probs_dropout_prob
+        type_vocab_size hidden_dropout_prob attention_probs_dropout_prob output_past
+        directionality pooler_fc_size pooler_num_attention_heads pooler_num_fc_layers
+        pooler_size_per_head pooler_type
         """
     )
     only: ClassVar[dict[str, Any]] = {

@@ -87,9 +87,10 @@ class Esm(Architecture):
             positions = (config.max_position_embeddings, width)
             blanks["embeddings.position_embeddings.weight"] = positions
             return build.plan(blanks)
+        size = width // heads
         frequencies = Public(
             "rotary_embeddings.inv_freq",
-            (width // heads // 2,),
+            tuple(config.rope_theta ** (-at / size) for at in range(0, size, 2)),
             "the rotary frequencies, a function of rope_theta",
         )
         return build.plan(blanks, frequencies)

@@ -58,7 +58,14 @@ def _qwen2(width: int, layers: int) -> nn.Module:
 def _gpt2(width: int, layers: int) -> nn.Module:
     heads = _sizes(width, layers)["num_attention_heads"]
     return GPT2LMHeadModel(
-        GPT2Config(vocab_size=VOCAB, n_embd=width, n_layer=layers, n_head=heads)
+        GPT2Config(
+            vocab_size=VOCAB,
+            n_embd=width,
+            n_layer=layers,
+            n_head=heads,
+            bos_token_id=0,
+            eos_token_id=0,
+        )
     )
 
 

@@ -51,13 +51,29 @@ class WorkerClient:
         """End the session."""
         self._sock.close()
 
-    def load(self, config: Mapping[str, Any], weights: Mapping[str, Any]) -> None:
-        """Hand over a keyed trunk."""
-        self._ask("load", {"config": dict(config)}, weights)
+    def load(
+        self,
+        config: Mapping[str, Any],
+        weights: Mapping[str, Any],
+        adapters: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Hand over a keyed trunk: of a table model, or any that names its `model_type`.
 
-    def forward(self, x: Floats, *, train: bool) -> Floats:
-        """(batch, tokens, width) keyed rows through the trunk."""
-        return self._ask("forward", {"train": train}, {"x": x})[1]["y"]
+        `adapters` (layers, rank, scale): only those are trained (`ee.hosted`).
+        """
+        params: dict[str, Any] = {"config": dict(config)}
+        if adapters is not None:
+            params["adapters"] = dict(adapters)
+        self._ask("load", params, weights)
+
+    def forward(
+        self, x: Floats, *, train: bool, mask: NDArray[np.int32] | None = None
+    ) -> Floats:
+        """(batch, tokens, width) keyed rows through the trunk; `mask` is 0 at padding."""
+        tensors: dict[str, NDArray[Any]] = {"x": x}
+        if mask is not None:
+            tensors["mask"] = mask
+        return self._ask("forward", {"train": train}, tensors)[1]["y"]
 
     def backward(self, gy: Floats) -> Floats:
         """Gradient at the trunk's input; its weights' gradients stay at the worker."""

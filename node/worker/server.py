@@ -70,9 +70,16 @@ class Session:
             return {"error": f"{op} failed: {error}"}, {}
 
     def _load(self, params: dict[str, Any], tensors: Tensors) -> Answer:
-        from ee.trunk import Trunk  # torch is needed for training only
+        # torch is needed for training only.
+        config = params["config"]
+        if "model_type" in config:
+            from ee.hosted import HostedTrunk
 
-        self._trunk = Trunk(params["config"], tensors)
+            self._trunk = HostedTrunk(config, tensors, params.get("adapters"))
+        else:
+            from ee.trunk import Trunk
+
+            self._trunk = Trunk(config, tensors)
         return {"ok": True}, {}
 
     def _loaded(self) -> Any:
@@ -81,7 +88,8 @@ class Session:
         return self._trunk
 
     def _forward(self, params: dict[str, Any], tensors: Tensors) -> Answer:
-        y = self._loaded().forward(tensors["x"], train=bool(params["train"]))
+        seen = {"mask": tensors["mask"]} if "mask" in tensors else {}
+        y = self._loaded().forward(tensors["x"], train=bool(params["train"]), **seen)
         return {"ok": True}, {"y": y}
 
     def _backward(self, _params: dict[str, Any], tensors: Tensors) -> Answer:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers import AutoConfig
 
 from ee.arch.known import architecture_of, registered
 from ee.arch.sites import Options, Strength, Turn
@@ -194,6 +195,95 @@ def test_a_rotation_of_part_of_a_head_is_refused(stock):
     config.rope_parameters["partial_rotary_factor"] = 0.5
     with pytest.raises(UnsupportedLayerError, match=r"partial_rotary_factor = 0\.5"):
         architecture_of(config).trunk_config(config, 0)
+
+
+# As published with well-known checkpoints, without labels.
+PUBLISHED = {
+    "gpt2": {
+        "model_type": "gpt2",
+        "activation_function": "gelu_new",
+        "attn_pdrop": 0.1,
+        "n_ctx": 1024,
+        "n_embd": 768,
+        "n_head": 12,
+        "n_layer": 12,
+        "task_specific_params": {"text-generation": {"do_sample": True}},
+        "summary_type": "cls_index",
+    },
+    "llama 3": {
+        "model_type": "llama",
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "rope_theta": 500000.0,
+        "rope_scaling": {
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 8192,
+            "rope_type": "llama3",
+        },
+        "pretraining_tp": 1,
+        "torch_dtype": "bfloat16",
+        "mlp_bias": False,
+    },
+    "qwen 2.5": {
+        "model_type": "qwen2",
+        "hidden_size": 896,
+        "num_attention_heads": 14,
+        "num_key_value_heads": 2,
+        "num_hidden_layers": 24,
+        "intermediate_size": 4864,
+        "max_window_layers": 21,
+        "rope_theta": 1000000.0,
+        "sliding_window": 32768,
+        "use_sliding_window": False,
+        "tie_word_embeddings": True,
+    },
+    "biogpt": {"model_type": "biogpt", "layerdrop": 0.0, "scale_embedding": True},
+    "esm 2": {
+        "model_type": "esm",
+        "emb_layer_norm_before": False,
+        "esmfold_config": None,
+        "hidden_act": "gelu",
+        "hidden_size": 320,
+        "intermediate_size": 1280,
+        "is_folding_model": False,
+        "mask_token_id": 32,
+        "num_attention_heads": 20,
+        "num_hidden_layers": 6,
+        "pad_token_id": 1,
+        "position_embedding_type": "rotary",
+        "token_dropout": True,
+        "vocab_list": None,
+        "vocab_size": 33,
+    },
+    "vit": {"model_type": "vit", "image_size": 224, "encoder_stride": 16},
+    "biobert": {
+        "model_type": "bert",
+        "gradient_checkpointing": False,
+        "position_embedding_type": "absolute",
+        "pooler_type": "first_token_transform",
+        "directionality": "bidi",
+    },
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_configurations_are_understood(name):
+    config = AutoConfig.for_model(**PUBLISHED[name])
+    architecture = architecture_of(config)
+    plan = architecture.plan(architecture.trunk_config(config, 1))
+    assert plan.width == config.hidden_size
+    assert len(plan.digest()) == 32
+
+
+def test_frequencies_that_are_not_the_public_ones_do_not_leave(stock):
+    parts = split_model(stock.make("esm"))
+    parts.trunk["rotary_embeddings.inv_freq"][1] *= 1.5
+    with pytest.raises(UnsupportedLayerError, match=r"rotary_embeddings\.inv_freq"):
+        state_keyed(parts.trunk, Key(SEED, parts.plan))
 
 
 def test_a_module_somebody_put_in_is_refused_by_name(stock):

@@ -34,11 +34,7 @@ class Run:
             if adapters is not None:
                 adapters = {n: key.key(n, t.clone()) for n, t in adapters.items()}
         self.trunk = parts.build_trunk(state)
-        if adapters is None:
-            known = set(self.plan.keyed())
-            for name, parameter in self.trunk.named_parameters():
-                parameter.requires_grad_(name in known)
-        else:
+        if adapters is not None:
             lora.attach(self.trunk, self.plan, adapters, scale=0.5)
         generator = torch.Generator().manual_seed(1)
         shape = (3, 6, parts.plan.width)
