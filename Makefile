@@ -3,7 +3,7 @@ PY := .venv/bin/python
 STAMP := .venv/.ready
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup demo test check fmt lint types imports fast bench sim clean
+.PHONY: help setup demo test check fmt lint types imports fast-unit fast-nodes fast-tensor bench sim clean
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
@@ -21,7 +21,10 @@ demo: setup ## four clinics run the whole mission on this machine
 test: setup ## every test
 	$(PY) -m pytest -q -n 2 --dist loadfile
 
-check: lint types imports fast ## what every commit passes (under a minute)
+# Side by side, each with its own output; torch is imported by one process only.
+FAST := $(PY) -m pytest -q -m 'not slow'
+check: setup ## what every commit passes (under a minute)
+	@$(MAKE) --no-print-directory -j3 --output-sync=target fast-unit fast-nodes fast-tensor lint types imports
 lint: setup
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
@@ -30,8 +33,12 @@ types: setup
 	.venv/bin/mypy
 imports: setup
 	.venv/bin/lint-imports
-fast: setup
-	$(PY) -m pytest -q -n 2 --dist loadfile -m 'not slow'
+fast-unit: setup
+	$(FAST) tests/unit tests/sim
+fast-nodes: setup
+	$(FAST) $(filter-out tests/unit tests/sim tests/tensor tests/vectors,$(wildcard tests/*))
+fast-tensor: setup
+	$(FAST) tests/tensor
 
 sim: setup ## ten thousand simulated federations, and mutants that must be caught
 	$(PY) tests/sim --mutants

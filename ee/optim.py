@@ -3,7 +3,7 @@
 Muon's update is the orthogonal factor of the momentum, approximated by a polynomial in
 M M'.  For orthogonal L and R the polynomial of L M R is L (that of M) R, so a keyed trunk
 takes keyed steps: key, step, unkey equals step.  AdamW divides entry by entry and does not
-commute with a dense rotation; `tests/unit/ee` shows both.
+commute with a dense rotation; `tests/tensor/ee` shows both.
 
 BlockAdam is AdamW whose second moment is the mean over each orbit of the key: the set of
 coordinates a key can mix (`ee.orbits`).  Such a mean is what a rotation leaves alone.  Where

@@ -116,7 +116,15 @@ async def test_r4_r5_bad_announcements_are_refused_and_the_next_good_one_heard(n
         for junk in (b"", b"\xff" * 9, encode(Batch((b"junk",), more=False))[:-1]):
             with pytest.raises(TransportError):
                 await push(junk)
-        batch = (b"\xff\xff", forged, foreign, good[:-1] + b"\x00", good, other, good)
+        batch = (
+            b"\xff\xff",
+            forged,
+            foreign,
+            good[:-1] + bytes([good[-1] ^ 1]),
+            good,
+            other,
+            good,
+        )
         await push(encode(Batch(batch, more=False)))
         assert await net.take(a, 1) == [b"good"]
         await bad.announce("topic", b"next")

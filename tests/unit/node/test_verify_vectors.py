@@ -32,7 +32,7 @@ def sha(*parts):
 
 def by_hand():
     """The op-spec in Python's own integers, from the tests of `ee.integer`."""
-    path = ROOT / "tests" / "unit" / "ee" / "test_integer_spec.py"
+    path = ROOT / "tests" / "tensor" / "ee" / "test_integer_spec.py"
     found = importlib.util.spec_from_file_location("second_reading", path)
     module = importlib.util.module_from_spec(found)
     found.loader.exec_module(module)

@@ -62,11 +62,9 @@ def _seen(inputs, values):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("options", EACH_OPTION)
-def test_the_keyed_model_gives_the_stock_answer(
-    every_architecture, dtype, options, stock
-):
-    model = stock.make(every_architecture, dtype=dtype)
-    inputs = stock.inputs(every_architecture, dtype=dtype)
+def test_the_keyed_model_gives_the_stock_answer(architecture, dtype, options, stock):
+    model = stock.make(architecture, dtype=dtype)
+    inputs = stock.inputs(architecture, dtype=dtype)
     parts = split_model(model, stem_layers=1)
     found = _pipeline(parts, Key(SEED, parts.plan, options), inputs)
     with float64_throughout(), torch.no_grad():
@@ -88,8 +86,8 @@ def test_any_number_of_blocks_may_stay_in_the_stem(architecture, stem_layers, st
     assert relative_error(_seen(inputs, found), _seen(inputs, wanted)) <= 1e-5
 
 
-def test_a_wrong_key_gives_something_else_altogether(every_architecture, stock):
-    model, inputs = stock.make(every_architecture), stock.inputs(every_architecture)
+def test_a_wrong_key_gives_something_else_altogether(architecture, stock):
+    model, inputs = stock.make(architecture), stock.inputs(architecture)
     parts = split_model(model)
     right, wrong = Key(SEED, parts.plan), Key(bytes(32), parts.plan)
     with torch.no_grad():
@@ -133,15 +131,15 @@ def test_unkeying_returns_the_canonical_weights(architecture, stock):
             torch.testing.assert_close(home[name], tensor, atol=1e-5, rtol=0)
 
 
-def test_no_keyed_tensor_is_the_plain_one(every_architecture, stock):
-    parts = split_model(stock.make(every_architecture))
+def test_no_keyed_tensor_is_the_plain_one(architecture, stock):
+    parts = split_model(stock.make(architecture))
     keyed = state_keyed(parts.trunk, Key(SEED, parts.plan))
     for name in parts.plan.keyed():
         assert relative_error(keyed[name], parts.trunk[name]) > 0.1, name
 
 
-def test_a_plan_names_every_tensor_of_the_stock_class(every_architecture, stock):
-    parts = split_model(stock.make(every_architecture), stem_layers=1)
+def test_a_plan_names_every_tensor_of_the_stock_class(architecture, stock):
+    parts = split_model(stock.make(architecture), stem_layers=1)
     stock_trunk = parts.cut.architecture.build(parts.cut.trunk_config)
     shapes = {n: tuple(t.shape) for n, t in stock_trunk.state_dict().items()}
     assert parts.plan.shapes() == shapes

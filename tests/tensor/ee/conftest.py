@@ -164,11 +164,6 @@ CORE = {"llama", "gpt2", "bert"}
 """Rotary and gated, fused and transposed, post-norm: the others mix what these have."""
 
 
-@pytest.fixture(params=sorted(MAKERS))
-def every_architecture(request) -> str:
-    return request.param
-
-
 @pytest.fixture(
     params=[
         pytest.param(name, marks=() if name in CORE else pytest.mark.slow)
