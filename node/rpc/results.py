@@ -164,6 +164,30 @@ class DatasetsFetch(Result, frozen=True):
     path: str
 
 
+class Work(Result, frozen=True):
+    path: Annotated[str, _said("the first one that was named in the call")]
+    what: Literal["reading", "encrypting", "anchoring", "fetching", "decrypting"]
+    done_bytes: Count
+    bytes: Annotated[Count, _said("0 where it is not known yet")]
+
+
+class DatasetsWorks(Result, frozen=True):
+    works: Annotated[list[Work], _said("oldest first")]
+
+
+class GrantLess(Result, frozen=True):
+    grant: Count
+    left: Annotated[list[Count], _said("units it still covers")]
+
+
+class DatasetsWithdraw(Result, frozen=True):
+    dataset: Count
+    units: Annotated[list[Count], _said("units whose keys are destroyed")]
+    left: Annotated[list[Count], _said("units that can still be granted")]
+    grants: Annotated[list[GrantLess], _said("grants in force that lose units")]
+    cannot_be_undone: Annotated[list[str], _said("one line each, for the patient")]
+
+
 class GrantRow(Result, frozen=True):
     grant: Count
     dataset: Count
@@ -176,6 +200,45 @@ class GrantRow(Result, frozen=True):
 
 class GrantsList(Result, frozen=True):
     grants: list[GrantRow]
+
+
+# --- provenance ---------------------------------------------------------------
+
+
+class Thing(Result, frozen=True):
+    id: str
+    kind: str
+    label: str
+    facts: dict[str, Any]
+
+
+class Relation(Result, frozen=True):
+    subject: Annotated[str, _said("the later thing")]
+    relation: Annotated[str, _said("a property of PROV-O, or one of ours")]
+    object: Annotated[str, _said("the earlier thing")]
+    proof: Annotated[
+        Literal["signature", "chain", "signature and chain"], _said("what it rests on")
+    ]
+
+
+class DoubtRow(Result, frozen=True):
+    what: str
+    why: str
+
+
+class ProvenanceShow(Result, frozen=True):
+    about: Annotated[str | None, _said("the thing that was asked for")]
+    things: list[Thing]
+    relations: Annotated[list[Relation], _said("every one was verified")]
+    doubts: Annotated[list[DoubtRow], _said("records that did not verify")]
+
+
+class ProvenanceExport(Result, frozen=True):
+    path: str
+    bytes: Count
+    things: Count
+    relations: Count
+    doubts: Count
 
 
 # --- training -----------------------------------------------------------------
