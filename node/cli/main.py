@@ -20,6 +20,7 @@ from node.cli import (
     here,
     programs,
     provenance,
+    query,
     setup,
     training,
 )
@@ -37,7 +38,7 @@ from node.rpc.client import UnreachableError
 
 _SECTIONS = (
     ("A node", ("init", "config", "status", "events", "stop", "peers", "members")),
-    ("Data", ("dataset", "grant", "provenance")),
+    ("Data", ("dataset", "grant", "query", "provenance")),
     ("Training", ("run", "round")),
     ("Evaluation", ("model", "infer", "receipt", "audit")),
     ("Programs", ("worker", "chain", "devchain", "demo", "attack", "bench")),
@@ -79,7 +80,17 @@ def cli(home: str) -> None:
     """Speak to the Rexis node of this machine, or make one."""
 
 
-for _noun in (here, setup, data, provenance, training, evaluation, programs, chain):
+for _noun in (
+    here,
+    setup,
+    data,
+    query,
+    provenance,
+    training,
+    evaluation,
+    programs,
+    chain,
+):
     for _command in _noun.COMMANDS:
         cli.add_command(_command)
 

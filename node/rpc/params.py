@@ -10,6 +10,19 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from protocol.queries.spec import (
+    BINS_LIMIT,
+    COLUMNS_LIMIT,
+    CONDITIONS_LIMIT,
+    DATASETS_LIMIT,
+    KINDS,
+    LEVELS_LIMIT,
+    MICRO,
+    PROBABILITIES_LIMIT,
+    SPEND_LEAST,
+    SPEND_LIMIT,
+)
+from protocol.queries.spec import TEXT_LIMIT as QUERY_TEXT_LIMIT
 from protocol.runs import (
     MEMBERS_AT_LEAST,
     MEMBERS_AT_MOST,
@@ -369,6 +382,113 @@ class ProvenanceExport(_About, frozen=True, kw_only=True):
             description="W3C PROV-O as JSON-LD, a picture, Graphviz, or the signed records"
         ),
     ]
+
+
+QueryKind = Literal["count", "histogram", "quantiles", "correlation", "survival"]
+_QueryText = Annotated[str, Meta(max_length=QUERY_TEXT_LIMIT)]
+_FLOOR = 10
+
+
+class QueriesAllow(Params, frozen=True):
+    dataset: Dataset
+    kinds: Annotated[
+        list[QueryKind],
+        Meta(min_length=1, max_length=len(KINDS), description="what it answers"),
+    ]
+    epsilon: Annotated[
+        float,
+        Meta(
+            gt=0,
+            le=1000,
+            description="all answers together, for ever, tell of one row at most this",
+        ),
+    ]
+    delta: Annotated[
+        float,
+        Meta(
+            gt=0,
+            lt=1,
+            description="but for this chance; well below one over the number of rows",
+        ),
+    ] = 1e-6
+    floor: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=_NUMBER_LIMIT,
+            description="a count below it is answered as 0, where it is answered alone",
+        ),
+    ] = _FLOOR
+
+
+class QueriesStop(Params, frozen=True):
+    dataset: Dataset
+
+
+class QueriesAsk(Params, frozen=True):
+    kind: Annotated[QueryKind, Meta(description="one of the five kinds")]
+    datasets: Annotated[
+        list[Dataset],
+        Meta(
+            min_length=1,
+            max_length=DATASETS_LIMIT,
+            description=f"1 to {DATASETS_LIMIT}, of different owners",
+        ),
+    ]
+    rho: Annotated[
+        float,
+        Meta(
+            ge=SPEND_LEAST / MICRO,
+            le=SPEND_LIMIT / MICRO,
+            description="privacy that each dataset pays (zCDP); noise has the variance "
+            "1/(2 rho) for all kinds but correlation",
+        ),
+    ]
+    columns: Annotated[
+        list[_QueryText],
+        Meta(
+            max_length=COLUMNS_LIMIT,
+            description="histogram and quantiles: one; correlation: two or more; survival: "
+            "time, event, and the group if there are levels",
+        ),
+    ] = []
+    where: Annotated[
+        dict[str, _QueryText],
+        Meta(
+            max_length=CONDITIONS_LIMIT,
+            description="only rows in which each column holds exactly this text",
+        ),
+    ] = {}
+    low: Annotated[float, Meta(description="where the values begin")] = 0.0
+    high: Annotated[float, Meta(description="where they end")] = 0.0
+    bins: Annotated[
+        int,
+        Meta(ge=0, le=BINS_LIMIT, description=f"equal parts, 0 to {BINS_LIMIT}"),
+    ] = 0
+    levels: Annotated[
+        list[_QueryText],
+        Meta(
+            max_length=LEVELS_LIMIT,
+            description="histogram: values of text; survival: groups, by the third column",
+        ),
+    ] = []
+    event: Annotated[
+        str,
+        Meta(
+            max_length=QUERY_TEXT_LIMIT,
+            description="survival: what the event column holds where the event was seen",
+        ),
+    ] = ""
+    probabilities: Annotated[
+        list[float],
+        Meta(max_length=PROBABILITIES_LIMIT, description="quantiles: such as 0.5"),
+    ] = []
+    path: (
+        Annotated[
+            str, _path("where question, answers and attestations are written as well")
+        ]
+        | None
+    ) = None
 
 
 class EventsList(Params, frozen=True):

@@ -241,6 +241,44 @@ class ProvenanceExport(Result, frozen=True):
     doubts: Count
 
 
+# --- queries ------------------------------------------------------------------
+
+
+class QueryPolicy(Result, frozen=True):
+    dataset: Count
+    kinds: list[str]
+    epsilon: Annotated[float, _said("of all answers together, for ever")]
+    delta: float
+    floor: Count
+    rho: Annotated[float, _said("what the budget is worth as zCDP")]
+    rho_left: float
+    epsilon_spent: Annotated[float, _said("at the same delta")]
+    questions: Annotated[Count, _said("that were charged")]
+
+
+class QueriesList(Result, frozen=True):
+    policies: list[QueryPolicy]
+
+
+class QueryAnswer(Result, frozen=True):
+    dataset: Count
+    owner: str
+    record: Annotated[Digest, _said("digest of the listing, as attested and on chain")]
+    manifest: Annotated[Digest, _said("root of the data, as attested and as listed")]
+
+
+class QueriesAsk(Result, frozen=True):
+    query: Annotated[Digest, _said("names the question; every attestation binds it")]
+    kind: str
+    code: Annotated[Digest, _said("of the program that answered, as attested")]
+    answers: Annotated[list[QueryAnswer], _said("every one was verified")]
+    masked: Annotated[bool, _said("only the sum could be read")]
+    noise_sd: Annotated[float, _said("standard deviation of one cell of the sum")]
+    floor: Annotated[Count, _said("smaller counts are null; a curve ends there")]
+    result: Annotated[dict[str, Any], _said("see docs/queries.md, by kind")]
+    path: str | None
+
+
 # --- training -----------------------------------------------------------------
 
 

@@ -241,6 +241,33 @@ _ALL = (
         "records it was made of, which another node verifies for itself.",
     ),
     Method(
+        "queries.allow",
+        params.QueriesAllow,
+        results.QueryPolicy,
+        "Let researchers ask a dataset of this node, within a privacy budget that is for ever: "
+        "a second call changes the bounds, not what is spent.",
+    ),
+    Method(
+        "queries.stop",
+        params.QueriesStop,
+        results.QueryPolicy,
+        "Answer nothing about a dataset any more. What was charged is remembered.",
+    ),
+    Method(
+        "queries.list",
+        params.Nothing,
+        results.QueriesList,
+        "Datasets of this node that answer queries, and what is left of their budgets.",
+    ),
+    Method(
+        "queries.ask",
+        params.QueriesAsk,
+        results.QueriesAsk,
+        "Ask several datasets one of five built-in questions. Each is answered where it lies, in "
+        "a sandbox, with noise, against its budget; several answers are masked so that only "
+        "their sum can be read. Every attestation is verified.",
+    ),
+    Method(
         "events.list",
         params.EventsList,
         results.EventsList,

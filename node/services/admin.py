@@ -24,6 +24,7 @@ from protocol.members import (
     ROLE_RESEARCHER,
     Member,
 )
+from protocol.queries.spec import MICRO
 
 HEAD_TIMEOUT_S = 2.0
 ROLES = {
@@ -75,6 +76,10 @@ class Admin:
             "audits.list": self._audits_list,
             "provenance.show": self._provenance_show,
             "provenance.export": self._provenance_export,
+            "queries.allow": self._queries_allow,
+            "queries.stop": self._queries_stop,
+            "queries.list": self._queries_list,
+            "queries.ask": self._queries_ask,
             "events.list": self._events_list,
             "node.stop": self._stop,
         }
@@ -266,6 +271,32 @@ class Admin:
 
     async def _audits_list(self, _params: Any) -> Row:
         return {"audits": self._node.audits.rows()}
+
+    async def _queries_allow(self, params: Any) -> Row:
+        return await self._node.queries.allow(
+            params.dataset, params.kinds, params.epsilon, params.delta, params.floor
+        )
+
+    async def _queries_stop(self, params: Any) -> Row:
+        return await self._node.queries.stop(params.dataset)
+
+    async def _queries_list(self, _params: Any) -> Row:
+        return {"policies": await self._node.queries.rows()}
+
+    async def _queries_ask(self, params: Any) -> Row:
+        return await self._node.queries.ask(
+            params.kind,
+            params.datasets,
+            round(params.rho * MICRO),
+            columns=params.columns,
+            where=list(params.where.items()),
+            between=(params.low, params.high),
+            bins=params.bins,
+            levels=params.levels,
+            event=params.event,
+            probabilities=params.probabilities,
+            path=params.path and Path(params.path),
+        )
 
     async def _provenance_show(self, params: Any) -> Row:
         return await self._node.provenance.show(params.about, params.direction)

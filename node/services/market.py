@@ -37,6 +37,7 @@ from node.ports import (
 )
 from protocol.duo import PERMISSIONS
 from protocol.lineage import Facts, PlacedReceipt, Records
+from protocol.listing import Listing
 from protocol.manifest import DATA_PROTOCOL, QUERY_LIMIT_BYTES
 from protocol.types import Digest, PeerId
 
@@ -148,6 +149,17 @@ class Market:
     async def own_rows(self, dataset: int) -> bytes:
         """The whole table as CSV, for the owner's own computing; asks no chain."""
         return await self._owner.rows(dataset)
+
+    async def own_listing(self, dataset: int) -> Listing | None:
+        """The listing of a dataset of ours; None for one of others."""
+        await self._shelf.load()
+        if self._shelf.by_dataset(dataset) is None:
+            return None
+        return self._shelf.own(dataset)[1]
+
+    async def listing(self, dataset: int) -> Listing:
+        """What the chain's record of a dataset stands for, asked of its owner if need be."""
+        return await self._catalogue.listing(dataset)
 
     async def own_bytes(
         self, dataset: int, unit: int, *, offset: int, length: int

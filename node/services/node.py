@@ -26,6 +26,7 @@ from node.services.inference import Host, Requester
 from node.services.market import Market
 from node.services.outbox import Outbox
 from node.services.provenance import Provenance
+from node.services.queries import Queries
 from node.services.receipts import Receipts
 from node.services.releases import Releases
 from node.services.replaying import Replayer
@@ -171,6 +172,14 @@ class Node:
             outbox=self.outbox,
             compute=parts.compute,
             states=str(home.states),
+        )
+        self.queries = Queries(
+            store=parts.store,
+            signer=key,
+            chain=parts.chain,
+            transport=transport,
+            federation=self.federation,
+            datasets=self.market,
         )
         self.provenance = Provenance(
             chain=parts.chain,
