@@ -25,6 +25,8 @@ from node.services.hands import Folders, Tools
 from node.services.inference import Host, Requester
 from node.services.market import Market
 from node.services.outbox import Outbox
+from node.services.provenance import Provenance
+from node.services.queries import Queries
 from node.services.receipts import Receipts
 from node.services.releases import Releases
 from node.services.replaying import Replayer
@@ -171,6 +173,22 @@ class Node:
             compute=parts.compute,
             states=str(home.states),
         )
+        self.queries = Queries(
+            store=parts.store,
+            signer=key,
+            chain=parts.chain,
+            transport=transport,
+            federation=self.federation,
+            datasets=self.market,
+        )
+        self.provenance = Provenance(
+            chain=parts.chain,
+            market=self.market,
+            runs=self.runs,
+            releases=self.releases,
+            receipts=self.receipts,
+            certificates=self.certificates,
+        )
         self._topics: Mapping[str, Callable[[Announcement], Awaitable[None]]] = {
             PROPOSAL_TOPIC: self.runs.heard_proposal,
             CONSENT_TOPIC: self.runs.heard_consent,
@@ -198,6 +216,7 @@ class Node:
             nursery.start_soon(self._listen)
             nursery.start_soon(self.outbox.run)
             nursery.start_soon(self.market.watch)
+            nursery.start_soon(self.provenance.run)
             nursery.start_soon(self.runs.run)
             nursery.start_soon(self.receipts.run)
             if self.parts.config.node.role == "institution":

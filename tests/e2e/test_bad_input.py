@@ -27,8 +27,8 @@ def test_a_node_starts_publishes_is_killed_and_comes_back_as_it_was(node, tmp_pa
     table = tmp_path / "table.csv"
     table.write_bytes(opt.csv_bytes(["MN"]))
     node.call(
-        "datasets.add",
-        path=str(table),
+        "datasets.publish",
+        paths=[str(table)],
         title="Obstetric trial, clinic MN",
         licence=opt.LICENCE,
         duo=list(opt.TERMS),
