@@ -203,6 +203,19 @@ _ALL = (
         "What verifiers reported, each under its signature.",
     ),
     Method(
+        "disputes.open",
+        params.DisputesOpen,
+        results.DisputesOpen,
+        "Take the evidence against a receipt to the contract. What follows (answers, rows, the "
+        "proof) the nodes do by themselves.",
+    ),
+    Method(
+        "disputes.list",
+        params.Nothing,
+        results.DisputesList,
+        "Disputes before the contract, of this node and of others.",
+    ),
+    Method(
         "events.list",
         params.EventsList,
         results.EventsList,

@@ -69,6 +69,8 @@ class Admin:
             "receipts.anchor": self._receipts_anchor,
             "receipts.export": self._receipts_export,
             "audits.list": self._audits_list,
+            "disputes.open": self._disputes_open,
+            "disputes.list": self._disputes_list,
             "events.list": self._events_list,
             "node.stop": self._stop,
         }
@@ -236,6 +238,16 @@ class Admin:
 
     async def _audits_list(self, _params: Any) -> Row:
         return {"audits": self._node.audits.rows()}
+
+    async def _disputes_open(self, params: Any) -> Row:
+        disputes = self._node.disputes
+        if disputes is None:
+            raise ChainError("this chain's contracts decide no disputes")
+        return await disputes.open(bytes.fromhex(params.receipt))
+
+    async def _disputes_list(self, _params: Any) -> Row:
+        disputes = self._node.disputes
+        return {"disputes": [] if disputes is None else disputes.rows()}
 
     async def _events_list(self, params: Any) -> Row:
         store = self._node.parts.store
