@@ -16,10 +16,19 @@ from node.clock import now_s
 from node.config import Config, worker_socket
 from node.errors import ConfigError, NodeError
 from node.locations import Home
-from node.ports import Announcement, Blobs, Chain, Compute, Store, Transport
+from node.ports import (
+    Announcement,
+    Arbiter,
+    Blobs,
+    Chain,
+    Compute,
+    Store,
+    Transport,
+)
 from node.services.auditing import Verifier
 from node.services.certificates import Certificates
 from node.services.confirming import Confirmations
+from node.services.disputing import Disputes
 from node.services.federation import Federation
 from node.services.hands import Folders, Tools
 from node.services.inference import Host, Requester
@@ -56,6 +65,8 @@ class Parts:
     blobs: Blobs
     chain: Chain
     compute: Compute
+    arbiter: Arbiter | None = None
+    """None: a chain whose contracts decide no disputes."""
 
 
 class Node:
@@ -141,6 +152,18 @@ class Node:
             evidence=home.evidence,
         )
         self.audits = Audits(parts.store, self.federation)
+        self.disputes: Disputes | None = None
+        if parts.arbiter is not None:
+            self.disputes = Disputes(
+                store=parts.store,
+                chain=parts.chain,
+                arbiter=parts.arbiter,
+                federation=self.federation,
+                receipts=self.receipts,
+                releases=self.releases,
+                compute=parts.compute,
+                evidence=home.evidence,
+            )
         self._host = Host(
             blobs=parts.blobs,
             signer=key,
@@ -219,6 +242,8 @@ class Node:
             nursery.start_soon(self.provenance.run)
             nursery.start_soon(self.runs.run)
             nursery.start_soon(self.receipts.run)
+            if self.disputes is not None:
+                nursery.start_soon(self.disputes.run)
             if self.parts.config.node.role == "institution":
                 nursery.start_soon(self.confirmations.run)
             if self.parts.config.node.role == "verifier":
@@ -242,6 +267,7 @@ class Node:
             ),
             rate=parts.config.audit.rate,
             full=parts.config.audit.full,
+            disputes=self.disputes if parts.config.audit.dispute else None,
         )
 
     def reach(self) -> Transport:
