@@ -112,9 +112,11 @@ def test_two_processes_train_as_one_and_take_up_what_one_has_left(material, tmp_
             client.load(config, resumed, moments=half.moments())
             rest = _steps(client, rows, target, STEPS - STEPS // 2)
             np.testing.assert_allclose(first + rest, wanted, rtol=1e-4)
-            with WorkerClient(str(socket)) as second:
-                with pytest.raises(ComputeError, match="another session has"):
-                    second.load(config, keyed)
+            with (
+                WorkerClient(str(socket)) as second,
+                pytest.raises(ComputeError, match="another session has"),
+            ):
+                second.load(config, keyed)
         with WorkerClient(str(socket)) as client:
             for _ in range(600):  # the first session ends behind our back
                 try:
