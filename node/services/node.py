@@ -26,12 +26,14 @@ from node.ports import (
     Transport,
 )
 from node.services.auditing import Verifier
+from node.services.borrowing import Borrower
 from node.services.certificates import Certificates
 from node.services.confirming import Confirmations
 from node.services.disputing import Disputes
 from node.services.federation import Federation
 from node.services.hands import Folders, Tools
 from node.services.inference import Host, Requester
+from node.services.lending import Lender
 from node.services.market import Market
 from node.services.outbox import Outbox
 from node.services.provenance import Provenance
@@ -77,6 +79,7 @@ class Node:
         self.parts = parts
         self.federation = Federation(parts.store, parts.chain)
         self._transport: Transport | None = None
+        self._borrower: Borrower | None = None
 
     def is_member(self, peer: PeerId) -> bool:
         """The transport's gate."""
@@ -118,7 +121,7 @@ class Node:
                 compute=parts.compute,
                 states=states,
                 folders=Folders(home.states, home.blobs),
-                worker_socket=socket,
+                worker_socket=self._training_socket(transport, socket),
             ),
             datasets=self.market,
             outbox=self.outbox,
@@ -173,6 +176,12 @@ class Node:
             receipts=self.receipts,
             worker_socket=socket,
             corrupt=config.dev.corrupt_receipts,
+        )
+        self._lender = Lender(
+            transport=transport,
+            federation=self.federation,
+            worker_socket=socket,
+            lends=config.worker.lend,
         )
         self.requester = Requester(
             store=parts.store,
@@ -244,10 +253,23 @@ class Node:
             nursery.start_soon(self.receipts.run)
             if self.disputes is not None:
                 nursery.start_soon(self.disputes.run)
+            nursery.start_soon(self._lender.run)
+            if self._borrower is not None:
+                await nursery.start(self._borrower.run)
             if self.parts.config.node.role == "institution":
                 nursery.start_soon(self.confirmations.run)
             if self.parts.config.node.role == "verifier":
                 nursery.start_soon(self._verifier().run)
+
+    def _training_socket(self, transport: Transport, own: str) -> str:
+        """Where the compute child finds the worker for its trunks."""
+        host, path = self.parts.config.worker.host, self.parts.home.borrowed_socket
+        if not host:
+            return own
+        self._borrower = Borrower(
+            transport=transport, federation=self.federation, host=host, path=path
+        )
+        return str(path)
 
     def _verifier(self) -> Verifier:
         parts = self.parts
