@@ -40,7 +40,7 @@ _SECTIONS = (
     ("A node", ("init", "config", "status", "events", "stop", "peers", "members")),
     ("Data", ("dataset", "grant", "query", "provenance")),
     ("Training", ("run", "round")),
-    ("Evaluation", ("model", "infer", "receipt", "audit")),
+    ("Evaluation", ("model", "infer", "receipt", "audit", "dispute")),
     ("Programs", ("worker", "chain", "devchain", "demo", "attack", "bench")),
 )
 

@@ -335,6 +335,10 @@ class InferenceRun(Params, frozen=True):
     ) = None
 
 
+class DisputesOpen(Params, frozen=True):
+    receipt: Receipt
+
+
 class ReceiptsExport(Params, frozen=True):
     receipt: Receipt
     path: Annotated[str, _path("where the audit bundle is written")]

@@ -435,3 +435,27 @@ class AuditRow(Result, frozen=True):
 
 class AuditsList(Result, frozen=True):
     audits: list[AuditRow]
+
+
+class DisputesOpen(Result, frozen=True):
+    dispute: Count
+    host: str
+
+
+class DisputeRow(Result, frozen=True):
+    dispute: Count
+    challenger: str
+    host: str
+    model: Digest
+    layer: Count
+    case: Count
+    token: Count
+    turn: Annotated[Literal["host", "challenger", "nobody"], _said("who must move")]
+    outcome: Annotated[
+        Literal["upheld", "rejected", "undecided"] | None,
+        _said("upheld: the host was wrong, or silent; null while it runs"),
+    ]
+
+
+class DisputesList(Result, frozen=True):
+    disputes: list[DisputeRow]

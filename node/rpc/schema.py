@@ -268,6 +268,19 @@ _ALL = (
         "their sum can be read. Every attestation is verified.",
     ),
     Method(
+        "disputes.open",
+        params.DisputesOpen,
+        results.DisputesOpen,
+        "Take the evidence against a receipt to the contract. What follows (answers, rows, the "
+        "proof) the nodes do by themselves.",
+    ),
+    Method(
+        "disputes.list",
+        params.Nothing,
+        results.DisputesList,
+        "Disputes before the contract, of this node and of others.",
+    ),
+    Method(
         "events.list",
         params.EventsList,
         results.EventsList,

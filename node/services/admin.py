@@ -80,6 +80,8 @@ class Admin:
             "queries.stop": self._queries_stop,
             "queries.list": self._queries_list,
             "queries.ask": self._queries_ask,
+            "disputes.open": self._disputes_open,
+            "disputes.list": self._disputes_list,
             "events.list": self._events_list,
             "node.stop": self._stop,
         }
@@ -305,6 +307,16 @@ class Admin:
         return await self._node.provenance.export(
             params.about, params.direction, params.form, Path(params.path)
         )
+
+    async def _disputes_open(self, params: Any) -> Row:
+        disputes = self._node.disputes
+        if disputes is None:
+            raise ChainError("this chain's contracts decide no disputes")
+        return await disputes.open(bytes.fromhex(params.receipt))
+
+    async def _disputes_list(self, _params: Any) -> Row:
+        disputes = self._node.disputes
+        return {"disputes": [] if disputes is None else disputes.rows()}
 
     async def _events_list(self, params: Any) -> Row:
         store = self._node.parts.store

@@ -16,13 +16,24 @@ from node.clock import now_s
 from node.config import Config, worker_socket
 from node.errors import ConfigError, NodeError
 from node.locations import Home
-from node.ports import Announcement, Blobs, Chain, Compute, Store, Transport
+from node.ports import (
+    Announcement,
+    Arbiter,
+    Blobs,
+    Chain,
+    Compute,
+    Store,
+    Transport,
+)
 from node.services.auditing import Verifier
+from node.services.borrowing import Borrower
 from node.services.certificates import Certificates
 from node.services.confirming import Confirmations
+from node.services.disputing import Disputes
 from node.services.federation import Federation
 from node.services.hands import Folders, Tools
 from node.services.inference import Host, Requester
+from node.services.lending import Lender
 from node.services.market import Market
 from node.services.outbox import Outbox
 from node.services.provenance import Provenance
@@ -56,6 +67,8 @@ class Parts:
     blobs: Blobs
     chain: Chain
     compute: Compute
+    arbiter: Arbiter | None = None
+    """None: a chain whose contracts decide no disputes."""
 
 
 class Node:
@@ -66,6 +79,7 @@ class Node:
         self.parts = parts
         self.federation = Federation(parts.store, parts.chain)
         self._transport: Transport | None = None
+        self._borrower: Borrower | None = None
 
     def is_member(self, peer: PeerId) -> bool:
         """The transport's gate."""
@@ -107,7 +121,7 @@ class Node:
                 compute=parts.compute,
                 states=states,
                 folders=Folders(home.states, home.blobs),
-                worker_socket=socket,
+                worker_socket=self._training_socket(transport, socket),
             ),
             datasets=self.market,
             outbox=self.outbox,
@@ -141,6 +155,18 @@ class Node:
             evidence=home.evidence,
         )
         self.audits = Audits(parts.store, self.federation)
+        self.disputes: Disputes | None = None
+        if parts.arbiter is not None:
+            self.disputes = Disputes(
+                store=parts.store,
+                chain=parts.chain,
+                arbiter=parts.arbiter,
+                federation=self.federation,
+                receipts=self.receipts,
+                releases=self.releases,
+                compute=parts.compute,
+                evidence=home.evidence,
+            )
         self._host = Host(
             blobs=parts.blobs,
             signer=key,
@@ -150,6 +176,12 @@ class Node:
             receipts=self.receipts,
             worker_socket=socket,
             corrupt=config.dev.corrupt_receipts,
+        )
+        self._lender = Lender(
+            transport=transport,
+            federation=self.federation,
+            worker_socket=socket,
+            lends=config.worker.lend,
         )
         self.requester = Requester(
             store=parts.store,
@@ -219,10 +251,25 @@ class Node:
             nursery.start_soon(self.provenance.run)
             nursery.start_soon(self.runs.run)
             nursery.start_soon(self.receipts.run)
+            if self.disputes is not None:
+                nursery.start_soon(self.disputes.run)
+            nursery.start_soon(self._lender.run)
+            if self._borrower is not None:
+                await nursery.start(self._borrower.run)
             if self.parts.config.node.role == "institution":
                 nursery.start_soon(self.confirmations.run)
             if self.parts.config.node.role == "verifier":
                 nursery.start_soon(self._verifier().run)
+
+    def _training_socket(self, transport: Transport, own: str) -> str:
+        """Where the compute child finds the worker for its trunks."""
+        host, path = self.parts.config.worker.host, self.parts.home.borrowed_socket
+        if not host:
+            return own
+        self._borrower = Borrower(
+            transport=transport, federation=self.federation, host=host, path=path
+        )
+        return str(path)
 
     def _verifier(self) -> Verifier:
         parts = self.parts
@@ -242,6 +289,7 @@ class Node:
             ),
             rate=parts.config.audit.rate,
             full=parts.config.audit.full,
+            disputes=self.disputes if parts.config.audit.dispute else None,
         )
 
     def reach(self) -> Transport:

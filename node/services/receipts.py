@@ -34,6 +34,7 @@ from protocol.evaluation import (
 )
 from protocol.lineage import PlacedReceipt
 from protocol.members import ROLE_AUDITOR
+from protocol.merkle import leaf_digest
 from protocol.receipt import Receipt, batch_proof, batch_root, open_receipt
 from protocol.types import Digest, PeerId, digest
 from protocol.wire import Message, decode, encode, require_length
@@ -158,6 +159,14 @@ class Receipts:
             raise StorageError(f"no receipt {receipt.hex()[:16]} on this host")
         kept = decode(data, Kept, limit_bytes=BATCH_LIMIT_BYTES)
         return open_receipt(kept.sealed), kept
+
+    async def by_leaf(self, leaf: bytes) -> tuple[Receipt, Kept]:
+        """The receipt that stands in a batch under this leaf hash."""
+        for receipt in self._placed:
+            found, kept = await self.kept(receipt)
+            if leaf_digest(kept.sealed) == leaf:
+                return found, kept
+        raise StorageError(f"no receipt with leaf {leaf.hex()[:16]} on this host")
 
     async def rows_at(self, receipt: Receipt, kept: Kept, boundary: int) -> bytes:
         """Packed rows at one boundary."""
