@@ -26,6 +26,7 @@ from protocol import merkle
 from protocol.boundary import RowOpening, boundary_root, open_row
 from protocol.dispute import STEPS, Claim, Proof, Row, claim_from, salted
 from protocol.receipt import Order, batch_proof, batch_root, seal_order, seal_receipt
+from protocol.types import PublicKey
 
 HOUR_S, BOND, RICH = 3600, 100, 10_000
 SALT = bytes(range(32))
@@ -35,8 +36,8 @@ ACCOUNTS = ("host", "watcher", "other")
 LIAR, WATCHER, OTHER = map(account, ACCOUNTS)
 
 
-def _key(signing: nacl.signing.SigningKey) -> bytes:
-    return bytes(signing.verify_key)
+def _key(signing: nacl.signing.SigningKey) -> PublicKey:
+    return PublicKey(bytes(signing.verify_key))
 
 
 def _sealer(signing: nacl.signing.SigningKey) -> Any:
