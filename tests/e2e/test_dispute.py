@@ -247,7 +247,8 @@ def test_a_liar_is_slashed_and_an_honest_receipt_survives_a_malicious_challenger
     # Somebody who knows all the rows disputes the honest receipt, and shows what there is.
     trio.run(malicious, scene)
     rich = scene.chain(OWNER)
-    rich.link.web3.provider.make_request("evm_increaseTime", [scene.move_s + 60])
+    moved = rich.link.web3.provider.make_request("dev_move", [hex(scene.move_s + 60)])
+    assert "error" not in moved
     trio.run(bonds.give, rich, scene.coin)  # the next block
     until(lambda: scene.disputes("HOST")[1]["outcome"])
     assert scene.disputes("HOST")[1]["outcome"] == "rejected"
