@@ -31,7 +31,10 @@ _SECTIONS = (
     ("Data", ("dataset", "grant")),
     ("Training", ("run", "round")),
     ("Evaluation", ("model", "infer", "receipt", "audit")),
-    ("Programs", ("worker", "chain", "devchain", "demo", "attack", "bench")),
+    (
+        "Programs",
+        ("worker", "smode", "chain", "devchain", "demo", "attack", "bench"),
+    ),
 )
 
 
