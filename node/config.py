@@ -213,6 +213,13 @@ class Audit(Table, frozen=True):
             "layer is, never the first, whose input says most",
         ),
     ] = 0.1
+    dispute: Annotated[
+        bool,
+        Meta(
+            description="take a host that showed a wrong number to the contract; costs gas and, "
+            "until it is decided, the federation's bond",
+        ),
+    ] = False
 
 
 class Log(Table, frozen=True):

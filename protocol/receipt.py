@@ -175,7 +175,7 @@ class BatchProof(Message, frozen=True, tag="batch-proof"):
                 "batch size", f"1 to {BATCH_COUNT_LIMIT}", self.size
             )
         merkle.verify_inclusion(self.tree, sealed, self.index, self.size, self.path)
-        found = _batch_root(self.size, self.tree)
+        found = batch_digest(self.size, self.tree)
         if found != batch:
             raise VerificationError("batch root", batch.hex(), found.hex())
 
@@ -185,7 +185,7 @@ def batch_root(receipts: Sequence[bytes]) -> Digest:
 
     The count is in the digest because an inclusion proof alone does not fix it.
     """
-    return _batch_root(len(receipts), merkle.root(receipts))
+    return batch_digest(len(receipts), merkle.root(receipts))
 
 
 def batch_proof(receipts: Sequence[bytes], index: int) -> BatchProof:
@@ -194,7 +194,8 @@ def batch_proof(receipts: Sequence[bytes], index: int) -> BatchProof:
     return BatchProof(index, len(receipts), merkle.root(receipts), tuple(path))
 
 
-def _batch_root(size: int, tree: bytes) -> Digest:
+def batch_digest(size: int, tree: bytes) -> Digest:
+    """What is anchored for `size` receipts whose Merkle root is `tree`."""
     return digest(_BATCH_LABEL + size.to_bytes(4, "big") + tree)
 
 

@@ -86,8 +86,8 @@ def _publish(place: Place, name: str) -> int:
     table.write_bytes(opt.csv_bytes([name]))
     table.chmod(0o600)
     shown = place.sites[name].call(
-        "datasets.add",
-        path=str(table),
+        "datasets.publish",
+        paths=[str(table)],
         title=f"Obstetric trial, clinic {name}",
         licence=opt.LICENCE,
         duo=list(opt.TERMS),

@@ -18,6 +18,7 @@ import trio
 from node.adapters.evm_chain import EvmChain, account_address, deploy
 from node.adapters.keyfile import open_
 from node.config import Peer, template
+from node.demo import bonds
 from node.demo.programs import DemoError, Programs, free_ports, until
 from node.errors import RpcError
 from node.locations import Home
@@ -74,6 +75,7 @@ class Place:
     chain_url: str
     contracts: Mapping[str, str]
     owner_key: bytes
+    coin: str
 
     def environment(self) -> dict[str, str]:
         """What every program of the demo is started with."""
@@ -104,7 +106,8 @@ def prepare(folder: Path, programs: Programs) -> Place:
         *(part for account in funded for part in ("--fund", "0x" + account.hex())),
     )
     programs.wait_for_line("chain", "ready")
-    contracts = deploy(url, CHAIN_ID, owner_key)
+    settings = bonds.settings(url, owner_key)
+    contracts = deploy(url, CHAIN_ID, owner_key, settings)
     members = [
         Member(
             node_key=key.public_key,
@@ -116,13 +119,15 @@ def prepare(folder: Path, programs: Programs) -> Place:
         for name, key in keys.items()
     ]
     trio.run(_register, url, contracts, owner_key, members)
+    rich = {name: keys[name].account_key for name in (LIAR, VERIFIER)}
+    trio.run(_endow, url, contracts, settings.token, rich)
     sites = {
         name: Site(name, _KINDS[name], homes[name], port, keys[name].peer_id)
         for name, port in zip(names, ports, strict=True)
     }
     for site in sites.values():
         _configure(site, sites, url, contracts)
-    return Place(folder, sites, url, contracts, owner_key)
+    return Place(folder, sites, url, contracts, owner_key, settings.token)
 
 
 async def _register(
@@ -133,6 +138,19 @@ async def _register(
     )
     for member in members:
         await chain.register(member, member.roles)
+
+
+async def _endow(
+    url: str, contracts: Mapping[str, str], coin: str, keys: Mapping[str, bytes]
+) -> None:
+    """Coins for those who will need them; the liar stakes like an honest host."""
+    for name, key in keys.items():
+        chain = EvmChain(
+            url=url, chain_id=CHAIN_ID, contracts=contracts, account_key=key
+        )
+        await bonds.give(chain, coin)
+        if name == LIAR:
+            await bonds.stake(chain)
 
 
 def start(place: Place, programs: Programs) -> None:
@@ -208,6 +226,7 @@ def _configure(
             chain__contracts__anchors=contracts["anchors"],
             audit__rate=1.0,
             audit__full=1.0,
+            audit__dispute=site.name == VERIFIER,
             dev__corrupt_receipts=CORRUPTED if site.name == LIAR else 0,
         )
     )

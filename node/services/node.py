@@ -16,17 +16,28 @@ from node.clock import now_s
 from node.config import Config, worker_socket
 from node.errors import ConfigError, NodeError
 from node.locations import Home
-from node.ports import Announcement, Blobs, Chain, Compute, Store, Transport
+from node.ports import (
+    Announcement,
+    Arbiter,
+    Blobs,
+    Chain,
+    Compute,
+    Store,
+    Transport,
+)
 from node.services.auditing import Verifier
 from node.services.borrowing import Borrower
 from node.services.certificates import Certificates
 from node.services.confirming import Confirmations
+from node.services.disputing import Disputes
 from node.services.federation import Federation
 from node.services.hands import Folders, Tools
 from node.services.inference import Host, Requester
 from node.services.lending import Lender
 from node.services.market import Market
 from node.services.outbox import Outbox
+from node.services.provenance import Provenance
+from node.services.queries import Queries
 from node.services.receipts import Receipts
 from node.services.releases import Releases
 from node.services.replaying import Replayer
@@ -56,6 +67,8 @@ class Parts:
     blobs: Blobs
     chain: Chain
     compute: Compute
+    arbiter: Arbiter | None = None
+    """None: a chain whose contracts decide no disputes."""
 
 
 class Node:
@@ -142,6 +155,18 @@ class Node:
             evidence=home.evidence,
         )
         self.audits = Audits(parts.store, self.federation)
+        self.disputes: Disputes | None = None
+        if parts.arbiter is not None:
+            self.disputes = Disputes(
+                store=parts.store,
+                chain=parts.chain,
+                arbiter=parts.arbiter,
+                federation=self.federation,
+                receipts=self.receipts,
+                releases=self.releases,
+                compute=parts.compute,
+                evidence=home.evidence,
+            )
         self._host = Host(
             blobs=parts.blobs,
             signer=key,
@@ -180,6 +205,22 @@ class Node:
             compute=parts.compute,
             states=str(home.states),
         )
+        self.queries = Queries(
+            store=parts.store,
+            signer=key,
+            chain=parts.chain,
+            transport=transport,
+            federation=self.federation,
+            datasets=self.market,
+        )
+        self.provenance = Provenance(
+            chain=parts.chain,
+            market=self.market,
+            runs=self.runs,
+            releases=self.releases,
+            receipts=self.receipts,
+            certificates=self.certificates,
+        )
         self._topics: Mapping[str, Callable[[Announcement], Awaitable[None]]] = {
             PROPOSAL_TOPIC: self.runs.heard_proposal,
             CONSENT_TOPIC: self.runs.heard_consent,
@@ -207,8 +248,11 @@ class Node:
             nursery.start_soon(self._listen)
             nursery.start_soon(self.outbox.run)
             nursery.start_soon(self.market.watch)
+            nursery.start_soon(self.provenance.run)
             nursery.start_soon(self.runs.run)
             nursery.start_soon(self.receipts.run)
+            if self.disputes is not None:
+                nursery.start_soon(self.disputes.run)
             nursery.start_soon(self._lender.run)
             if self._borrower is not None:
                 await nursery.start(self._borrower.run)
@@ -245,6 +289,7 @@ class Node:
             ),
             rate=parts.config.audit.rate,
             full=parts.config.audit.full,
+            disputes=self.disputes if parts.config.audit.dispute else None,
         )
 
     def reach(self) -> Transport:

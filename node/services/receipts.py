@@ -32,7 +32,9 @@ from protocol.evaluation import (
     Place,
     PlaceRequest,
 )
+from protocol.lineage import PlacedReceipt
 from protocol.members import ROLE_AUDITOR
+from protocol.merkle import leaf_digest
 from protocol.receipt import Receipt, batch_proof, batch_root, open_receipt
 from protocol.types import Digest, PeerId, digest
 from protocol.wire import Message, decode, encode, require_length
@@ -158,6 +160,14 @@ class Receipts:
         kept = decode(data, Kept, limit_bytes=BATCH_LIMIT_BYTES)
         return open_receipt(kept.sealed), kept
 
+    async def by_leaf(self, leaf: bytes) -> tuple[Receipt, Kept]:
+        """The receipt that stands in a batch under this leaf hash."""
+        for receipt in self._placed:
+            found, kept = await self.kept(receipt)
+            if leaf_digest(kept.sealed) == leaf:
+                return found, kept
+        raise StorageError(f"no receipt with leaf {leaf.hex()[:16]} on this host")
+
     async def rows_at(self, receipt: Receipt, kept: Kept, boundary: int) -> bytes:
         """Packed rows at one boundary."""
         size = receipt.order.rows_bytes
@@ -177,6 +187,17 @@ class Receipts:
         receipts = decode(data, BatchAnswer, limit_bytes=BATCH_LIMIT_BYTES).receipts
         index = next(i for i, one in enumerate(receipts) if digest(one) == receipt)
         return Place(batch, batch_proof(receipts, index))
+
+    async def placed(self) -> list[PlacedReceipt]:
+        """All receipts of this host, each with its place once its batch is closed."""
+        found = [PlacedReceipt(sealed, b"", None) for sealed in self._open.values()]
+        for root, data in await self._store.scan(_BATCHES):
+            batch = decode(data, BatchAnswer, limit_bytes=BATCH_LIMIT_BYTES).receipts
+            found += [
+                PlacedReceipt(sealed, root, batch_proof(batch, index))
+                for index, sealed in enumerate(batch)
+            ]
+        return found
 
     async def _outbox_once(self, root: bytes, count: int) -> None:
         """The mark follows the entry: after a crash an anchor is sent twice, never not."""

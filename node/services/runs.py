@@ -383,6 +383,12 @@ class Runs:
             member is not None and member.node_key in record.members and root in known
         )
 
+    async def signed(self) -> tuple[list[bytes], list[bytes]]:
+        """All proposals and consents, as they were signed."""
+        store = self._tools.store
+        proposals = [sealed for _, sealed in await store.scan(_RUNS)]
+        return proposals, [sealed for _, sealed in await store.scan(_CONSENTS)]
+
     def rows(self) -> list[dict[str, Any]]:
         """For `runs.list`, oldest first."""
         ordered = sorted(self._known.values(), key=lambda r: r.course.proposal.created)

@@ -28,6 +28,7 @@ class Scenario:
     world: World
     laws: Laws
     what: tuple[str, ...]
+    end_ms: int = END_MS
 
     def run(self) -> None:
         """Start everyone, run to the end, look at the end."""
@@ -35,7 +36,7 @@ class Scenario:
             if node.down_ms >= 0:
                 delay = self.world.chance.randint(0, 200)
                 self.world.later(delay, lambda node=node: self.world.start(node))
-        self.world.run(END_MS)
+        self.world.run(self.end_ms)
         self.laws.final()
 
 
