@@ -16,7 +16,6 @@ from node.bench.memory import Growth
 from node.compute import __main__ as child
 from node.compute.methods import find
 from protocol.aggregate import masks
-from protocol.aggregate.ring import Elements
 
 CLOCKS = "REXIS_BENCH_CLOCKS"
 """Where the lines go; set by `node.bench.round_peer`."""
@@ -32,7 +31,11 @@ class Clocks:
         self._known: set[str] = set()
 
     def apply(
-        self, words: Elements, start: int, plus: Iterable[bytes], minus: Iterable[bytes]
+        self,
+        words: masks.Words,
+        start: int,
+        plus: Iterable[bytes],
+        minus: Iterable[bytes],
     ) -> None:
         began = time.perf_counter()
         self._apply(words, start, plus, minus)
