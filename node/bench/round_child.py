@@ -31,7 +31,11 @@ class Clocks:
         self._known: set[str] = set()
 
     def apply(
-        self, words: Any, start: int, plus: Iterable[bytes], minus: Iterable[bytes]
+        self,
+        words: masks.Words,
+        start: int,
+        plus: Iterable[bytes],
+        minus: Iterable[bytes],
     ) -> None:
         began = time.perf_counter()
         self._apply(words, start, plus, minus)
