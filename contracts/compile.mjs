@@ -25,6 +25,7 @@ const contracts = [
   "Market",
   "Board",
   "Anchors",
+  "Disputes",
   "Reputation",
   "Committee",
   "DevCoin",

@@ -21,6 +21,7 @@ from node import notify
 from node.adapters.blob_dir import BlobDir
 from node.adapters.compute_child import open_compute_child
 from node.adapters.evm_chain import EvmChain
+from node.adapters.evm_disputes import EvmDisputes
 from node.adapters.keyfile import KeyFile, open_
 from node.adapters.libp2p import Libp2pTransport
 from node.adapters.sqlite_store import SqliteStore
@@ -107,7 +108,9 @@ async def opened(
         await _check_chain(chain)
         compute = await stack.enter_async_context(open_compute_child())
         nursery = await stack.enter_async_context(trio.open_nursery())
-        node = Node(Parts(home, config, key, store, blobs, chain, compute))
+        node = Node(
+            Parts(home, config, key, store, blobs, chain, compute, EvmDisputes(chain))
+        )
         transport = Libp2pTransport(
             identity_seed=key.identity_seed,
             sign=key.sign,

@@ -145,6 +145,16 @@ class Worker(Table, frozen=True):
             description="unix socket of the worker; empty: worker.sock in the home",
         ),
     ] = ""
+    host: Annotated[
+        str,
+        Meta(
+            max_length=100,
+            description="member whose worker trains our trunks, by name or peer id; empty: ours",
+        ),
+    ] = ""
+    lend: Annotated[
+        bool, Meta(description="whether members may train on our worker")
+    ] = False
 
 
 class Limits(Table, frozen=True):
@@ -200,9 +210,16 @@ class Audit(Table, frozen=True):
             ge=0.0,
             le=1.0,
             description="share of those that are replayed whole, 0 to 1; of the others one "
-            "layer is, never the first, whose input says most",
+            "layer is, any of them",
         ),
     ] = 0.1
+    dispute: Annotated[
+        bool,
+        Meta(
+            description="take a host that showed a wrong number to the contract; costs gas and, "
+            "until it is decided, the federation's bond",
+        ),
+    ] = False
 
 
 class Log(Table, frozen=True):

@@ -11,7 +11,9 @@ from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Any, Protocol
 
+from protocol.dispute import Claim, Proof, Row, Turn
 from protocol.members import Member, MemberSet
+from protocol.receipt import BatchProof
 from protocol.types import Digest, PeerId, PublicKey
 
 Answer = Callable[[PeerId, bytes], Awaitable[bytes]]
@@ -186,6 +188,14 @@ class ChainEvent:
     index: int
     kind: str
     data: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Whose move it is in a dispute, and until when (Unix seconds of the chain)."""
+
+    turn: Turn
+    deadline: int
 
 
 @dataclass(frozen=True)
@@ -483,3 +493,41 @@ class Market(Protocol):
 
     async def scores(self, account: bytes) -> Mapping[str, tuple[int, int]]:
         """Role to score from 0 to 100 and the number of cases it rests on."""
+
+
+class Arbiter(Protocol):
+    """Disputes that a contract decides by computing (docs/verify.md §10)."""
+
+    @property
+    def account(self) -> bytes:
+        """Who moves."""
+
+    async def accuse(
+        self,
+        host: bytes,
+        batch: bytes,
+        proof: BatchProof,
+        receipt: bytes,
+        place: tuple[int, int, int],
+    ) -> int:
+        """Dispute the row at (layer, case, token) of a sealed receipt; the number."""
+
+    async def answer(self, number: int, hashes: Sequence[bytes]) -> None: ...
+
+    async def ask(self, number: int, step: int) -> None: ...
+
+    async def show(
+        self, number: int, claim: Claim, hashes: Sequence[bytes], row: Row
+    ) -> None: ...
+
+    async def prove(
+        self, number: int, claim: Claim, hashes: Sequence[bytes], proof: Proof
+    ) -> None: ...
+
+    async def drop(self, number: int) -> None:
+        """There is nothing the contract could be shown; both keep what is theirs."""
+
+    async def close(self, number: int) -> None:
+        """Whoever had to move let the time pass."""
+
+    async def standing(self, number: int) -> Standing: ...

@@ -7,9 +7,10 @@ of one case is derived from it, so one case can be shown without giving the othe
 
 import hashlib
 import struct
+from dataclasses import dataclass
 
 from protocol import merkle
-from protocol.errors import MalformedMessageError
+from protocol.errors import LocalProtocolError, MalformedMessageError
 from protocol.types import Digest
 
 Shape = tuple[int, int, int]
@@ -68,14 +69,58 @@ def case_root(
     salt: bytes,
 ) -> Digest:
     """Root of the packed rows (tokens, width) of one case under the case's own salt."""
+    return merkle.root_of_digests(_row_leaves(rows, shape, boundary, case, salt))
+
+
+@dataclass(frozen=True)
+class RowOpening:
+    """One row, and what leads from it to a boundary root."""
+
+    salt: bytes
+    """The row's own; it opens no other."""
+    row: bytes
+    token_path: tuple[Digest, ...]
+    case_path: tuple[Digest, ...]
+
+
+def open_row(
+    rows: bytes, shape: Shape, boundary: int, salt: bytes, case: int, token: int
+) -> RowOpening:
+    """The row of one token of one case, out of all packed rows at `boundary`."""
+    cases, tokens, width = shape
+    if not (0 <= case < cases and 0 <= token < tokens):
+        raise LocalProtocolError(f"no case {case}, token {token} in rows of {shape}")
+    roots = case_roots(rows, shape, boundary, salt)
+    own, size = case_salt(salt, case), ENTRY_BYTES * width
+    part = memoryview(rows)[case * size * tokens :][: size * tokens]
+    leaves = _row_leaves(part, (tokens, width), boundary, case, own)
+    return RowOpening(
+        salt=_row_salt(own, _PLACE.pack(boundary, case, token, width)),
+        row=bytes(part[token * size :][:size]),
+        token_path=tuple(merkle.proof_of_digests(leaves, token)),
+        case_path=tuple(merkle.inclusion_proof(roots, case)),
+    )
+
+
+def _row_salt(salt: bytes, place: bytes) -> bytes:
+    return hashlib.sha256(_ROW_SALT_LABEL + salt + place).digest()
+
+
+def _row_leaves(
+    rows: bytes | memoryview,
+    shape: tuple[int, int],
+    boundary: int,
+    case: int,
+    salt: bytes,
+) -> list[bytes]:
     tokens, width = shape
     size = ENTRY_BYTES * width
     leaves = []
     for token in range(tokens):
         place = _PLACE.pack(boundary, case, token, width)
-        row_salt = hashlib.sha256(_ROW_SALT_LABEL + salt + place).digest()
+        row_salt = _row_salt(salt, place)
         # A leaf of RFC 9162, hashed piece by piece to spare a copy of the row.
         leaf = hashlib.sha256(b"\x00" + _ROW_LABEL + place + row_salt)
         leaf.update(rows[token * size : (token + 1) * size])
         leaves.append(leaf.digest())
-    return merkle.root_of_digests(leaves)
+    return leaves

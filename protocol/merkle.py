@@ -27,7 +27,7 @@ def node_digest(left: bytes, right: bytes) -> Digest:
     return Digest(hashlib.sha256(_NODE + left + right).digest())
 
 
-def root(leaves: Sequence[bytes]) -> Digest:
+def root(leaves: Sequence[bytes | memoryview]) -> Digest:
     """Root over the leaf *data*, in order."""
     return root_of_digests([leaf_digest(leaf) for leaf in leaves])
 
@@ -61,9 +61,17 @@ def proof_of_digests(digests: Sequence[bytes], index: int) -> list[Digest]:
 def verify_inclusion(
     expected_root: bytes, leaf: bytes, index: int, size: int, proof: Sequence[bytes]
 ) -> None:
-    """Raise `InclusionError` unless `leaf` stands at `index` of `size` leaves.
+    """Raise `InclusionError` unless `leaf` stands at `index` of `size` leaves."""
+    found = root_from(leaf, index, size, proof)
+    if found != expected_root:
+        raise InclusionError("merkle root", expected_root.hex(), found.hex())
+
+
+def root_from(leaf: bytes, index: int, size: int, proof: Sequence[bytes]) -> Digest:
+    """Root of the tree of `size` leaves in which `leaf` stands at `index`.
 
     The position is proved too: the walk follows `index` and `size`, never the proof.
+    Raises `InclusionError` for a proof that fits no such tree.
     """
     if not 0 <= index < size:
         raise InclusionError("leaf index", f"below {size}", index)
@@ -84,8 +92,7 @@ def verify_inclusion(
         last >>= 1
     if next(siblings, None) is not None:
         raise InclusionError("inclusion proof is too long")
-    if current != expected_root:
-        raise InclusionError("merkle root", expected_root.hex(), current.hex())
+    return Digest(current)
 
 
 def _levels(digests: Sequence[bytes]) -> list[list[bytes]]:

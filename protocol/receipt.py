@@ -30,6 +30,13 @@ RECEIPT_LIMIT_BYTES = 1 << 16
 TIME_LIMIT = 253_402_300_799
 """The last second of the year 9999: what a date can still show."""
 
+ROWS_KEPT_S = 90 * 86_400
+"""How long a host shows the rows behind a receipt, from the receipt's time on: three times the
+window in which it can be challenged (docs/chain.md §1.4).  After that they are deleted."""
+CLOCKS_APART_S = 600
+"""How far a receipt's time may be from its requester's clock.  A host that could date a receipt
+back would have its rows out of reach the sooner."""
+
 _BATCH_LABEL = b"rexis-receipt-batch-1"
 
 
@@ -92,6 +99,17 @@ class Receipt:
     @property
     def layers(self) -> int:
         return len(self.roots) - 1
+
+    def is_expired(self, now: int) -> bool:
+        """Is its host free of showing rows at Unix second `now`?"""
+        return now > self.time + ROWS_KEPT_S
+
+    def check_time(self, now: int) -> None:
+        """Raise `VerificationError` where the host's clock is not the requester's."""
+        if abs(now - self.time) > CLOCKS_APART_S:
+            raise VerificationError(
+                "receipt's time", f"within {CLOCKS_APART_S} s of {now}", self.time
+            )
 
     def check_answer(self, sealed_order: bytes, output: bytes, salt: bytes) -> None:
         """Raise `VerificationError` unless this receipt is for that order and output."""
@@ -175,7 +193,7 @@ class BatchProof(Message, frozen=True, tag="batch-proof"):
                 "batch size", f"1 to {BATCH_COUNT_LIMIT}", self.size
             )
         merkle.verify_inclusion(self.tree, sealed, self.index, self.size, self.path)
-        found = _batch_root(self.size, self.tree)
+        found = batch_digest(self.size, self.tree)
         if found != batch:
             raise VerificationError("batch root", batch.hex(), found.hex())
 
@@ -185,7 +203,7 @@ def batch_root(receipts: Sequence[bytes]) -> Digest:
 
     The count is in the digest because an inclusion proof alone does not fix it.
     """
-    return _batch_root(len(receipts), merkle.root(receipts))
+    return batch_digest(len(receipts), merkle.root(receipts))
 
 
 def batch_proof(receipts: Sequence[bytes], index: int) -> BatchProof:
@@ -194,7 +212,8 @@ def batch_proof(receipts: Sequence[bytes], index: int) -> BatchProof:
     return BatchProof(index, len(receipts), merkle.root(receipts), tuple(path))
 
 
-def _batch_root(size: int, tree: bytes) -> Digest:
+def batch_digest(size: int, tree: bytes) -> Digest:
+    """What is anchored for `size` receipts whose Merkle root is `tree`."""
     return digest(_BATCH_LABEL + size.to_bytes(4, "big") + tree)
 
 

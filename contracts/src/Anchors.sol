@@ -79,7 +79,8 @@ contract Anchors is Membership {
         return _batches[host][root];
     }
 
-    /// Whether a receipt stands at `index` of the batch that `host` anchored.
+    /// Whether a receipt stands at `index` of the batch that `host` anchored.  A batch's root
+    /// has the count beside the tree (`protocol/receipt.py`), which a proof alone does not fix.
     function includes(
         address host,
         bytes32 root,
@@ -88,7 +89,9 @@ contract Anchors is Membership {
         bytes32[] calldata proof
     ) external view returns (bool) {
         uint32 size = _batches[host][root].count;
-        return size != 0 && Inclusion.holds(root, leaf, index, size, proof);
+        if (size == 0) return false;
+        bytes32 tree = Inclusion.rootOf(leaf, index, size, proof);
+        return root == sha256(abi.encodePacked("rexis-receipt-batch-1", size, tree));
     }
 
     function _requireNew(bytes32 anchored, bytes32 offered) private pure {

@@ -70,6 +70,8 @@ contract Board is Membership, Credits {
     Parameters public immutable parameters;
     Anchors public immutable anchors;
     Market public immutable market;
+    /// Decides about receipts by computing; may lock stakes and settle what became of them.
+    address public immutable disputes;
     /// The ERC-20 of bonds and stakes; zero: a federation that asks for none.
     address public immutable token;
 
@@ -103,6 +105,7 @@ contract Board is Membership, Credits {
     error CaseOver(uint256 number);
     error CaseRuns(uint256 number, uint40 closes);
     error NotMarket(address account);
+    error NotDisputes(address account);
     error NotIncluded(bytes32 leaf, uint256 index);
     error WindowOver(uint256 ended);
     error AlreadyChallenged(uint256 receipt);
@@ -119,11 +122,13 @@ contract Board is Membership, Credits {
         Parameters parameters_,
         Anchors anchors_,
         Market market_,
+        address disputes_,
         address token_
     ) Membership(registry_) {
         parameters = parameters_;
         anchors = anchors_;
         market = market_;
+        disputes = disputes_;
         token = token_;
     }
 
@@ -194,6 +199,31 @@ contract Board is Membership, Credits {
         uint96 bond = token == address(0) ? 0 : values.bond;
         number = _open(Kind.Delivery, plaintiff, defendant, request, claim, bond, 0, values);
         _take(token, plaintiff, bond);
+    }
+
+    /// A dispute begins: the challenger's bond against as much of the host's stake.
+    function lock(address host, address challenger)
+        external
+        nonReentrant
+        returns (uint96 bond, uint96 locked)
+    {
+        if (msg.sender != disputes) revert NotDisputes(msg.sender);
+        bond = token == address(0) ? 0 : parameters.values().bond;
+        locked = _lock(host, bond);
+        _take(token, challenger, bond);
+    }
+
+    /// A dispute ends.
+    function settle(
+        address host,
+        address challenger,
+        uint96 bond,
+        uint96 locked,
+        Outcome outcome
+    ) external nonReentrant {
+        if (msg.sender != disputes) revert NotDisputes(msg.sender);
+        _pay(challenger, host, bond, locked, outcome);
+        if (outcome != Outcome.Undecided) _tallied(challenger, host, outcome);
     }
 
     /// An auditor's finding, and the digest of its report.
@@ -296,26 +326,40 @@ contract Board is Membership, Credits {
         Case storage found = _cases[number];
         found.outcome = outcome;
         (address plaintiff, address defendant) = (found.plaintiff, found.defendant);
-        (uint96 bond, uint96 locked) = (found.bond, found.locked);
-        if (outcome == Outcome.Upheld) {
-            _credit(token, plaintiff, uint256(bond) + locked);
-        } else {
-            _credit(token, outcome == Outcome.Rejected ? defendant : plaintiff, bond);
-            if (locked != 0) {
-                _stakes[defendant].free += locked;
-                _told(defendant);
-            }
-        }
+        _pay(plaintiff, defendant, found.bond, found.locked, outcome);
         emit CaseClosed(number, outcome);
         if (found.kind == Kind.Delivery) {
             market.resolve(found.subject, outcome);
         } else if (outcome == Outcome.Undecided) {
             _challenged[found.subject] = false;
         } else {
-            bool upheld = outcome == Outcome.Upheld;
-            upheld ? ++_tally[defendant].caught : ++_tally[defendant].cleared;
-            upheld ? ++_tally[plaintiff].right : ++_tally[plaintiff].wrong;
+            _tallied(plaintiff, defendant, outcome);
         }
+    }
+
+    /// The winner has both; undecided, everybody what is theirs.
+    function _pay(
+        address plaintiff,
+        address defendant,
+        uint96 bond,
+        uint96 locked,
+        Outcome outcome
+    ) private {
+        if (outcome == Outcome.Upheld) {
+            _credit(token, plaintiff, uint256(bond) + locked);
+            return;
+        }
+        _credit(token, outcome == Outcome.Rejected ? defendant : plaintiff, bond);
+        if (locked != 0) {
+            _stakes[defendant].free += locked;
+            _told(defendant);
+        }
+    }
+
+    function _tallied(address plaintiff, address defendant, Outcome outcome) private {
+        bool upheld = outcome == Outcome.Upheld;
+        upheld ? ++_tally[defendant].caught : ++_tally[defendant].cleared;
+        upheld ? ++_tally[plaintiff].right : ++_tally[plaintiff].wrong;
     }
 
     function _told(address host) private {

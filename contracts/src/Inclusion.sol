@@ -3,23 +3,22 @@ pragma solidity 0.8.37;
 
 /// Inclusion in a Merkle tree in the shape of RFC 9162 §2.1, as `protocol/merkle.py` builds it.
 library Inclusion {
-    /// Whether the leaf with hash `leaf` (SHA-256 over a zero byte and the data) stands at
-    /// `index` of `size`.  The walk follows index and size, so the position is proved too.
-    function holds(
-        bytes32 root,
-        bytes32 leaf,
-        uint256 index,
-        uint256 size,
-        bytes32[] calldata proof
-    ) internal pure returns (bool) {
-        if (index >= size) return false;
+    /// Root of the tree of `size` leaves in which the leaf with hash `leaf` (SHA-256 over a zero
+    /// byte and the data) stands at `index`; zero where the proof fits no such tree.  The walk
+    /// follows index and size, so the position is proved too.
+    function rootOf(bytes32 leaf, uint256 index, uint256 size, bytes32[] calldata proof)
+        internal
+        pure
+        returns (bytes32 current)
+    {
+        if (index >= size) return 0;
         uint256 used = 0;
-        bytes32 current = leaf;
+        current = leaf;
         for (uint256 last = size - 1; last > 0; last >>= 1) {
             bool right = index & 1 == 1;
             // The last node of an odd level has no sibling: it is carried up unchanged.
             if (right || index < last) {
-                if (used == proof.length) return false;
+                if (used == proof.length) return 0;
                 bytes32 sibling = proof[used++];
                 current = right
                     ? sha256(abi.encodePacked(bytes1(0x01), sibling, current))
@@ -27,6 +26,6 @@ library Inclusion {
             }
             index >>= 1;
         }
-        return used == proof.length && current == root;
+        if (used != proof.length) return 0;
     }
 }

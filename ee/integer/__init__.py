@@ -8,14 +8,17 @@ result of one layer.  `self_test` comes before serving and before auditing.
 from ee.integer.codec import (
     SLICE_MAGIC,
     TRUNK_MAGIC,
+    ChannelOpening,
     Slice,
     cut,
     decode,
     decode_slice,
     encode,
     encode_slice,
+    header_digest,
     layer_root,
     model_root,
+    open_channel,
     root_over_layers,
 )
 from ee.integer.errors import IntegerModelError, MalformedTrunkError, SelfTestError
@@ -31,6 +34,7 @@ from ee.integer.rows import (
     unpack_rows,
 )
 from ee.integer.spec import op_spec_digest
+from ee.integer.trace import TraceRow, trace_token
 from ee.integer.trunk import (
     Cache,
     Header,
@@ -47,6 +51,7 @@ __all__ = [
     "SLICE_MAGIC",
     "TRUNK_MAGIC",
     "Cache",
+    "ChannelOpening",
     "Header",
     "IntegerModelError",
     "IntegerTrunk",
@@ -57,6 +62,7 @@ __all__ = [
     "SelfTestError",
     "Slice",
     "Trace",
+    "TraceRow",
     "TrunkConfig",
     "cut",
     "decode",
@@ -65,12 +71,15 @@ __all__ = [
     "encode",
     "encode_rows",
     "encode_slice",
+    "header_digest",
     "layer_root",
     "model_root",
     "op_spec_digest",
+    "open_channel",
     "pack_rows",
     "quantise",
     "root_over_layers",
     "self_test",
+    "trace_token",
     "unpack_rows",
 ]

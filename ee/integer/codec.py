@@ -16,7 +16,7 @@ know `protocol`, so the few lines of the tree stand here too; a test holds them 
 import hashlib
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -118,23 +118,57 @@ def model_root(trunk: IntegerTrunk) -> bytes:
 
 def root_over_layers(header: Header, layer_roots: Sequence[bytes]) -> bytes:
     """The model root from the roots of its layers."""
-    head = hashlib.sha256(_header_bytes(header)).digest()
-    return hashlib.sha256(b"".join([_ROOT_LABEL, head, *layer_roots])).digest()
+    parts = [_ROOT_LABEL, header_digest(header), *layer_roots]
+    return hashlib.sha256(b"".join(parts)).digest()
 
 
 def layer_root(layer: Layer) -> bytes:
     """Merkle root over the output channels of a layer, matrix by matrix."""
-    digests = []
+    return _merkle([digest for digest, _ in _channels(layer)])
+
+
+@dataclass(frozen=True)
+class ChannelOpening:
+    """One output channel's leaf and its path to the root of its layer."""
+
+    leaf: bytes
+    index: int
+    size: int
+    path: tuple[bytes, ...]
+
+
+def open_channel(layer: Layer, matrix: int, channel: int) -> ChannelOpening:
+    """The leaf of `channel` of matrix number `matrix`, in the order of the bytes."""
+    outputs = [len(one.weight) for one in layer.matrices()]
+    if not (0 <= matrix < len(outputs) and 0 <= channel < outputs[matrix]):
+        raise IntegerModelError(f"no channel {channel} of matrix {matrix}")
+    index = sum(outputs[:matrix]) + channel
+    digests, leaves = zip(*_channels(layer), strict=True)
+    return ChannelOpening(
+        bytes(leaves[index]), index, len(digests), tuple(_path(list(digests), index))
+    )
+
+
+def header_digest(header: Header) -> bytes:
+    """What stands for the header in the model root."""
+    return hashlib.sha256(_header_bytes(header)).digest()
+
+
+def _channels(layer: Layer) -> Iterator[tuple[bytes, bytes]]:
+    """Hash and bytes of every leaf."""
     for tag, matrix in enumerate(layer.matrices()):
         outputs, inputs = matrix.weight.shape
         multipliers = matrix.multiplier.astype("<i4").tobytes()
         weights = memoryview(matrix.weight.tobytes())
         for row in range(outputs):
-            place = _CHANNEL.pack(tag, matrix.shift, row, inputs)
-            leaf = hashlib.sha256(b"\x00" + place + multipliers[4 * row : 4 * row + 4])
-            leaf.update(weights[row * inputs : (row + 1) * inputs])
-            digests.append(leaf.digest())
-    return _merkle(digests)
+            leaf = b"".join(
+                [
+                    _CHANNEL.pack(tag, matrix.shift, row, inputs),
+                    multipliers[4 * row : 4 * row + 4],
+                    weights[row * inputs : (row + 1) * inputs],
+                ]
+            )
+            yield hashlib.sha256(b"\x00" + leaf).digest(), leaf
 
 
 def layer_size(config: TrunkConfig) -> int:
@@ -232,9 +266,22 @@ def _layer(reader: _Reader, config: TrunkConfig) -> Layer:
 
 
 def _merkle(level: list[bytes]) -> bytes:
-    """Pair neighbours, carry an odd one up; RFC 9162's tree over hashed leaves."""
+    """RFC 9162's tree over hashed leaves."""
     while len(level) > 1:
-        odd = level[-1:] if len(level) % 2 else []
-        pairs = zip(level[0::2], level[1::2], strict=False)
-        level = [hashlib.sha256(b"\x01" + a + b).digest() for a, b in pairs] + odd
+        level = _above(level)
     return level[0]
+
+
+def _path(level: list[bytes], index: int) -> Iterator[bytes]:
+    """Siblings from leaf `index` up; an odd node has none."""
+    while len(level) > 1:
+        if index ^ 1 < len(level):
+            yield level[index ^ 1]
+        level, index = _above(level), index >> 1
+
+
+def _above(level: list[bytes]) -> list[bytes]:
+    """Pair neighbours, carry an odd one up."""
+    odd = level[-1:] if len(level) % 2 else []
+    pairs = zip(level[0::2], level[1::2], strict=False)
+    return [hashlib.sha256(b"\x01" + a + b).digest() for a, b in pairs] + odd

@@ -1,7 +1,7 @@
 """Which contracts a federation deploys, in which order, and what each is told.
 
-Three of them name one that comes later (`Datasets` its `Market`, `Market` its `Board`, the
-`Parameters` their `Council`).  An address follows from the deployer and its nonce, so the plan
+Four of them name one that comes later (`Datasets` its `Market`, `Market` its `Board`, `Board` its
+`Disputes`, the `Parameters` their `Council`).  An address follows from the deployer and its nonce, so the plan
 says it beforehand; nothing is set afterwards, and no contract has a setter that somebody could
 use a second time.  `EvmChain.check` compares what came out with what was meant.
 """
@@ -25,6 +25,7 @@ ARTIFACTS = {
     "market": "Market",
     "board": "Board",
     "reputation": "Reputation",
+    "disputes": "Disputes",
 }
 
 
@@ -43,6 +44,8 @@ class Settings:
     dispute_s: int = 14 * DAY_S
     challenge_s: int = 30 * DAY_S
     vote_s: int = 14 * DAY_S
+    move_s: int = 2 * DAY_S
+    """For each move of a dispute; fixed at deployment like the first three."""
     unbonding_s: int = 45 * DAY_S
     quorum: int = 2
     open_requests: int = 20
@@ -80,9 +83,13 @@ def plan(
         "market": (at["registry"], at["datasets"], at["parameters"], at["board"]),
         "board": (
             *(at["registry"], at["parameters"], at["anchors"], at["market"]),
-            settings.token,
+            *(at["disputes"], settings.token),
         ),
         "reputation": (at["market"], at["board"]),
+        "disputes": (
+            *(at["registry"], at["parameters"], at["anchors"], at["board"]),
+            settings.move_s,
+        ),
     }
     return [(name, at[name], told[name]) for name in names]
 

@@ -26,7 +26,12 @@ from protocol.types import Digest
 __all__ = ["ChainDownError", "EvmChain", "account_address", "deploy"]
 
 # In this order, because each is found through one before it.
-_NAMED_BY = {"market": "datasets", "board": "market", "parameters": "market"}
+_NAMED_BY = {
+    "market": "datasets",
+    "board": "market",
+    "parameters": "market",
+    "disputes": "board",
+}
 
 log = structlog.get_logger()
 

@@ -49,6 +49,7 @@ EVENTS = frozenset(
         *("ModelAnchored", "RoundAnchored", "ReceiptsAnchored"),
         *("AccessRequested", "RequestApproved", "RequestDisputed", "RequestClosed"),
         *("CaseOpened", "ReceiptChallenged", "Voted", "CaseClosed"),
+        *("DisputeOpened", "DisputeAnswered", "RowAsked", "RowShown", "DisputeClosed"),
     }
 )
 
@@ -293,8 +294,10 @@ def deploy(
     steps = plan(account.address.lower(), nonce, settings or Settings())
     for offset, (name, expected, arguments) in enumerate(steps):
         doing = f"deploying {name}"
-        told = [_checksummed(one) for one in arguments]
-        at = guarded(doing, partial(_deploy, web3, account, nonce + offset, name, told))
+        told = [checksummed(one) for one in arguments]
+        at = guarded(
+            doing, partial(deploy_one, web3, account, nonce + offset, name, told)
+        )
         if at.lower() != expected:
             raise ChainError(
                 f"{doing}: it stands at {at}, expected {expected}",
@@ -304,14 +307,16 @@ def deploy(
     return {name: addresses[name] for name in NAMES}
 
 
-def _checksummed(argument: Any) -> Any:
+def checksummed(argument: Any) -> Any:
+    """An address as web3 wants it, anything else as it is."""
     text = isinstance(argument, str) and argument.startswith("0x")
     return Web3.to_checksum_address(argument) if text else argument
 
 
-def _deploy(
+def deploy_one(
     web3: Web3, account: Any, nonce: int, name: str, arguments: list[Any]
 ) -> str:
+    """Put one contract on a chain; its address."""
     compiled = artifact(name)
     factory = web3.eth.contract(abi=compiled["abi"], bytecode=compiled["bytecode"])
     transaction = factory.constructor(*arguments).build_transaction(

@@ -61,7 +61,7 @@ class EvmMarket:
         await self._send("market", "accept", request)
 
     async def dispute(self, request: int, claim: Digest) -> int:
-        await self._allow_bond()
+        await self.allow_bond()
         event = await self._send("market", "dispute", request, claim)
         return int(event.data["number"])
 
@@ -84,7 +84,7 @@ class EvmMarket:
         claim: Digest,
     ) -> int:
         leaf = merkle.leaf_digest(receipt)
-        await self._allow_bond()
+        await self.allow_bond()
         event = await self._send(
             *("board", "challenge", address(host), root, leaf),
             *(index, list(proof), claim),
@@ -145,7 +145,8 @@ class EvmMarket:
     async def _bond_token(self) -> bytes:
         return bytes.fromhex((await self._view("board", "token"))[2:])
 
-    async def _allow_bond(self) -> None:
+    async def allow_bond(self) -> None:
+        """Let the board take the bond of a case or a dispute."""
         bond = (await self._view("parameters", "values"))[-1]
         await self._allow(await self._bond_token(), "board", bond)
 

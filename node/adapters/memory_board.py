@@ -12,6 +12,7 @@ from node.ports import Case, Outcome
 from protocol import merkle
 from protocol.errors import InclusionError
 from protocol.members import ROLE_AUDITOR
+from protocol.receipt import batch_digest
 
 _ZERO = bytes(32)
 
@@ -97,7 +98,9 @@ class Board(Credits):
             raise refused(doing, "Partial", account=by)
         time, count = self.ledger.batch_of.get((host, root), (0, 0))
         try:
-            merkle.verify_inclusion(root, leaf, index, count, proof)
+            tree = merkle.root_from(leaf, index, count, proof)
+            if batch_digest(count, tree) != root:
+                raise InclusionError("batch root")
         except InclusionError as error:
             raise refused(doing, "NotIncluded", index=index) from error
         if self.ledger.now() > time + self.values.challenge_s:

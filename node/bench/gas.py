@@ -15,10 +15,12 @@ from node.adapters.deployment import (
     Settings,
     create_address,
 )
+from node.bench import disputes
 from node.bench.abi import compiled
 from node.bench.federation import Federation, first
 from node.bench.machines import PyEvm, key_of
 from protocol import merkle
+from protocol.receipt import batch_root
 
 RECEIPTS = 1024
 PRICE = 10**18
@@ -47,7 +49,15 @@ def measure() -> dict[str, int]:
     with TemporaryDirectory() as folder:
         machine = PyEvm(Path(folder))
         try:
-            return _Measured(machine).all()
+            gas = _Measured(machine).all()
+        finally:
+            machine.close()
+    with TemporaryDirectory() as folder:
+        machine = PyEvm(Path(folder))
+        try:
+            for name in (*disputes.ACCOUNTS, "owner"):
+                machine.know(name)
+            return gas | disputes.measure(machine)
         finally:
             machine.close()
 
@@ -195,7 +205,7 @@ class _Measured:
 
     def _board(self) -> None:
         leaves = [b"%d" % number for number in range(RECEIPTS)]
-        root = merkle.root(leaves)
+        root = batch_root(leaves)
         self._do("", "host", "anchors", "anchorReceipts", root, RECEIPTS)
         self._do("stake", "host", "board", "stake", 3 * BOND)
         for index, label in enumerate(("challenge_first", "challenge")):

@@ -17,6 +17,7 @@ from node.cli.words import count, moment, short, size
 from node.model import cli as disk
 
 _SCORES_SHOWN = 10
+_ID_DIGITS = 64
 
 
 @click.group(cls=Noun)
@@ -32,6 +33,11 @@ def receipt() -> None:
 @click.group(cls=Noun)
 def audit() -> None:
     """What verifiers found."""
+
+
+@click.group(cls=Noun)
+def dispute() -> None:
+    """Receipts proved wrong before the contract."""
 
 
 @verb(model)
@@ -184,6 +190,45 @@ def audit_list(shell: Shell) -> None:
     )
 
 
+@verb(dispute, "open")
+@click.argument("receipt_id", metavar="RECEIPT")
+def dispute_open(shell: Shell, receipt_id: str) -> None:
+    """Take the evidence this node holds against RECEIPT to the contract.
+
+    Puts up the federation's bond. RECEIPT is a digest, or how one in the audits begins.
+    """
+    audits = shell.ask("audits.list")["audits"] if len(receipt_id) < _ID_DIGITS else []
+    found = {row["receipt"] for row in audits if row["receipt"].startswith(receipt_id)}
+    answer = shell.ask(
+        "disputes.open",
+        doing="opening the dispute",
+        timeout_s=CHAIN_S,
+        receipt=found.pop() if len(found) == 1 else receipt_id,
+    )
+    shell.result(
+        answer, lambda: say(f"dispute {answer['dispute']} with {answer['host']}")
+    )
+
+
+@verb(dispute, "list")
+def dispute_list(shell: Shell) -> None:
+    """Disputes of this node and of others."""
+    shell.table(
+        shell.ask("disputes.list"),
+        "disputes",
+        {
+            "dispute": lambda row: row["dispute"],
+            "challenger": lambda row: row["challenger"],
+            "host": lambda row: row["host"],
+            "about": lambda row: (
+                f"layer {row['layer']}, case {row['case']}, token {row['token']}"
+            ),
+            "turn": lambda row: row["turn"],
+            "outcome": lambda row: row["outcome"] or "open",
+        },
+    )
+
+
 def _finding(row: Row) -> str:
     """What a report accuses the host of, to the number."""
     entry = row["entry"]
@@ -226,4 +271,4 @@ def _show(shell: Shell, answer: Row) -> None:
 for _command in disk.COMMANDS:
     model.add_command(_command)
 
-COMMANDS = (model, infer, receipt, audit)
+COMMANDS = (model, infer, receipt, audit, dispute)

@@ -108,7 +108,7 @@ def read(params: Mapping[str, Any], _progress: Progress) -> dict[str, Any]:
 
 def cut(params: Mapping[str, Any], _progress: Progress) -> dict[str, Any]:
     """{trunk (path), layer, out (path)} -> {}: write one layer of a trunk as a slice."""
-    model, index = _model(params["trunk"]), params["layer"]
+    model, index = model_at(params["trunk"]), params["layer"]
     if not 0 <= index < len(model.layers):
         raise ComputeError(f"layer {index} of a trunk of {len(model.layers)}")
     state.write_file(Path(params["out"]), integer.encode_slice(model.cut(index)))
@@ -122,8 +122,8 @@ def replay(params: Mapping[str, Any], _progress: Progress) -> dict[str, Any]:
     fault, evidence}; `fault` is the message's bytes or empty, `evidence` a bundle that shows
     the same with nothing but the wrong layer, once `committed` rows are given.
     """
-    _tested()
-    model = _model(params["model"])
+    tested()
+    model = model_at(params["model"])
     proof = decode(params["proof"], BatchProof)
     opened = Opened(params["boundary"], params["salt"], params["rows"])
     about = model, params["receipt"], params["batch"], proof, opened
@@ -154,12 +154,12 @@ def replay(params: Mapping[str, Any], _progress: Progress) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=1)
-def _tested() -> None:
+def tested() -> None:
     """Once in the life of the child; a failure is not remembered and comes back each call."""
     integer.self_test()
 
 
 @lru_cache(maxsize=1)
-def _model(path: str) -> Model:
+def model_at(path: str) -> Model:
     """A host's receipts come in batches, so the last model is likely the next."""
     return Model.read(Path(path).read_bytes())

@@ -30,6 +30,9 @@ _METHODS = {
     "model.confirm": "evaluation:confirm",
     "model.slice": "evaluation:cut",
     "audit.replay": "evaluation:replay",
+    "dispute.trace": "disputes:trace",
+    "dispute.place": "disputes:place",
+    "dispute.move": "disputes:move",
 }
 
 

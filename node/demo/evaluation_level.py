@@ -5,13 +5,24 @@ import io
 from pathlib import Path
 from typing import Any
 
+import trio
+
+from node.adapters.evm_chain import EvmChain
 from node.compute import table
-from node.demo import opt
+from node.demo import bonds, opt
 from node.demo.claims import Claims
 from node.demo.flows import Flows
 from node.demo.model_level import Told, final_state
 from node.demo.programs import until
-from node.demo.sites import CLINICS, CORRUPTED, LIAR, VERIFIER, Place, Site
+from node.demo.sites import (
+    CHAIN_ID,
+    CLINICS,
+    CORRUPTED,
+    LIAR,
+    VERIFIER,
+    Place,
+    Site,
+)
 from node.demo.yardstick import Yardstick
 
 RELEASER, REQUESTER, HONEST = "MN", "MS", "KY"
@@ -83,6 +94,7 @@ def run(
         holds=len(failed) == len(caught)
         and not any(row["host"] == HONEST for row in failed),
     )
+    settled = _settled(place, claims)
     for host in (HONEST, LIAR):
         of_host = [row for row in audits if row["host"] == host]
         flows.add(
@@ -102,6 +114,7 @@ def run(
         "passed": len(audits) - len(failed),
         "tampered": CORRUPTED,
         "caught": len(caught),
+        "slashed_bonds": settled,
         "caught_detail": [
             {"host": row["host"], "receipt": row["receipt"], "what": _what(row)}
             for row in caught
@@ -153,6 +166,40 @@ def _audited(place: Place, receipts: set[str]) -> list[dict[str, Any]]:
 
     until(lambda: len(found()) >= len(receipts), "all audits", AUDIT_LIMIT_S)
     return found()
+
+
+def _settled(place: Place, claims: Claims) -> float:
+    """The verifier takes the liar to the contract; bonds that changed hands."""
+    site = place.sites[VERIFIER]
+
+    def decided() -> list[dict[str, Any]]:
+        rows = site.call("disputes.list")["disputes"]
+        return [row for row in rows if row["outcome"] is not None]
+
+    until(lambda: len(decided()) >= CORRUPTED, "the disputes", AUDIT_LIMIT_S)
+    members = site.call("members.list")["members"]
+    account = {row["name"]: bytes.fromhex(row["account"][2:]) for row in members}
+    who = {"challenger": account[VERIFIER], "host": account[LIAR]}
+
+    async def held() -> bonds.Holdings:
+        chain = EvmChain(
+            url=place.chain_url,
+            chain_id=CHAIN_ID,
+            contracts=place.contracts,
+            account_key=place.owner_key,
+        )
+        return await bonds.holdings(chain, place.coin, who)
+
+    found = trio.run(held)
+    lost = bonds.STAKE / bonds.BOND - found.host
+    claims.check(
+        f"the contract computed the numbers itself and took {LIAR}'s bonds",
+        f"{lost:g} bonds lost, {found.challenger:g} with the verifier, its own among them",
+        holds=all(row["outcome"] == "upheld" for row in decided())
+        and lost == CORRUPTED
+        and found.challenger == 2 * CORRUPTED,
+    )
+    return lost
 
 
 def _what(row: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ import os
 import secrets
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import trio
 from node.adapters.evm_chain import EvmChain, account_address, deploy
 from node.adapters.keyfile import open_
 from node.config import Peer, template
+from node.demo import bonds
 from node.demo.programs import DemoError, Programs, free_ports, until
 from node.errors import RpcError
 from node.locations import Home
@@ -74,6 +75,7 @@ class Place:
     chain_url: str
     contracts: Mapping[str, str]
     owner_key: bytes
+    coin: str
 
     def environment(self) -> dict[str, str]:
         """What every program of the demo is started with."""
@@ -96,15 +98,9 @@ def prepare(folder: Path, programs: Programs) -> Place:
     owner_key = secrets.token_bytes(32)
     accounts = [account_address(key.account_key) for key in keys.values()]
     funded = [account_address(owner_key), *accounts]
-    programs.start(
-        "chain",
-        "node.devchain",
-        *("--db", str(folder / "chain.sqlite"), "--port", str(chain_port)),
-        *("--chain-id", str(CHAIN_ID)),
-        *(part for account in funded for part in ("--fund", "0x" + account.hex())),
-    )
-    programs.wait_for_line("chain", "ready")
-    contracts = deploy(url, CHAIN_ID, owner_key)
+    start_chain(folder, chain_port, programs, funded)
+    settings = bonds.settings(url, owner_key)
+    contracts = deploy(url, CHAIN_ID, owner_key, settings)
     members = [
         Member(
             node_key=key.public_key,
@@ -116,13 +112,29 @@ def prepare(folder: Path, programs: Programs) -> Place:
         for name, key in keys.items()
     ]
     trio.run(_register, url, contracts, owner_key, members)
+    rich = {name: keys[name].account_key for name in (LIAR, VERIFIER)}
+    trio.run(_endow, url, contracts, settings.token, rich)
     sites = {
         name: Site(name, _KINDS[name], homes[name], port, keys[name].peer_id)
         for name, port in zip(names, ports, strict=True)
     }
     for site in sites.values():
         _configure(site, sites, url, contracts)
-    return Place(folder, sites, url, contracts, owner_key)
+    return Place(folder, sites, url, contracts, owner_key, settings.token)
+
+
+def start_chain(
+    folder: Path, port: int, programs: Programs, funded: Sequence[bytes] = ()
+) -> None:
+    """The chain, for the first time or after it was killed."""
+    programs.start(
+        "chain",
+        "node.devchain",
+        *("--db", str(folder / "chain.sqlite"), "--port", str(port)),
+        *("--chain-id", str(CHAIN_ID)),
+        *(part for account in funded for part in ("--fund", "0x" + account.hex())),
+    )
+    programs.wait_for_line("chain", "ready")
 
 
 async def _register(
@@ -133,6 +145,19 @@ async def _register(
     )
     for member in members:
         await chain.register(member, member.roles)
+
+
+async def _endow(
+    url: str, contracts: Mapping[str, str], coin: str, keys: Mapping[str, bytes]
+) -> None:
+    """Coins for those who will need them; the liar stakes like an honest host."""
+    for name, key in keys.items():
+        chain = EvmChain(
+            url=url, chain_id=CHAIN_ID, contracts=contracts, account_key=key
+        )
+        await bonds.give(chain, coin)
+        if name == LIAR:
+            await bonds.stake(chain)
 
 
 def start(place: Place, programs: Programs) -> None:
@@ -208,6 +233,7 @@ def _configure(
             chain__contracts__anchors=contracts["anchors"],
             audit__rate=1.0,
             audit__full=1.0,
+            audit__dispute=site.name == VERIFIER,
             dev__corrupt_receipts=CORRUPTED if site.name == LIAR else 0,
         )
     )

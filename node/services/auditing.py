@@ -16,6 +16,7 @@ import trio
 
 from node.errors import NodeError
 from node.ports import Chain, ChainEvent, Signer, Store, Transport
+from node.services.disputing import Disputes
 from node.services.federation import Federation
 from node.services.receipts import fetch_batch
 from node.services.replaying import FETCH_TIMEOUT_S, RETRY_S, TRIES, Replayer, Subject
@@ -50,9 +51,13 @@ class Verifier:
         replayer: Replayer,
         rate: float,
         full: float,
+        disputes: Disputes | None = None,
         retry_s: float = RETRY_S,
     ) -> None:
-        """`rate` is the share of receipts drawn, `full` the share of those replayed whole."""
+        """`rate` is the share of receipts drawn, `full` the share of those replayed whole.
+
+        With `disputes` a host that showed a wrong number is taken to the contract.
+        """
         self._store = store
         self._signer = signer
         self._chain = chain
@@ -62,6 +67,7 @@ class Verifier:
         self._replayer = replayer
         self._rate = rate
         self._full = full
+        self._disputes = disputes
         self._retry_s = retry_s
         self._slots = trio.Semaphore(BATCHES_AT_ONCE)
 
@@ -106,7 +112,7 @@ class Verifier:
 
     async def _one(self, subject: Subject) -> None:
         me = self._signer.public_key
-        report = self._audits.by(me, digest(subject.sealed))
+        report, audit = self._audits.by(me, digest(subject.sealed)), None
         if report is None:
             layer = None if _drawn(self._full) else _layer(subject.sealed)
             audit = await self._replayer.audit(subject, layer)
@@ -115,6 +121,21 @@ class Verifier:
             report = seal_audit(self._signer.sign, me, audit)
             await self._audits.keep(report)
         await self._transport.announce(AUDIT_TOPIC, report)
+        fault = None if audit is None else audit.fault
+        if audit is not None and fault is not None and fault.entry is not None:
+            await self._dispute(audit.receipt)
+
+    async def _dispute(self, receipt: bytes) -> None:
+        """A dispute that cannot be opened (no bond, no chain) costs nothing but an event."""
+        if self._disputes is None:
+            return
+        try:
+            await self._disputes.open(receipt)
+        except (NodeError, ProtocolError) as error:
+            log.warning("not disputed", receipt=receipt.hex(), reason=str(error))
+            await self._store.append_event(
+                "dispute.refused", {"receipt": receipt.hex(), "reason": str(error)}
+            )
 
     async def _host(self, account: bytes, root: bytes) -> Member | None:
         """The member behind an account; it may be so new that the list lacks it."""
@@ -153,12 +174,13 @@ def _drawn(share: float) -> bool:
 
 
 def _layer(sealed: bytes) -> int | None:
-    """One layer but the first, whose input says most; None where there is no other.
+    """Any layer, the first among them; None for a leaf that is no receipt.
 
-    What is wrong in the first layer only, a whole replay finds (docs/verify.md §7).
+    What goes into the first layer is what the requester signed for in its order, so a host
+    cannot have altered it, and altering what comes out is as likely seen as anywhere.
     """
     try:
         layers = open_receipt(sealed).layers
     except ProtocolError:
         return None
-    return 1 + secrets.randbelow(layers - 1) if layers > 1 else None
+    return secrets.randbelow(layers)

@@ -24,6 +24,7 @@ from node.errors import ContractRefusedError
 from node.ports import Chain, Market, Outcome, RequestStatus, Terms
 from protocol import merkle
 from protocol.members import Member
+from protocol.receipt import batch_root
 from protocol.types import digest
 
 ROLES = {"clinic": 1, "researcher": 2, "host": 4, "x": 8, "y": 8}
@@ -342,7 +343,7 @@ async def test_without_a_quorum_the_price_is_halved_and_the_bond_goes_back(world
 
 
 async def test_a_receipt_found_wrong_costs_the_host_its_stake(world):
-    root = merkle.root(RECEIPTS)
+    root = batch_root(RECEIPTS)
     host = world.market("host")
     await host.stake(3 * BOND)
     await world.chain("host").anchor_receipts(root, len(RECEIPTS))

@@ -91,7 +91,7 @@ class Access(World):
             ),
         )
 
-    @act(3, who=actors, which=between(0, 6), number=between(0, 3))
+    @act(3, who=actors, which=between(0, 8), number=between(0, 3))
     def trespass(self, who: str, which: int, number: int) -> None:
         """What only another contract, or the owner, may call."""
         me, scope, until = self.at[who], (1, 1, 3), self.evm.now() + DAY_S
@@ -99,6 +99,8 @@ class Access(World):
             ("datasets", "giveFor", (self.at["a"], 0, me, scope, until, 1)),
             ("market", "resolve", (number, 1)),
             ("board", "open", (number, me, self.at["a"], CLAIM)),
+            ("board", "lock", (self.at["a"], self.at["b"])),
+            ("board", "settle", (self.at["a"], me, 1, 1, 1)),
             ("parameters", "set", (self.settings.values(),)),
             ("parameters", "setToken", (self.evm.at["coin"], False)),
             ("datasets", "safeTransferFrom", (self.at["a"], me, 0)),
@@ -109,7 +111,7 @@ class Access(World):
         with pytest.raises(Reverted) as caught:
             self.evm.send(me, name, function, *arguments)
         assert caught.value.name in {
-            *("NotMarket", "NotBoard", "OwnableUnauthorizedAccount"),
+            *("NotMarket", "NotBoard", "NotDisputes", "OwnableUnauthorizedAccount"),
             *("NotTransferable", "ERC721InsufficientApproval"),
         }
         self.asked = f"{name}.{function}"

@@ -19,7 +19,7 @@ from node.bench.federation import Federation, Reverted
 from node.bench.machines import Revm, account
 from node.errors import ContractRefusedError
 from node.ports import Outcome, RequestStatus, Terms
-from protocol import merkle
+from protocol.receipt import batch_root
 
 NAMES = ("a", "b", "r", "q", "x", "y", "z", "s")
 ROLES = {"a": 1, "b": 5, "r": 2, "q": 6, "x": 8, "y": 8, "z": 10}
@@ -29,7 +29,7 @@ DISPUTE_S = 2 * HOUR_S
 # Long enough for a second challenge after a vote that decided nothing.
 CHALLENGE_S, UNBONDING_S = 4 * HOUR_S, 6 * HOUR_S
 LEAVES = [b"receipt %d" % number for number in range(5)]
-ROOT = merkle.root(LEAVES)
+ROOT = batch_root(LEAVES)
 CLAIM = b"\x07" * 32
 
 ALLOWED = {

@@ -9,6 +9,7 @@ from node.bench.abi import Abi, compiled
 from node.bench.federation import Federation, Reverted
 from node.bench.machines import Revm, account, key_of
 from protocol import merkle
+from protocol.receipt import batch_root
 
 OWNER, CLINIC, READER, HOST = (
     account(n) for n in ("owner", "clinic", "reader", "host")
@@ -127,7 +128,7 @@ def test_a_dataset_that_is_not_there_is_said_to_be_missing(federation, function)
 def test_inclusion_is_that_of_the_protocol_for_every_shape_of_tree(federation):
     for size in (1, 2, 3, 4, 5, 6, 7, 8, 9, 13, 16, 17):
         leaves = [b"%d of %d" % (n, size) for n in range(size)]
-        root = merkle.root(leaves)
+        root = batch_root(leaves)
         federation.send(HOST, "anchors", "anchorReceipts", root, size)
         for index in range(size):
             proof = merkle.inclusion_proof(leaves, index)
