@@ -38,7 +38,7 @@ from protocol.rounds.events import (
     Tagged,
     Unmasked,
 )
-from protocol.rounds.gather import Gathering, Setting
+from protocol.rounds.gather import Gathering
 from protocol.rounds.judgement import Judgement
 from protocol.rounds.messages import (
     Claim,
@@ -53,6 +53,7 @@ from protocol.rounds.messages import (
 )
 from protocol.rounds.policy import Cohort
 from protocol.rounds.prekeys import Dealt
+from protocol.rounds.setting import Setting
 from protocol.rounds.settle import Released, Settling
 from protocol.rounds.stock import Known
 from protocol.types import DIGEST_BYTES, Digest, Millis
@@ -447,7 +448,7 @@ class Attempt:
         early, self._early = list(self._early.values()), {}
         for heard in early:
             self._take_settled(self.settling, heard)
-        for shard, reports in enumerate(self.gathering.reports):
+        for shard, reports in enumerate(self.gathering.said.by_slice):
             for report in reports.values():
                 assert report.shard == shard
                 self.settling.doubt(report)

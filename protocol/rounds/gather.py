@@ -10,8 +10,6 @@ missing anywhere is left out everywhere: reports over different sets make every 
 again over what they have in common.
 """
 
-from dataclasses import dataclass
-
 from protocol.aggregate.shards import Slice
 from protocol.rounds.desk import Desk
 from protocol.rounds.events import Drop, Fetch, Sum, Summed
@@ -21,48 +19,11 @@ from protocol.rounds.messages import (
     Survivors,
     Upload,
     inputs_digest,
-    uploads_digest,
 )
 from protocol.rounds.policy import Cohort
+from protocol.rounds.reports import TURNS, Reports
+from protocol.rounds.setting import Setting
 from protocol.types import Digest, Millis
-
-TURNS = 8
-"""Reports of one member on one slice: a set can shrink only so often before the deadline."""
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What an attempt fixes before anything is uploaded."""
-
-    context: bytes
-    round: int
-    attempt: int
-    members: tuple[bytes, ...]
-    slices: tuple[Slice, ...]
-    since: Millis
-    """When this node knew the opening, on its own clock."""
-    allowed_ms: int
-    """Time for uploads."""
-    backup_ms: int
-
-    @property
-    def deadline(self) -> int:
-        return self.since + self.allowed_ms
-
-    def place(self, member: bytes) -> int:
-        return self.members.index(member)
-
-    @property
-    def everyone(self) -> int:
-        return (1 << len(self.members)) - 1
-
-    def named(self, members: int) -> tuple[bytes, ...]:
-        """The members of a set."""
-        return tuple(m for i, m in enumerate(self.members) if members >> i & 1)
-
-    def key(self, what: str) -> str:
-        """Where a statement of this attempt is recorded."""
-        return f"{self.round}/said/{self.context.hex()}/{what}"
 
 
 class Gathering:
@@ -72,9 +33,7 @@ class Gathering:
         self.setting = setting
         self._cohort = cohort
         self._desk = desk
-        self.uploads: dict[int, Upload] = {}
-        self.reports: list[dict[tuple[int, int], Report]] = [{} for _ in setting.slices]
-        """Per slice, by reporter and turn."""
+        self.said = Reports(setting, cohort.thresholds.survivors)
         self.dirty = True
         """Has anything happened that `advance` should look at?"""
         self.version = 0
@@ -87,27 +46,10 @@ class Gathering:
         self._turns: dict[int, int] = {}
         self._own: dict[tuple[int, int], Digest] = {}
         self._begun: dict[int, Millis] = {}
-        self._sound: set[tuple[int, int, int]] = set()
-        self._barred = 0
-        self._usable_now: dict[int, dict[tuple[int, int], Report]] = {}
-        self._best: dict[int, int] = {}
-        """Per slice, the largest set that a usable report is over; kept up with `_usable_now`."""
         self._held_now: dict[int, int] = {}
-        self._target: int | None = None
-        self._uploads_named: dict[int, Digest] = {}
         self._proposal: tuple[int, Survivors | None] = (-1, None)
-        self._to_pull: dict[int, list[tuple[Report, int]]] = {}
-        """By set, usable reports over it whose sums have not been asked for yet."""
-        self._over: dict[int, dict[int, list[tuple[int, int]]]] = {}
-        """By set and slice, reporter and turn of the usable reports."""
         self._pulled: dict[int, int] = {}
         """Per slice, the members whose part has been asked for."""
-        places = {member: place for place, member in enumerate(setting.members)}
-        self._orders = [
-            {places[member]: rank for rank, member in enumerate(each.order)}
-            for each in setting.slices
-        ]
-        """Per slice, the rank of each place in its order."""
         self._ranks = {
             each.index: each.order.index(desk.me)
             for each in setting.slices
@@ -123,9 +65,8 @@ class Gathering:
             return False
         if len(body.shards) != len(self.setting.slices):
             return False
-        if self.setting.place(sender) not in self.uploads:
-            self.uploads[self.setting.place(sender)] = body
-            self._look_again()
+        if self.said.add_upload(self.setting.place(sender), body):
+            self._changed()
         return True
 
     def report(self, sender: bytes, body: Report) -> bool:
@@ -135,20 +76,15 @@ class Gathering:
             return False
         if body.turn >= TURNS or body.members & ~setting.everyone:
             return False
-        where = (setting.place(sender), body.turn)
-        if where not in self.reports[body.shard]:
-            self.reports[body.shard][where] = body
+        if self.said.add_report(setting.place(sender), body):
             self._changed()
-            self._target = None
-            if body.shard in self._usable_now:
-                self._add_usable(where, body)
         return True
 
     def bar(self, member: bytes) -> None:
         """Leave out a member that uploaded two different things."""
         if member in self.setting.members:
-            self._barred |= 1 << self.setting.place(member)
-            self._look_again()
+            self.said.bar(self.setting.place(member))
+            self._changed()
 
     def own_parts(self, shards: tuple[Digest, ...]) -> None:
         """The masked parts of this node are blobs here."""
@@ -170,7 +106,7 @@ class Gathering:
         if turn >= TURNS:
             return None
         self._turns[event.shard] = turn + 1
-        parts = self.parts(event.shard, event.members)
+        parts = self.said.parts(event.shard, event.members)
         report = Report(
             event.shard,
             turn,
@@ -203,52 +139,17 @@ class Gathering:
     def advance(self, now: Millis) -> None:
         """Pull, add and pull again as far as what is known allows."""
         self.dirty = False
-        target = self.target()
+        target = self.said.target()
         late = now >= self.setting.deadline
         slices = self.setting.slices
         for each in slices if late else [slices[i] for i in self._owned]:
             if self._is_mine(each, target, now):
                 self._begun.setdefault(each.index, now)
-                self._pull_parts(each, self.setting.everyone & ~self._barred)
+                self._pull_parts(each, self.said.wanted)
                 self._add_up(each, target, now)
         if target:
-            for report, place in self._to_pull.pop(target, ()):
+            for report, place in self.said.take_new(target):
                 self._pull_sum(report, place)
-
-    def target(self) -> int:
-        """What the best reports of all slices have in common; 0 while a slice has none."""
-        if self._target is None:
-            self._target = self._common()
-        return self._target
-
-    def _common(self) -> int:
-        common = self.setting.everyone & ~self._barred
-        if not all(self.reports):
-            return 0
-        for each in self.setting.slices:
-            self._usable(each.index)
-            common &= self._best[each.index]
-        return common if common.bit_count() >= self._cohort.thresholds.survivors else 0
-
-    def chosen(self, members: int) -> dict[int, tuple[Report, int]]:
-        """For each slice that has one, a report over `members`, and its reporter.
-
-        Those whose sum is here come first, then the order of the slice.
-        """
-        out: dict[int, tuple[Report, int]] = {}
-        for shard, reports in self._over.get(members, {}).items():
-            ranks, known = self._orders[shard], self.reports[shard]
-            _, _, turn, place = min(
-                (
-                    known[place, turn].sum not in self.here,
-                    ranks[place],
-                    turn,
-                    place,
-                )
-                for place, turn in reports
-            )
-            out[shard] = (known[place, turn], place)
-        return out
 
     def proposal(self) -> Survivors | None:
         """A set that every slice is summed over, with all sums on this node."""
@@ -257,13 +158,13 @@ class Gathering:
         return self._proposal[1]
 
     def _make_proposal(self) -> Survivors | None:
-        members = self.target()
-        if len(self._over.get(members, ())) < len(self.setting.slices):
+        members = self.said.target()
+        if not self.said.is_everywhere(members):
             return None
-        chosen = self.chosen(members)
+        chosen = self.said.chosen(members, self.here)
         reports = tuple(chosen[s.index][0] for s in self.setting.slices)
         reporters = tuple(chosen[s.index][1] for s in self.setting.slices)
-        uploads = self.uploads_of(members)
+        uploads = self.said.uploads_of(members)
         value = Survivors(members, uploads or b"", reports, reporters)
         return value if self.judge(value) else None
 
@@ -283,11 +184,11 @@ class Gathering:
         ):
             if report.shard != index or report.members != value.members:
                 return False
-            known = self.reports[index].get((place, report.turn))
+            known = self.said.by_slice[index].get((place, report.turn))
             if known is None:
                 verdict = None
                 continue
-            sound = known == report and self._is_sound(report, place)
+            sound = known == report and self.said.is_sound(report, place)
             if sound is None:
                 verdict = None
             elif not sound:
@@ -295,28 +196,10 @@ class Gathering:
             elif Digest(report.sum) not in self.here:
                 self._pull_sum(report, place)
                 verdict = None
-        uploads = self.uploads_of(value.members)
+        uploads = self.said.uploads_of(value.members)
         if uploads is None:
             return None
         return False if uploads != value.uploads else verdict
-
-    def uploads_of(self, members: int) -> Digest | None:
-        """Digest of the uploads of a set, if all are known."""
-        if members not in self._uploads_named:
-            places = [i for i in range(len(self.setting.members)) if members >> i & 1]
-            if not all(place in self.uploads for place in places):
-                return None
-            # The first upload of a member stands, so this stands too.
-            name = uploads_digest([self.uploads[place] for place in places])
-            self._uploads_named[members] = name
-        return self._uploads_named[members]
-
-    def parts(self, shard: int, members: int) -> tuple[Digest, ...] | None:
-        """Digests of the parts of a slice, if all uploads of the set are known."""
-        places = [i for i in range(len(self.setting.members)) if members >> i & 1]
-        if not all(place in self.uploads for place in places):
-            return None
-        return tuple(Digest(self.uploads[place].shards[shard]) for place in places)
 
     def pull(self, blob: Digest, sources: tuple[bytes, ...], limit_bytes: int) -> None:
         """Ask for a blob, once per list of sources."""
@@ -345,15 +228,15 @@ class Gathering:
         """Whose part of a slice is on this node."""
         if shard not in self._held_now:
             out = 0
-            for place, upload in self.uploads.items():
+            for place, upload in self.said.uploads.items():
                 if upload.shards[shard] in self.here:
                     out |= 1 << place
-            self._held_now[shard] = out & ~self._barred
+            self._held_now[shard] = out & ~self.said.barred
         return self._held_now[shard]
 
     def close(self, now: Millis) -> None:
         """Stop pulling.  Uploads that never came whole count with the time they were given."""
-        for place in self.uploads:
+        for place in self.said.uploads:
             self.offsets.setdefault(place, now - self.setting.since)
         if self._sources:
             self._desk.do(Drop(tuple(sorted(self._sources))))
@@ -361,8 +244,10 @@ class Gathering:
 
     def blobs(self) -> list[Digest]:
         """Every part and sum this node may hold of this attempt."""
-        parts = [Digest(s) for upload in self.uploads.values() for s in upload.shards]
-        reports = [report for each in self.reports for report in each.values()]
+        parts = [
+            Digest(s) for upload in self.said.uploads.values() for s in upload.shards
+        ]
+        reports = [report for each in self.said.by_slice for report in each.values()]
         sums = [Digest(report.sum) for report in reports]
         carries = [Digest(report.carry) for report in reports if report.carry]
         return [*parts, *sums, *carries]
@@ -385,17 +270,14 @@ class Gathering:
         turn = setting.deadline + rank * setting.backup_ms
         if now < turn:
             return False
-        served = any(
-            not target or report.members == target
-            for report in self._usable(each.index).values()
-        )
+        served = self.said.is_served(each.index, target)
         return not served or now >= turn + setting.allowed_ms
 
     def _pull_parts(self, each: Slice, members: int) -> None:
         asked = self._pulled.get(each.index, 0)
         if not members & ~asked:
             return
-        for place, upload in self.uploads.items():
+        for place, upload in self.said.uploads.items():
             if (members & ~asked) >> place & 1:
                 asked |= 1 << place
                 sources = (self.setting.members[place], *each.order)
@@ -411,7 +293,7 @@ class Gathering:
             return
         if any(shard == each.index for shard, _ in self._asked):
             return
-        everyone = self.setting.everyone & ~self._barred
+        everyone = self.said.wanted
         enough = held.bit_count() >= self._cohort.thresholds.survivors
         if held == everyone or (enough and now >= self._cutoff(each)):
             self._ask(each, held, held)
@@ -425,7 +307,7 @@ class Gathering:
     def _ask(self, each: Slice, members: int, held: int) -> bool:
         if (each.index, members) in self._asked:
             return True
-        parts = self.parts(each.index, members)
+        parts = self.said.parts(each.index, members)
         if parts is None or members & ~held:
             return False
         self._asked.add((each.index, members))
@@ -445,54 +327,14 @@ class Gathering:
     def _have(self, *blobs: Digest) -> None:
         self.here.update(blobs)
         self._changed()
-        self._held_now.clear()
 
     def _changed(self) -> None:
         self.dirty = True
         self.version += 1
-
-    def _look_again(self) -> None:
-        self._changed()
-        self._target = None
-        self._usable_now.clear()
-        self._to_pull.clear()
-        self._over.clear()
         self._held_now.clear()
 
-    def _usable(self, shard: int) -> dict[tuple[int, int], Report]:
-        """Reports on a slice, without those that summed something else than was uploaded."""
-        if shard not in self._usable_now:
-            self._usable_now[shard], self._best[shard] = {}, 0
-            for where, report in self.reports[shard].items():
-                self._add_usable(where, report)
-        return self._usable_now[shard]
-
-    def _add_usable(self, where: tuple[int, int], report: Report) -> None:
-        if self._is_sound(report, where[0]) is False:
-            return
-        self._usable_now[report.shard][where] = report
-        self._to_pull.setdefault(report.members, []).append((report, where[0]))
-        over = self._over.setdefault(report.members, {})
-        over.setdefault(report.shard, []).append(where)
-        best = self._best[report.shard]
-        if report.members.bit_count() > best.bit_count():
-            self._best[report.shard] = report.members
-
-    def _is_sound(self, report: Report, place: int) -> bool | None:
-        """Does a report say it summed what the members say they uploaded?"""
-        where = (report.shard, place, report.turn)
-        if where in self._sound:
-            return True
-        parts = self.parts(report.shard, report.members)
-        if parts is None:
-            return None
-        if inputs_digest(list(parts)) != report.inputs:
-            return False
-        self._sound.add(where)
-        return True
-
     def _note_arrivals(self, now: Millis) -> None:
-        for place, upload in self.uploads.items():
+        for place, upload in self.said.uploads.items():
             if self._owned and place not in self.offsets:
                 parts = {Digest(upload.shards[index]) for index in self._owned}
                 if parts <= self.here:

@@ -28,7 +28,7 @@ from protocol.rounds.events import (
     Unmask,
     Unmasked,
 )
-from protocol.rounds.gather import Gathering, Setting
+from protocol.rounds.gather import Gathering
 from protocol.rounds.messages import (
     Claim,
     Heard,
@@ -40,6 +40,7 @@ from protocol.rounds.messages import (
 )
 from protocol.rounds.policy import Cohort
 from protocol.rounds.prekeys import KEY, SEED
+from protocol.rounds.setting import Setting
 from protocol.rounds.stock import Known
 from protocol.types import Digest, Millis
 from protocol.wire import encode

@@ -1,4 +1,4 @@
-"""`python tests/sim`: a campaign of simulated federations, the mutants, or one seed again."""
+"""`python tests/sim`: a campaign of simulated federations, mutants, one seed again, or growth."""
 
 import argparse
 import os
@@ -7,7 +7,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from federation_sim import campaign, mutants
+from federation_sim import campaign, growth, mutants
 
 
 def main() -> int:
@@ -21,11 +21,17 @@ def main() -> int:
     parser.add_argument(
         "--mutants", action="store_true", help="each mutant must be caught"
     )
+    parser.add_argument(
+        "--growth", action="store_true", help="bytes and seconds by members and entries"
+    )
+    parser.add_argument("--json", action="store_true", help="the growth table as JSON")
     options = parser.parse_args()
     if options.seed is not None:
         return campaign.explain(options.seed)
     if options.mutants:
         return mutants.main()
+    if options.growth:
+        return growth.main(as_json=options.json)
     seeds = range(options.first, options.first + options.seeds)
     report, seconds = campaign.many(seeds, options.processes)
     print(

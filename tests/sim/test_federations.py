@@ -2,12 +2,14 @@
 
 import hashlib
 import os
+import random
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from federation_sim import campaign, mutants, scenes
+from federation_sim import campaign, growth, liars, mutants, scenario, scenes
 from federation_sim.invariants import Laws
 from federation_sim.scenario import END_MS, draw
 from federation_sim.world import World, quick_policy
@@ -43,15 +45,71 @@ def test_the_same_holds_under_real_signatures(seed):
     draw(seed, members=4, real=True).run()
 
 
+def test_every_fault_and_every_size_is_drawn():
+    dice = random.Random(1)
+    sizes = {scenario.size(dice, seed) for seed in range(10_000)}
+    assert sizes == set(range(3, 33))
+    drawn = {
+        campaign.kind(fault)
+        for seed in range(400)
+        for fault in draw(seed, members=4, hard=True).what
+    }
+    wanted = {f"liar {name}" for name in liars.LIES} | {
+        "crash of",
+        "partition at for",
+        "lost, late, out of order: drop delay",
+        "lost, late, out of order and twice: drop delay",
+        "absent",
+        "disk loss",
+        "reject round",
+    }
+    assert drawn == wanted
+
+
+@pytest.mark.parametrize(
+    ("paths", "seconds"),
+    [
+        (((0, 1), (0, 2)), 2),  # one link up, shared
+        (((0, 2), (1, 2)), 2),  # one link down, shared
+        (((0, 1), (1, 0)), 1),  # up and down are two links
+        (((0, 1), (2, 3)), 1),
+    ],
+)
+def test_transfers_share_a_link(paths, seconds):
+    world = growth.SizedWorld(4, 300_000)
+    links, ends = growth.Links(world), []
+    for source, target in paths:
+        size = 1_000 * growth.RATE_BYTES_PER_MS
+        links.carry(source, target, size, lambda: ends.append(world.now))
+    while world._heap:
+        world.run(growth.END_MS)
+    assert ends == [1_000 * seconds + growth.DELAY_MS] * 2
+
+
+def test_a_round_carries_little_more_than_the_bound():
+    cell = growth.measure(4, 300_000)
+    vectors = cell.bytes_per_peer - cell.message_bytes
+    assert 1.0 < cell.bytes_ratio < 1.06
+    assert vectors >= cell.bound_bytes  # fewer would mean that some were not counted
+    assert cell.seconds > cell.bound_seconds
+
+
+def test_the_slope_is_that_of_the_bytes():
+    one = growth.measure(4, 300_000)
+    other = growth.measure(5, 300_000)
+    twice = [replace(c, bytes_per_peer=100 + 2 * c.bound_bytes) for c in (one, other)]
+    assert growth.slope(twice) == pytest.approx(2.0)
+
+
 def trace(seed: int) -> str:
-    scenario = draw(seed, members=4)
+    drawn = draw(seed, members=4)
     out = hashlib.sha256()
 
     def watch(node, effect):
-        out.update(f"{scenario.world.now} {node.number} {effect!r}".encode())
+        out.update(f"{drawn.world.now} {node.number} {effect!r}".encode())
 
-    scenario.world.watchers.append(watch)
-    scenario.run()
+    drawn.world.watchers.append(watch)
+    drawn.run()
     return out.hexdigest()
 
 

@@ -56,8 +56,14 @@ def one(seed: int, *, real: bool = False) -> Report:
     report.given_up += scenario.laws.given_up
     report.sizes[len(world.nodes)] += 1
     for fault in scenario.what or ("no fault",):
-        report.faults[" ".join(w for w in fault.split() if not w.isdecimal())] += 1
+        report.faults[kind(fault)] += 1
     return report
+
+
+def kind(fault: str) -> str:
+    """A fault without its numbers."""
+    words = (w for w in fault.split() if not w.replace(".", "").isdecimal())
+    return " ".join(words)
 
 
 def several(seeds: list[int]) -> Report:

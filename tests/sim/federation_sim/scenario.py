@@ -47,7 +47,7 @@ def draw(
 ) -> Scenario:
     """The scenario of a seed; `hard`: two rounds and at least two faults."""
     dice = random.Random(seed * 7919 + 17)
-    count = members if members is not None else _size(dice, seed)
+    count = members if members is not None else size(dice, seed)
     ring = dice.choice(((32, 20), (32, 16), (16, 9)))
     policy = quick_policy(
         dice.choice((5, 9, 64, 200)),
@@ -80,7 +80,8 @@ def draw(
     return Scenario(world, laws, tuple(what))
 
 
-def _size(dice, seed: int) -> int:
+def size(dice, seed: int) -> int:
+    """How many members the federation of a seed has."""
     if seed % EVERY_LARGE == 7:
         return 32 - seed // EVERY_LARGE % 16
     if seed % EVERY == 3:
@@ -113,7 +114,8 @@ def _loses_messages(world: World, dice, _budget: int) -> str:
         net.drop, net.most_ms = min(net.drop, 0.05), min(net.most_ms, 200)
 
     world.later(HEAL_MS, heal)
-    return f"drop {net.drop} delay {net.most_ms}"
+    twice = " and twice" if net.duplicate else ""
+    return f"lost, late, out of order{twice}: drop {net.drop} delay {net.most_ms}"
 
 
 def _partitions(world: World, dice, _budget: int) -> str:

@@ -114,13 +114,14 @@ class World:
         self.run_id = digest(b"run" + seed.to_bytes(8, "big"))
         self.epoch = self.epoch_of(list(self.nodes)[:members], 0)
         self.epochs = [self.epoch]
-        first = np.zeros(policy.length, "<f4").tobytes()
-        scales = work.first_scales(policy.length).tobytes()
         for node in self.nodes.values():
-            self.state, self.scales = (
-                work.put(node.blobs, first),
-                work.put(node.blobs, scales),
-            )
+            self.state, self.scales = self.first(node.blobs)
+
+    def first(self, blobs: work.Blobs) -> tuple[Digest, Digest]:
+        """Put the state and the scales that a run begins with."""
+        state = np.zeros(self.policy.length, "<f4").tobytes()
+        scales = work.first_scales(self.policy.length).tobytes()
+        return work.put(blobs, state), work.put(blobs, scales)
 
     def epoch_of(self, names: list[bytes], number: int) -> Epoch:
         seats = tuple(

@@ -1,0 +1,194 @@
+"""What members say they uploaded, and what they say they summed (docs/protocol.md §5.4).
+
+A report is usable unless it summed something else than its members uploaded.  What the usable
+ones have in common is the set that everyone works towards.  Everything here follows from
+statements alone; what of it has arrived is the business of `gather`.
+"""
+
+from collections.abc import Collection
+
+from protocol.rounds.messages import (
+    Report,
+    Upload,
+    inputs_digest,
+    uploads_digest,
+)
+from protocol.rounds.setting import Setting
+from protocol.types import Digest
+
+TURNS = 8
+"""Reports of one member on one slice: a set can shrink only so often before the deadline."""
+
+
+class Reports:
+    """Uploads and reports of one attempt; the first statement in a place stands."""
+
+    def __init__(self, setting: Setting, enough: int) -> None:
+        """`enough`: the fewest members that a sum may be over."""
+        self._setting = setting
+        self._enough = enough
+        self.uploads: dict[int, Upload] = {}
+        self.by_slice: list[dict[tuple[int, int], Report]] = [
+            {} for _ in setting.slices
+        ]
+        """Per slice, by reporter and turn."""
+        self.barred = 0
+        """Members left out, as a set."""
+        self._sound: set[tuple[int, int, int]] = set()
+        self._usable_now: dict[int, dict[tuple[int, int], Report]] = {}
+        self._best: dict[int, int] = {}
+        """Per slice, the largest set that a usable report is over; kept up with `_usable_now`."""
+        self._over: dict[int, dict[int, list[tuple[int, int]]]] = {}
+        """By set and slice, reporter and turn of the usable reports."""
+        self._new: dict[int, list[tuple[Report, int]]] = {}
+        self._target: int | None = None
+        self._uploads_named: dict[int, Digest] = {}
+        places = {member: place for place, member in enumerate(setting.members)}
+        self._ranks = [
+            {places[member]: rank for rank, member in enumerate(each.order)}
+            for each in setting.slices
+        ]
+        """Per slice, the rank of each place in its order."""
+
+    # What is heard -----------------------------------------------------------------------
+
+    def add_upload(self, place: int, body: Upload) -> bool:
+        """A member's parts; False if it has announced some before."""
+        if place in self.uploads:
+            return False
+        self.uploads[place] = body
+        self._look_again()
+        return True
+
+    def add_report(self, place: int, body: Report) -> bool:
+        """A member's sum of a slice; False if one stands in its place."""
+        where = (place, body.turn)
+        if where in self.by_slice[body.shard]:
+            return False
+        self.by_slice[body.shard][where] = body
+        self._target = None
+        if body.shard in self._usable_now:
+            self._add_usable(where, body)
+        return True
+
+    def bar(self, place: int) -> None:
+        """Leave a member out."""
+        self.barred |= 1 << place
+        self._look_again()
+
+    # What follows ------------------------------------------------------------------------
+
+    @property
+    def wanted(self) -> int:
+        """All members of the opening, without those left out."""
+        return self._setting.everyone & ~self.barred
+
+    def target(self) -> int:
+        """What the best reports of all slices have in common; 0 while a slice has none."""
+        if self._target is None:
+            self._target = self._common()
+        return self._target
+
+    def _common(self) -> int:
+        common = self.wanted
+        if not all(self.by_slice):
+            return 0
+        for each in self._setting.slices:
+            self._usable(each.index)
+            common &= self._best[each.index]
+        return common if common.bit_count() >= self._enough else 0
+
+    def chosen(
+        self, members: int, here: Collection[bytes]
+    ) -> dict[int, tuple[Report, int]]:
+        """For each slice that has one, a report over `members`, and its reporter.
+
+        Those whose sum is among `here` come first, then the order of the slice.
+        """
+        out: dict[int, tuple[Report, int]] = {}
+        for shard, reports in self._over.get(members, {}).items():
+            ranks, known = self._ranks[shard], self.by_slice[shard]
+            _, _, turn, place = min(
+                (
+                    known[place, turn].sum not in here,
+                    ranks[place],
+                    turn,
+                    place,
+                )
+                for place, turn in reports
+            )
+            out[shard] = (known[place, turn], place)
+        return out
+
+    def is_everywhere(self, members: int) -> bool:
+        """Does every slice have a usable report over this set?"""
+        return len(self._over.get(members, ())) == len(self._setting.slices)
+
+    def is_served(self, shard: int, target: int) -> bool:
+        """Does a slice have a usable report over the target, or any while there is none?"""
+        reports = self._usable(shard)
+        if not target:
+            return bool(reports)
+        return shard in self._over.get(target, ())
+
+    def take_new(self, members: int) -> list[tuple[Report, int]]:
+        """Usable reports over a set and their reporters, each once."""
+        return self._new.pop(members, [])
+
+    def uploads_of(self, members: int) -> Digest | None:
+        """Digest of the uploads of a set, if all are known."""
+        if members not in self._uploads_named:
+            places = [i for i in range(len(self._setting.members)) if members >> i & 1]
+            if not all(place in self.uploads for place in places):
+                return None
+            # The first upload of a member stands, so this stands too.
+            name = uploads_digest([self.uploads[place] for place in places])
+            self._uploads_named[members] = name
+        return self._uploads_named[members]
+
+    def parts(self, shard: int, members: int) -> tuple[Digest, ...] | None:
+        """Digests of the parts of a slice, if all uploads of the set are known."""
+        places = [i for i in range(len(self._setting.members)) if members >> i & 1]
+        if not all(place in self.uploads for place in places):
+            return None
+        return tuple(Digest(self.uploads[place].shards[shard]) for place in places)
+
+    def is_sound(self, report: Report, place: int) -> bool | None:
+        """Does a report say it summed what the members say they uploaded?"""
+        where = (report.shard, place, report.turn)
+        if where in self._sound:
+            return True
+        parts = self.parts(report.shard, report.members)
+        if parts is None:
+            return None
+        if inputs_digest(list(parts)) != report.inputs:
+            return False
+        self._sound.add(where)
+        return True
+
+    # Inside ------------------------------------------------------------------------------
+
+    def _look_again(self) -> None:
+        self._target = None
+        self._usable_now.clear()
+        self._over.clear()
+        self._new.clear()
+
+    def _usable(self, shard: int) -> dict[tuple[int, int], Report]:
+        """Reports on a slice, without those that summed something else than was uploaded."""
+        if shard not in self._usable_now:
+            self._usable_now[shard], self._best[shard] = {}, 0
+            for where, report in self.by_slice[shard].items():
+                self._add_usable(where, report)
+        return self._usable_now[shard]
+
+    def _add_usable(self, where: tuple[int, int], report: Report) -> None:
+        if self.is_sound(report, where[0]) is False:
+            return
+        self._usable_now[report.shard][where] = report
+        self._new.setdefault(report.members, []).append((report, where[0]))
+        over = self._over.setdefault(report.members, {})
+        over.setdefault(report.shard, []).append(where)
+        best = self._best[report.shard]
+        if report.members.bit_count() > best.bit_count():
+            self._best[report.shard] = report.members
