@@ -41,7 +41,10 @@ _SECTIONS = (
     ("Data", ("dataset", "grant", "query", "provenance")),
     ("Training", ("run", "round")),
     ("Evaluation", ("model", "infer", "receipt", "audit", "dispute")),
-    ("Programs", ("worker", "chain", "devchain", "demo", "attack", "bench")),
+    (
+        "Programs",
+        ("worker", "smode", "chain", "devchain", "demo", "attack", "bench"),
+    ),
 )
 
 
