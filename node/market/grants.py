@@ -40,6 +40,9 @@ class GrantBook:
         head = await self._chain.head()
         grants = tuple(await self._chain.grants(dataset))
         view = View(grants, members, head.time, now)
+        # The chain has it now.  A grantee has one grant of a dataset, so the number comes
+        # back when it is given another.
+        self._withdrawn -= {grant.grant for grant in grants if grant.revoked}
         self._views[dataset] = view
         return view
 

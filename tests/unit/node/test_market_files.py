@@ -779,3 +779,15 @@ async def test_the_records_of_one_node_are_verified_by_another(world, tmp_path):
     assert len(lineage.build(records, facts).edges) == 2
     none = dataclasses.replace(facts, tokens=())
     assert lineage.build(records, none).edges == []
+
+
+async def test_what_was_revoked_can_be_given_again_and_revoked_again(world, tmp_path):
+    write(tmp_path / "a.csv", "x\n1\n")
+    owner, reader = world.owner.market, world.reader.market
+    dataset = (await owner.publish([tmp_path / "a.csv"], *TEXTS))["dataset"]
+    for attempt in range(2):
+        grant = (await owner.give(dataset, READER, None, 2))["grant"]
+        await reader.fetch(dataset, None, tmp_path / f"read-{attempt}")
+        assert not (await owner.revoke(grant))["active"]
+        with pytest.raises(AccessError, match="no grant"):
+            await reader.fetch(dataset, None, tmp_path / "never")
