@@ -210,7 +210,7 @@ class Audit(Table, frozen=True):
             ge=0.0,
             le=1.0,
             description="share of those that are replayed whole, 0 to 1; of the others one "
-            "layer is, never the first, whose input says most",
+            "layer is, any of them",
         ),
     ] = 0.1
     dispute: Annotated[

@@ -30,6 +30,13 @@ RECEIPT_LIMIT_BYTES = 1 << 16
 TIME_LIMIT = 253_402_300_799
 """The last second of the year 9999: what a date can still show."""
 
+ROWS_KEPT_S = 90 * 86_400
+"""How long a host shows the rows behind a receipt, from the receipt's time on: three times the
+window in which it can be challenged (docs/chain.md §1.4).  After that they are deleted."""
+CLOCKS_APART_S = 600
+"""How far a receipt's time may be from its requester's clock.  A host that could date a receipt
+back would have its rows out of reach the sooner."""
+
 _BATCH_LABEL = b"rexis-receipt-batch-1"
 
 
@@ -92,6 +99,17 @@ class Receipt:
     @property
     def layers(self) -> int:
         return len(self.roots) - 1
+
+    def is_expired(self, now: int) -> bool:
+        """Is its host free of showing rows at Unix second `now`?"""
+        return now > self.time + ROWS_KEPT_S
+
+    def check_time(self, now: int) -> None:
+        """Raise `VerificationError` where the host's clock is not the requester's."""
+        if abs(now - self.time) > CLOCKS_APART_S:
+            raise VerificationError(
+                "receipt's time", f"within {CLOCKS_APART_S} s of {now}", self.time
+            )
 
     def check_answer(self, sealed_order: bytes, output: bytes, salt: bytes) -> None:
         """Raise `VerificationError` unless this receipt is for that order and output."""

@@ -99,8 +99,8 @@ library Steps {
                 opened.row
             )
         );
-        bytes32 inCase = Inclusion.rootOf(leaf, claim.token, claim.tokens, opened.tokenPath);
-        bytes32 caseLeaf = sha256(abi.encodePacked(bytes1(0), inCase));
+        bytes32 ofCase = Inclusion.rootOf(leaf, claim.token, claim.tokens, opened.tokenPath);
+        bytes32 caseLeaf = sha256(abi.encodePacked(bytes1(0), ofCase));
         if (Inclusion.rootOf(caseLeaf, claim.caseNumber, claim.cases, opened.casePath) != root) {
             revert NotInReceipt();
         }

@@ -107,11 +107,7 @@ def _found(paths: Sequence[Path]) -> list[File]:
             name = str(one.relative_to(path)) if path.is_dir() else one.name
             if name in found:
                 raise DatasetError(f"two files are called {name}", hint="rename one")
-            if not one.exists():
-                raise DatasetError(
-                    f"there is no file {one}", hint="name what this daemon can read"
-                )
-            if not one.is_file():
+            if one.exists() and not one.is_file():
                 raise DatasetError(f"{one} is not a regular file")
             found[name] = File.found(one, name)
             if len(found) > FILES_LIMIT:

@@ -101,27 +101,32 @@ class Ledger:
                 found.append(await trio.to_thread.run_sync(_row, dataset, account))
         return found
 
+    async def require(self, dataset: int, query: Query) -> Policy:
+        """The policy by which the question may be answered now, or `AccessError`."""
+        account = await self.account(dataset)
+        if account is None or query.kind not in account.policy.kinds:
+            raise AccessError(
+                f"dataset {dataset} answers no {query.kind} queries",
+                hint="ask its steward, or for a grant",
+            )
+        left = account.policy.limit - account.spent
+        if query.spend > left and not await self._paid(dataset, query):
+            raise AccessError(
+                f"dataset {dataset} has rho {max(0, left) / MICRO:g} left,"
+                f" {query.spend / MICRO:g} was asked",
+                hint="ask for less; a budget that is gone stays gone",
+            )
+        return account.policy
+
     async def charge(
         self, dataset: int, query: Query, asker: bytes, now: int
     ) -> Policy:
         """Pay for a question, once; or `AccessError`, and nothing is paid."""
-        key = _key(dataset) + query.id()
         async with self._charging:
-            account = await self.account(dataset)
-            if account is None or query.kind not in account.policy.kinds:
-                raise AccessError(
-                    f"dataset {dataset} answers no {query.kind} queries",
-                    hint="ask its steward, or for a grant",
-                )
-            if await self._store.get(_CHARGE, key) is not None:
-                return account.policy
-            left = account.policy.limit - account.spent
-            if query.spend > left:
-                raise AccessError(
-                    f"dataset {dataset} has rho {max(0, left) / MICRO:g} left,"
-                    f" {query.spend / MICRO:g} was asked",
-                    hint="ask for less; a budget that is gone stays gone",
-                )
+            policy = await self.require(dataset, query)
+            if await self._paid(dataset, query):
+                return policy
+            key = _key(dataset) + query.id()
             await self._store.put_many(
                 [(_CHARGE, key, encode(Charge(query.spend, asker, now)))],
                 event=(
@@ -135,7 +140,10 @@ class Ledger:
                     },
                 ),
             )
-            return account.policy
+            return policy
+
+    async def _paid(self, dataset: int, query: Query) -> bool:
+        return await self._store.get(_CHARGE, _key(dataset) + query.id()) is not None
 
     async def answered(self, dataset: int, query: Query) -> bytes | None:
         """What was answered to exactly this question before."""

@@ -307,6 +307,10 @@ class RunsShow(Params, frozen=True):
     run: Run
 
 
+class RunsSteer(Params, frozen=True):
+    run: Run
+
+
 class RoundsList(Params, frozen=True):
     run: Run
 

@@ -289,10 +289,36 @@ class Progress(Result, frozen=True):
     loss: float | None
 
 
+class PrivacyRow(Result, frozen=True):
+    clip: Annotated[
+        float, _said("longest update of a member; longer ones are shortened")
+    ]
+    multiplier: Annotated[
+        float, _said("standard deviation of a sum's noise, in the largest update")
+    ]
+    delta: float
+    budget: Annotated[float, _said("epsilon for one record; no round goes beyond it")]
+    spent: Annotated[
+        float, _said("epsilon so far of one record of a member that was in every sum")
+    ]
+    membership: Annotated[
+        float, _said("epsilon so far of whether a member took part at all")
+    ]
+    members: Annotated[
+        dict[str, float],
+        _said(
+            "epsilon so far of one record, by member: sums it was not in do not count"
+        ),
+    ]
+
+
 class RunRow(Result, frozen=True):
     run: Digest
     title: str
-    phase: Literal["proposed", "training", "finished", "failed", "paused"]
+    phase: Annotated[
+        Literal["proposed", "training", "paused", "ended", "finished", "failed"],
+        _said("paused and ended: too few members go on for a quorum"),
+    ]
     round: Annotated[Count, _said("rounds closed so far")]
     rounds: Count
     members: list[str]
@@ -304,8 +330,19 @@ class RunRow(Result, frozen=True):
     state_root: Annotated[Digest, _said("of the newest state")]
     proposed_by: str
     mine: Annotated[bool, _said("this node is one of the members")]
-    reason: Annotated[str | None, _said("why it failed or is paused")]
+    reason: Annotated[
+        str | None,
+        _said("why it failed, is paused or ended, or stopped before its time"),
+    ]
     progress: Progress | None
+    stances: Annotated[
+        dict[str, Literal["go", "pause", "end"]],
+        _said("what operators said last, by member; who said nothing goes on"),
+    ] = {}
+    privacy: Annotated[
+        PrivacyRow | None,
+        _said("null: sums carry no noise, and no epsilon bounds them"),
+    ] = None
 
 
 class RunsList(Result, frozen=True):

@@ -170,6 +170,26 @@ _ALL = (
         "One run, with what this node is doing for it now.",
     ),
     Method(
+        "runs.pause",
+        params.RunsSteer,
+        results.RunRow,
+        "Hold this node's part in a run and tell the others: the round under way ends, and this "
+        "node opens none. The run is paused once too few go on for a quorum.",
+    ),
+    Method(
+        "runs.resume",
+        params.RunsSteer,
+        results.RunRow,
+        "Go on with a run this node has paused.",
+    ),
+    Method(
+        "runs.end",
+        params.RunsSteer,
+        results.RunRow,
+        "End this node's part in a run for good, and tell the others. The run has ended once too "
+        "few are left for a quorum; its newest state can then be released.",
+    ),
+    Method(
         "rounds.list",
         params.RoundsList,
         results.RoundsList,

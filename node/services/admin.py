@@ -25,6 +25,7 @@ from protocol.members import (
     Member,
 )
 from protocol.queries.spec import MICRO
+from protocol.runs import END, GO, PAUSE
 
 HEAD_TIMEOUT_S = 2.0
 ROLES = {
@@ -65,6 +66,9 @@ class Admin:
             "runs.join": self._runs_join,
             "runs.list": self._runs_list,
             "runs.show": self._runs_show,
+            "runs.pause": self._runs_pause,
+            "runs.resume": self._runs_resume,
+            "runs.end": self._runs_end,
             "rounds.list": self._rounds_list,
             "models.release": self._models_release,
             "models.list": self._models_list,
@@ -217,6 +221,15 @@ class Admin:
 
     async def _runs_show(self, params: Any) -> Row:
         return self._node.runs.row(bytes.fromhex(params.run))
+
+    async def _runs_pause(self, params: Any) -> Row:
+        return await self._node.runs.steer(bytes.fromhex(params.run), PAUSE)
+
+    async def _runs_resume(self, params: Any) -> Row:
+        return await self._node.runs.steer(bytes.fromhex(params.run), GO)
+
+    async def _runs_end(self, params: Any) -> Row:
+        return await self._node.runs.steer(bytes.fromhex(params.run), END)
 
     async def _rounds_list(self, params: Any) -> Row:
         return {"rounds": self._node.runs.rounds(bytes.fromhex(params.run))}

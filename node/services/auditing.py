@@ -174,12 +174,13 @@ def _drawn(share: float) -> bool:
 
 
 def _layer(sealed: bytes) -> int | None:
-    """One layer but the first, whose input says most; None where there is no other.
+    """Any layer, the first among them; None for a leaf that is no receipt.
 
-    What is wrong in the first layer only, a whole replay finds (docs/verify.md §7).
+    What goes into the first layer is what the requester signed for in its order, so a host
+    cannot have altered it, and altering what comes out is as likely seen as anywhere.
     """
     try:
         layers = open_receipt(sealed).layers
     except ProtocolError:
         return None
-    return 1 + secrets.randbelow(layers - 1) if layers > 1 else None
+    return secrets.randbelow(layers)

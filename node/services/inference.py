@@ -278,6 +278,7 @@ class Requester:
         )
         answer = decode(data, InferAnswer, limit_bytes=REQUEST_LIMIT_BYTES)
         receipt = open_receipt(answer.receipt)
+        receipt.check_time(now_s())
         await trio.to_thread.run_sync(receipt.check_answer, sealed, answer.output, salt)
         await self._certificates.keep(answer.receipt, salt, rows, answer.output)
         return receipt.digest, answer.output

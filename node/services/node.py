@@ -48,7 +48,7 @@ from protocol.confirmation import CONFIRMATION_TOPIC
 from protocol.errors import GossipIgnore, ProtocolError
 from protocol.evaluation import AUDIT_TOPIC, RELEASE_TOPIC
 from protocol.listing import LISTING_TOPIC
-from protocol.runs import CONSENT_TOPIC, PROPOSAL_TOPIC, ROUND_TOPIC
+from protocol.runs import CONSENT_TOPIC, PROPOSAL_TOPIC, ROUND_TOPIC, STANCE_TOPIC
 from protocol.types import Digest, PeerId
 
 DIAL_EVERY_S = 5.0
@@ -224,6 +224,7 @@ class Node:
         self._topics: Mapping[str, Callable[[Announcement], Awaitable[None]]] = {
             PROPOSAL_TOPIC: self.runs.heard_proposal,
             CONSENT_TOPIC: self.runs.heard_consent,
+            STANCE_TOPIC: self.runs.heard_stance,
             ROUND_TOPIC: self.runs.heard_round,
             RELEASE_TOPIC: self.releases.heard,
             CONFIRMATION_TOPIC: self.confirmations.heard,

@@ -62,6 +62,13 @@ class Outbox:
         """How many anchors the chain has not taken yet."""
         return len(await self._store.scan(_NAMESPACE))
 
+    async def unsent(self, kind: str) -> set[bytes]:
+        """First argument of every anchor of a kind that the chain has not taken yet."""
+        entries = [
+            msgpack.unpackb(value) for _, value in await self._store.scan(_NAMESPACE)
+        ]
+        return {found[1] for found in entries if found[0] == kind}
+
     async def refused(self) -> int:
         """How many anchors the contracts will never take."""
         return len(await self._store.scan(_REFUSED_NAMESPACE))

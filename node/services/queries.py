@@ -14,19 +14,20 @@ import structlog
 import trio
 
 from node.clock import now_s
-from node.errors import AccessError, TransportError
+from node.errors import AccessError, NodeError, TransportError
 from node.market.reader import write_private
 from node.ports import Chain, DatasetToken, Signer, Store, Transport
 from node.query import runner
 from node.query.code import code_digest
 from node.query.ledger import Ledger
 from node.services.federation import Federation
-from protocol.errors import MalformedMessageError, ProtocolError
+from protocol.errors import ProtocolError
 from protocol.listing import COUNT_FLOOR, Listing
 from protocol.members import ROLE_RESEARCHER, Member
 from protocol.queries import result
 from protocol.queries.answer import (
     ANSWER_LIMIT_BYTES,
+    CHECK_PROTOCOL,
     QUERY_LIMIT_BYTES,
     QUERY_PROTOCOL,
     Attestation,
@@ -45,6 +46,7 @@ from protocol.wire import encode
 ANSWER_TIMEOUT_S = 900.0
 """Longer than a sandbox may take."""
 Run = Callable[[Query, bytes], Awaitable[Words]]
+Act = Callable[[Query, Member], Awaitable[bytes]]
 
 log = structlog.get_logger()
 
@@ -83,6 +85,9 @@ class Queries:
         self._ledger = Ledger(store)
         self._answering = trio.Lock()
         transport.serve(QUERY_PROTOCOL, self._serve, limit_bytes=QUERY_LIMIT_BYTES)
+        transport.serve(
+            CHECK_PROTOCOL, self._serve_check, limit_bytes=QUERY_LIMIT_BYTES
+        )
 
     # --- the steward -----------------------------------------------------------
 
@@ -134,12 +139,20 @@ class Queries:
     # --- answering -------------------------------------------------------------
 
     async def _serve(self, peer: PeerId, payload: bytes) -> bytes:
+        """An answer, and what it costs."""
+        return await self._heard(peer, payload, self._answer)
+
+    async def _serve_check(self, peer: PeerId, payload: bytes) -> bytes:
+        """Whether there would be one; costs nothing, and says nothing of any row."""
+        return await self._heard(peer, payload, self._check)
+
+    async def _heard(self, peer: PeerId, payload: bytes, act: Act) -> bytes:
         query, asker = open_query(payload)
         member = self._federation.peer(peer)
         if asker != member.node_key:
             raise AccessError("the question is signed by another than who brings it")
         try:
-            return await self._answer(query, member)
+            return await act(query, member)
         except (AccessError, ProtocolError) as error:
             await self._store.append_event(
                 "query_refused",
@@ -151,7 +164,15 @@ class Queries:
             )
             raise
 
-    async def _answer(self, query: Query, asker: Member) -> bytes:
+    async def _check(self, query: Query, asker: Member) -> bytes:
+        dataset, _, _ = await self._admitted(query, asker)
+        await self._ledger.require(dataset, query)
+        return b""
+
+    async def _admitted(
+        self, query: Query, asker: Member
+    ) -> tuple[int, Listing, list[bytes]]:
+        """Which dataset of ours is asked, its listing, and the owners of the others."""
         if not asker.has(ROLE_RESEARCHER):
             raise AccessError(f"{asker.name} is no researcher in the registry")
         if query.code != code_digest():
@@ -169,6 +190,10 @@ class Queries:
                 hint="ask one dataset of each member, or each alone",
             )
         _require_columns(query, listing)
+        return dataset, listing, others
+
+    async def _answer(self, query: Query, asker: Member) -> bytes:
+        dataset, listing, others = await self._admitted(query, asker)
         # One question at a time: a second copy of it finds the answer of the first.
         async with self._answering:
             before = await self._ledger.answered(dataset, query)
@@ -262,8 +287,8 @@ class Queries:
     ) -> dict[str, Any]:
         """Ask all `datasets` at once and add their answers up.
 
-        All must answer: a sum with a mask too many says nothing.  If one does not, the others
-        have paid, and pay again for the next question.
+        All must answer: a sum with a mask too many says nothing.  Each is asked first whether
+        it would; one that says yes and is gone before it answers costs the others their charge.
         """
         tokens = {token.dataset: token for token in await self._chain.datasets()}
         owners = {one: self._owner(tokens.get(one), one, None) for one in set(datasets)}
@@ -291,7 +316,9 @@ class Queries:
             manifests[one] = listing.manifest
         me = self._signer
         sealed = seal_query(me.sign, me.public_key, query)
-        answers = await self._gather(query, sealed, owners)
+        # Nobody pays before all have said that they would answer.
+        await self._gather(query, sealed, owners, CHECK_PROTOCOL)
+        answers = await self._gather(query, sealed, owners, QUERY_PROTOCOL)
         bundle = Bundle(sealed, answers)
         _, totals = bundle.totals(owners, manifests)
         if path is not None:
@@ -321,7 +348,7 @@ class Queries:
         }
 
     async def _gather(
-        self, query: Query, sealed: bytes, owners: dict[int, bytes]
+        self, query: Query, sealed: bytes, owners: dict[int, bytes], protocol: str
     ) -> tuple[bytes, ...]:
         """One answer from every owner, in the order of the datasets."""
         answers: dict[int, bytes] = {}
@@ -330,8 +357,8 @@ class Queries:
         async def one(dataset: int, key: bytes) -> None:
             member = self._federation.key(key)
             try:
-                answers[dataset] = await self._from(member, query, sealed)
-            except (AccessError, TransportError, MalformedMessageError) as error:
+                answers[dataset] = await self._from(member, query, sealed, protocol)
+            except (NodeError, ProtocolError) as error:
                 failed[member.name] = error
 
         async with trio.open_nursery() as nursery:
@@ -347,12 +374,15 @@ class Queries:
             )
         return tuple(answers[dataset] for dataset in sorted(answers))
 
-    async def _from(self, member: Member, query: Query, sealed: bytes) -> bytes:
+    async def _from(
+        self, member: Member, query: Query, sealed: bytes, protocol: str
+    ) -> bytes:
         if member.node_key == self._signer.public_key:
-            return await self._answer(query, member)
+            act = self._answer if protocol == QUERY_PROTOCOL else self._check
+            return await act(query, member)
         return await self._transport.request(
             member.peer_id,
-            QUERY_PROTOCOL,
+            protocol,
             sealed,
             timeout_s=ANSWER_TIMEOUT_S,
             limit_bytes=ANSWER_LIMIT_BYTES,

@@ -12,6 +12,7 @@ from typing import Any
 import structlog
 import trio
 
+from node.clock import now_s
 from node.errors import AccessError, StorageError
 from node.ports import Blobs, Store, Transport
 from node.services.federation import Federation
@@ -35,14 +36,16 @@ from protocol.evaluation import (
 from protocol.lineage import PlacedReceipt
 from protocol.members import ROLE_AUDITOR
 from protocol.merkle import leaf_digest
-from protocol.receipt import Receipt, batch_proof, batch_root, open_receipt
+from protocol.receipt import ROWS_KEPT_S, Receipt, batch_proof, batch_root, open_receipt
 from protocol.types import Digest, PeerId, digest
 from protocol.wire import Message, decode, encode, require_length
 
 _OPEN, _BATCHES = "receipts-open", "receipts-batches"
-_ROWS, _SENT = "receipts-rows", "receipts-sent"
+_ROWS, _SENT, _DUE = "receipts-rows", "receipts-sent", "receipts-due"
 BATCH_COUNT = 64
 BATCH_AGE_S = 5.0
+TIDY_S = 3600.0
+"""How often it is looked whether rows have been kept long enough."""
 BATCH_BYTES = BATCH_LIMIT_BYTES - (1 << 16)
 """Leaves room for one more receipt of the largest kind."""
 
@@ -55,7 +58,8 @@ class Kept(Message, frozen=True, tag="kept"):
     sealed: bytes
     salt: bytes
     rows: bytes
-    """Blob with the packed rows of every boundary, one after the other."""
+    """Blob with the packed rows of every boundary, one after the other; empty, like the
+    salt, once they were deleted."""
 
 
 class Receipts:
@@ -107,6 +111,8 @@ class Receipts:
         receipt = open_receipt(sealed)
         kept = Kept(sealed, salt, rows)
         await self._store.put(_ROWS, receipt.digest, encode(kept))
+        due = receipt.time.to_bytes(8, "big") + receipt.digest
+        await self._store.put(_DUE, due, b"")
         key = self._next.to_bytes(8, "big")
         self._next += 1
         await self._store.put(_OPEN, key, sealed)
@@ -135,10 +141,44 @@ class Receipts:
             return root
 
     async def run(self) -> None:
-        """Close what has waited long enough."""
+        """Close what has waited long enough, delete what was kept long enough."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._tidy)
+            while True:
+                await trio.sleep(BATCH_AGE_S)
+                await self.anchor()
+
+    async def _tidy(self) -> None:
         while True:
-            await trio.sleep(BATCH_AGE_S)
-            await self.anchor()
+            await self.expire(now_s())
+            await trio.sleep(TIDY_S)
+
+    async def expire(self, now: int) -> int:
+        """Delete rows and salts that need not be shown after Unix second `now`; how many.
+
+        What is in no batch, or in one that the chain has not taken, is kept: nobody could
+        have looked at it.
+        """
+        unsent = await self._outbox.unsent("receipts")
+        gone = 0
+        for key, _ in sorted(await self._store.scan(_DUE)):
+            receipt, kept = await self.kept(key[8:])
+            if not receipt.is_expired(now):
+                break
+            batch = self._placed.get(receipt.digest)
+            if batch is None or batch in unsent:
+                continue
+            # The record goes first: a kill in between leaves a file, not a false promise.
+            await self._store.put_many(
+                [
+                    (_ROWS, receipt.digest, encode(Kept(kept.sealed, b"", b""))),
+                    (_DUE, key, None),
+                ],
+                event=("receipt.expired", {"receipt": receipt.digest.hex()}),
+            )
+            await trio.to_thread.run_sync(self._blobs.delete, Digest(kept.rows))
+            gone += 1
+        return gone
 
     def rows(self) -> list[dict[str, Any]]:
         """For `receipts.list`; what is in no batch yet waits for the next."""
@@ -170,6 +210,12 @@ class Receipts:
 
     async def rows_at(self, receipt: Receipt, kept: Kept, boundary: int) -> bytes:
         """Packed rows at one boundary."""
+        if not kept.rows:
+            raise StorageError(
+                f"rows of receipt {receipt.digest.hex()[:16]} were deleted after"
+                f" {ROWS_KEPT_S // 86_400} days",
+                hint="audit a receipt while its host must keep them",
+            )
         size = receipt.order.rows_bytes
         return await trio.to_thread.run_sync(
             self._blobs.read, Digest(kept.rows), boundary * size, size

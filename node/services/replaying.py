@@ -1,7 +1,8 @@
 """One receipt, looked into: fetch what is needed, replay it in the compute child, report.
 
-Three outcomes.  A report says that the replayed layers are right, or which one is not.
-`audit.withheld` says that the host did not show what it had signed for.  `audit.skipped` says
+Four outcomes.  A report says that the replayed layers are right, or which one is not.
+`audit.withheld` says that the host did not show what it had signed for, `audit.expired` that it
+need not any more.  `audit.skipped` says
 that this node lacked something, which is nobody's fault but its own.
 
 A layer that is wrong is looked at again: its rows after are fetched, so that the report names
@@ -151,9 +152,12 @@ class Replayer:
             except (NodeError, ProtocolError) as error:
                 reason = str(error)
                 log.warning("rows not shown", host=subject.host.name, reason=reason)
+                if receipt.is_expired(now_s()):
+                    break
                 await trio.sleep(self._retry_s * (attempt + 1))
+        expired = receipt.is_expired(now_s())
         await self._store.append_event(
-            "audit.withheld",
+            "audit.expired" if expired else "audit.withheld",
             {
                 "host": subject.host.name,
                 "batch": subject.batch.hex(),

@@ -19,7 +19,7 @@ from protocol.queries.spec import Query, cells
 from protocol.types import DIGEST_BYTES, Digest, PublicKey, digest
 from protocol.wire import Message, decode, encode
 
-QUERY_PROTOCOL = "/rexis/query/1"
+QUERY_PROTOCOL, CHECK_PROTOCOL = "/rexis/query/1", "/rexis/query-check/1"
 QUERY_DOMAIN, ANSWER_DOMAIN = "rexis/query/1", "rexis/answer/1"
 QUERY_LIMIT_BYTES = 1 << 18
 ANSWER_LIMIT_BYTES = 1 << 18

@@ -24,8 +24,10 @@ from node.adapters.keyfile import KeyFile
 from node.adapters.memory_chain import Ledger, MemoryChain
 from node.adapters.memory_store import MemoryBlobs, MemoryStore
 from node.adapters.memory_transport import MemoryNetwork, MemoryTransport
+from node.clock import now_s
 from node.compute import evaluation, methods, state, table
 from node.errors import AccessError, ComputeError, NodeError
+from node.services import auditing
 from node.services.auditing import Verifier
 from node.services.certificates import Certificates
 from node.services.confirming import Confirmations
@@ -35,7 +37,7 @@ from node.services.inference import Host, Requester
 from node.services.outbox import Outbox
 from node.services.receipts import Receipts, fetch_rows
 from node.services.releases import Releases
-from node.services.replaying import Replayer
+from node.services.replaying import Replayer, Subject
 from node.services.reports import Audits
 from node.verifier import bundle, case
 from node.worker import server
@@ -57,6 +59,8 @@ from protocol.evaluation import (
 )
 from protocol.members import ROLE_AUDITOR, ROLE_COMPUTE_HOST, ROLE_RESEARCHER, Member
 from protocol.receipt import (
+    CLOCKS_APART_S,
+    ROWS_KEPT_S,
     Order,
     batch_root,
     open_order,
@@ -370,7 +374,7 @@ async def test_a_host_that_alters_one_number_is_caught_and_named(federation, tmp
         assert fault.entry.committed == entry["committed"]
 
 
-async def test_a_light_audit_needs_one_layer_and_never_the_input(federation):
+async def test_a_light_audit_needs_one_layer_and_one_boundary(federation):
     async with federation(full=0.0) as nodes:
         await nodes.clinic.requester.run(nodes.model, "host", CSV)
         await nodes.host.receipts.anchor()
@@ -378,7 +382,7 @@ async def test_a_light_audit_needs_one_layer_and_never_the_input(federation):
         assert {row["verdict"] for row in reports} == {"passed"}
         assert {row["layers_replayed"] for row in reports} == {1}
         layers = {row["first_layer"] for row in reports}
-        assert layers <= {1, 2}
+        assert layers <= {0, 1, 2}
         opened = {
             event["boundary"] for event in await nodes.host.events("receipt.opened")
         }
@@ -391,11 +395,22 @@ async def test_a_light_audit_needs_one_layer_and_never_the_input(federation):
         ]
 
 
-async def test_a_wrong_layer_is_escalated_to_the_whole_receipt(federation, monkeypatch):
-    monkeypatch.setattr("node.services.auditing._layer", lambda _sealed: 1)
+def test_the_coins_of_a_light_audit_reach_every_layer_and_no_other(monkeypatch):
+    receipt = SimpleNamespace(layers=3)
+    monkeypatch.setattr(auditing, "open_receipt", lambda _sealed: receipt)
+    assert {auditing._layer(b"") for _ in range(200)} == {0, 1, 2}
+    receipt.layers = 1
+    assert auditing._layer(b"") == 0
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+async def test_a_wrong_layer_is_escalated_to_the_whole_receipt(
+    federation, monkeypatch, layer
+):
+    monkeypatch.setattr("node.services.auditing._layer", lambda _sealed: layer)
     monkeypatch.setattr(
         "node.services.inference.secrets",
-        SimpleNamespace(randbelow=lambda _n: 1, token_bytes=secrets.token_bytes),
+        SimpleNamespace(randbelow=lambda _n: layer, token_bytes=secrets.token_bytes),
     )
     async with federation(corrupt=1, full=0.0) as nodes:
         found = await nodes.clinic.requester.run(nodes.model, "host", CSV)
@@ -403,8 +418,8 @@ async def test_a_wrong_layer_is_escalated_to_the_whole_receipt(federation, monke
         reports = {row["receipt"]: row for row in await audited(nodes.clinic, 2)}
         bad, good = (reports[name] for name in found["receipts"])
         assert (good["verdict"], good["layers_replayed"]) == ("passed", 1)
-        assert (bad["verdict"], bad["layer"]) == ("failed", 1)
-        assert (bad["first_layer"], bad["layers_replayed"]) == (0, 2)
+        assert (bad["verdict"], bad["layer"]) == ("failed", layer)
+        assert (bad["first_layer"], bad["layers_replayed"]) == (0, 1 + layer)
         assert bad["entry"]["differing"] == 1
 
 
@@ -514,7 +529,7 @@ async def test_a_request_that_does_not_hold_together_is_refused(federation, chan
         assert not nodes.host.receipts.rows()
 
 
-@pytest.mark.parametrize("change", ["output", "order", "receipt"])
+@pytest.mark.parametrize("change", ["output", "order", "receipt", "time"])
 async def test_an_answer_that_is_not_for_the_order_is_refused(federation, change):
     async with federation(verify=False) as nodes:
         clinic, host = nodes.clinic, nodes.host.key
@@ -527,6 +542,15 @@ async def test_an_answer_that_is_not_for_the_order_is_refused(federation, change
             output, receipt = answer.output, answer.receipt
             if change == "output":
                 output = altered(output)
+            elif change == "time":
+                opened = open_receipt(receipt)
+                receipt = seal_receipt(
+                    host.sign,
+                    host.public_key,
+                    opened.sealed_order,
+                    opened.roots[1:],
+                    opened.time - CLOCKS_APART_S - 60,
+                )
             elif change == "order" and len(first) > 1:
                 receipt = first[0].receipt
             elif change == "receipt":
@@ -536,12 +560,12 @@ async def test_an_answer_that_is_not_for_the_order_is_refused(federation, change
                     host.public_key,
                     opened.sealed_order,
                     [*opened.roots[1:-1], bytes(32)],
-                    0,
+                    opened.time,
                 )
             return encode(InferAnswer(receipt, output))
 
         clinic.transport.request = bent
-        with pytest.raises(ProtocolError, match=r"output root|another order"):
+        with pytest.raises(ProtocolError, match=r"output root|another order|time"):
             await clinic.requester.run(nodes.model, "host", CSV)
 
 
@@ -571,6 +595,47 @@ async def test_a_host_that_hides_its_batch_or_its_rows_is_reported(
             while len(await nodes.auditor.events("audit.withheld")) < 3:
                 await trio.sleep(0.01)
         assert not nodes.auditor.audits.rows()
+
+
+async def test_rows_are_deleted_after_the_stated_time_and_an_audit_says_so(
+    federation, monkeypatch
+):
+    async with federation(verify=False) as nodes:
+        host, peer = nodes.host, nodes.host.key.peer_id
+        found = await nodes.clinic.requester.run(nodes.model, "host", CSV)
+        receipt = bytes.fromhex(found["receipts"][0])
+        late = now_s() + ROWS_KEPT_S + CLOCKS_APART_S
+        # In no batch, nobody could have looked at them.
+        assert await host.receipts.expire(late) == 0
+        await host.receipts.anchor()
+        with trio.fail_after(10):
+            while await host.outbox.waiting():
+                await trio.sleep(0.01)
+        assert await host.receipts.expire(late - 2 * CLOCKS_APART_S) == 0
+        kept = (await host.receipts.kept(receipt))[1]
+        assert await fetch_rows(nodes.auditor.transport, peer, receipt, 0, 5)
+        assert await host.receipts.expire(late) == 2
+        assert not host.blobs.has(kept.rows)
+        assert (await host.receipts.kept(receipt))[1].salt == b""
+        with pytest.raises(NodeError, match="deleted after 90 days"):
+            await fetch_rows(nodes.auditor.transport, peer, receipt, 0, 5)
+        assert len(await host.events("receipt.expired")) == 2
+        assert await host.receipts.expire(late) == 0
+        # Early, an auditor calls that withholding; late, it does not.
+        monkeypatch.setattr("node.services.replaying.TRIES", 2)
+        subject = Subject(
+            host.federation.named("host"),
+            (await host.receipts.place(receipt)).batch,
+            kept.sealed,
+            (await host.receipts.place(receipt)).proof,
+        )
+        replayer = nodes.auditor.verifier._replayer
+        assert await replayer.audit(subject, None) is None
+        assert len(await nodes.auditor.events("audit.withheld")) == 1
+        monkeypatch.setattr("node.services.replaying.now_s", lambda: late)
+        assert await replayer.audit(subject, None) is None
+        assert len(await nodes.auditor.events("audit.withheld")) == 1
+        assert len(await nodes.auditor.events("audit.expired")) == 1
 
 
 async def test_an_anchored_batch_of_something_else_is_a_fault(federation):

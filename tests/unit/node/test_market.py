@@ -983,7 +983,7 @@ async def test_files_that_are_none_of_ours_are_named(world):
     latin = world.folder / "latin.csv"
     latin.write_bytes("a\n\xe9\n".encode("latin-1"))
     for path, reason in (
-        (world.folder / "missing.csv", "cannot be read: No such file"),
+        (world.folder / "missing.csv", "missing.csv cannot be read: No such file"),
         (big, "up to 67108864"),
         (latin, "not UTF-8 at byte 2"),
         ("a\0b", "zero byte"),

@@ -301,7 +301,7 @@ def test_a_total_beside_one_hidden_count_is_not_told(tmp_path):
             "folder",
             "beside the folders|two files",
         ),
-        (lambda d: [d / "nowhere"], None, "no file .*nowhere"),
+        (lambda d: [d / "nowhere"], None, "nowhere cannot be read: No such file"),
         (lambda d: [write(d / "a.csv", "x\n1\n")], "y", "no column 'y'"),
     ],
 )

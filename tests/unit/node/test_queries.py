@@ -29,7 +29,7 @@ from node.services.market import Market
 from node.services.queries import Queries
 from protocol.errors import MalformedMessageError
 from protocol.members import ROLE_DATA_PROVIDER, ROLE_RESEARCHER, Member
-from protocol.queries.answer import QUERY_PROTOCOL, Bundle, seal_query
+from protocol.queries.answer import CHECK_PROTOCOL, QUERY_PROTOCOL, Bundle, seal_query
 from protocol.queries.spec import MICRO, Named, Query
 from protocol.wire import decode
 
@@ -193,7 +193,8 @@ class Site:
 
     def start(self):
         """A new process over the same store."""
-        self.transport._served.pop(QUERY_PROTOCOL, None)
+        for protocol in (QUERY_PROTOCOL, CHECK_PROTOCOL):
+            self.transport._served.pop(protocol, None)
         self.queries = Queries(
             store=self.store,
             signer=self.key,
@@ -364,7 +365,16 @@ async def test_what_is_not_allowed_is_refused_and_costs_nothing(world):
         )
         with pytest.raises(AccessError, match=reason):
             await site.queries._answer(asked, world.lab.member())
-    assert site.ran == 0
+    # One of three refuses: the other two have not paid.
+    for other, dataset in zip(world.sites[1:], world.datasets[1:], strict=True):
+        await other.queries.allow(dataset, ["count", "histogram"], 5.0, 1e-6, 10)
+    with pytest.raises(AccessError, match="1 of 3 did not answer: site-0"):
+        await ask(
+            "histogram", world.datasets, 1000, columns=["t"], bins=2, between=(0, 9)
+        )
+    for other in world.sites:
+        assert other.ran == 0
+        assert (await other.queries.rows())[0]["questions"] == 0
     (row,) = await site.queries.rows()
     assert row["questions"] == 0
     refused = [e for e in await site.store.events(0, 100) if e.kind == "query_refused"]

@@ -165,6 +165,63 @@ def test_the_receipt_is_opened_by_another_decoder():
     assert batch.hex() == vector["batch"]
 
 
+def up(leaf, index, size, path):
+    """RFC 9162 by recursion from the root down, unlike the walk of the protocol."""
+    if size == 1:
+        assert not path
+        return leaf
+    cut = 1 << ((size - 1).bit_length() - 1)
+    *below, sibling = path
+    if index < cut:
+        return sha(b"\x01", up(leaf, index, cut, below), sibling)
+    return sha(b"\x01", sibling, up(leaf, index - cut, size - cut, below))
+
+
+def test_a_dispute_is_computed_a_second_time():
+    vector, trunk = VECTORS["dispute"], VECTORS["trunks"][0]
+    salt = bytes.fromhex(VECTORS["boundary"]["case_salts"][0])
+    rows = []
+    for step, row in enumerate(vector["rows"]):
+        place = bytes([step, *bytes(12)])  # layer 0, case 0, token 0
+        own = sha(b"rexis-trace-salt-1", salt, place)
+        assert own.hex() == row["salt"]
+        rows.append(bytes.fromhex(row["entries"]))
+        body = place + own + bytes([row["exponent"]]) + rows[-1]
+        assert sha(b"\x00rexis-trace-1", body).hex() == row["leaf"]
+    channel = vector["channel"]
+    leaf = bytes.fromhex(channel["leaf"])
+    path = [bytes.fromhex(one) for one in channel["path"]]
+    root = up(sha(b"\x00", leaf), channel["index"], channel["size"], path)
+    roots = [bytes.fromhex(one) for one in trunk["layer_roots"]]
+    assert root == roots[0]
+    header = bytes.fromhex(channel["header"])
+    assert sha(b"rexis-model-root-1", header, *roots).hex() == trunk["model_root"]
+    matrix, shift = leaf[0], leaf[1]
+    number, inputs, multiplier = (
+        int.from_bytes(leaf[at : at + 4], "little") for at in (2, 6, 10)
+    )
+    assert (matrix, number) == (vector["matrix"], channel["number"]) == (6, 0)
+    weights = [byte - 256 * (byte > 127) for byte in leaf[14:]]
+    wide = [
+        int.from_bytes(rows[9][2 * i : 2 * i + 2], "big", signed=True)
+        for i in range(inputs)
+    ]
+    total = multiplier * sum(q * w for q, w in zip(wide, weights, strict=True))
+    exponent = shift - vector["rows"][9]["exponent"]
+    added = (total + (1 << (exponent - 1))) >> exponent
+    middle = int.from_bytes(rows[5][:4], "big", signed=True)
+    after = vector["row_after"]
+    row = bytes.fromhex(after["row"])
+    claimed = int.from_bytes(row[:3], "little", signed=True)
+    assert claimed == middle + added + 1  # the lie
+    place = b"".join(n.to_bytes(4, "big") for n in (1, 0, 0, trunk["shape"][2]))
+    leaf = sha(b"\x00rexis-row-1", place, bytes.fromhex(after["salt"]), row)
+    cases, tokens, _ = trunk["shape"]
+    in_case = up(leaf, 0, tokens, [bytes.fromhex(n) for n in after["token_path"]])
+    paths = [bytes.fromhex(one) for one in after["case_path"]]
+    assert up(sha(b"\x00", in_case), 0, cases, paths).hex() == after["root"]
+
+
 @pytest.mark.parametrize("vector", VECTORS["bundles"], ids=lambda v: v["name"])
 def test_the_program_ends_as_the_vector_says(vector, tmp_path, monkeypatch, capsys):
     path = tmp_path / "x.bundle"

@@ -15,9 +15,11 @@ import nacl.signing
 
 from ee import integer
 from ee.integer import known, spec
-from node.verifier import bundle
+from node.verifier import bundle, dispute
 from node.verifier.bundle import Bundle
-from protocol.boundary import boundary_root, case_salt
+from node.verifier.replay import Model
+from protocol.boundary import boundary_root, case_salt, open_row
+from protocol.dispute import Claim, salted
 from protocol.receipt import (
     Order,
     batch_proof,
@@ -167,6 +169,47 @@ def _bundles(answer):
     ]
 
 
+def _dispute(answer):
+    """What convicts the host of `lie`: its rows inside layer 0, one channel, its row after."""
+    lie = answer.lie()
+    roots = [boundary_root(lie[at], answer.shape, at, SALT) for at in (0, 1)]
+    model = Model.read(integer.encode(answer.trunk))
+    claim = Claim(model.root, *roots, *answer.shape, layer=0, case=0, token=0)
+    rows = list(salted(dispute.traced(model, claim, lie[0]), SALT, claim))
+    before = open_row(lie[0], answer.shape, 0, SALT, 0, 0)
+    after = open_row(lie[1], answer.shape, 1, SALT, 0, 0)
+    wrong = dispute.wrong_channel(model.layers[0], rows, before.row, after.row)
+    shown = dispute.proof(model, claim, rows, wrong, before, after)
+    channel = shown.channel
+    return {
+        "rows": [
+            {
+                "salt": row.salt.hex(),
+                "exponent": row.exponent,
+                "entries": row.entries.hex(),
+                "leaf": row.digest(step, claim).hex(),
+            }
+            for step, row in enumerate(rows)
+        ],
+        "matrix": wrong[0],
+        "channel": {
+            "number": wrong[1],
+            "leaf": channel.leaf.hex(),
+            "index": channel.index,
+            "size": channel.size,
+            "path": [one.hex() for one in channel.path],
+            "header": channel.header.hex(),
+        },
+        "row_after": {
+            "salt": shown.boundary.salt.hex(),
+            "row": shown.boundary.row.hex(),
+            "token_path": [one.hex() for one in shown.boundary.token_path],
+            "case_path": [one.hex() for one in shown.boundary.case_path],
+            "root": roots[1].hex(),
+        },
+    }
+
+
 def vectors():
     """Everything, as plain values."""
     answer = _Answer()
@@ -217,6 +260,7 @@ def vectors():
             "batch": batch_root([receipt, b"another"]).hex(),
         },
         "bundles": _bundles(answer),
+        "dispute": _dispute(answer),
     }
 
 
