@@ -24,7 +24,7 @@ from node.verifier import dispute
 from node.verifier.replay import Model
 from protocol import merkle
 from protocol.boundary import RowOpening, boundary_root, open_row
-from protocol.dispute import STEPS, Claim, Proof, Row, claim_from, salted
+from protocol.dispute import STEPS, Claim, NormProof, Proof, Row, claim_from, salted
 from protocol.receipt import Order, batch_proof, batch_root, seal_order, seal_receipt
 from protocol.types import PublicKey
 
@@ -165,6 +165,27 @@ class DisputeWorld:
             *(by, "disputes", "prove", number, astuple(claim), hashes, astuple(proof))
         )
 
+    def find_norm(self, claim: Claim, rows: list[Row]) -> tuple[int, int] | None:
+        before, _ = self.around(claim)
+        return dispute.wrong_norm(self.trunk.header, rows, before.row)
+
+    def norm_at(
+        self, claim: Claim, rows: list[Row], place: tuple[int, int]
+    ) -> NormProof:
+        before, _ = self.around(claim)
+        return dispute.norm_proof(self.model, rows, place, before)
+
+    def prove_norm(
+        self,
+        number: int,
+        claim: Claim,
+        hashes: tuple[bytes, ...],
+        step: int,
+        proof: NormProof,
+    ) -> Sent:
+        about = (number, astuple(claim), hashes, step)
+        return self._send(WATCHER, "disputes", "proveNorm", *about, astuple(proof))
+
     def held(self) -> dict[str, int]:
         """What the board holds for whom, the host's free stake among it."""
         owed = {
@@ -249,4 +270,19 @@ def measure(machine: Machine) -> dict[str, int]:
         proof = world.proof_at(claim, told, place)
         world.prove(number, claim, hashes, proof, by=by)
         gas[f"dispute_{name}"] = world.gas
+    gas["dispute_norm_768"] = _norm_gas(world)
     return gas
+
+
+def _norm_gas(world: DisputeWorld) -> int:
+    """A wrong norm of 768 numbers, with matrices that follow from it."""
+    world.anchor(place=1, of=2)
+    number, claim = world.accuse(6, 1, 5)
+    rows = world.trace(claim)
+    rows[0] = bent(rows[0], 700, -1, size=1)
+    hashes = world.answer(number, claim, rows)
+    place = world.find_norm(claim, rows)
+    assert place == (0, 700)
+    proof = world.norm_at(claim, rows, place)
+    world.prove_norm(number, claim, hashes, 0, proof)
+    return world.gas
