@@ -6,17 +6,21 @@ the stock class; a setting or a tensor that the architecture does not know is re
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import AutoConfig
+from torch import Tensor, nn
+from transformers import AutoConfig, PreTrainedConfig
 
 from ee import lora
+from ee.arch.base import Architecture
 from ee.arch.known import architecture_of
+from ee.arch.plan import Plan
 from ee.errors import EncryptionError
-from ee.optim import Equivariant
+from ee.optim import Equivariant, shared_like, whole
 from ee.spec import Arrays
 
 TOKENS_LIMIT = 8192
@@ -24,6 +28,40 @@ TOKENS_LIMIT = 8192
 _BLOCK_RATE = 0.1
 """Of the matrices' rate, for biases: an entry of a Muon step has about the size 1 / sqrt(d),
 one of an Adam step about 1."""
+_MOMENTS = ("momentum", "first", "second", "count")
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What a trunk is, before there is a weight."""
+
+    architecture: Architecture
+    stock: PreTrainedConfig
+    plain: Plan
+    plan: Plan
+    """With the adapters, where there are any."""
+    scale: float | None
+    """Of the adapters; None where the trunk's own matrices are trained."""
+
+
+def outline(config: Mapping[str, Any], adapters: Mapping[str, Any] | None) -> Outline:
+    """`config`: a stock configuration as a dictionary, with its `model_type`.
+
+    `adapters`, where only those are trained: `layers`, `rank` and `scale`; their matrices
+    are among the weights.
+    """
+    try:
+        stock = AutoConfig.for_model(**config)
+    except (ValueError, TypeError, KeyError) as error:
+        raise EncryptionError(f"no stock configuration: {error}") from error
+    architecture = architecture_of(stock)
+    architecture.check(stock)
+    plain = architecture.plan(stock)
+    if adapters is None:
+        return Outline(architecture, stock, plain, plain, None)
+    plan = plain.with_adapters(adapters["layers"], int(adapters["rank"]))
+    scale = float(adapters.get("scale", 1.0))
+    return Outline(architecture, stock, plain, plan, scale)
 
 
 class HostedTrunk:
@@ -34,51 +72,36 @@ class HostedTrunk:
         config: Mapping[str, Any],
         weights: Arrays,
         adapters: Mapping[str, Any] | None = None,
+        *,
+        moments: Arrays | None = None,
+        device: str = "cpu",
     ) -> None:
-        """`config`: a stock configuration as a dictionary, with its `model_type`.
+        """`config` and `adapters` as `outline` has them.
 
-        `adapters`, where only those are trained: `layers`, `rank` and `scale`; their
-        matrices are among `weights`.
+        `moments`: what `moments()` gave when the session was left; none starts it anew.
         """
-        try:
-            stock = AutoConfig.for_model(**config)
-        except (ValueError, TypeError, KeyError) as error:
-            raise EncryptionError(f"no stock configuration: {error}") from error
-        self._architecture = architecture_of(stock)
-        self._architecture.check(stock)
-        plain = self._architecture.plan(stock)
-        self._plan = plain
-        if adapters is not None:
-            self._plan = plain.with_adapters(adapters["layers"], int(adapters["rank"]))
-        tensors = {name: _tensor(array) for name, array in weights.items()}
-        wanted = self._plan.shapes()
-        if set(tensors) != set(wanted):
-            odd = sorted(set(tensors) ^ set(wanted))
-            raise EncryptionError(f"trunk and weights differ in {', '.join(odd[:3])}")
-        for name, tensor in tensors.items():
-            if tuple(tensor.shape) != wanted[name]:
-                raise EncryptionError(
-                    f"{name} is {tuple(tensor.shape)}, the trunk needs {wanted[name]}"
-                )
-        dtypes = {tensors[name].dtype for name in plain.keyed()}
-        if len(dtypes) != 1:
-            raise EncryptionError(f"weights are of {len(dtypes)} kinds, need one")
-        self._model = self._architecture.build(stock).to(dtypes.pop()).eval()
-        self._model.load_state_dict({n: tensors[n] for n in plain.shapes()})
-        if adapters is None:
-            learning = set(plain.keyed())
-            for name, parameter in self._model.named_parameters():
-                parameter.requires_grad_(name in learning)
-        else:
-            scale = float(adapters.get("scale", 1.0))
-            lora.attach(self._model, self._plan, tensors, scale=scale)
-        self._optimiser = Equivariant(self._model.named_parameters(), self._plan)
-        self._pending: tuple[torch.Tensor, torch.Tensor] | None = None
+        drawn = outline(config, adapters)
+        self._architecture, self._plan = drawn.architecture, drawn.plan
+        self._device = torch.device(device)
+        self._model = self._placed(_assembled(drawn, weights).to(self._device))
+        self._learning = {
+            name: parameter
+            for name, parameter in self._model.named_parameters()
+            if parameter.requires_grad
+        }
+        self._optimiser = Equivariant(self._learning.items(), self._plan)
+        self._remember(moments or {})
+        self._pending: tuple[Tensor, Tensor] | None = None
+
+    def _placed(self, model: nn.Module) -> nn.Module:
+        """Where the parameters lie; `ee.sharded` spreads them over processes."""
+        return model
 
     def forward(
         self, x: NDArray[Any], *, train: bool, mask: NDArray[Any] | None = None
     ) -> NDArray[Any]:
         """(batch, tokens, width) rows to rows; `mask`, (batch, tokens), is 0 at padding."""
+        self._pending = None
         if x.ndim != 3 or x.shape[2] != self._plan.width or x.shape[1] > TOKENS_LIMIT:
             raise EncryptionError(
                 f"rows are {x.shape}, the trunk is {self._plan.width} wide and takes"
@@ -86,27 +109,29 @@ class HostedTrunk:
             )
         if mask is not None and mask.shape != x.shape[:2]:
             raise EncryptionError(f"the mask is {mask.shape} for rows of {x.shape}")
-        rows = _tensor(x).requires_grad_(train)
-        seen = None if mask is None else torch.from_numpy(np.array(mask)).long()
+        rows = _tensor(x).to(self._device).requires_grad_(train)
+        seen = None
+        if mask is not None:
+            seen = torch.from_numpy(np.array(mask)).long().to(self._device)
         with torch.set_grad_enabled(train):
             y = self._architecture.run(self._model, rows, seen)
         self._pending = (rows, y) if train else None
-        return np.asarray(y.detach().numpy())
+        return np.asarray(y.detach().cpu().numpy())
 
     def backward(self, gy: NDArray[Any]) -> NDArray[Any]:
         """Gradient at the rows that went in; weight gradients accumulate here."""
         if self._pending is None:
             raise EncryptionError("backward without a forward in training")
         rows, y = self._pending
-        self._pending = None
         if gy.shape != tuple(y.shape):
             raise EncryptionError(
                 f"gradient is {gy.shape}, the rows were {tuple(y.shape)}"
             )
-        y.backward(_tensor(gy))
+        self._pending = None
+        y.backward(_tensor(gy).to(self._device))
         if rows.grad is None:
             raise EncryptionError("no gradient reached the rows")
-        return np.asarray(rows.grad.numpy())
+        return np.asarray(rows.grad.cpu().numpy())
 
     def step(self, lr: float, hyper: Mapping[str, Any]) -> None:
         """One step on what has accumulated; `hyper`: momentum, decay, clip, block_rate."""
@@ -119,20 +144,78 @@ class HostedTrunk:
                 group["momentum"] = float(hyper.get("momentum", 0.9))
         clip = float(hyper.get("clip", 0.0))
         if clip > 0:
-            torch.nn.utils.clip_grad_norm_(self._model.parameters(), clip)
+            torch.nn.utils.clip_grad_norm_(self._learning.values(), clip)
         self._optimiser.step()
         self._optimiser.zero_grad()
 
     def export(self) -> Arrays:
         """What was trained, keyed as it is here."""
+        return {name: _array(parameter) for name, parameter in self._learning.items()}
+
+    def moments(self) -> Arrays:
+        """The optimiser's memory, keyed as the weights are; empty before a first step."""
         return {
-            name: parameter.detach().numpy().copy()
-            for name, parameter in self._model.named_parameters()
-            if parameter.requires_grad
+            f"{kind}.{name}": _array(self._optimiser.state[parameter][kind])
+            for name, parameter in self._learning.items()
+            for kind in _MOMENTS
+            if kind in self._optimiser.state[parameter]
         }
 
+    def _remember(self, moments: Arrays) -> None:
+        for full, array in moments.items():
+            kind, _, name = full.partition(".")
+            parameter = self._learning.get(name)
+            if parameter is None or kind not in _MOMENTS:
+                raise EncryptionError(f"{full} is no moment of this trunk")
+            tensor = _tensor(array).to(self._device)
+            if kind in ("momentum", "first"):
+                if tensor.shape != parameter.shape:
+                    raise EncryptionError(
+                        f"{full} is {tuple(tensor.shape)}, needs {tuple(parameter.shape)}"
+                    )
+                tensor = shared_like(tensor, parameter)
+            self._optimiser.state[parameter][kind] = tensor
 
-def _tensor(array: NDArray[Any]) -> torch.Tensor:
+
+def _assembled(drawn: Outline, weights: Arrays) -> nn.Module:
+    """The stock module with the weights in it; what does not fit is refused by name."""
+    tensors = {name: _tensor(array) for name, array in weights.items()}
+    dtype = _checked(drawn, tensors)
+    model = drawn.architecture.build(drawn.stock).to(dtype).eval()
+    model.load_state_dict({name: tensors[name] for name in drawn.plain.shapes()})
+    if drawn.scale is not None:
+        lora.attach(model, drawn.plan, tensors, scale=drawn.scale)
+        return model
+    learning = set(drawn.plain.keyed())
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in learning)
+    return model
+
+
+def _checked(drawn: Outline, tensors: Mapping[str, Tensor]) -> torch.dtype:
+    """The one dtype of a state that has every tensor of the plan and no other."""
+    wanted = drawn.plan.shapes()
+    if set(tensors) != set(wanted):
+        odd = sorted(set(tensors) ^ set(wanted))
+        raise EncryptionError(f"trunk and weights differ in {', '.join(odd[:3])}")
+    for name, tensor in tensors.items():
+        if tuple(tensor.shape) != wanted[name]:
+            raise EncryptionError(
+                f"{name} is {tuple(tensor.shape)}, the trunk needs {wanted[name]}"
+            )
+        if not bool(torch.isfinite(tensor).all()):
+            raise EncryptionError(f"{name} has entries that are no numbers")
+    dtypes = {tensors[name].dtype for name in drawn.plain.keyed()}
+    if len(dtypes) != 1:
+        raise EncryptionError(f"weights are of {len(dtypes)} kinds, need one")
+    return dtypes.pop()
+
+
+def _array(tensor: Tensor) -> NDArray[Any]:
+    return np.array(whole(tensor.detach()).cpu().numpy())
+
+
+def _tensor(array: NDArray[Any]) -> Tensor:
     tensor = torch.from_numpy(np.array(array))
     if not tensor.is_floating_point():
         raise EncryptionError(f"a tensor is {tensor.dtype}, needs a float")

@@ -11,6 +11,9 @@ keys only permute, every orbit is one coordinate and BlockAdam is AdamW.
 
 Decoupled decay, clipping by the global norm, accumulation and schedules are linear or read
 norms only, and commute as well.  Source of the coefficients: Keller Jordan, Muon (2024).
+
+Parameters may be spread over processes (`ee.sharded`): an orthogonal factor and an orbit's
+mean need the whole tensor, so it is gathered for one step and each process keeps its part.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -44,6 +47,22 @@ def orthogonal_factor(momentum: Tensor, steps: int = NS_STEPS) -> Tensor:
         return x.T if tall else x
 
 
+def whole(tensor: Tensor) -> Tensor:
+    """The tensor all processes together hold; every one of them must ask.  Else itself."""
+    gather = getattr(tensor, "full_tensor", None)
+    return tensor if gather is None else gather()
+
+
+def shared_like(tensor: Tensor, spread: Tensor) -> Tensor:
+    """What this process keeps of a whole tensor, laid out as `spread` is."""
+    if not hasattr(spread, "full_tensor"):
+        return tensor
+    from torch.distributed.tensor import distribute_tensor
+
+    mesh, places = spread.device_mesh, spread.placements
+    return distribute_tensor(tensor, mesh, places, src_data_rank=None)
+
+
 def _muon(
     weight: Tensor,
     momentum: Tensor,
@@ -55,7 +74,8 @@ def _muon(
     outputs_first: bool = True,
 ) -> None:
     momentum.mul_(beta).add_(gradient)
-    update = orthogonal_factor(gradient + beta * momentum)
+    factor = orthogonal_factor(whole(gradient + beta * momentum))
+    update = shared_like(factor, weight)
     outputs, inputs = weight.shape if outputs_first else reversed(weight.shape)
     reach = max(1.0, outputs / inputs) ** 0.5
     weight.mul_(1 - lr * decay).add_(update, alpha=-lr * reach)
@@ -217,7 +237,7 @@ def _block_adam(
     if gradient is None:
         return
     lr, (beta1, beta2) = group["lr"], group["betas"]
-    power = orbits.mean(gradient.square())
+    power = orbits.mean(whole(gradient).square())
     if not state:
         state["count"] = torch.zeros(())
         state["first"] = torch.zeros_like(weight)
@@ -227,5 +247,7 @@ def _block_adam(
     state["first"].lerp_(gradient, 1 - beta1)
     state["second"].lerp_(power, 1 - beta2)
     scale = orbits.spread(state["second"] / (1 - beta2**count)).sqrt()
+    if scale.shape == weight.shape:
+        scale = shared_like(scale, weight)
     step = state["first"] / (1 - beta1**count) / (scale + group["eps"])
     weight.mul_(1 - lr * group["weight_decay"]).add_(step, alpha=-lr)

@@ -16,7 +16,8 @@ def outer_step(state: Vector, mean: Vector, *, rate: float = 1.0) -> Vector:
         raise EncryptionError(f"state {state.shape} and mean {mean.shape} differ")
     if not 0 < rate <= 2:
         raise EncryptionError(f"outer rate is {rate}, need more than 0 and at most 2")
-    stepped = state + np.float32(rate) * mean
+    stepped = np.float32(rate) * mean
+    stepped += state
     if not bool(np.all(np.isfinite(stepped))):
         raise EncryptionError("the stepped state holds a number that is not finite")
     return stepped

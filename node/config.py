@@ -145,6 +145,16 @@ class Worker(Table, frozen=True):
             description="unix socket of the worker; empty: worker.sock in the home",
         ),
     ] = ""
+    host: Annotated[
+        str,
+        Meta(
+            max_length=100,
+            description="member whose worker trains our trunks, by name or peer id; empty: ours",
+        ),
+    ] = ""
+    lend: Annotated[
+        bool, Meta(description="whether members may train on our worker")
+    ] = False
 
 
 class Limits(Table, frozen=True):

@@ -75,11 +75,16 @@ class Driver:
             return False
         return True
 
-    async def run(self, *, over: bool = False) -> None:
-        """Until cancelled.  After the last round time stands still, and it only answers."""
+    async def run(self, *, over: bool = False, hold: bool = False) -> None:
+        """Until cancelled.  After the last round time stands still, and it only answers.
+
+        `hold`: no round is to be opened until an event says otherwise.
+        """
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._ticks)
             self.give(ev.Started())
+            if hold:
+                self.give(ev.Held(hold=True))
             if over:
                 self._hold(nursery)
             async for event in self._inbox:

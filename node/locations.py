@@ -28,6 +28,7 @@ class Home:
         self.evidence = self.path / "evidence"
         self.rpc_socket = self.path / "rpc.sock"
         self.worker_socket = self.path / "worker.sock"
+        self.borrowed_socket = self.path / "borrowed.sock"
         self.logs = self.path / "logs"
         self.lock_file = self.path / "lock"
         self.exports = self.path / "exports"

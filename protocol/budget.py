@@ -11,6 +11,7 @@ Every sum that may have been opened counts, accepted or not.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from protocol.errors import LocalProtocolError
 
@@ -65,6 +66,7 @@ class Budget:
         return low
 
 
+@lru_cache(maxsize=4096)
 def epsilon(sums: int, multiplier: float, delta: float) -> float:
     """ε of `sums` Gaussian mechanisms of one noise multiplier, at `delta`."""
     if sums < 0 or not multiplier > 0:

@@ -7,9 +7,12 @@ opens a run, and nobody can start it under other numbers.
 
 import msgspec
 
+from protocol.aggregate.noise import Noise
+from protocol.aggregate.ring import weight_factor
+from protocol.budget import Budget
 from protocol.errors import GossipReject, LocalProtocolError, MalformedMessageError
-from protocol.rounds.policy import Epoch, Policy, Seat
-from protocol.runs import Consent, Plan, Proposal
+from protocol.rounds.policy import Epoch, Policy, Seat, Thresholds
+from protocol.runs import END, GO, PAUSE, Consent, Plan, Privacy, Proposal, Stance
 
 
 class Course:
@@ -19,6 +22,8 @@ class Course:
         self.proposal = proposal
         self.run = proposal.id()
         self.consents: dict[bytes, Consent] = {}
+        self.stances: dict[bytes, Stance] = {}
+        """The newest of each member; who has said nothing wants the run to go on."""
 
     def consent(self, member: bytes, consent: Consent) -> bool:
         """Whether this is news; a member cannot consent twice to different things."""
@@ -35,6 +40,36 @@ class Course:
         if known != consent:
             raise GossipReject("a second, different consent")
         return False
+
+    def stance(self, member: bytes, stance: Stance) -> bool:
+        """Whether this is news: newer than what the member said before, and it may change."""
+        if member not in self.proposal.members:
+            raise GossipReject("who takes a stance is not in the run")
+        if stance.run != self.run:
+            raise GossipReject("the stance is on another run")
+        known = self.stances.get(member)
+        if known is not None and (known.word == END or stance.serial <= known.serial):
+            return False
+        self.stances[member] = stance
+        return True
+
+    def holding(self, *words: str) -> tuple[bytes, ...]:
+        """Members whose newest stance is one of these."""
+        return tuple(m for m, one in sorted(self.stances.items()) if one.word in words)
+
+    @property
+    def standing(self) -> str:
+        """`go`, or `pause` or `end` where too few are left for a quorum.
+
+        A member that holds opens no round, so this is no vote about the machine but a
+        statement of what it can do.  More than f members are needed to stop a run: liars
+        alone cannot.
+        """
+        count = len(self.proposal.members)
+        quorum = Thresholds(count).quorum
+        if count - len(self.holding(END)) < quorum:
+            return END
+        return PAUSE if count - len(self.holding(PAUSE, END)) < quorum else GO
 
     @property
     def complete(self) -> bool:
@@ -56,7 +91,7 @@ class Course:
 
 def policy(length: int, plan: Plan) -> Policy:
     """The numbers of a plan; unknown ones are refused by name."""
-    known = set(Policy.__struct_fields__) - {"length"}
+    known = set(Policy.__struct_fields__) - {"length", "noised"}
     odd = sorted(set(plan.sum) - known)
     if odd:
         raise MalformedMessageError(
@@ -71,6 +106,55 @@ def policy(length: int, plan: Plan) -> Policy:
         }
     except msgspec.ValidationError as error:
         raise MalformedMessageError(f"model file: sum: {error}") from error
-    found = Policy(length, **chosen)
+    # Never of the plan's own choice: without noise it would lift the rule of §5.7 for nothing.
+    noised = isinstance(plan.privacy, Privacy)
+    found = Policy(length, noised=noised, **chosen)
     found.check()
     return found
+
+
+def noise(epoch: Epoch, plan: Plan) -> Noise | None:
+    """What every member adds to its update in this epoch; None where the plan has no noise."""
+    if not isinstance(plan.privacy, Privacy):
+        return None
+    weights = [seat.weight for seat in epoch.seats]
+    thresholds = Thresholds(len(weights))
+    made = Noise(
+        clip=plan.privacy.clip,
+        multiplier=plan.privacy.multiplier,
+        largest_factor=weight_factor(max(weights), sum(weights), len(weights)),
+        shares=thresholds.survivors - thresholds.liars,
+    )
+    made.check()
+    return made
+
+
+def rounds_allowed(proposal: Proposal, plan: Plan) -> int:
+    """Rounds the run will have: as proposed, or as many as its budget is good for.
+
+    Each round opens at most one sum: what follows a survivors' certificate is a verdict.
+    """
+    if not isinstance(plan.privacy, Privacy):
+        return proposal.rounds
+    budget = Budget(plan.privacy.epsilon, plan.privacy.delta)
+    return budget.sums(plan.privacy.multiplier, at_most=proposal.rounds)
+
+
+def require_budget(proposal: Proposal, plan: Plan) -> None:
+    """Raise `MalformedMessageError` where the budget is not good for a single round."""
+    privacy = plan.privacy
+    if not isinstance(privacy, Privacy):
+        return
+    for name in ("clip", "multiplier", "epsilon", "delta"):
+        value = getattr(privacy, name)
+        if not 0 < value < (1 if name == "delta" else 1e6):
+            raise MalformedMessageError(
+                f"model file: privacy.{name} is {value}, need more than 0 and less than"
+                f" {1 if name == 'delta' else 1_000_000}"
+            )
+    if rounds_allowed(proposal, plan) < 1:
+        once = Budget(privacy.epsilon, privacy.delta).spent(1, privacy.multiplier)
+        raise MalformedMessageError(
+            f"model file: privacy: one round costs an epsilon of {once.record:.3g}, the"
+            f" budget is {privacy.epsilon:.3g}; use a larger multiplier"
+        )

@@ -5,6 +5,8 @@ contract (or from configuration), sorted by key, and its digest goes into every 
 so two nodes that disagree about membership never share a mask.
 """
 
+from functools import lru_cache
+
 import base58
 import msgspec
 
@@ -22,8 +24,10 @@ ROLE_AUDITOR = 8
 _PEER_ID_PREFIX = bytes.fromhex("002408011220")
 
 
+@lru_cache(maxsize=1024)
 def peer_id(public_key: bytes) -> PeerId:
     """The libp2p peer id of an Ed25519 key."""
+    # Remembered: every request looks its sender up among the members by this name.
     require_length("public key", public_key, KEY_BYTES)
     return PeerId(base58.b58encode(_PEER_ID_PREFIX + public_key).decode())
 

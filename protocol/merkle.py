@@ -27,7 +27,7 @@ def node_digest(left: bytes, right: bytes) -> Digest:
     return Digest(hashlib.sha256(_NODE + left + right).digest())
 
 
-def root(leaves: Sequence[bytes]) -> Digest:
+def root(leaves: Sequence[bytes | memoryview]) -> Digest:
     """Root over the leaf *data*, in order."""
     return root_of_digests([leaf_digest(leaf) for leaf in leaves])
 

@@ -19,17 +19,20 @@ from protocol.wire import Message, decode, encode, require_length
 
 PROPOSAL_TOPIC = "run"
 CONSENT_TOPIC = "run-consent"
+STANCE_TOPIC = "run-stance"
 ROUND_TOPIC = "round"
 ROUND_PROTOCOL = "/rexis/round/1"
 
 PROPOSAL_DOMAIN = "rexis/run/1"
 CONSENT_DOMAIN = "rexis/run-consent/1"
+STANCE_DOMAIN = "rexis/run-stance/1"
 STATE_PROTOCOL = "/rexis/state/1"
 
 PROPOSAL_LIMIT_BYTES = 48 << 10
 # The deepest plan there is, a column with its levels, has four.
 PLAN_DEPTH_LIMIT = 32
 """A proposal is announced, and an announcement has at most 64 KiB."""
+GO, PAUSE, END = WORDS = ("go", "pause", "end")
 MEMBERS_AT_LEAST = 3
 MEMBERS_AT_MOST = 32
 ROUNDS_AT_MOST = 10_000
@@ -78,6 +81,28 @@ class Consent(Message, frozen=True, tag="consent"):
     """How many records train; public, since the mean is weighted by it."""
     seal_key: bytes
     """X25519 key of the member's node: pre-key shares are sealed to it."""
+
+
+class Stance(Message, frozen=True, tag="stance"):
+    """What a member's operator wants of a run now; the newest of each member counts."""
+
+    run: bytes
+    serial: int
+    """Grows with every stance of this member on this run."""
+    word: str
+    """`go`, `pause` or `end`; an `end` is not taken back."""
+
+    def check(self) -> None:
+        if len(self.run) != DIGEST_BYTES:
+            raise MalformedMessageError(
+                f"run has {len(self.run)} bytes, needs {DIGEST_BYTES}"
+            )
+        if self.word not in WORDS:
+            raise MalformedMessageError(
+                f"stance {self.word[:16]!r}, have go, pause, end"
+            )
+        if not 1 <= self.serial < 1 << 53:
+            raise MalformedMessageError(f"stance with serial {self.serial}")
 
 
 class StateRequest(Message, frozen=True, tag="state"):
@@ -131,6 +156,37 @@ def open_consent(data: bytes) -> tuple[Consent, PublicKey]:
     return consent, PublicKey(envelope.sender)
 
 
+def seal_stance(
+    sign: Callable[[bytes], bytes], sender: PublicKey, stance: Stance
+) -> bytes:
+    """Signed, so that it counts whoever passes it on."""
+    return seal(sign, STANCE_DOMAIN, sender, stance.run, encode(stance))
+
+
+def open_stance(data: bytes) -> tuple[Stance, PublicKey]:
+    """A checked stance and whose it is."""
+    envelope = open_envelope(data, STANCE_DOMAIN)
+    stance = decode(envelope.payload, Stance)
+    stance.check()
+    if envelope.context != stance.run:
+        raise SignatureError(
+            "stance's context", stance.run.hex(), envelope.context.hex()
+        )
+    return stance, PublicKey(envelope.sender)
+
+
+class Privacy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Noise on every sum of a run, and what it may cost (docs/protocol.md §8.1)."""
+
+    clip: float
+    """Longest update (L2); longer ones are shortened."""
+    multiplier: float
+    """Standard deviation of a sum's noise, in the largest clipped and weighted update."""
+    epsilon: float
+    """Budget, for one patient's record of a member; no round is opened beyond it."""
+    delta: float
+
+
 class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A model file: what to build, on which task, how to train it."""
 
@@ -142,6 +198,8 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The step from a round's mean: `rate`, and `tolerance` of a member's hold-out."""
     sum: dict[str, Any] = {}
     """Numbers of `protocol.rounds.policy.Policy` that differ from its defaults."""
+    privacy: Privacy | msgspec.UnsetType = msgspec.UNSET
+    """Without it sums carry no noise, and no ε bounds what they tell."""
 
 
 def parse_plan(data: bytes) -> Plan:

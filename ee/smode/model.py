@@ -71,6 +71,8 @@ class _Group:
         self._outputs: list[torch.Tensor] = []
 
     def attach(self, holder: KeyHolder) -> None:
+        # Products of a pass that broke off are of no use to the next.
+        self._input, self._outputs = None, []
         self._holder = holder
 
     def output(self, x: torch.Tensor, index: int) -> torch.Tensor:

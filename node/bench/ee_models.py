@@ -109,9 +109,11 @@ MAKERS: dict[str, Callable[[int, int], nn.Module]] = {
 }
 
 
-def make(name: str, width: int, layers: int, dtype: torch.dtype) -> nn.Module:
+def make(
+    name: str, width: int, layers: int, dtype: torch.dtype, seed: int = 0
+) -> nn.Module:
     """Random weights, with gains and shifts as a trained model has them."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     model = MAKERS[name](width, layers).to(dtype).eval()
     with torch.no_grad():
         for parameter in model.parameters():

@@ -13,28 +13,29 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
-import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
-from transformers import LlamaConfig, LlamaModel
+from transformers import LlamaConfig, LlamaForCausalLM
 
-from ee.keys.table import TrunkKey, key_trunk
-from ee.session import LocalTrunk, TrunkPort
-from ee.spec import Arrays, Column, ModelSpec, trunk_shapes
-from ee.trunk import trunk_config
+from ee.hosted import HostedTrunk
+from ee.keys import Key, state_keyed
+from ee.split import Split, split_model
 from node.worker.client import WorkerClient
 
 TOKENS, BATCH, VOCAB = 64, 8, 1000
-SPEC = ModelSpec(
-    columns=tuple(Column(f"c{i}") for i in range(TOKENS - 1)),
-    width=256,
-    layers=12,
-    heads=8,
-    kv_heads=4,
-    inner=704,
-    seed=1,
+CONFIG = LlamaConfig(
+    vocab_size=VOCAB,
+    hidden_size=256,
+    intermediate_size=704,
+    num_hidden_layers=13,
+    num_attention_heads=8,
+    num_key_value_heads=4,
 )
+"""One block for the stem, twelve for the trunk."""
+Rows = NDArray[Any]
 HYPER = {"momentum": 0.9, "decay": 0.0, "clip": 1.0}
 _START_S = 120.0
 
@@ -45,13 +46,18 @@ def measure(pairs: int) -> dict[str, float]:
     The two agree on an idle machine.  On a busy one the scheduler gives two processes more
     than one, and only the second means anything.
     """
-    weights = _weights()
-    key = TrunkKey.generate(bytes(32), SPEC)
+    torch.manual_seed(0)
+    parts = split_model(LlamaForCausalLM(CONFIG).eval(), stem_layers=1)
+    key = Key(bytes(32), parts.plan)
+    stock = parts.cut.trunk_config
+    config = {"model_type": stock.model_type, **stock.to_diff_dict()}
+    plain = {name: tensor.numpy() for name, tensor in parts.trunk.items()}
+    keyed = {n: t.numpy() for n, t in state_keyed(parts.trunk, key).items()}
     with _worker() as (remote, worker):
-        remote.load(trunk_config(SPEC), key_trunk(weights, key))
-        local = LocalTrunk()
-        local.load(trunk_config(SPEC), weights)
-        apart, together = _KeyHolder(remote, key), _KeyHolder(local, None)
+        remote.load(config, keyed)
+        local = HostedTrunk(config, plain)
+        apart = _KeyHolder(parts, remote, key)
+        together = _KeyHolder(parts, local, None)
         for one in (apart, together):
             one.step()
         walls: list[float] = []
@@ -87,53 +93,40 @@ def _work_s(worker: int) -> float:
 class _KeyHolder:
     """Stem and head with their optimiser, and a trunk somewhere."""
 
-    def __init__(self, trunk: TrunkPort, key: TrunkKey | None) -> None:
+    def __init__(
+        self, parts: Split, trunk: WorkerClient | HostedTrunk, key: Key | None
+    ) -> None:
         torch.manual_seed(0)
         self._trunk, self._key = trunk, key
-        config = LlamaConfig(
-            vocab_size=VOCAB,
-            hidden_size=SPEC.width,
-            intermediate_size=SPEC.inner,
-            num_hidden_layers=1,
-            num_attention_heads=SPEC.heads,
-            num_key_value_heads=SPEC.kv_heads,
-        )
-        self._stem = LlamaModel(config)
-        self._stem.norm = nn.Identity()
-        self._head = nn.Linear(SPEC.width, VOCAB)
-        own = [*self._stem.parameters(), *self._head.parameters()]
+        self._stem, self._gain = parts.build_stem(), parts.build_gain()
+        self._head = nn.Linear(parts.plan.width, VOCAB)
+        own = [
+            parameter
+            for part in (self._stem, self._gain, self._head)
+            for parameter in part.parameters()
+        ]
         self._adam = torch.optim.AdamW(own, lr=1e-4)
         self._tokens = torch.randint(VOCAB, (BATCH, TOKENS))
 
     def step(self) -> None:
         """Two messages there, two back, and everybody's optimiser."""
-        rows = self._stem(self._tokens).last_hidden_state
-        x = rows.detach().numpy()
-        y = self._trunk.forward(
-            x if self._key is None else self._key.enter(x), train=True
-        )
-        y = y if self._key is None else self._key.leave(y)
-        hidden = torch.from_numpy(np.array(y)).requires_grad_()
-        scores = self._head(hidden[:, :-1]).flatten(0, 1)
+        rows = self._stem(input_ids=self._tokens)
+        y = self._trunk.forward(self._out(rows.detach()), train=True)
+        hidden = self._home(y).requires_grad_()
+        scores = self._head(self._gain(hidden)[:, :-1]).flatten(0, 1)
         nn.functional.cross_entropy(scores, self._tokens[:, 1:].flatten()).backward()
         assert hidden.grad is not None
-        g = hidden.grad.numpy()
-        g = self._trunk.backward(g if self._key is None else self._key.enter(g))
-        g = g if self._key is None else self._key.leave(g)
-        rows.backward(torch.from_numpy(np.array(g)))
+        rows.backward(self._home(self._trunk.backward(self._out(hidden.grad))))
         self._trunk.step(1e-4, HYPER)
         self._adam.step()
         self._adam.zero_grad()
 
+    def _out(self, rows: torch.Tensor) -> Rows:
+        return (rows if self._key is None else self._key.enter(rows)).numpy()
 
-def _weights() -> Arrays:
-    generator = np.random.default_rng(0)
-    return {
-        name.removeprefix("trunk."): (
-            generator.normal(size=shape) / shape[1] ** 0.5
-        ).astype(np.float32)
-        for name, shape in trunk_shapes(SPEC)
-    }
+    def _home(self, rows: Rows) -> torch.Tensor:
+        tensor = torch.from_numpy(rows)
+        return tensor if self._key is None else self._key.leave(tensor)
 
 
 @contextmanager

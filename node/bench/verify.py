@@ -246,11 +246,11 @@ def _light(trunk: IntegerTrunk, boundaries: list[bytes]) -> dict[str, float]:
     return {"light_ready_s": round(ready, 2), "light_mib": round(memory, 1)}
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="node.bench.verify", description=__doc__)
     parser.add_argument("--json", action="store_true", help="one JSON object")
     parser.add_argument("--quick", action="store_true", help="two layers, few turns")
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     found = run(options.quick)
     if options.json:
         print(json.dumps(found))

@@ -1,5 +1,10 @@
 """Datasets and grants."""
 
+import base64
+import sys
+from pathlib import Path
+from typing import Any
+
 import click
 
 from node.cli.shell import (
@@ -9,6 +14,7 @@ from node.cli.shell import (
     Number,
     Row,
     Shell,
+    WrongValueError,
     absolute,
     print_fields,
     say,
@@ -20,7 +26,7 @@ from node.cli.words import count, moment, short, size, until
 
 @click.group(cls=Noun)
 def dataset() -> None:
-    """Encrypted tables: publish, look at, read what is granted."""
+    """Encrypted data: publish, find, read what is granted, withdraw."""
 
 
 @click.group(cls=Noun)
@@ -28,8 +34,12 @@ def grant() -> None:
     """Who may read which units of a dataset, and how long."""
 
 
+def _paths(context: click.Context, option: click.Parameter, value: Any) -> Any:
+    return [absolute(context, option, one) for one in value]
+
+
 @verb(dataset)
-@click.argument("table", callback=absolute, metavar="TABLE.csv")
+@click.argument("paths", nargs=-1, required=True, callback=_paths, metavar="DIR|FILE…")
 @click.option("--title", required=True, help="Public, and for ever.")
 @click.option(
     "--licence", required=True, help="An SPDX identifier, or LicenseRef-NAME."
@@ -41,36 +51,34 @@ def grant() -> None:
     metavar="DUO:NNNNNNN",
     help="Data Use Ontology code: one permission, any modifiers; may be repeated.",
 )
-@click.option("--source", required=True, help="Where the table comes from; public.")
+@click.option("--source", required=True, help="Where the data come from; public.")
 @click.option(
-    "--unit-column",
-    metavar="NAME",
-    help="Rows with one value of it are granted together.",
+    "--unit-by",
+    metavar="HOW",
+    help="What is granted together: file, folder, patient (DICOM), or a column of one table.",
 )
-def publish(
-    shell: Shell,
-    table: str,
-    title: str,
-    licence: str,
-    duo: tuple[str, ...],
-    source: str,
-    unit_column: str | None,
-) -> None:
-    """Encrypt a table, list it, mint its token.
+@click.option(
+    "--disease", metavar="MONDO:NNNNNNN", help="Beside DUO:0000007, if it may be known."
+)
+@click.option(
+    "--replaces",
+    type=Number(min=0),
+    metavar="DATASET",
+    help="Of this node; this is its next version, under new keys.",
+)
+def publish(shell: Shell, paths: list[str], **said: Any) -> None:
+    """Encrypt files and folders, list them, mint their token.
 
-    The rows stay on this node. Title, source, licence and column names become public. The same
-    call again finds what the first one made.
+    Tables (CSV, Parquet), DICOM, images, NIfTI, FASTA, VCF, h5ad, EDF and WFDB are described by
+    their headers; anything else is bytes. The records stay on this node. Title, source, licence
+    and names of columns and fields become public. The same call again goes on where it was cut.
     """
-    answer = shell.ask(
-        "datasets.add",
-        doing="encrypting and listing",
-        timeout_s=CHAIN_S,
-        path=table,
-        title=title,
-        licence=licence,
-        duo=list(duo),
-        source=source,
-        unit_column=unit_column,
+    answer = shell.ask_long(
+        "datasets.publish",
+        work=paths[0],
+        timeout_s=BULK_S,
+        paths=paths,
+        **{**said, "duo": list(said["duo"])},
     )
     _show(shell, answer)
 
@@ -78,8 +86,36 @@ def publish(
 @verb(dataset, "list")
 def dataset_list(shell: Shell) -> None:
     """Every dataset on the chain."""
+    _rows(shell, shell.ask("datasets.list", timeout_s=CHAIN_S))
+
+
+@verb(dataset)
+@click.argument("words", nargs=-1, metavar="[WORD…]")
+@click.option(
+    "--purpose",
+    metavar="DUO:NNNNNNN",
+    help="What the study needs; broader permissions match.",
+)
+@click.option("--commercial", is_flag=True, help="Leave out what forbids it.")
+@click.option("--format", metavar="NAME", help="Such as csv, dicom or vcf.")
+@click.option("--licence", metavar="NAME", help="Exactly this one.")
+@click.option("--disease", metavar="MONDO:NNNNNNN", help="Exactly this one.")
+@click.option(
+    "--column", "columns", multiple=True, metavar="NAME", help="May be repeated."
+)
+@click.option("--rows", type=Number(min=0), help="Records shown, at least.")
+def search(shell: Shell, words: tuple[str, ...], **wanted: Any) -> None:
+    """Datasets with all these words, best first.
+
+    Looks through what this node has heard of and asks nobody, so nobody learns what was sought.
+    """
+    given = {**wanted, "columns": list(wanted["columns"])}
+    _rows(shell, shell.ask("datasets.search", text=" ".join(words), **given))
+
+
+def _rows(shell: Shell, answer: Row) -> None:
     shell.table(
-        shell.ask("datasets.list", timeout_s=CHAIN_S),
+        answer,
         "datasets",
         {
             "dataset": lambda row: row["dataset"],
@@ -106,8 +142,8 @@ def show(shell: Shell, number: int) -> None:
     "path",
     required=True,
     callback=absolute,
-    metavar="FILE.csv",
-    help="Where the rows go; readable by you only.",
+    metavar="PATH",
+    help="A file for a table, a new folder for files; readable by you only.",
 )
 @click.option("--owner", metavar="NAME", help="Refuse unless this member owns it.")
 @click.option(
@@ -116,18 +152,33 @@ def show(shell: Shell, number: int) -> None:
     metavar="LIST",
     help="Such as 0,3-5; default: all granted.",
 )
+@click.option(
+    "--crypt4gh-key",
+    "key_file",
+    metavar="KEY.pub",
+    help="Write Crypt4GH files for this key; nothing is decrypted on the node.",
+)
 def fetch(
-    shell: Shell, number: int, path: str, owner: str | None, units: list[int] | None
+    shell: Shell,
+    number: int,
+    path: str,
+    owner: str | None,
+    units: list[int] | None,
+    key_file: str | None,
 ) -> None:
-    """Read what was granted to this node."""
-    answer = shell.ask(
+    """Read what was granted to this node, from all who hold it at once.
+
+    What has arrived when it is cut stays; the same call again goes on from there.
+    """
+    answer = shell.ask_long(
         "datasets.fetch",
-        doing="fetching and decrypting",
+        work=path,
         timeout_s=BULK_S,
         dataset=number,
         path=path,
         owner=owner,
         units=units,
+        crypt4gh_key=None if key_file is None else _public_key(key_file),
     )
     shell.fields(
         answer,
@@ -138,6 +189,73 @@ def fetch(
             ("written", f"{answer['path']} ({size(answer['bytes'])})"),
         ],
     )
+
+
+def _public_key(path: str) -> str:
+    """The X25519 key in a file of `crypt4gh-keygen --pk`, as hex."""
+    try:
+        lines = Path(path).read_text(encoding="ascii").split("\n")
+        key = base64.b64decode(lines[1], validate=True)
+    except (OSError, ValueError, IndexError) as error:
+        raise WrongValueError(
+            f"{path} is not a Crypt4GH public key",
+            hint="make one with `crypt4gh-keygen --sk key.sec --pk key.pub`",
+        ) from error
+    if lines[0] != "-----BEGIN CRYPT4GH PUBLIC KEY-----" or len(key) != 32:
+        raise WrongValueError(
+            f"{path} is not a Crypt4GH public key",
+            hint="it begins with -----BEGIN CRYPT4GH PUBLIC KEY-----",
+        )
+    return key.hex()
+
+
+@verb(dataset)
+@click.argument("number", type=Number(min=0), metavar="DATASET")
+@click.option(
+    "--units", callback=units, metavar="LIST", help="Such as 0,3-5; default: all."
+)
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def withdraw(shell: Shell, number: int, units: list[int] | None, yes: bool) -> None:
+    """Erase units of a dataset of this node, or all of it.
+
+    Keys and ciphertext are destroyed here, grants end, coming rounds train without them. It
+    cannot be taken back, and does not reach what others have read already: the answer says what.
+    """
+    part = f"units {_numbers(units)}" if units else "all units"
+    what = f"{part} of dataset {number}"
+    if not yes and not _agreed(f"destroy the keys of {what}, for ever?"):
+        raise WrongValueError(
+            f"nobody agreed to destroy {what}", hint="give --yes to agree"
+        )
+    answer = shell.ask(
+        "datasets.withdraw",
+        doing="destroying keys, waiting for the chain",
+        timeout_s=CHAIN_S,
+        dataset=number,
+        units=units,
+    )
+
+    def human() -> None:
+        print_fields(
+            [
+                ("dataset", answer["dataset"]),
+                ("destroyed", f"keys of units {_numbers(answer['units'])}"),
+                ("left", _numbers(answer["left"])),
+                *(
+                    (f"grant {one['grant']}", f"now covers {_numbers(one['left'])}")
+                    for one in answer["grants"]
+                ),
+            ]
+        )
+        say("what cannot be undone:")
+        for line in answer["cannot_be_undone"]:
+            say(f"- {line}")
+
+    shell.result(answer, human)
+
+
+def _agreed(question: str) -> bool:
+    return sys.stdin.isatty() and click.confirm(question, err=True)
 
 
 @verb(grant)
@@ -216,7 +334,17 @@ def _listed(listing: Row) -> list[tuple[str, object]]:
     fewer = f"{count(hidden, 'unit')} of fewer than ten" if hidden else ""
     rows = ", and ".join(filter(None, (str(sum(known)) if known else "", fewer)))
     columns = [f"{column['name']} ({column['kind']})" for column in listing["columns"]]
+    parts = [
+        f"{part['format']}"
+        + (f": {', '.join(part['details'])}" if part["details"] else "")
+        for part in listing["parts"]
+    ]
+    version = f"{listing['version']}"
+    if listing["previous"]:
+        version += f", after {short(listing['previous'])}"
     return [
+        ("version", version),
+        *[("part", part) for part in parts],
         ("rows", rows),
         ("licence", listing["licence"]),
         ("use", ", ".join(listing["duo"])),

@@ -13,7 +13,17 @@ from typing import Any
 
 import click
 
-from node.cli import chain, data, evaluation, here, programs, setup, training
+from node.cli import (
+    chain,
+    data,
+    evaluation,
+    here,
+    programs,
+    provenance,
+    query,
+    setup,
+    training,
+)
 from node.cli.shell import (
     INTERRUPTED,
     OK,
@@ -28,10 +38,13 @@ from node.rpc.client import UnreachableError
 
 _SECTIONS = (
     ("A node", ("init", "config", "status", "events", "stop", "peers", "members")),
-    ("Data", ("dataset", "grant")),
+    ("Data", ("dataset", "grant", "query", "provenance")),
     ("Training", ("run", "round")),
     ("Evaluation", ("model", "infer", "receipt", "audit", "dispute")),
-    ("Programs", ("worker", "chain", "devchain", "demo", "attack", "bench")),
+    (
+        "Programs",
+        ("worker", "smode", "chain", "devchain", "demo", "attack", "bench"),
+    ),
 )
 
 
@@ -70,7 +83,17 @@ def cli(home: str) -> None:
     """Speak to the Rexis node of this machine, or make one."""
 
 
-for _noun in (here, setup, data, training, evaluation, programs, chain):
+for _noun in (
+    here,
+    setup,
+    data,
+    query,
+    provenance,
+    training,
+    evaluation,
+    programs,
+    chain,
+):
     for _command in _noun.COMMANDS:
         cli.add_command(_command)
 

@@ -37,11 +37,41 @@ def worker() -> None:
 
 @worker.command("serve")
 @click.option("--socket", metavar="PATH", help="Default: worker.sock in the home.")
+@click.option("--memory", type=click.IntRange(min=256), metavar="MIB",
+              help="Refuse sessions that would take more.")  # fmt: skip
+@click.option("--device", metavar="NAME", help="As torch names it. Default: cpu.")
 @click.pass_context
-def worker_serve(context: click.Context, socket: str | None) -> None:
-    """Serve keyed trunks on a unix socket until told to stop. Needs torch."""
+def worker_serve(
+    context: click.Context, socket: str | None, memory: int | None, device: str | None
+) -> None:
+    """Serve keyed trunks on a unix socket until told to stop. Needs torch.
+
+    On several devices: `torchrun --nproc-per-node N -m node.worker --socket PATH`.
+    """
     home = Home(context.find_root().params["home"])
-    become("node.worker", "--socket", socket or os.fspath(home.worker_socket))
+    words = ["--socket", socket or os.fspath(home.worker_socket)]
+    words += [] if memory is None else ["--memory", str(memory)]
+    words += [] if device is None else ["--device", device]
+    become("node.worker", *words)
+
+
+@click.group(cls=Noun)
+def smode() -> None:
+    """A public model on two hosts that learn nothing unless they talk to each other."""
+
+
+@smode.command("serve", context_settings=_PASS_ON)
+@click.pass_context
+def smode_serve(context: click.Context) -> None:
+    """Be one of the two hosts, on a unix socket (`--socket PATH`)."""
+    become("node.smode.host", *context.args)
+
+
+@smode.command("measure", context_settings=_PASS_ON)
+@click.pass_context
+def smode_measure(context: click.Context) -> None:
+    """MiniLM on two local hosts: error, leak bound, traffic (`--pad`, `--json`)."""
+    become("node.smode", *context.args)
 
 
 @click.group(cls=Noun)
@@ -90,4 +120,4 @@ def bench() -> None:
     """Benchmarks, as ratios within one run; each takes --json."""
 
 
-COMMANDS = (worker, devchain, demo, attack, bench)
+COMMANDS = (worker, smode, devchain, demo, attack, bench)

@@ -1,14 +1,21 @@
 """Tables, spinners and the live view; the only user of rich, imported when one is needed."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -59,6 +66,25 @@ def spinner(doing: str) -> Iterator[None]:
     with Progress(*columns, console=screen, transient=True) as progress:
         progress.add_task(plain(doing), total=None)
         yield
+
+
+@contextmanager
+def bytes_bar() -> Iterator[Callable[[str, int, int], None]]:
+    """What is being done and how many bytes of how many; gone when it is over."""
+    screen = Console(stderr=True, highlight=False)
+    columns = (
+        *(SpinnerColumn(), TextColumn("{task.description}"), BarColumn()),
+        *(DownloadColumn(), TimeElapsedColumn()),
+    )
+    with Progress(*columns, console=screen, transient=True) as progress:
+        task = progress.add_task("asking the node", total=None)
+
+        def draw(what: str, done: int, total: int) -> None:
+            progress.update(
+                task, description=plain(what), completed=done, total=total or None
+            )
+
+        yield draw
 
 
 class Draw(Protocol):

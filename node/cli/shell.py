@@ -6,11 +6,13 @@ peer's, so nothing reaches the terminal that could steer it.
 
 import functools
 import json
+import queue
 import shutil
 import sys
 import textwrap
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,7 @@ BULK_S = 3600.0
 _ID_DIGITS = 64
 
 _NO_FOLD = 1 << 30
+_LOOK_S = 0.3
 
 Row = Mapping[str, Any]
 
@@ -96,6 +99,40 @@ class Shell:
 
         with render.spinner(doing):
             yield
+
+    def ask_long(
+        self, method: str, *, work: str, timeout_s: float, **params: Any
+    ) -> dict[str, Any]:
+        """Call the daemon; where a person looks, a bar shows how far the bytes are.
+
+        `work` is the path by which the daemon knows it (`datasets.works`).
+        """
+        if self.as_json or not sys.stderr.isatty():
+            return self.ask(method, timeout_s=timeout_s, **params)
+        from node.cli import render
+
+        answers: queue.SimpleQueue[dict[str, Any] | NodeError] = queue.SimpleQueue()
+
+        def call() -> None:
+            try:
+                answers.put(self.ask(method, timeout_s=timeout_s, **params))
+            except NodeError as error:
+                answers.put(error)
+
+        threading.Thread(target=call, daemon=True).start()
+        with render.bytes_bar() as draw:
+            while True:
+                try:
+                    answer = answers.get(timeout=_LOOK_S)
+                except queue.Empty:
+                    with suppress(NodeError):
+                        for row in self.ask("datasets.works")["works"]:
+                            if row["path"] == work:
+                                draw(row["what"], row["done_bytes"], row["bytes"])
+                    continue
+                if isinstance(answer, NodeError):
+                    raise answer
+                return answer
 
     def result(self, answer: Row, human: Callable[[], None]) -> None:
         """The answer as it came, or as `human` prints it."""

@@ -6,7 +6,7 @@ import click
 
 from node.cli import watch as live
 from node.cli.shell import CHAIN_S, Noun, Number, Row, Shell, verb
-from node.cli.words import short
+from node.cli.words import decimal, short
 
 
 @click.group(cls=Noun)
@@ -120,6 +120,34 @@ def show(shell: Shell, run_id: str) -> None:
 
 @verb(run)
 @click.argument("run_id", metavar="RUN")
+def pause(shell: Shell, run_id: str) -> None:
+    """Hold this node's part in a run. RUN is its id, or how the id begins.
+
+    The round under way ends; the run stands still once too few members go on for a quorum.
+    """
+    _show(shell, shell.ask("runs.pause", run=shell.resolve("run", run_id)))
+
+
+@verb(run)
+@click.argument("run_id", metavar="RUN")
+def resume(shell: Shell, run_id: str) -> None:
+    """Go on with a run this node has paused. RUN is its id, or how the id begins."""
+    _show(shell, shell.ask("runs.resume", run=shell.resolve("run", run_id)))
+
+
+@verb(run)
+@click.argument("run_id", metavar="RUN")
+def end(shell: Shell, run_id: str) -> None:
+    """End this node's part in a run for good. RUN is its id, or how the id begins.
+
+    The run has ended once too few members are left for a quorum; what it came to can then be
+    released.
+    """
+    _show(shell, shell.ask("runs.end", run=shell.resolve("run", run_id)))
+
+
+@verb(run)
+@click.argument("run_id", metavar="RUN")
 def watch(shell: Shell, run_id: str) -> None:
     """Look on until the run has ended; status 1 if it failed.
 
@@ -154,6 +182,16 @@ def _show(shell: Shell, answer: Row) -> None:
     if samples:
         each = (f"{name} {number}" for name, number in samples.items())
         pairs.append(("records", ", ".join(each)))
+    if answer["stances"]:
+        said = (f"{name} {word}" for name, word in answer["stances"].items())
+        pairs.append(("stances", ", ".join(said)))
+    pairs.append(("privacy", live.privacy(answer["privacy"])))
+    if answer["privacy"]:
+        each = (
+            f"{name} {decimal(value)}"
+            for name, value in answer["privacy"]["members"].items()
+        )
+        pairs.append(("ε by member", ", ".join(each)))
     pairs.append(("state", answer["state_root"]))
     if answer["progress"]:
         pairs.append(("now", live.progress(answer["progress"])))

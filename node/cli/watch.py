@@ -12,7 +12,7 @@ from node.errors import RoundError
 # Two small calls over a local socket; a person sees no difference below this.
 _EVERY_S = 1.0
 _ROUNDS_SHOWN = 12
-_ENDED = ("finished", "failed")
+_ENDED = ("finished", "failed", "ended")
 
 ROUND_COLUMNS: Mapping[str, Callable[[Row], object]] = {
     "round": lambda row: row["round"],
@@ -51,6 +51,16 @@ def progress(now: Row) -> str:
     return f"{now['what']}{step}{loss}"
 
 
+def privacy(row: Row | None) -> str:
+    """What the run's sums have told so far, and what they may tell."""
+    if row is None:
+        return "no noise, no bound"
+    return (
+        f"ε {decimal(row['spent'])} of {decimal(row['budget'])} a record,"
+        f" δ {row['delta']:g}"
+    )
+
+
 def _states(shell: Shell, run: str) -> Iterator[tuple[Row, list[dict[str, Any]]]]:
     """The run and its rounds, once a second, the last time when it has ended."""
     while True:
@@ -77,7 +87,8 @@ def _told(
 
 
 def _changed(last: Row, row: Row) -> bool:
-    return any(last[key] != row[key] for key in ("phase", "consents", "reason"))
+    keys = ("phase", "consents", "reason", "stances")
+    return any(last[key] != row[key] for key in keys)
 
 
 def _required(last: Row | None, run: str) -> Row:
@@ -110,7 +121,8 @@ def _phase(row: Row) -> str:
     if row["phase"] == "proposed" and missing:
         return f"proposed, waits for {', '.join(missing)}"
     reason = f": {row['reason']}" if row["reason"] else ""
-    return f"{row['phase']}{reason}"
+    spent = f", {privacy(row['privacy'])}" if row["privacy"] else ""
+    return f"{row['phase']}{spent}{reason}"
 
 
 def _drawn(shell: Shell, run: str) -> Row:

@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ee.outer import outer_step
 from ee.spec import ModelSpec, size
-from node.adapters.blob_dir import BlobDir
+from node.adapters.blob_dir import BlobDir, mapped
 from node.compute import scoring, state, table
 from node.errors import ComputeError
-from protocol.aggregate import checks, masks
+from protocol.aggregate import checks, masks, noise
 from protocol.aggregate.ring import (
+    BLOCK,
     Elements,
     Exponents,
     Ring,
@@ -25,7 +27,7 @@ from protocol.aggregate.ring import (
     mean_factor,
     weight_factor,
 )
-from protocol.types import Digest
+from protocol.types import KEY_BYTES, Digest
 
 Params = Mapping[str, Any]
 Progress = Callable[[dict[str, Any]], None]
@@ -33,6 +35,8 @@ Progress = Callable[[dict[str, Any]], None]
 FIRST_EXPONENT = -12
 """Scale of every block before the first sum tells better: with 24-bit entries an update may
 reach 2^11, with 8-bit entries 2^-5, and is rounded to 2^-12."""
+_STEP = 64 * BLOCK
+"""Entries decoded and stepped at a time, so that no third vector is in memory."""
 
 
 def scales(params: Params, _progress: Progress) -> dict[str, Any]:
@@ -42,25 +46,34 @@ def scales(params: Params, _progress: Progress) -> dict[str, Any]:
 
 
 def quantise(params: Params, _progress: Progress) -> dict[str, Any]:
-    """{update, scales, weight, total, members, ring, folder, blobs} -> {blob, cut}."""
+    """{update, scales, weight, total, members, noise, ring, folder, blobs} -> {blob, cut}.
+
+    `noise` is null, or {clip, multiplier, largest_factor, shares}; `cut` counts entries that
+    rounding or noise took beyond their scale.
+    """
     blob_dir, ring = BlobDir(params["blobs"]), Ring(*params["ring"])
-    update = np.frombuffer(_read(blob_dir, params["update"]), "<f4")
+    update = _loaded(blob_dir, params["update"], np.dtype("<f4"))
     exponents = _scales(params["folder"], params["scales"])
     factor = weight_factor(params["weight"], params["total"], params["members"])
+    added = None if params["noise"] is None else noise.Noise(**params["noise"])
+    if added is not None:
+        update = noise.clipped(update, added.clip)
     # Which way an entry is rounded must be nobody's to foresee.
     chance = np.random.Generator(np.random.PCG64(secrets.randbits(256)))
     encoded = ring.encode(update, exponents, factor, chance)
-    return {"blob": blob_dir.put(encoded.words.tobytes()), "cut": encoded.cut}
+    cut = encoded.cut
+    if added is not None:
+        seed = secrets.token_bytes(KEY_BYTES)
+        cut += noise.add_noise(encoded.words, exponents, ring, added, seed)
+    return {"blob": blob_dir.put(_bytes(encoded.words)), "cut": cut}
 
 
 def mask(params: Params, _progress: Progress) -> dict[str, Any]:
     """{quantised, slices [[start, stop]], plus, minus, ring, blobs} -> {shards}."""
     blob_dir, ring = BlobDir(params["blobs"]), Ring(*params["ring"])
-    out = _words(blob_dir, params["quantised"], ring).copy()
+    out = _words(blob_dir, params["quantised"], ring)
     masks.apply(out, 0, params["plus"], params["minus"])
-    shards = [
-        blob_dir.put(out[start:stop].tobytes()) for start, stop in params["slices"]
-    ]
+    shards = [blob_dir.put(_bytes(out[start:stop])) for start, stop in params["slices"]]
     return {"shards": shards}
 
 
@@ -71,7 +84,7 @@ def add_up(params: Params, _progress: Progress) -> dict[str, Any]:
     total, carry = checks.add(parts, ring, carry=params["carry"])
     packed = b"" if carry is None else checks.pack(carry, len(params["inputs"]))
     return {
-        "sum": blob_dir.put(total.tobytes()),
+        "sum": blob_dir.put(_bytes(total)),
         "carry": b"" if carry is None else blob_dir.put(packed),
     }
 
@@ -86,7 +99,7 @@ def unmask(params: Params, _progress: Progress) -> dict[str, Any]:
         for index, (start, stop) in enumerate(params["slices"])
         if ring.strays(total[start:stop], params["survivors"])
     ]
-    return {"total": blob_dir.put(total.tobytes()), "strays": strays}
+    return {"total": blob_dir.put(_bytes(total)), "strays": strays}
 
 
 def apply(params: Params, _progress: Progress) -> dict[str, Any]:
@@ -101,9 +114,13 @@ def apply(params: Params, _progress: Progress) -> dict[str, Any]:
     total = _words(blob_dir, params["total"], ring, size(spec))
     factor = mean_factor(params["here"], params["weight"], params["members"])
     before = state.read(folder, params["base"], size(spec))
-    after = outer_step(
-        before, ring.decode(total, exponents, factor), rate=params["rate"]
-    )
+    after = np.empty_like(before)
+    for at in range(0, before.size, _STEP):
+        part = slice(at, at + _STEP)
+        mean = ring.decode(
+            total[part], exponents[at // BLOCK : (at + _STEP) // BLOCK], factor
+        )
+        after[part] = outer_step(before[part], mean, rate=params["rate"])
     following = ring.next_exponents(total, exponents, params["survivors"])
     held = table.records(spec, table.task(params["task"]), params["records"])
     old, new = (scoring.held_out(spec, one, held) for one in (before, after))
@@ -151,14 +168,27 @@ def _scales(folder: str | Path, root: bytes) -> Exponents:
 
 
 def _words(blobs: BlobDir, name: bytes, ring: Ring, count: int = -1) -> Elements:
-    data = _read(blobs, name)
-    if len(data) % ring.bytes_each or count not in (-1, len(data) // ring.bytes_each):
-        raise ComputeError(
-            f"shard {name.hex()[:16]} has {len(data)} bytes, needs {count} entries of"
-            f" {ring.bytes_each}"
-        )
-    words: Elements = np.frombuffer(data, ring.dtype)
+    words: Elements = _loaded(blobs, name, ring.dtype, count)
     return words
+
+
+def _loaded(
+    blobs: BlobDir, name: bytes, kind: np.dtype[Any], count: int = -1
+) -> NDArray[Any]:
+    """A blob as an array that may be written to; no second copy of it is made."""
+    blob = Digest(name)
+    length = blobs.size(blob)
+    if length % kind.itemsize or count not in (-1, length // kind.itemsize):
+        raise ComputeError(
+            f"shard {name.hex()[:16]} has {length} bytes, needs {count} entries of"
+            f" {kind.itemsize}"
+        )
+    with mapped(blob):
+        return np.fromfile(blobs.path(blob), kind)
+
+
+def _bytes(words: Elements) -> memoryview:
+    return np.ascontiguousarray(words).data.cast("B")
 
 
 def _read(blobs: BlobDir, name: bytes) -> bytes:

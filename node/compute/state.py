@@ -7,6 +7,7 @@ fetch and check one chunk at a time.
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,16 +21,17 @@ CHUNK_BYTES = 1 << 20
 Vector = NDArray[np.float32]
 
 
-def root_of(data: bytes) -> Digest:
+def root_of(data: bytes | memoryview) -> Digest:
     """Merkle root over the chunks of `data`."""
+    view = memoryview(data)
     return merkle.root(
-        [data[i : i + CHUNK_BYTES] for i in range(0, len(data), CHUNK_BYTES)]
+        [view[i : i + CHUNK_BYTES] for i in range(0, len(view), CHUNK_BYTES)]
     )
 
 
 def state_root(state: Vector) -> Digest:
     """Root over the little-endian bytes of `state`."""
-    return root_of(np.ascontiguousarray(state, "<f4").tobytes())
+    return root_of(_bytes(state))
 
 
 def path_of(folder: Path, root: bytes) -> Path:
@@ -37,7 +39,7 @@ def path_of(folder: Path, root: bytes) -> Path:
     return folder / f"{root.hex()}.state"
 
 
-def write_bytes(folder: Path, data: bytes) -> Digest:
+def write_bytes(folder: Path, data: bytes | memoryview) -> Digest:
     """Put `data` under its root; on disk when this returns."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     root = root_of(data)
@@ -47,38 +49,48 @@ def write_bytes(folder: Path, data: bytes) -> Digest:
 
 def read_bytes(folder: Path, root: bytes) -> bytes:
     """The bytes called `root`, checked."""
+    return _checked(folder, root, np.dtype(np.uint8)).tobytes()
+
+
+def write(folder: Path, state: Vector) -> Digest:
+    """Put `state` under its root; on disk when this returns."""
+    return write_bytes(folder, _bytes(state))
+
+
+def read(folder: Path, root: bytes, size: int) -> Vector:
+    """The state called `root`, checked."""
+    path = path_of(folder, root)
+    if path.exists() and path.stat().st_size != 4 * size:
+        raise ComputeError(
+            f"state {root.hex()[:16]} has {path.stat().st_size} bytes, needs {4 * size}"
+        )
+    found: Vector = _checked(folder, root, np.dtype("<f4"))
+    return found
+
+
+def _checked(folder: Path, root: bytes, kind: np.dtype[Any]) -> NDArray[Any]:
+    # Straight into the array: a state is as large as everything else in memory together.
     path = path_of(folder, root)
     try:
-        data = path.read_bytes()
+        found = np.fromfile(path, kind)
     except OSError as error:
         raise ComputeError(
             f"state {root.hex()[:16]} is not on this node",
             hint="it belongs to a run this node did not finish",
         ) from error
-    if root_of(data) != root:
+    if root_of(found.data.cast("B")) != root:
         raise ComputeError(
             f"{path} is damaged: its root is not {root.hex()[:16]}",
             hint="remove the file; it is in every other member's folder as well",
         )
-    return data
+    return found
 
 
-def write(folder: Path, state: Vector) -> Digest:
-    """Put `state` under its root; on disk when this returns."""
-    return write_bytes(folder, np.ascontiguousarray(state, "<f4").tobytes())
+def _bytes(state: Vector) -> memoryview:
+    return np.ascontiguousarray(state, "<f4").data.cast("B")
 
 
-def read(folder: Path, root: bytes, size: int) -> Vector:
-    """The state called `root`, checked."""
-    data = read_bytes(folder, root)
-    if len(data) != 4 * size:
-        raise ComputeError(
-            f"state {root.hex()[:16]} has {len(data)} bytes, needs {4 * size}"
-        )
-    return np.frombuffer(data, "<f4").copy()
-
-
-def write_file(path: Path, data: bytes) -> None:
+def write_file(path: Path, data: bytes | memoryview) -> None:
     """All of `data` under `path`, or nothing: written aside, synced, renamed."""
     part = path.with_suffix(".part")
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)

@@ -19,7 +19,7 @@ def run(place: Place, claims: Claims, flows: Flows) -> dict[str, Any]:
     """The report's `data`; `datasets` maps each clinic to its token."""
     patients = {name: opt.csv_bytes([name]).count(b"\n") - 1 for name in CLINICS}
     with ThreadPoolExecutor(len(CLINICS)) as stewards:
-        tokens = stewards.map(lambda name: _publish(place, name), CLINICS)
+        tokens = stewards.map(lambda name: publish(place, name), CLINICS)
         datasets = dict(zip(CLINICS, tokens, strict=True))
     claims.check(
         "each clinic's records are encrypted and listed by the clinic itself",
@@ -81,13 +81,14 @@ def run(place: Place, claims: Claims, flows: Flows) -> dict[str, Any]:
     }
 
 
-def _publish(place: Place, name: str) -> int:
+def publish(place: Place, name: str) -> int:
+    """List a clinic's patients at its own node; the token."""
     table = place.folder / f"{name}.csv"
     table.write_bytes(opt.csv_bytes([name]))
     table.chmod(0o600)
     shown = place.sites[name].call(
-        "datasets.add",
-        path=str(table),
+        "datasets.publish",
+        paths=[str(table)],
         title=f"Obstetric trial, clinic {name}",
         licence=opt.LICENCE,
         duo=list(opt.TERMS),

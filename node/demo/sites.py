@@ -8,7 +8,7 @@ import os
 import secrets
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,14 +98,7 @@ def prepare(folder: Path, programs: Programs) -> Place:
     owner_key = secrets.token_bytes(32)
     accounts = [account_address(key.account_key) for key in keys.values()]
     funded = [account_address(owner_key), *accounts]
-    programs.start(
-        "chain",
-        "node.devchain",
-        *("--db", str(folder / "chain.sqlite"), "--port", str(chain_port)),
-        *("--chain-id", str(CHAIN_ID)),
-        *(part for account in funded for part in ("--fund", "0x" + account.hex())),
-    )
-    programs.wait_for_line("chain", "ready")
+    start_chain(folder, chain_port, programs, funded)
     settings = bonds.settings(url, owner_key)
     contracts = deploy(url, CHAIN_ID, owner_key, settings)
     members = [
@@ -128,6 +121,20 @@ def prepare(folder: Path, programs: Programs) -> Place:
     for site in sites.values():
         _configure(site, sites, url, contracts)
     return Place(folder, sites, url, contracts, owner_key, settings.token)
+
+
+def start_chain(
+    folder: Path, port: int, programs: Programs, funded: Sequence[bytes] = ()
+) -> None:
+    """The chain, for the first time or after it was killed."""
+    programs.start(
+        "chain",
+        "node.devchain",
+        *("--db", str(folder / "chain.sqlite"), "--port", str(port)),
+        *("--chain-id", str(CHAIN_ID)),
+        *(part for account in funded for part in ("--fund", "0x" + account.hex())),
+    )
+    programs.wait_for_line("chain", "ready")
 
 
 async def _register(

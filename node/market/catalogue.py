@@ -5,14 +5,14 @@ from typing import Any
 
 import structlog
 
-from node.errors import NodeError
+from node.errors import AccessError, NodeError
 from node.market import names, reader
 from node.market.search import Filter, Index
 from node.market.shelf import SeenListing
 from node.market.tools import Tools
 from node.ports import Announcement, DatasetToken
 from protocol.errors import ProtocolError
-from protocol.listing import open_listing
+from protocol.listing import Listing, open_listing
 from protocol.manifest import ANSWER_LIMIT_BYTES, DATA_PROTOCOL, DataQuery
 from protocol.members import Member, MemberSet
 from protocol.wire import encode
@@ -63,6 +63,21 @@ class Catalogue:
             return {**shown, "listing": None, "why": why}
         listing = open_listing(public.listing)
         return {**shown, "listing": names.described(listing)}
+
+    async def listing(self, dataset: int) -> Listing:
+        """The listing behind a dataset's record, or the refusal to say it."""
+        await self._tools.shelf.load()
+        token = await self._tools.token(dataset)
+        known = await self.known(token)
+        if known is None:
+            await self._public(token, await self._tools.chain.members())
+            known = await self.known(token)
+        if known is None:
+            raise AccessError(
+                f"the listing of dataset {dataset} is not what the chain has",
+                hint="its owner must serve what it anchored",
+            )
+        return open_listing(known.listing)
 
     async def search(self, text: str, wanted: Filter) -> Rows:
         """Datasets with all words of `text`, best first, among the listings we have."""

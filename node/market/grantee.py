@@ -12,6 +12,7 @@ from node.market import folder, names, reader, sealed
 from node.market.catalogue import Catalogue
 from node.market.shelf import chunk_list
 from node.market.tools import Tools
+from node.market.works import Work
 from node.ports import DatasetToken
 from protocol.errors import ProtocolError
 from protocol.listing import Listing
@@ -46,30 +47,6 @@ class Keys:
         return [one.index for one in self.headers]
 
 
-class Holders:
-    """Members that may have a unit's ciphertext, the owner first.
-
-    They take turns, so that several chunks come from several of them; one that fails is
-    asked last from then on, because it may come back.
-    """
-
-    def __init__(self, owner: PeerId, others: Sequence[PeerId]) -> None:
-        self._peers = [owner, *others]
-        self._failed: set[PeerId] = set()
-        self._turn = 0
-
-    def order(self) -> list[PeerId]:
-        """Whom to ask for the next piece, one after the other."""
-        good = [peer for peer in self._peers if peer not in self._failed]
-        self._turn += 1
-        start = self._turn % len(good) if good else 0
-        bad = [peer for peer in self._peers if peer in self._failed]
-        return [*good[start:], *good[:start], *bad]
-
-    def failed(self, peer: PeerId) -> None:
-        self._failed.add(peer)
-
-
 class Grantee:
     """What this node does with datasets of others."""
 
@@ -92,11 +69,13 @@ class Grantee:
         holder = names.holder(token, members, owner)
         wanted = 0 if units is None else names.bits(units, token.units)
         keys = await self._keys(token, holder, wanted)
-        await self._pull(dataset, holder, keys)
-        await self._tools.shelf.hold(
-            dataset, keys.answer.listing, keys.answer.manifest, keys.units
-        )
-        size = await self._write(path, holder, keys, crypt4gh_key)
+        with self._tools.works.begin(str(path), "fetching") as work:
+            await self._pull(dataset, holder, keys, work)
+            await self._tools.shelf.hold(
+                dataset, keys.answer.listing, keys.answer.manifest, keys.units
+            )
+            work.step("decrypting")
+            size = await self._write(path, holder, keys, crypt4gh_key)
         await self._tools.store.append_event(
             "units_read",
             {"dataset": dataset, "units": keys.units, "owner": holder.name},
@@ -125,15 +104,15 @@ class Grantee:
         except ProtocolError as error:
             raise reader.refused(token.dataset, error) from error
 
-    async def _pull(self, dataset: int, holder: Member, keys: Keys) -> None:
+    async def _pull(self, dataset: int, holder: Member, keys: Keys, work: Work) -> None:
         """Every piece that is not here yet; a pull that was cut goes on where it was."""
-        for index in keys.units:
-            entry = keys.manifest.entries[index]
-            holders = Holders(
-                holder.peer_id, await self._others(dataset, index, holder)
-            )
+        entries = [keys.manifest.entries[index] for index in keys.units]
+        work.step("fetching", sum(entry.length for entry in entries))
+        for entry in entries:
+            others = await self._others(dataset, entry.index, holder)
+            holders = (holder.peer_id, *others)
             await self._get(holders, Digest(entry.chunks), CHUNK_LIST_LIMIT_BYTES)
-            await self._pull_unit(holders, entry)
+            await self._pull_unit(holders, entry, work)
 
     async def _others(self, dataset: int, unit: int, owner: Member) -> list[PeerId]:
         """Connected members with a grant for the unit: they may have fetched it."""
@@ -149,7 +128,9 @@ class Grantee:
         mine = {owner.peer_id, self._tools.signer.peer_id}
         return sorted(set(found) - mine)
 
-    async def _pull_unit(self, holders: Holders, entry: Entry) -> None:
+    async def _pull_unit(
+        self, holders: Sequence[PeerId], entry: Entry, work: Work
+    ) -> None:
         listed = await trio.to_thread.run_sync(chunk_list, self._tools.blobs, entry)
         numbers = iter(range(len(listed.chunks)))
         failed: list[NodeError] = []
@@ -159,6 +140,7 @@ class Grantee:
                 for number in numbers:
                     digest = Digest(listed.chunks[number].sha256)
                     await self._get(holders, digest, entry.chunk_length(number))
+                    work.add(entry.chunk_length(number))
             except NodeError as error:
                 # The first tells the caller; the others would say the same.
                 failed.append(error)
@@ -170,22 +152,20 @@ class Grantee:
         if failed:
             raise failed[0]
 
-    async def _get(self, holders: Holders, digest: Digest, limit_bytes: int) -> None:
-        """One piece from whoever gives it; the first refusal is told if nobody does."""
+    async def _get(
+        self, holders: Sequence[PeerId], digest: Digest, limit_bytes: int
+    ) -> None:
+        """One piece from all holders at once; any of them may die, hang, lie or refuse."""
         if self._tools.blobs.has(digest):
             return
-        refused: NodeError | None = None
-        for peer in holders.order():
-            try:
-                await self._tools.transport.fetch(
-                    peer, digest, limit_bytes=limit_bytes, timeout_s=FETCH_TIMEOUT_S
-                )
-                return
-            except NodeError as error:
-                holders.failed(peer)
-                refused = refused or error
-        assert refused is not None
-        raise refused
+        owner, *others = holders
+        await self._tools.transport.fetch(
+            owner,
+            digest,
+            limit_bytes=limit_bytes,
+            timeout_s=FETCH_TIMEOUT_S,
+            others=others,
+        )
 
     async def _write(
         self, path: Path, holder: Member, keys: Keys, crypt4gh_key: bytes | None

@@ -8,12 +8,13 @@ import structlog
 import trio
 
 from node.errors import AccessError, ChainError
-from node.market import DatasetError, body, names, plan, privacy, reader, sealed, table
+from node.market import DatasetError, body, names, plan, privacy, reader, sealed
 from node.market.plan import Plan
 from node.market.publish import Description
 from node.market.publisher import Publisher
 from node.market.shelf import OwnDataset, chunk_list, without_units
 from node.market.tools import Tools
+from node.market.works import Work
 from protocol.gossip import PAYLOAD_LIMIT_BYTES
 from protocol.listing import LISTING_TOPIC, Listing, open_listing
 from protocol.manifest import ListingAnswer, Manifest, UnitHeader, unit_list
@@ -48,15 +49,6 @@ class Owner:
             open_key=tools.open_key,
         )
 
-    async def add(self, path: Path, said: Description) -> tuple[int, list[str]]:
-        """Encrypt and list one CSV; returns the dataset and what to look at again."""
-        said.check()
-
-        def planned() -> Plan:
-            return plan.of_csv(table.read_table(path), said.unit_by)
-
-        return await self._publish(await trio.to_thread.run_sync(planned), said)
-
     async def publish(
         self, paths: Sequence[Path], said: Description, replaces: int | None
     ) -> tuple[int, list[str]]:
@@ -76,7 +68,9 @@ class Owner:
             except ValueError as error:
                 raise DatasetError("path holds a zero byte") from error
 
-        return await self._publish(await trio.to_thread.run_sync(planned), said)
+        with self._tools.works.begin(str(paths[0]), "reading") as work:
+            made = await trio.to_thread.run_sync(planned)
+            return await self._publish(made, said, work)
 
     async def _announce(self, record: OwnDataset) -> None:
         """Only a hint: who misses it is shown the listing when it asks."""
@@ -97,10 +91,13 @@ class Owner:
             version=before.version + 1,
         )
 
-    async def _publish(self, made: Plan, said: Description) -> tuple[int, list[str]]:
+    async def _publish(
+        self, made: Plan, said: Description, work: Work
+    ) -> tuple[int, list[str]]:
         async with self._adding:
             await self._tools.shelf.load()
-            record = await self._publisher.draft(made, said)
+            record = await self._publisher.draft(made, said, work)
+            work.step("anchoring")
             dataset = await self._publisher.anchor(record)
         await self._tools.view(dataset)
         await self._announce(record)

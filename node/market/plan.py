@@ -50,6 +50,15 @@ class Plan:
             repr(len(self.units)).encode()
         ]
 
+    @property
+    def size(self) -> int:
+        """Bytes of plaintext."""
+        return sum(
+            extent.size if isinstance(extent, File) else len(extent)
+            for unit in self.units
+            for extent in unit.extents
+        )
+
     def rows(self) -> tuple[int | None, ...]:
         """Records of each unit, where they are enough to be shown."""
         return tuple(_shown(unit.records) for unit in self.units)
@@ -98,7 +107,7 @@ def _found(paths: Sequence[Path]) -> list[File]:
             name = str(one.relative_to(path)) if path.is_dir() else one.name
             if name in found:
                 raise DatasetError(f"two files are called {name}", hint="rename one")
-            if not one.is_file():
+            if one.exists() and not one.is_file():
                 raise DatasetError(f"{one} is not a regular file")
             found[name] = File.found(one, name)
             if len(found) > FILES_LIMIT:

@@ -57,6 +57,32 @@ def to_prov(graph: Graph) -> dict[str, Any]:
     return {"@context": _CONTEXT, "@graph": list(nodes.values())}
 
 
+def to_dot(graph: Graph) -> str:
+    """Graphviz: the whole graph, however large, each edge with how it was verified."""
+    number = {one: f"n{place}" for place, one in enumerate(graph.vertices)}
+    lines = ["digraph provenance {", "  rankdir=LR;", "  node [style=filled];"]
+    for vertex in graph.vertices.values():
+        shape = "oval" if _TYPES[vertex.kind] == "prov:Activity" else "box"
+        label = _quoted(f"{vertex.kind}\n{vertex.label}")
+        lines.append(
+            f"  {number[vertex.id]} [label={label} tooltip={_quoted(vertex.id)} "
+            f'shape={shape} fillcolor="{_FILL[vertex.kind]}"];'
+        )
+    for edge in graph.edges:
+        said = _quoted(f"{edge.relation.partition(':')[2]}\n{edge.proof}")
+        lines.append(
+            f"  {number[edge.object]} -> {number[edge.subject]} [dir=back "
+            f'label={said} color="{_STROKE[edge.proof]}"];'
+        )
+    return "\n".join([*lines, "}"]) + "\n"
+
+
+def _quoted(text: str) -> str:
+    """A string of DOT; a label may come from a stranger's listing."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return f'"{escaped}"'
+
+
 # --- the picture ---------------------------------------------------------------
 
 _LANES: Sequence[Kind] = (

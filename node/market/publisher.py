@@ -15,9 +15,10 @@ from node.market import names, publish, sealed
 from node.market.plan import Plan
 from node.market.publish import Description
 from node.market.shelf import OwnDataset, Shelf, fingerprint
+from node.market.works import Work
 from node.ports import Blobs, Chain, Signer, Store
 from protocol.listing import open_listing
-from protocol.manifest import Chunk, open_manifest
+from protocol.manifest import CHUNK_PLAIN_BYTES, Chunk, open_manifest
 from protocol.types import Digest
 from protocol.wire import Message, decode, encode
 
@@ -42,12 +43,14 @@ class _Journal:
         name: bytes,
         headers: tuple[bytes, ...],
         known: dict[tuple[int, int], Chunk],
+        work: Work,
     ) -> None:
         self.headers = headers
         self._store = store
         self._blobs = blobs
         self._name = name
         self._known = known
+        self._work = work
 
     def done(self, unit: int) -> Sequence[Chunk]:
         chunks: list[Chunk] = []
@@ -55,6 +58,7 @@ class _Journal:
             if not self._blobs.has(Digest(chunk.sha256)):
                 break
             chunks.append(chunk)
+        self._work.add(len(chunks) * CHUNK_PLAIN_BYTES)
         return chunks
 
     def keep(self, unit: int, first: int, chunks: Sequence[Chunk]) -> None:
@@ -63,6 +67,7 @@ class _Journal:
             for place, chunk in enumerate(chunks)
         ]
         trio.from_thread.run(self._store.put_many, writes)
+        self._work.add(len(chunks) * CHUNK_PLAIN_BYTES)
 
 
 def _chunk_key(name: bytes, unit: int, number: int) -> bytes:
@@ -91,16 +96,17 @@ class Publisher:
         self._now = now
         self._open_key = open_key
 
-    async def draft(self, plan: Plan, said: Description) -> OwnDataset:
+    async def draft(self, plan: Plan, said: Description, work: Work) -> OwnDataset:
         """The record of this plan and description, made now if there is none whole."""
         secret = self._open_key()
         name = fingerprint(secret, [*plan.identity(), encode(said.words())])
         record = self._shelf.by_fingerprint(name)
         if record is not None and self._whole(record):
             return record
-        journal = await self._journal(name, len(plan.units), secret)
+        work.step("encrypting", plan.size)
+        journal = await self._journal(name, len(plan.units), secret, work)
 
-        def work() -> publish.Published:
+        def made_of_plan() -> publish.Published:
             return publish.publish(
                 plan,
                 said,
@@ -111,7 +117,7 @@ class Publisher:
                 now=self._now(),
             )
 
-        made = await trio.to_thread.run_sync(work)
+        made = await trio.to_thread.run_sync(made_of_plan)
         record = OwnDataset(
             name,
             None,
@@ -124,7 +130,9 @@ class Publisher:
         await self._forget(name)
         return record
 
-    async def _journal(self, name: bytes, units: int, secret: bytes) -> _Journal:
+    async def _journal(
+        self, name: bytes, units: int, secret: bytes, work: Work
+    ) -> _Journal:
         stored = await self._store.get(_DRAFT, name)
         known: dict[tuple[int, int], Chunk] = {}
         if stored is not None:
@@ -139,7 +147,7 @@ class Publisher:
                 sealed.new_header(secret_seal_key=secret) for _ in range(units)
             )
             await self._store.put(_DRAFT, name, encode(Draft(headers, self._now())))
-        return _Journal(self._store, self._blobs, name, headers, known)
+        return _Journal(self._store, self._blobs, name, headers, known, work)
 
     async def _forget(self, name: bytes) -> None:
         """The draft has become a record."""

@@ -34,7 +34,13 @@ class File:
 
     @classmethod
     def found(cls, path: Path, name: str) -> "File":
-        status = path.stat()
+        try:
+            status = path.stat()
+        except OSError as error:
+            raise DatasetError(
+                f"{path} cannot be read: {error.strerror}",
+                hint="name what this daemon can read",
+            ) from error
         return cls(path, name, status.st_size, status.st_mtime_ns)
 
 

@@ -1,12 +1,13 @@
 """What the parts of the market share: the ports, the records and the view of the grants."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from node.errors import AccessError
 from node.market.grants import GrantBook, View
 from node.market.shelf import Shelf
+from node.market.works import Works
 from node.ports import Blobs, Chain, DatasetToken, Grant, Signer, Store, Transport
 from protocol.manifest import unit_list
 
@@ -26,6 +27,7 @@ class Tools:
     """Unix seconds."""
     open_key: Callable[[], bytes]
     """The node's secret X25519 seal key."""
+    works: Works = field(default_factory=Works)
 
     async def token(self, dataset: int) -> DatasetToken:
         """The dataset as the chain has it, or a refusal."""

@@ -5,11 +5,24 @@ reads when the value is refused.  Unknown fields are refused, so a misspelt opti
 passes for its default.
 """
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
+from protocol.queries.spec import (
+    BINS_LIMIT,
+    COLUMNS_LIMIT,
+    CONDITIONS_LIMIT,
+    DATASETS_LIMIT,
+    KINDS,
+    LEVELS_LIMIT,
+    MICRO,
+    PROBABILITIES_LIMIT,
+    SPEND_LEAST,
+    SPEND_LIMIT,
+)
+from protocol.queries.spec import TEXT_LIMIT as QUERY_TEXT_LIMIT
 from protocol.runs import (
     MEMBERS_AT_LEAST,
     MEMBERS_AT_MOST,
@@ -24,6 +37,8 @@ _DAYS_LIMIT = 3650
 # A grant is a 64-bit map on the chain.
 _UNITS_LIMIT = 64
 EVENTS_LIMIT = 1000
+# A command line is shorter than this; of more files, name their folder.
+_PATHS_LIMIT = 1024
 # Longer than a person waits, shorter than the server's patience with a silent program.
 WAIT_LIMIT_S = 60.0
 
@@ -83,8 +98,16 @@ class Nothing(Params, frozen=True):
     """No parameters."""
 
 
-class DatasetsAdd(Params, frozen=True):
-    path: Annotated[str, _path("a CSV table with a header row")]
+class DatasetsPublish(Params, frozen=True):
+    paths: Annotated[
+        list[Annotated[str, _path("a file, or a folder of files")]],
+        Meta(
+            min_length=1,
+            max_length=_PATHS_LIMIT,
+            description=f"files and folders, 1 to {_PATHS_LIMIT} absolute paths on the "
+            "daemon's machine",
+        ),
+    ]
     title: Annotated[
         str, Meta(min_length=1, max_length=2000, description="public, for ever")
     ]
@@ -106,20 +129,93 @@ class DatasetsAdd(Params, frozen=True):
     ]
     source: Annotated[
         str,
-        Meta(min_length=1, max_length=2000, description="where the table comes from"),
+        Meta(min_length=1, max_length=2000, description="where the data come from"),
     ]
-    unit_column: (
+    unit_by: (
         Annotated[
             str,
             Meta(
                 min_length=1,
                 max_length=256,
-                description="rows with one value of this column share a consent unit; "
-                "left out: blocks of neighbouring rows",
+                description="what makes a consent unit: file, folder, patient (DICOM), or the "
+                "column of one table that names the person; left out: folders if there are "
+                "any, else files; of one table, blocks of neighbouring rows",
             ),
         ]
         | None
     ) = None
+    disease: (
+        Annotated[
+            str,
+            Meta(
+                max_length=32,
+                description="a MONDO term beside DUO:0000007; it becomes public",
+            ),
+        ]
+        | None
+    ) = None
+    replaces: (
+        Annotated[
+            int,
+            Meta(
+                ge=0,
+                le=_NUMBER_LIMIT,
+                description="the dataset of this node that this is the next version of, "
+                "under new keys",
+            ),
+        ]
+        | None
+    ) = None
+
+
+class DatasetsSearch(Params, frozen=True):
+    text: Annotated[
+        str,
+        Meta(
+            max_length=1000,
+            description="words that must all be there; the last may be a beginning",
+        ),
+    ] = ""
+    purpose: (
+        Annotated[
+            str,
+            Meta(
+                pattern=r"^DUO:\d{7}$",
+                max_length=11,
+                description="a permission the study needs, such as DUO:0000007; broader ones "
+                "match",
+            ),
+        ]
+        | None
+    ) = None
+    commercial: Annotated[
+        bool, Meta(description="leave out what forbids commercial use")
+    ] = False
+    format: (
+        Annotated[
+            str, Meta(max_length=32, description="of one part, such as csv or dicom")
+        ]
+        | None
+    ) = None
+    licence: (
+        Annotated[str, Meta(max_length=200, description="exactly this licence")] | None
+    ) = None
+    disease: (
+        Annotated[str, Meta(max_length=32, description="exactly this MONDO term")]
+        | None
+    ) = None
+    columns: Annotated[
+        list[Annotated[str, Meta(max_length=100)]],
+        Meta(max_length=64, description="names that a column or field must have"),
+    ] = []
+    rows: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=_NUMBER_LIMIT,
+            description="records that are shown, at least; suppressed counts are none",
+        ),
+    ] = 0
 
 
 class DatasetsShow(Params, frozen=True):
@@ -128,11 +224,30 @@ class DatasetsShow(Params, frozen=True):
 
 class DatasetsFetch(Params, frozen=True):
     dataset: Dataset
-    path: Annotated[str, _path("where the rows are written, mode 0600")]
+    path: Annotated[
+        str,
+        _path(
+            "where a table is written, mode 0600; of files, a folder that does not exist"
+        ),
+    ]
     owner: Annotated[
         Name | None,
         Meta(description="refuse unless this member owns it; left out: the chain says"),
     ] = None
+    units: Units | None = None
+    crypt4gh_key: (
+        Annotated[
+            str,
+            _digest(
+                "an X25519 public key: write Crypt4GH files for it, decrypt nothing here"
+            ),
+        ]
+        | None
+    ) = None
+
+
+class DatasetsWithdraw(Params, frozen=True):
+    dataset: Dataset
     units: Units | None = None
 
 
@@ -192,6 +307,10 @@ class RunsShow(Params, frozen=True):
     run: Run
 
 
+class RunsSteer(Params, frozen=True):
+    run: Run
+
+
 class RoundsList(Params, frozen=True):
     run: Run
 
@@ -235,6 +354,146 @@ class ReceiptsExport(Params, frozen=True):
                 le=_NUMBER_LIMIT,
                 description="only this case of it, from 0, on the node that asked",
             ),
+        ]
+        | None
+    ) = None
+
+
+class _About(Params, frozen=True):
+    about: (
+        Annotated[
+            str,
+            Meta(
+                min_length=1,
+                max_length=200,
+                description="KIND:NUMBER, KIND:DIGEST or a digest's beginning, such as "
+                "dataset:3; left out: everything",
+            ),
+        ]
+        | None
+    ) = None
+    direction: Annotated[
+        Literal["back", "forward", "both"],
+        Meta(description="what it rests on, what came of it, or both"),
+    ] = "both"
+
+
+class ProvenanceShow(_About, frozen=True):
+    pass
+
+
+class ProvenanceExport(_About, frozen=True, kw_only=True):
+    path: Annotated[str, _path("where it is written, mode 0600")]
+    form: Annotated[
+        Literal["prov", "svg", "dot", "records"],
+        Meta(
+            description="W3C PROV-O as JSON-LD, a picture, Graphviz, or the signed records"
+        ),
+    ]
+
+
+QueryKind = Literal["count", "histogram", "quantiles", "correlation", "survival"]
+_QueryText = Annotated[str, Meta(max_length=QUERY_TEXT_LIMIT)]
+_FLOOR = 10
+
+
+class QueriesAllow(Params, frozen=True):
+    dataset: Dataset
+    kinds: Annotated[
+        list[QueryKind],
+        Meta(min_length=1, max_length=len(KINDS), description="what it answers"),
+    ]
+    epsilon: Annotated[
+        float,
+        Meta(
+            gt=0,
+            le=1000,
+            description="all answers together, for ever, tell of one row at most this",
+        ),
+    ]
+    delta: Annotated[
+        float,
+        Meta(
+            gt=0,
+            lt=1,
+            description="but for this chance; well below one over the number of rows",
+        ),
+    ] = 1e-6
+    floor: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=_NUMBER_LIMIT,
+            description="a count below it is answered as 0, where it is answered alone",
+        ),
+    ] = _FLOOR
+
+
+class QueriesStop(Params, frozen=True):
+    dataset: Dataset
+
+
+class QueriesAsk(Params, frozen=True):
+    kind: Annotated[QueryKind, Meta(description="one of the five kinds")]
+    datasets: Annotated[
+        list[Dataset],
+        Meta(
+            min_length=1,
+            max_length=DATASETS_LIMIT,
+            description=f"1 to {DATASETS_LIMIT}, of different owners",
+        ),
+    ]
+    rho: Annotated[
+        float,
+        Meta(
+            ge=SPEND_LEAST / MICRO,
+            le=SPEND_LIMIT / MICRO,
+            description="privacy that each dataset pays (zCDP); noise has the variance "
+            "1/(2 rho) for all kinds but correlation",
+        ),
+    ]
+    columns: Annotated[
+        list[_QueryText],
+        Meta(
+            max_length=COLUMNS_LIMIT,
+            description="histogram and quantiles: one; correlation: two or more; survival: "
+            "time, event, and the group if there are levels",
+        ),
+    ] = []
+    where: Annotated[
+        dict[str, _QueryText],
+        Meta(
+            max_length=CONDITIONS_LIMIT,
+            description="only rows in which each column holds exactly this text",
+        ),
+    ] = {}
+    low: Annotated[float, Meta(description="where the values begin")] = 0.0
+    high: Annotated[float, Meta(description="where they end")] = 0.0
+    bins: Annotated[
+        int,
+        Meta(ge=0, le=BINS_LIMIT, description=f"equal parts, 0 to {BINS_LIMIT}"),
+    ] = 0
+    levels: Annotated[
+        list[_QueryText],
+        Meta(
+            max_length=LEVELS_LIMIT,
+            description="histogram: values of text; survival: groups, by the third column",
+        ),
+    ] = []
+    event: Annotated[
+        str,
+        Meta(
+            max_length=QUERY_TEXT_LIMIT,
+            description="survival: what the event column holds where the event was seen",
+        ),
+    ] = ""
+    probabilities: Annotated[
+        list[float],
+        Meta(max_length=PROBABILITIES_LIMIT, description="quantiles: such as 0.5"),
+    ] = []
+    path: (
+        Annotated[
+            str, _path("where question, answers and attestations are written as well")
         ]
         | None
     ) = None

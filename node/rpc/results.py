@@ -164,6 +164,30 @@ class DatasetsFetch(Result, frozen=True):
     path: str
 
 
+class Work(Result, frozen=True):
+    path: Annotated[str, _said("the first one that was named in the call")]
+    what: Literal["reading", "encrypting", "anchoring", "fetching", "decrypting"]
+    done_bytes: Count
+    bytes: Annotated[Count, _said("0 where it is not known yet")]
+
+
+class DatasetsWorks(Result, frozen=True):
+    works: Annotated[list[Work], _said("oldest first")]
+
+
+class GrantLess(Result, frozen=True):
+    grant: Count
+    left: Annotated[list[Count], _said("units it still covers")]
+
+
+class DatasetsWithdraw(Result, frozen=True):
+    dataset: Count
+    units: Annotated[list[Count], _said("units whose keys are destroyed")]
+    left: Annotated[list[Count], _said("units that can still be granted")]
+    grants: Annotated[list[GrantLess], _said("grants in force that lose units")]
+    cannot_be_undone: Annotated[list[str], _said("one line each, for the patient")]
+
+
 class GrantRow(Result, frozen=True):
     grant: Count
     dataset: Count
@@ -178,6 +202,83 @@ class GrantsList(Result, frozen=True):
     grants: list[GrantRow]
 
 
+# --- provenance ---------------------------------------------------------------
+
+
+class Thing(Result, frozen=True):
+    id: str
+    kind: str
+    label: str
+    facts: dict[str, Any]
+
+
+class Relation(Result, frozen=True):
+    subject: Annotated[str, _said("the later thing")]
+    relation: Annotated[str, _said("a property of PROV-O, or one of ours")]
+    object: Annotated[str, _said("the earlier thing")]
+    proof: Annotated[
+        Literal["signature", "chain", "signature and chain"], _said("what it rests on")
+    ]
+
+
+class DoubtRow(Result, frozen=True):
+    what: str
+    why: str
+
+
+class ProvenanceShow(Result, frozen=True):
+    about: Annotated[str | None, _said("the thing that was asked for")]
+    things: list[Thing]
+    relations: Annotated[list[Relation], _said("every one was verified")]
+    doubts: Annotated[list[DoubtRow], _said("records that did not verify")]
+
+
+class ProvenanceExport(Result, frozen=True):
+    path: str
+    bytes: Count
+    things: Count
+    relations: Count
+    doubts: Count
+
+
+# --- queries ------------------------------------------------------------------
+
+
+class QueryPolicy(Result, frozen=True):
+    dataset: Count
+    kinds: list[str]
+    epsilon: Annotated[float, _said("of all answers together, for ever")]
+    delta: float
+    floor: Count
+    rho: Annotated[float, _said("what the budget is worth as zCDP")]
+    rho_left: float
+    epsilon_spent: Annotated[float, _said("at the same delta")]
+    questions: Annotated[Count, _said("that were charged")]
+
+
+class QueriesList(Result, frozen=True):
+    policies: list[QueryPolicy]
+
+
+class QueryAnswer(Result, frozen=True):
+    dataset: Count
+    owner: str
+    record: Annotated[Digest, _said("digest of the listing, as attested and on chain")]
+    manifest: Annotated[Digest, _said("root of the data, as attested and as listed")]
+
+
+class QueriesAsk(Result, frozen=True):
+    query: Annotated[Digest, _said("names the question; every attestation binds it")]
+    kind: str
+    code: Annotated[Digest, _said("of the program that answered, as attested")]
+    answers: Annotated[list[QueryAnswer], _said("every one was verified")]
+    masked: Annotated[bool, _said("only the sum could be read")]
+    noise_sd: Annotated[float, _said("standard deviation of one cell of the sum")]
+    floor: Annotated[Count, _said("smaller counts are null; a curve ends there")]
+    result: Annotated[dict[str, Any], _said("see docs/queries.md, by kind")]
+    path: str | None
+
+
 # --- training -----------------------------------------------------------------
 
 
@@ -188,10 +289,36 @@ class Progress(Result, frozen=True):
     loss: float | None
 
 
+class PrivacyRow(Result, frozen=True):
+    clip: Annotated[
+        float, _said("longest update of a member; longer ones are shortened")
+    ]
+    multiplier: Annotated[
+        float, _said("standard deviation of a sum's noise, in the largest update")
+    ]
+    delta: float
+    budget: Annotated[float, _said("epsilon for one record; no round goes beyond it")]
+    spent: Annotated[
+        float, _said("epsilon so far of one record of a member that was in every sum")
+    ]
+    membership: Annotated[
+        float, _said("epsilon so far of whether a member took part at all")
+    ]
+    members: Annotated[
+        dict[str, float],
+        _said(
+            "epsilon so far of one record, by member: sums it was not in do not count"
+        ),
+    ]
+
+
 class RunRow(Result, frozen=True):
     run: Digest
     title: str
-    phase: Literal["proposed", "training", "finished", "failed", "paused"]
+    phase: Annotated[
+        Literal["proposed", "training", "paused", "ended", "finished", "failed"],
+        _said("paused and ended: too few members go on for a quorum"),
+    ]
     round: Annotated[Count, _said("rounds closed so far")]
     rounds: Count
     members: list[str]
@@ -203,8 +330,19 @@ class RunRow(Result, frozen=True):
     state_root: Annotated[Digest, _said("of the newest state")]
     proposed_by: str
     mine: Annotated[bool, _said("this node is one of the members")]
-    reason: Annotated[str | None, _said("why it failed or is paused")]
+    reason: Annotated[
+        str | None,
+        _said("why it failed, is paused or ended, or stopped before its time"),
+    ]
     progress: Progress | None
+    stances: Annotated[
+        dict[str, Literal["go", "pause", "end"]],
+        _said("what operators said last, by member; who said nothing goes on"),
+    ] = {}
+    privacy: Annotated[
+        PrivacyRow | None,
+        _said("null: sums carry no noise, and no epsilon bounds them"),
+    ] = None
 
 
 class RunsList(Result, frozen=True):

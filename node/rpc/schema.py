@@ -81,17 +81,31 @@ _ALL = (
         "the last list that was read.",
     ),
     Method(
-        "datasets.add",
-        params.DatasetsAdd,
+        "datasets.publish",
+        params.DatasetsPublish,
         results.DatasetShown,
-        "Encrypt a table, list it and mint its token. Title, source, licence and column names "
-        "become public and stay so. The same call again finds what the first one made.",
+        "Encrypt tables, images, DICOM, sequences or signals, list them and mint their token. "
+        "Title, source, licence and the names of columns and fields become public and stay so. "
+        "The same call again goes on where a cut one stopped, or finds what it made.",
+    ),
+    Method(
+        "datasets.works",
+        params.Nothing,
+        results.DatasetsWorks,
+        "What this node is publishing and fetching now, and how far it is.",
     ),
     Method(
         "datasets.list",
         params.Nothing,
         results.DatasetsList,
         "Every dataset on the chain.",
+    ),
+    Method(
+        "datasets.search",
+        params.DatasetsSearch,
+        results.DatasetsList,
+        "Datasets whose listing has all these words and admits all these filters, best first. "
+        "Asks nobody: it looks through the listings this node has heard of and verified.",
     ),
     Method(
         "datasets.show",
@@ -105,7 +119,16 @@ _ALL = (
         results.DatasetsFetch,
         "Read what a grant covers: ask the owner for keys, pull the encrypted units, check "
         "each against the chain, decrypt into a private file. Without `units` all that is "
-        "granted; if one named unit is not granted, nothing is read.",
+        "granted; if one named unit is not granted, nothing is read. All connected holders "
+        "give at once; what has arrived when a call is cut is not fetched again.",
+    ),
+    Method(
+        "datasets.withdraw",
+        params.DatasetsWithdraw,
+        results.DatasetsWithdraw,
+        "Erase units of a dataset of this node, or all of it: keys and ciphertext are destroyed "
+        "here, grants end on the chain, coming rounds train without them. The answer says what "
+        "cannot be undone. The same call again finishes what a chain that was down has left.",
     ),
     Method(
         "grants.give",
@@ -145,6 +168,26 @@ _ALL = (
         params.RunsShow,
         results.RunRow,
         "One run, with what this node is doing for it now.",
+    ),
+    Method(
+        "runs.pause",
+        params.RunsSteer,
+        results.RunRow,
+        "Hold this node's part in a run and tell the others: the round under way ends, and this "
+        "node opens none. The run is paused once too few go on for a quorum.",
+    ),
+    Method(
+        "runs.resume",
+        params.RunsSteer,
+        results.RunRow,
+        "Go on with a run this node has paused.",
+    ),
+    Method(
+        "runs.end",
+        params.RunsSteer,
+        results.RunRow,
+        "End this node's part in a run for good, and tell the others. The run has ended once too "
+        "few are left for a quorum; its newest state can then be released.",
     ),
     Method(
         "rounds.list",
@@ -201,6 +244,48 @@ _ALL = (
         params.Nothing,
         results.AuditsList,
         "What verifiers reported, each under its signature.",
+    ),
+    Method(
+        "provenance.show",
+        params.ProvenanceShow,
+        results.ProvenanceShow,
+        "What came of what, as far as this node can verify it: every relation rests on a "
+        "signature, on the chain or on both, and what does not verify is a doubt with its "
+        "reason.",
+    ),
+    Method(
+        "provenance.export",
+        params.ProvenanceExport,
+        results.ProvenanceExport,
+        "Write the same as W3C PROV-O in JSON-LD, as a picture, for Graphviz, or as the signed "
+        "records it was made of, which another node verifies for itself.",
+    ),
+    Method(
+        "queries.allow",
+        params.QueriesAllow,
+        results.QueryPolicy,
+        "Let researchers ask a dataset of this node, within a privacy budget that is for ever: "
+        "a second call changes the bounds, not what is spent.",
+    ),
+    Method(
+        "queries.stop",
+        params.QueriesStop,
+        results.QueryPolicy,
+        "Answer nothing about a dataset any more. What was charged is remembered.",
+    ),
+    Method(
+        "queries.list",
+        params.Nothing,
+        results.QueriesList,
+        "Datasets of this node that answer queries, and what is left of their budgets.",
+    ),
+    Method(
+        "queries.ask",
+        params.QueriesAsk,
+        results.QueriesAsk,
+        "Ask several datasets one of five built-in questions. Each is answered where it lies, in "
+        "a sandbox, with noise, against its budget; several answers are masked so that only "
+        "their sum can be read. Every attestation is verified.",
     ),
     Method(
         "disputes.open",

@@ -15,6 +15,7 @@ from node.clock import monotonic_millis
 from node.errors import AccessError, ChainError
 from node.market import publish
 from node.market.reader import write_private
+from node.market.search import Filter
 from node.services.node import Node
 from protocol.members import (
     ROLE_AUDITOR,
@@ -23,6 +24,8 @@ from protocol.members import (
     ROLE_RESEARCHER,
     Member,
 )
+from protocol.queries.spec import MICRO
+from protocol.runs import END, GO, PAUSE
 
 HEAD_TIMEOUT_S = 2.0
 ROLES = {
@@ -49,10 +52,13 @@ class Admin:
             "status.get": self._status,
             "peers.list": self._peers,
             "members.list": self._members,
-            "datasets.add": self._datasets_add,
+            "datasets.publish": self._datasets_publish,
+            "datasets.works": self._datasets_works,
             "datasets.list": self._datasets_list,
+            "datasets.search": self._datasets_search,
             "datasets.show": self._datasets_show,
             "datasets.fetch": self._datasets_fetch,
+            "datasets.withdraw": self._datasets_withdraw,
             "grants.give": self._grants_give,
             "grants.list": self._grants_list,
             "grants.revoke": self._grants_revoke,
@@ -60,6 +66,9 @@ class Admin:
             "runs.join": self._runs_join,
             "runs.list": self._runs_list,
             "runs.show": self._runs_show,
+            "runs.pause": self._runs_pause,
+            "runs.resume": self._runs_resume,
+            "runs.end": self._runs_end,
             "rounds.list": self._rounds_list,
             "models.release": self._models_release,
             "models.list": self._models_list,
@@ -69,6 +78,12 @@ class Admin:
             "receipts.anchor": self._receipts_anchor,
             "receipts.export": self._receipts_export,
             "audits.list": self._audits_list,
+            "provenance.show": self._provenance_show,
+            "provenance.export": self._provenance_export,
+            "queries.allow": self._queries_allow,
+            "queries.stop": self._queries_stop,
+            "queries.list": self._queries_list,
+            "queries.ask": self._queries_ask,
             "disputes.open": self._disputes_open,
             "disputes.list": self._disputes_list,
             "events.list": self._events_list,
@@ -134,15 +149,32 @@ class Admin:
             ]
         }
 
-    async def _datasets_add(self, params: Any) -> Row:
-        return await self._node.market.add(
-            params.path,
+    async def _datasets_publish(self, params: Any) -> Row:
+        return await self._node.market.publish(
+            params.paths,
             params.title,
             params.licence,
             params.duo,
             params.source,
-            unit_column=params.unit_column,
+            unit_by=params.unit_by,
+            disease=params.disease,
+            replaces=params.replaces,
         )
+
+    async def _datasets_works(self, _params: Any) -> Row:
+        return {"works": self._node.market.works()}
+
+    async def _datasets_search(self, params: Any) -> Row:
+        wanted = Filter(
+            purpose=params.purpose,
+            commercial=params.commercial,
+            format=params.format,
+            licence=params.licence,
+            disease=params.disease,
+            columns=tuple(params.columns),
+            rows_at_least=params.rows,
+        )
+        return {"datasets": await self._node.market.search(params.text, wanted)}
 
     async def _datasets_list(self, _params: Any) -> Row:
         return {"datasets": await self._node.market.list()}
@@ -153,8 +185,15 @@ class Admin:
     async def _datasets_fetch(self, params: Any) -> Row:
         owner = params.owner and self._node.federation.named(params.owner).peer_id
         return await self._node.market.fetch(
-            params.dataset, owner, params.path, units=params.units
+            params.dataset,
+            owner,
+            params.path,
+            units=params.units,
+            crypt4gh_key=params.crypt4gh_key and bytes.fromhex(params.crypt4gh_key),
         )
+
+    async def _datasets_withdraw(self, params: Any) -> Row:
+        return await self._node.market.withdraw(params.dataset, params.units)
 
     async def _grants_give(self, params: Any) -> Row:
         return await self._node.market.give(
@@ -182,6 +221,15 @@ class Admin:
 
     async def _runs_show(self, params: Any) -> Row:
         return self._node.runs.row(bytes.fromhex(params.run))
+
+    async def _runs_pause(self, params: Any) -> Row:
+        return await self._node.runs.steer(bytes.fromhex(params.run), PAUSE)
+
+    async def _runs_resume(self, params: Any) -> Row:
+        return await self._node.runs.steer(bytes.fromhex(params.run), GO)
+
+    async def _runs_end(self, params: Any) -> Row:
+        return await self._node.runs.steer(bytes.fromhex(params.run), END)
 
     async def _rounds_list(self, params: Any) -> Row:
         return {"rounds": self._node.runs.rounds(bytes.fromhex(params.run))}
@@ -238,6 +286,40 @@ class Admin:
 
     async def _audits_list(self, _params: Any) -> Row:
         return {"audits": self._node.audits.rows()}
+
+    async def _queries_allow(self, params: Any) -> Row:
+        return await self._node.queries.allow(
+            params.dataset, params.kinds, params.epsilon, params.delta, params.floor
+        )
+
+    async def _queries_stop(self, params: Any) -> Row:
+        return await self._node.queries.stop(params.dataset)
+
+    async def _queries_list(self, _params: Any) -> Row:
+        return {"policies": await self._node.queries.rows()}
+
+    async def _queries_ask(self, params: Any) -> Row:
+        return await self._node.queries.ask(
+            params.kind,
+            params.datasets,
+            round(params.rho * MICRO),
+            columns=params.columns,
+            where=list(params.where.items()),
+            between=(params.low, params.high),
+            bins=params.bins,
+            levels=params.levels,
+            event=params.event,
+            probabilities=params.probabilities,
+            path=params.path and Path(params.path),
+        )
+
+    async def _provenance_show(self, params: Any) -> Row:
+        return await self._node.provenance.show(params.about, params.direction)
+
+    async def _provenance_export(self, params: Any) -> Row:
+        return await self._node.provenance.export(
+            params.about, params.direction, params.form, Path(params.path)
+        )
 
     async def _disputes_open(self, params: Any) -> Row:
         disputes = self._node.disputes

@@ -71,6 +71,11 @@ class Certificates:
         certificate = Certificate(sealed, salt, blob)
         await self._store.put(_CERTIFICATES, digest(sealed), encode(certificate))
 
+    async def receipts(self) -> list[bytes]:
+        """Every receipt this node has asked for, as its host signed it."""
+        stored = await self._store.scan(_CERTIFICATES)
+        return [decode(data, Certificate).receipt for _, data in stored]
+
     async def export(self, receipt: bytes, path: Path) -> dict[str, Any]:
         """Write the bundle of a receipt; what the verifier found wrong goes first."""
         found = self._evidence / f"{receipt.hex()}.bundle"

@@ -8,12 +8,13 @@ stored under a key that only the opened key file gives.
 import hashlib
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import nacl.secret
 import structlog
+import trio
 
 from node.driver import Work
 from node.errors import NodeError, TransportError
@@ -22,6 +23,7 @@ from node.services.federation import Federation
 from node.services.states import States
 from protocol.aggregate.ring import WORD_BYTES, blocks
 from protocol.aggregate.shards import Slice
+from protocol.course import noise
 from protocol.envelope import Envelope
 from protocol.rounds import events as ev
 from protocol.rounds.messages import DOMAIN, Heartbeat, Opening, Said
@@ -131,6 +133,7 @@ class Hands:
         self._plan = plan
         self._epoch = epoch
         self._rounds = rounds
+        self._noise = noise(epoch, plan)
         self._records = records
         self._box = box
         self._finish = finish
@@ -171,8 +174,12 @@ class Hands:
         await self._tools.store.put_many(
             [(SHARED, run + blob, None) for blob in effect.blobs]
         )
-        for blob in effect.blobs:
-            self._shared.discard(blob)
+        self._shared.difference_update(effect.blobs)
+        # A file system takes its time to free a large file, and heartbeats must not wait.
+        await trio.to_thread.run_sync(self._delete, effect.blobs)
+
+    def _delete(self, blobs: Sequence[Digest]) -> None:
+        for blob in blobs:
             self._tools.blobs.delete(blob)
 
     async def publish(self, effect: ev.Publish) -> tuple[ev.Send, ...]:
@@ -343,6 +350,7 @@ class Hands:
             weight=sum(s.weight for s in self._epoch.seats if s.node_key == me),
             total=sum(seat.weight for seat in self._epoch.seats),
             members=len(self._epoch.seats),
+            noise=None if self._noise is None else asdict(self._noise),
             folder=str(self._tools.folders.states),
         )
         self._notes.cut = found["cut"]

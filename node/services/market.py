@@ -16,7 +16,7 @@ import structlog
 import trio
 
 from node.errors import ChainError
-from node.market import lineage
+from node.market import DatasetError, lineage
 from node.market.catalogue import Catalogue
 from node.market.grantee import Grantee
 from node.market.grants import GrantBook
@@ -35,7 +35,9 @@ from node.ports import (
     Store,
     Transport,
 )
+from protocol.duo import PERMISSIONS
 from protocol.lineage import Facts, PlacedReceipt, Records
+from protocol.listing import Listing
 from protocol.manifest import DATA_PROTOCOL, QUERY_LIMIT_BYTES
 from protocol.types import Digest, PeerId
 
@@ -115,22 +117,11 @@ class Market:
         """How many datasets this node has listed."""
         return len(self._shelf.datasets())
 
-    # --- owner -----------------------------------------------------------------
+    def works(self) -> Rows:
+        """What is being published and fetched now."""
+        return self._tools.works.rows()
 
-    async def add(
-        self,
-        path: str | Path,
-        title: str,
-        licence: str,
-        duo: Sequence[str] | str,
-        source: str,
-        *,
-        unit_column: str | None = None,
-    ) -> dict[str, Any]:
-        """Encrypt and list a CSV; the same call again finishes or finds it."""
-        said = Description(title, licence, _codes(duo), source, unit_column)
-        dataset, warnings = await self._owner.add(Path(path), said)
-        return {**await self.show(dataset), "warnings": warnings}
+    # --- owner -----------------------------------------------------------------
 
     async def publish(
         self,
@@ -158,6 +149,17 @@ class Market:
     async def own_rows(self, dataset: int) -> bytes:
         """The whole table as CSV, for the owner's own computing; asks no chain."""
         return await self._owner.rows(dataset)
+
+    async def own_listing(self, dataset: int) -> Listing | None:
+        """The listing of a dataset of ours; None for one of others."""
+        await self._shelf.load()
+        if self._shelf.by_dataset(dataset) is None:
+            return None
+        return self._shelf.own(dataset)[1]
+
+    async def listing(self, dataset: int) -> Listing:
+        """What the chain's record of a dataset stands for, asked of its owner if need be."""
+        return await self._catalogue.listing(dataset)
 
     async def own_bytes(
         self, dataset: int, unit: int, *, offset: int, length: int
@@ -193,6 +195,11 @@ class Market:
 
     async def search(self, text: str = "", wanted: Filter | None = None) -> Rows:
         """Datasets with all these words, best first, among the listings we have."""
+        if wanted is not None and wanted.purpose not in {None, *PERMISSIONS}:
+            raise DatasetError(
+                f"{wanted.purpose} is not a permission",
+                hint=f"permissions are {', '.join(sorted(PERMISSIONS))}",
+            )
         return await self._catalogue.search(text, wanted or Filter())
 
     async def heard(self, said: Announcement) -> None:

@@ -26,14 +26,18 @@ from node.ports import (
     Transport,
 )
 from node.services.auditing import Verifier
+from node.services.borrowing import Borrower
 from node.services.certificates import Certificates
 from node.services.confirming import Confirmations
 from node.services.disputing import Disputes
 from node.services.federation import Federation
 from node.services.hands import Folders, Tools
 from node.services.inference import Host, Requester
+from node.services.lending import Lender
 from node.services.market import Market
 from node.services.outbox import Outbox
+from node.services.provenance import Provenance
+from node.services.queries import Queries
 from node.services.receipts import Receipts
 from node.services.releases import Releases
 from node.services.replaying import Replayer
@@ -44,7 +48,7 @@ from protocol.confirmation import CONFIRMATION_TOPIC
 from protocol.errors import GossipIgnore, ProtocolError
 from protocol.evaluation import AUDIT_TOPIC, RELEASE_TOPIC
 from protocol.listing import LISTING_TOPIC
-from protocol.runs import CONSENT_TOPIC, PROPOSAL_TOPIC, ROUND_TOPIC
+from protocol.runs import CONSENT_TOPIC, PROPOSAL_TOPIC, ROUND_TOPIC, STANCE_TOPIC
 from protocol.types import Digest, PeerId
 
 DIAL_EVERY_S = 5.0
@@ -75,6 +79,7 @@ class Node:
         self.parts = parts
         self.federation = Federation(parts.store, parts.chain)
         self._transport: Transport | None = None
+        self._borrower: Borrower | None = None
 
     def is_member(self, peer: PeerId) -> bool:
         """The transport's gate."""
@@ -116,7 +121,7 @@ class Node:
                 compute=parts.compute,
                 states=states,
                 folders=Folders(home.states, home.blobs),
-                worker_socket=socket,
+                worker_socket=self._training_socket(transport, socket),
             ),
             datasets=self.market,
             outbox=self.outbox,
@@ -172,6 +177,12 @@ class Node:
             worker_socket=socket,
             corrupt=config.dev.corrupt_receipts,
         )
+        self._lender = Lender(
+            transport=transport,
+            federation=self.federation,
+            worker_socket=socket,
+            lends=config.worker.lend,
+        )
         self.requester = Requester(
             store=parts.store,
             signer=key,
@@ -194,9 +205,26 @@ class Node:
             compute=parts.compute,
             states=str(home.states),
         )
+        self.queries = Queries(
+            store=parts.store,
+            signer=key,
+            chain=parts.chain,
+            transport=transport,
+            federation=self.federation,
+            datasets=self.market,
+        )
+        self.provenance = Provenance(
+            chain=parts.chain,
+            market=self.market,
+            runs=self.runs,
+            releases=self.releases,
+            receipts=self.receipts,
+            certificates=self.certificates,
+        )
         self._topics: Mapping[str, Callable[[Announcement], Awaitable[None]]] = {
             PROPOSAL_TOPIC: self.runs.heard_proposal,
             CONSENT_TOPIC: self.runs.heard_consent,
+            STANCE_TOPIC: self.runs.heard_stance,
             ROUND_TOPIC: self.runs.heard_round,
             RELEASE_TOPIC: self.releases.heard,
             CONFIRMATION_TOPIC: self.confirmations.heard,
@@ -221,14 +249,28 @@ class Node:
             nursery.start_soon(self._listen)
             nursery.start_soon(self.outbox.run)
             nursery.start_soon(self.market.watch)
+            nursery.start_soon(self.provenance.run)
             nursery.start_soon(self.runs.run)
             nursery.start_soon(self.receipts.run)
             if self.disputes is not None:
                 nursery.start_soon(self.disputes.run)
+            nursery.start_soon(self._lender.run)
+            if self._borrower is not None:
+                await nursery.start(self._borrower.run)
             if self.parts.config.node.role == "institution":
                 nursery.start_soon(self.confirmations.run)
             if self.parts.config.node.role == "verifier":
                 nursery.start_soon(self._verifier().run)
+
+    def _training_socket(self, transport: Transport, own: str) -> str:
+        """Where the compute child finds the worker for its trunks."""
+        host, path = self.parts.config.worker.host, self.parts.home.borrowed_socket
+        if not host:
+            return own
+        self._borrower = Borrower(
+            transport=transport, federation=self.federation, host=host, path=path
+        )
+        return str(path)
 
     def _verifier(self) -> Verifier:
         parts = self.parts

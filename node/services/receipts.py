@@ -33,6 +33,7 @@ from protocol.evaluation import (
     Place,
     PlaceRequest,
 )
+from protocol.lineage import PlacedReceipt
 from protocol.members import ROLE_AUDITOR
 from protocol.merkle import leaf_digest
 from protocol.receipt import ROWS_KEPT_S, Receipt, batch_proof, batch_root, open_receipt
@@ -232,6 +233,17 @@ class Receipts:
         receipts = decode(data, BatchAnswer, limit_bytes=BATCH_LIMIT_BYTES).receipts
         index = next(i for i, one in enumerate(receipts) if digest(one) == receipt)
         return Place(batch, batch_proof(receipts, index))
+
+    async def placed(self) -> list[PlacedReceipt]:
+        """All receipts of this host, each with its place once its batch is closed."""
+        found = [PlacedReceipt(sealed, b"", None) for sealed in self._open.values()]
+        for root, data in await self._store.scan(_BATCHES):
+            batch = decode(data, BatchAnswer, limit_bytes=BATCH_LIMIT_BYTES).receipts
+            found += [
+                PlacedReceipt(sealed, root, batch_proof(batch, index))
+                for index, sealed in enumerate(batch)
+            ]
+        return found
 
     async def _outbox_once(self, root: bytes, count: int) -> None:
         """The mark follows the entry: after a crash an anchor is sent twice, never not."""

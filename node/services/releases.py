@@ -330,6 +330,10 @@ class Releases:
             release.blob == blob for release, _ in self._known.values()
         )
 
+    def signed(self) -> list[bytes]:
+        """All releases, encoded; what vouches for each is on the chain."""
+        return [encode(release) for release, _ in self._known.values()]
+
     def roots(self) -> list[bytes]:
         """Every model that is known here, the oldest first."""
         return list(self._known)

@@ -19,13 +19,17 @@ from node.errors import NodeError, RoundError
 from node.ports import Announcement
 from node.services.hands import RoundNotes, Tools
 from node.services.outbox import Outbox
+from node.services.privacy import privacy_row
+from node.services.steering import Steering
 from node.services.training import Trainer
-from protocol.course import Course, policy
+from protocol.course import Course, policy, require_budget, rounds_allowed
 from protocol.errors import GossipIgnore, GossipReject, ProtocolError
 from protocol.rounds.events import Finished
 from protocol.rounds.messages import LIMIT_BYTES, hear
 from protocol.runs import (
     CONSENT_TOPIC,
+    END,
+    PAUSE,
     PROPOSAL_TOPIC,
     ROUND_PROTOCOL,
     Consent,
@@ -90,11 +94,20 @@ class Record:
         """Tokens of the datasets that train."""
         return tuple(sorted(one.dataset for one in self.course.consents.values()))
 
+    @property
+    def rounds_allowed(self) -> int:
+        """As many as were proposed, or as the budget for privacy is good for."""
+        return rounds_allowed(self.course.proposal, self.plan)
+
     def phase(self) -> str:
-        """For a person: proposed, training, finished."""
-        if self.done >= self.course.proposal.rounds:
+        """For a person: proposed, training, paused, ended, finished."""
+        if self.done >= self.rounds_allowed:
             return "finished"
-        return "training" if self.course.complete else "proposed"
+        if self.course.standing == END:
+            return "ended"
+        if not self.course.complete:
+            return "proposed"
+        return "paused" if self.course.standing == PAUSE else "training"
 
 
 class Runs:
@@ -106,6 +119,7 @@ class Runs:
         self._outbox = outbox
         self._known: dict[bytes, Record] = {}
         self._early: dict[bytes, list[bytes]] = {}
+        self._steering = Steering(tools)
         self._start, self._starting = trio.open_memory_channel[bytes](1024)
         tools.transport.serve(ROUND_PROTOCOL, self._serve, limit_bytes=LIMIT_BYTES)
 
@@ -114,10 +128,11 @@ class Runs:
         store = self._tools.store
         for _, sealed in await store.scan(_RUNS):
             proposal, proposer = open_proposal(sealed)
-            self._add(sealed, proposal, proposer)
+            await self._add(sealed, proposal, proposer)
         for _, sealed in await store.scan(_CONSENTS):
             consent, member = open_consent(sealed)
             self._known[consent.run].course.consent(member, consent)
+        await self._steering.load({**self._known})
         for key, data in sorted(await store.scan(_ROUNDS)):
             row = msgpack.unpackb(data)
             record = self._known[key[:32]]
@@ -147,6 +162,7 @@ class Runs:
             created=now_s(),
         )
         proposal.check()
+        await trio.to_thread.run_sync(require_budget, proposal, parsed)
         consent = await self._consent_to(proposal, parsed, dataset)
         me = self._tools.signer
         sealed = seal_proposal(me.sign, me.public_key, proposal)
@@ -166,6 +182,8 @@ class Runs:
             )
         if me in record.course.consents:
             raise RoundError(f"this node has consented to run {run.hex()[:16]} already")
+        if record.phase() == "ended":
+            raise RoundError(f"run {run.hex()[:16]} is ended")
         created = await self._create(record.plan)
         if created["root"] != record.course.proposal.initial:
             raise RoundError(
@@ -174,6 +192,11 @@ class Runs:
             )
         consent = await self._consent_to(record.course.proposal, record.plan, dataset)
         await self._give(consent)
+        return self.row(run)
+
+    async def steer(self, run: bytes, word: str) -> dict[str, Any]:
+        """Pause, resume or end this node's part in a run, and tell the others."""
+        await self._steering.say(self.record(run), word)
         return self.row(run)
 
     # --- from the network ------------------------------------------------------
@@ -192,6 +215,10 @@ class Runs:
                 waiting.append(said.payload)
             return
         await self._keep_consent(consent, member, said.payload)
+
+    async def heard_stance(self, said: Announcement) -> None:
+        """A member's operator wants a run to go on, to pause or to end."""
+        await self._steering.heard(said, {**self._known})
 
     async def heard_round(self, said: Announcement) -> None:
         """A message of a round; relayed ones prove themselves."""
@@ -249,12 +276,13 @@ class Runs:
             tools=self._tools,
             plan=record.plan,
             epoch=epoch,
-            rounds=course.proposal.rounds,
+            rounds=record.rounds_allowed,
             state=Digest(course.proposal.initial),
             scales=Digest(first["root"]),
             records=records,
             finish=finish,
         )
+        record.trainer.hold(hold=self._steering.holds(course))
         await record.trainer.run()
 
     async def _finish(self, record: Record, end: Finished, notes: RoundNotes) -> None:
@@ -357,7 +385,7 @@ class Runs:
     def final_state(self, run: bytes) -> Digest:
         """The state a finished run ended with."""
         record = self.record(run)
-        if record.phase() != "finished":
+        if record.phase() not in {"finished", "ended"}:
             raise RoundError(
                 f"run {run.hex()[:16]} has done {record.done} rounds of"
                 f" {record.course.proposal.rounds}",
@@ -383,6 +411,12 @@ class Runs:
             member is not None and member.node_key in record.members and root in known
         )
 
+    async def signed(self) -> tuple[list[bytes], list[bytes]]:
+        """All proposals and consents, as they were signed."""
+        store = self._tools.store
+        proposals = [sealed for _, sealed in await store.scan(_RUNS)]
+        return proposals, [sealed for _, sealed in await store.scan(_CONSENTS)]
+
     def rows(self) -> list[dict[str, Any]]:
         """For `runs.list`, oldest first."""
         ordered = sorted(self._known.values(), key=lambda r: r.course.proposal.created)
@@ -393,13 +427,19 @@ class Runs:
         record = self.record(run)
         course, trainer = record.course, record.trainer
         name = self._tools.federation.name_of
+        names = [name(member) for member in record.members]
         return {
             "run": run.hex(),
             "title": course.proposal.title,
             "phase": record.phase(),
             "round": record.done,
             "rounds": course.proposal.rounds,
-            "members": [name(member) for member in record.members],
+            "privacy": privacy_row(record.plan, record.rounds, record.done, names),
+            "members": names,
+            "stances": {
+                name(member): stance.word
+                for member, stance in sorted(course.stances.items())
+            },
             "consents": [name(member) for member in course.consents],
             "datasets": {
                 name(member): consent.dataset
@@ -412,21 +452,41 @@ class Runs:
             "state_root": record.state.hex(),
             "proposed_by": name(record.proposer),
             "mine": self._tools.signer.public_key in record.members,
-            "reason": (trainer.reason if trainer else "") or record.reason or None,
+            "reason": self._reason(record),
             "progress": dict(trainer.progress)
             if trainer and trainer.progress
             else None,
         }
 
+    def _reason(self, record: Record) -> str | None:
+        """Why the run stands still, or why this node cannot go on with it."""
+        course, phase, allowed = record.course, record.phase(), record.rounds_allowed
+        name = self._tools.federation.name_of
+        if phase in {"paused", "ended"}:
+            who = course.holding(*((END,) if phase == "ended" else (PAUSE, END)))
+            return f"{phase} by {', '.join(name(member) for member in who)}"
+        if phase == "finished":
+            if allowed == course.proposal.rounds:
+                return None
+            return (
+                f"the privacy budget is used up: {allowed} of {course.proposal.rounds}"
+                " rounds, and one more would exceed it"
+            )
+        return (
+            (record.trainer.reason if record.trainer else "") or record.reason or None
+        )
+
     def rounds(self, run: bytes) -> list[dict[str, Any]]:
         """Final rounds, as this node measured them."""
         return self.record(run).rounds
 
-    def _add(self, sealed: bytes, proposal: Proposal, proposer: bytes) -> Record:
+    async def _add(self, sealed: bytes, proposal: Proposal, proposer: bytes) -> Record:
         plan = parse_plan(proposal.plan)
         if canonical_plan(plan) != proposal.plan:
             raise ProtocolError("the proposal's model file is not in canonical form")
         policy(1, plan)
+        # The accountant takes its time, once: what it finds is remembered.
+        await trio.to_thread.run_sync(require_budget, proposal, plan)
         state = Digest(proposal.initial)
         record = Record(Course(proposal), plan, proposer, sealed, [], state)
         self._known[proposal.id()] = record
@@ -438,10 +498,11 @@ class Runs:
         if run in self._known:
             return
         self._tools.federation.key(proposer)
-        record = self._add(sealed, proposal, proposer)
+        record = await self._add(sealed, proposal, proposer)
         await self._tools.store.put(_RUNS, run, sealed)
         await self._tools.store.append_event("run.proposed", self.row(run))
         log.info("run proposed", run=_short(record), title=proposal.title)
+        await self._steering.known(record)
         for early in self._early.pop(run, []):
             consent, member = open_consent(early)
             await self._keep_consent(consent, member, early)

@@ -68,6 +68,7 @@ class Trainer:
             tell=self._tell,
             complain=self._complain,
         )
+        self._held = False
         self._driver: Driver | None = None
         self._machine: Rounds | None = None
 
@@ -84,7 +85,16 @@ class Trainer:
             records=await self._box.read(),
         )
         self._driver = Driver(self._machine, self._hands)
-        await self._driver.run(over=self._machine.round >= self._rounds)
+        over = self._machine.round >= self._rounds
+        await self._driver.run(over=over, hold=self._held)
+
+    def hold(self, *, hold: bool) -> None:
+        """Open no further round, or go on; the round under way ends as it would have."""
+        if self._held != hold and self._driver is not None:
+            over = self._machine is None or self._machine.round >= self._rounds
+            if not over:  # a run that is over holds for ever
+                self._driver.give(ev.Held(hold=hold))
+        self._held = hold
 
     def hear(self, heard: Heard) -> None:
         """A verified message of this run."""

@@ -1,11 +1,10 @@
-"""`python -m node.smode`: MiniLM on two host processes, inference and a few LoRA steps.
+"""`rexis smode measure`: MiniLM on two host processes, inference and a few LoRA steps.
 
 Prints what the pad costs and leaves: the error against the same model alone, the bound on
 what a host may learn, and the bytes on the wire beside the derived count.
 """
 
 import json
-import secrets
 import subprocess
 import sys
 import tempfile
@@ -44,11 +43,11 @@ def measure(pad: str, texts: int, steps: int) -> dict[str, Any]:
     """One session of `texts` texts forward and `steps` LoRA steps."""
     import torch
 
-    from ee.smode import KeyHolder, PadLedger, Probes, arithmetic_named
+    from ee.smode import arithmetic_named
     from ee.smode.cost import BlockShape, backward_values, forward_values
     from ee.smode.model import share_model
     from node.attack.material import read_minilm, read_texts
-    from node.smode.link import HostLink
+    from node.smode.session import SharedSession
 
     arithmetic = arithmetic_named(pad)
     found = read_texts(1024, 10, 0)
@@ -60,31 +59,27 @@ def measure(pad: str, texts: int, steps: int) -> dict[str, Any]:
     width, blocks = config.hidden_size, config.num_hidden_layers
     shape = BlockShape(width, config.intermediate_size, width, gated=False)
     shared = share_model(model, arithmetic)
-    seed = secrets.token_bytes(32)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         first, second = (
             stack.enter_context(_host(folder / f"host{number}")) for number in (1, 2)
         )
-        link = stack.enter_context(
-            HostLink(first, second, arithmetic, shared.weights, seed)
+        session = stack.enter_context(
+            SharedSession(shared, arithmetic, (first, second))
         )
-        probes = Probes(arithmetic, shared.weights, secrets.token_bytes(32))
-        ledger = PadLedger(seed, set())
-        holder = KeyHolder(arithmetic, ledger, link, shared.sizes, probes)
-        shared.attach(holder)
         started = time.monotonic()
         with torch.no_grad():
             ours = shared.model(input_ids=ids).last_hidden_state
         forward_s = time.monotonic() - started
-        rounds, moved = holder.account.rounds, link.bytes_computing
+        rounds, moved = session.account.rounds, session.bytes_computing
         derived = ids.numel() * forward_values(shape, blocks) * arithmetic.word_bytes
-        losses, step_s = _train(shared, ids, labels, steps)
-        step_bytes = (link.bytes_computing - moved) / max(1, steps)
+        losses, step_s = _train(session, shared, ids, labels, steps)
+        step_bytes = (session.bytes_computing - moved) / max(1, steps)
         both = forward_values(shape, blocks) + backward_values(shape, blocks)
         derived_step = ids[:BATCH].numel() * both * arithmetic.word_bytes
-    account = holder.account
+        account = session.account
     error = float((ours - plain).norm() / plain.norm())
+    ratios = [moved / derived, *([step_bytes / derived_step] if steps else [])]
     return {
         "pad": pad,
         "texts": texts,
@@ -100,11 +95,14 @@ def measure(pad: str, texts: int, steps: int) -> dict[str, Any]:
         "forward_traffic_ratio": moved / derived,
         "step_s": step_s if steps else None,
         "step_traffic_ratio": step_bytes / derived_step if steps else None,
+        "traffic_within_a_tenth": all(abs(ratio - 1) <= 0.1 for ratio in ratios),
         "losses": losses,
     }
 
 
-def _train(shared: Any, ids: Any, labels: Any, steps: int) -> tuple[list[float], float]:
+def _train(
+    session: Any, shared: Any, ids: Any, labels: Any, steps: int
+) -> tuple[list[float], float]:
     """A classifier on the mean row, LoRA on every shared layer; loss of each step."""
     import torch
     from torch.nn.functional import binary_cross_entropy_with_logits
@@ -115,14 +113,18 @@ def _train(shared: Any, ids: Any, labels: Any, steps: int) -> tuple[list[float],
     adam = torch.optim.AdamW([*halves, *head.parameters()], lr=RATE)
     losses: list[float] = []
     started = time.monotonic()
-    for _ in range(steps):
+
+    def one() -> float:
         rows = shared.model(input_ids=ids[:BATCH]).last_hidden_state.mean(1)
         wanted = labels[:BATCH].float()
         loss = binary_cross_entropy_with_logits(head(rows)[:, 0], wanted)
         adam.zero_grad()
         loss.backward()
+        return float(loss.detach())
+
+    for _ in range(steps):
+        losses.append(session.run(one))
         adam.step()
-        losses.append(float(loss.detach()))
     return losses, (time.monotonic() - started) / max(1, steps)
 
 
@@ -153,4 +155,4 @@ def main(*, pad: str, texts: int, steps: int, as_json: bool) -> None:
 
 
 if __name__ == "__main__":
-    main(prog_name="python -m node.smode")
+    main(prog_name="rexis smode measure")

@@ -1,4 +1,4 @@
-"""One host of S-mode: `python -m node.smode.host --socket PATH`.
+"""One host of S-mode: `rexis smode serve --socket PATH`.
 
 It is given public matrices, and then either shares or the seed they were padded with, never
 both; it answers products.  It needs numpy and no torch.  One connection is one session.
@@ -103,7 +103,7 @@ def _serve_one(connection: socket.socket) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m node.smode.host")
+    parser = argparse.ArgumentParser(prog="rexis smode serve", description=__doc__)
     parser.add_argument("--socket", required=True, type=Path, metavar="PATH")
     try:
         serve(parser.parse_args().socket)

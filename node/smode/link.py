@@ -28,18 +28,28 @@ class HostLink:
     ) -> None:
         """Connect and hand over: the weights to both, the seed to the second alone."""
         self._arithmetic = arithmetic
-        self._hosts = (_Host(first), _Host(second))
+        self._hosts: list[_Host] = []
         begin = {"op": "load", "arithmetic": arithmetic.name}
         secret = {SEED: np.frombuffer(seed, np.uint8)}
-        for host, extra in zip(self._hosts, ({}, secret), strict=True):
-            host.send(begin, {**weights, **extra})
-            host.receive()
+        try:
+            for path, extra in ((first, {}), (second, secret)):
+                host = _Host(path)
+                self._hosts.append(host)
+                host.send(begin, {**weights, **extra})
+                host.receive()
+        except ComputeError:
+            self.close()
+            raise
         self._loaded = self.bytes_moved
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End both sessions."""
         for host in self._hosts:
             host.close()
 
@@ -89,7 +99,7 @@ class _Host:
             self._sock.close()
             raise ComputeError(
                 f"no S-mode host answers at {path}: {error.strerror or error}",
-                hint=f"start one with `python -m node.smode.host --socket {path}`",
+                hint=f"start one with `rexis smode serve --socket {path}`",
             ) from error
 
     @property

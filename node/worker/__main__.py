@@ -1,19 +1,34 @@
-"""`python -m node.worker --socket PATH`: what `rexis worker serve` runs."""
+"""`python -m node.worker --socket PATH`: what `rexis worker serve` runs.
+
+Under `torchrun` all processes hold one trunk together and the first listens.
+"""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
 from node.errors import NodeError
-from node.worker.server import serve
+from node.worker.server import limit_memory, serve
+from node.worker.session import LocalTrunks
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="rexis worker serve", description=__doc__)
     parser.add_argument("--socket", required=True, type=Path, metavar="PATH")
+    parser.add_argument(
+        "--memory", type=int, metavar="MIB", help="refuse sessions that need more"
+    )
+    parser.add_argument(
+        "--device",
+        default="cpu",
+        help="where stock trunks are trained, as torch has it",
+    )
     options = parser.parse_args()
     try:
-        serve(options.socket)
+        if options.memory is not None:
+            limit_memory(options.memory)
+        _run(options)
     except NodeError as error:
         sys.stderr.write(f"error: {error}\nhint: {error.hint()}\n")
         return 1
@@ -23,6 +38,20 @@ def main() -> int:
     except KeyboardInterrupt:
         pass  # how an operator at a terminal ends it
     return 0
+
+
+def _run(options: argparse.Namespace) -> None:
+    # What torchrun tells each process it starts.
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        serve(options.socket, LocalTrunks(options.device))
+        return
+    from node.worker.ranks import open_ranks
+
+    with open_ranks(options.device) as ranks:
+        if ranks.leads:
+            serve(options.socket, ranks)
+        else:
+            ranks.follow()
 
 
 if __name__ == "__main__":

@@ -28,6 +28,10 @@ class WorkerGone(Exception):  # noqa: N818 - an ordinary end of a session
     """The other side closed the connection."""
 
 
+class NoRoomError(Exception):
+    """Tensors came that no memory was given for; they were read and let go."""
+
+
 def send(
     sock: socket.socket, header: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]
 ) -> None:
@@ -67,7 +71,26 @@ def receive(sock: socket.socket) -> tuple[dict[str, Any], Tensors]:
         raise ComputeError(
             f"a worker frame has {total} bytes of tensors, limit is {TENSOR_LIMIT_BYTES}"
         )
-    return header, {name: _tensor(sock, d, s) for name, d, s in plan}
+    return header, _tensors(sock, plan, total)
+
+
+def _tensors(
+    sock: socket.socket,
+    plan: list[tuple[str, np.dtype[Any], tuple[int, ...]]],
+    total: int,
+) -> Tensors:
+    """All of a frame's tensors, or none: the next frame begins where this one ends."""
+    tensors: Tensors = {}
+    left = total
+    try:
+        for name, dtype, shape in plan:
+            tensors[name] = np.empty(shape, dtype)
+            left -= _read(sock, tensors[name])
+    except MemoryError as error:
+        tensors.clear()
+        _skip(sock, left)
+        raise NoRoomError(f"no room for a frame of {total} bytes") from error
+    return tensors
 
 
 def _dtype(text: str) -> np.dtype[Any]:
@@ -82,13 +105,18 @@ def _nbytes(dtype: np.dtype[Any], shape: tuple[int, ...]) -> int:
     return dtype.itemsize * math.prod(shape)
 
 
-def _tensor(
-    sock: socket.socket, dtype: np.dtype[Any], shape: tuple[int, ...]
-) -> NDArray[Any]:
-    array = np.empty(shape, dtype)
+def _read(sock: socket.socket, array: NDArray[Any]) -> int:
     if array.nbytes:
         _fill(sock, array.reshape(-1).view(np.uint8).data)
-    return array
+    return array.nbytes
+
+
+def _skip(sock: socket.socket, count: int) -> None:
+    scrap = memoryview(bytearray(min(count, 1 << 16)))
+    while count:
+        size = min(count, len(scrap))
+        _fill(sock, scrap[:size])
+        count -= size
 
 
 def _exactly(sock: socket.socket, length: int) -> bytes:

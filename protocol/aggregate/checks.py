@@ -76,8 +76,14 @@ def combination(words: NDArray[np.unsignedinteger], start: int, seed: bytes) -> 
         apply(r, 2 * (start + at), [key], [])
         # 61 bits: the top three of eight bytes go.  p itself may come up, and counts as 0.
         wide = r.view("<u8") >> np.uint64(3)
-        low += _total((wide & _LOW) * x)
-        high += _total((wide >> np.uint64(31)) * x)
+        ends, tops = wide & _LOW, wide >> np.uint64(31)
+        if words.dtype.itemsize <= 2:
+            # 31 bits times 16, 2^15 times, stay below 2^63: no product need be kept.
+            low += int(np.dot(ends, x))
+            high += int(np.dot(tops, x))
+        else:
+            low += _total(ends * x)
+            high += _total(tops * x)
     return (low + (high << 31)) % PRIME
 
 

@@ -24,6 +24,8 @@ from protocol.errors import LocalProtocolError
 from protocol.types import KEY_BYTES, Digest
 from protocol.wire import require_length
 
+Words = Elements | NDArray[np.uint64]
+
 SEED_BYTES = 32
 BLOCK_BYTES = 16
 """An AES block; a range of a mask starts at a multiple of it."""
@@ -50,7 +52,7 @@ def self_key(seed: bytes, context: Digest, member: bytes) -> bytes:
 
 
 def apply(
-    words: Elements, start: int, plus: Iterable[bytes], minus: Iterable[bytes]
+    words: Words, start: int, plus: Iterable[bytes], minus: Iterable[bytes]
 ) -> None:
     """Add the masks of keys `plus` to `words` and take those of `minus` off, in place.
 
@@ -80,7 +82,7 @@ def apply(
             join(part, mask, out=part)
 
 
-def _chunks(words: Elements, size: int) -> Iterable[tuple[int, int]]:
+def _chunks(words: Words, size: int) -> Iterable[tuple[int, int]]:
     """Stretches of the vector; after a short first one, each begins on a cache line."""
     skip = -words.ctypes.data % _LINE // BLOCK_BYTES * BLOCK_BYTES
     first = min(skip // size, words.size)

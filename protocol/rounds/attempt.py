@@ -130,6 +130,8 @@ class Attempt:
         self._own: tuple[Digest, ...] = ()
         self._quantised: Digest | None = None
         self._tagging = False
+        self._judged: tuple[int, bytes, bool | None] = (-1, b"", None)
+        """The last survivors judged, and with which version of what was gathered."""
         self._now = now
         self._judgement = Judgement(cohort, opening, self.context)
         self.survivors = self._decide(Kind.SURVIVORS)
@@ -209,12 +211,12 @@ class Attempt:
         me, context = self._desk.me, self.context
         plus = [self_key(self._mine.seed, context, me)]
         minus: list[bytes] = []
-        for other in self.opening.members:
-            if other != me:
-                public = self.used[other].prekey.public
-                shared = prekeys.exchange(self._mine.secret, public)
-                key = pair_key(shared, context, me, other)
-                (plus if me < other else minus).append(key)
+        others = [member for member in self.opening.members if member != me]
+        publics = [self.used[other].prekey.public for other in others]
+        secrets = prekeys.exchanges(self._mine.secret, publics)
+        for other, shared in zip(others, secrets, strict=True):
+            key = pair_key(shared, context, me, other)
+            (plus if me < other else minus).append(key)
         self._desk.do(
             Mask(context, quantised, self._setting.slices, tuple(plus), tuple(minus))
         )
@@ -338,7 +340,7 @@ class Attempt:
         """May this be decided, as far as this member knows?"""
         try:
             if slot.kind == Kind.SURVIVORS:
-                return self._judge_survivors(decode(value, Survivors))
+                return self._judge_survivors(value)
             return self._judge_verdict(decode(value, Verdict))
         except MalformedMessageError:
             return False
@@ -472,13 +474,20 @@ class Attempt:
     def _isolates(self, value: Survivors) -> bool:
         return self._host.isolates(frozenset(self._setting.named(value.members)))
 
-    def _judge_survivors(self, value: Survivors) -> bool | None:
+    def _judge_survivors(self, proposed: bytes) -> bool | None:
+        version = self.gathering.version
+        if self._judged[:2] == (version, proposed):
+            return self._judged[2]
+        value = decode(proposed, Survivors)
         if value.members == 0:
             if value != GIVEN_UP:
                 return False
             return True if self._hopeless() else None
         sound = self.gathering.judge(value)
-        return False if sound and self._isolates(value) else sound
+        if sound and self._isolates(value):
+            sound = False
+        self._judged = (version, proposed, sound)
+        return sound
 
     def _verdict(self) -> Verdict | None:
         """The verdict this member would propose now."""

@@ -77,6 +77,8 @@ class Gathering:
         """Per slice, by reporter and turn."""
         self.dirty = True
         """Has anything happened that `advance` should look at?"""
+        self.version = 0
+        """Counts what is heard and done: what follows from that alone is worked out once."""
         self.here: set[Digest] = set()
         self.offsets: dict[int, int] = {}
         """When each member's parts had come to this node, for the next deadline."""
@@ -88,8 +90,24 @@ class Gathering:
         self._sound: set[tuple[int, int, int]] = set()
         self._barred = 0
         self._usable_now: dict[int, dict[tuple[int, int], Report]] = {}
+        self._best: dict[int, int] = {}
+        """Per slice, the largest set that a usable report is over; kept up with `_usable_now`."""
+        self._held_now: dict[int, int] = {}
         self._target: int | None = None
-        self._pulled: set[tuple[int, int]] = set()
+        self._uploads_named: dict[int, Digest] = {}
+        self._proposal: tuple[int, Survivors | None] = (-1, None)
+        self._to_pull: dict[int, list[tuple[Report, int]]] = {}
+        """By set, usable reports over it whose sums have not been asked for yet."""
+        self._over: dict[int, dict[int, list[tuple[int, int]]]] = {}
+        """By set and slice, reporter and turn of the usable reports."""
+        self._pulled: dict[int, int] = {}
+        """Per slice, the members whose part has been asked for."""
+        places = {member: place for place, member in enumerate(setting.members)}
+        self._orders = [
+            {places[member]: rank for rank, member in enumerate(each.order)}
+            for each in setting.slices
+        ]
+        """Per slice, the rank of each place in its order."""
         self._ranks = {
             each.index: each.order.index(desk.me)
             for each in setting.slices
@@ -105,8 +123,9 @@ class Gathering:
             return False
         if len(body.shards) != len(self.setting.slices):
             return False
-        self.uploads.setdefault(self.setting.place(sender), body)
-        self._look_again()
+        if self.setting.place(sender) not in self.uploads:
+            self.uploads[self.setting.place(sender)] = body
+            self._look_again()
         return True
 
     def report(self, sender: bytes, body: Report) -> bool:
@@ -116,10 +135,13 @@ class Gathering:
             return False
         if body.turn >= TURNS or body.members & ~setting.everyone:
             return False
-        self.reports[body.shard].setdefault((setting.place(sender), body.turn), body)
-        self.dirty = True
-        self._target = None
-        self._usable_now.pop(body.shard, None)
+        where = (setting.place(sender), body.turn)
+        if where not in self.reports[body.shard]:
+            self.reports[body.shard][where] = body
+            self._changed()
+            self._target = None
+            if body.shard in self._usable_now:
+                self._add_usable(where, body)
         return True
 
     def bar(self, member: bytes) -> None:
@@ -130,22 +152,19 @@ class Gathering:
 
     def own_parts(self, shards: tuple[Digest, ...]) -> None:
         """The masked parts of this node are blobs here."""
-        self.here.update(shards)
-        self.dirty = True
+        self._have(*shards)
 
     def fetched(self, blob: Digest, now: Millis) -> None:
         if blob in self._sources:
             self._sources.pop(blob)
-            self.here.add(blob)
-            self.dirty = True
+            self._have(blob)
             self._note_arrivals(now)
 
     def summed(self, event: Summed) -> Heard | None:
         """A sum asked for is here: report it."""
         if (event.shard, event.members) not in self._asked:
             return None
-        self.here.add(event.sum)
-        self.dirty = True
+        self._have(event.sum)
         self._own[event.shard, event.members] = event.sum
         turn = self._turns.get(event.shard, 0)
         if turn >= TURNS:
@@ -171,7 +190,7 @@ class Gathering:
 
     def resume(self, report: Report) -> None:
         """A report this node made before a restart; its sum is a blob here."""
-        self.here.add(Digest(report.sum))
+        self._have(Digest(report.sum))
         self._turns[report.shard] = max(
             self._turns.get(report.shard, 0), report.turn + 1
         )
@@ -193,10 +212,8 @@ class Gathering:
                 self._pull_parts(each, self.setting.everyone & ~self._barred)
                 self._add_up(each, target, now)
         if target:
-            for each in self.setting.slices:
-                for (place, _), report in self._usable(each.index).items():
-                    if report.members == target:
-                        self._pull_sum(report, place)
+            for report, place in self._to_pull.pop(target, ()):
+                self._pull_sum(report, place)
 
     def target(self) -> int:
         """What the best reports of all slices have in common; 0 while a slice has none."""
@@ -209,12 +226,8 @@ class Gathering:
         if not all(self.reports):
             return 0
         for each in self.setting.slices:
-            best = max(
-                (report.members for report in self._usable(each.index).values()),
-                key=int.bit_count,
-                default=0,
-            )
-            common &= best
+            self._usable(each.index)
+            common &= self._best[each.index]
         return common if common.bit_count() >= self._cohort.thresholds.survivors else 0
 
     def chosen(self, members: int) -> dict[int, tuple[Report, int]]:
@@ -223,29 +236,31 @@ class Gathering:
         Those whose sum is here come first, then the order of the slice.
         """
         out: dict[int, tuple[Report, int]] = {}
-        for each in self.setting.slices:
-            reports = self._usable(each.index)
-            found = [
+        for shard, reports in self._over.get(members, {}).items():
+            ranks, known = self._orders[shard], self.reports[shard]
+            _, _, turn, place = min(
                 (
-                    Digest(report.sum) not in self.here,
-                    each.order.index(self.setting.members[place]),
+                    known[place, turn].sum not in self.here,
+                    ranks[place],
                     turn,
                     place,
                 )
-                for (place, turn), report in reports.items()
-                if report.members == members
-            ]
-            if found:
-                _, _, turn, place = min(found)
-                out[each.index] = (reports[place, turn], place)
+                for place, turn in reports
+            )
+            out[shard] = (known[place, turn], place)
         return out
 
     def proposal(self) -> Survivors | None:
         """A set that every slice is summed over, with all sums on this node."""
+        if self._proposal[0] != self.version:
+            self._proposal = (self.version, self._make_proposal())
+        return self._proposal[1]
+
+    def _make_proposal(self) -> Survivors | None:
         members = self.target()
-        chosen = self.chosen(members) if members else {}
-        if not members or len(chosen) < len(self.setting.slices):
+        if len(self._over.get(members, ())) < len(self.setting.slices):
             return None
+        chosen = self.chosen(members)
         reports = tuple(chosen[s.index][0] for s in self.setting.slices)
         reporters = tuple(chosen[s.index][1] for s in self.setting.slices)
         uploads = self.uploads_of(members)
@@ -287,10 +302,14 @@ class Gathering:
 
     def uploads_of(self, members: int) -> Digest | None:
         """Digest of the uploads of a set, if all are known."""
-        places = [i for i in range(len(self.setting.members)) if members >> i & 1]
-        if not all(place in self.uploads for place in places):
-            return None
-        return uploads_digest([self.uploads[place] for place in places])
+        if members not in self._uploads_named:
+            places = [i for i in range(len(self.setting.members)) if members >> i & 1]
+            if not all(place in self.uploads for place in places):
+                return None
+            # The first upload of a member stands, so this stands too.
+            name = uploads_digest([self.uploads[place] for place in places])
+            self._uploads_named[members] = name
+        return self._uploads_named[members]
 
     def parts(self, shard: int, members: int) -> tuple[Digest, ...] | None:
         """Digests of the parts of a slice, if all uploads of the set are known."""
@@ -324,11 +343,13 @@ class Gathering:
 
     def held(self, shard: int) -> int:
         """Whose part of a slice is on this node."""
-        out = 0
-        for place, upload in self.uploads.items():
-            if Digest(upload.shards[shard]) in self.here:
-                out |= 1 << place
-        return out & ~self._barred
+        if shard not in self._held_now:
+            out = 0
+            for place, upload in self.uploads.items():
+                if upload.shards[shard] in self.here:
+                    out |= 1 << place
+            self._held_now[shard] = out & ~self._barred
+        return self._held_now[shard]
 
     def close(self, now: Millis) -> None:
         """Stop pulling.  Uploads that never came whole count with the time they were given."""
@@ -371,13 +392,16 @@ class Gathering:
         return not served or now >= turn + setting.allowed_ms
 
     def _pull_parts(self, each: Slice, members: int) -> None:
+        asked = self._pulled.get(each.index, 0)
+        if not members & ~asked:
+            return
         for place, upload in self.uploads.items():
-            where = (each.index, place)
-            if members >> place & 1 and where not in self._pulled:
-                self._pulled.add(where)
+            if (members & ~asked) >> place & 1:
+                asked |= 1 << place
                 sources = (self.setting.members[place], *each.order)
                 part = Digest(upload.shards[each.index])
                 self.pull(part, sources, self.slice_bytes(each))
+        self._pulled[each.index] = asked
 
     def _add_up(self, each: Slice, target: int, now: Millis) -> None:
         held = self.held(each.index)
@@ -418,22 +442,41 @@ class Gathering:
         sources = (self.setting.members[place], *self._cohort.members)
         self.pull(wanted, sources, self.slice_bytes(each))
 
-    def _look_again(self) -> None:
+    def _have(self, *blobs: Digest) -> None:
+        self.here.update(blobs)
+        self._changed()
+        self._held_now.clear()
+
+    def _changed(self) -> None:
         self.dirty = True
+        self.version += 1
+
+    def _look_again(self) -> None:
+        self._changed()
         self._target = None
         self._usable_now.clear()
+        self._to_pull.clear()
+        self._over.clear()
+        self._held_now.clear()
 
     def _usable(self, shard: int) -> dict[tuple[int, int], Report]:
         """Reports on a slice, without those that summed something else than was uploaded."""
-        usable = self._usable_now.get(shard)
-        if usable is None:
-            usable = {
-                (place, turn): report
-                for (place, turn), report in self.reports[shard].items()
-                if self._is_sound(report, place) is not False
-            }
-            self._usable_now[shard] = usable
-        return usable
+        if shard not in self._usable_now:
+            self._usable_now[shard], self._best[shard] = {}, 0
+            for where, report in self.reports[shard].items():
+                self._add_usable(where, report)
+        return self._usable_now[shard]
+
+    def _add_usable(self, where: tuple[int, int], report: Report) -> None:
+        if self._is_sound(report, where[0]) is False:
+            return
+        self._usable_now[report.shard][where] = report
+        self._to_pull.setdefault(report.members, []).append((report, where[0]))
+        over = self._over.setdefault(report.members, {})
+        over.setdefault(report.shard, []).append(where)
+        best = self._best[report.shard]
+        if report.members.bit_count() > best.bit_count():
+            self._best[report.shard] = report.members
 
     def _is_sound(self, report: Report, place: int) -> bool | None:
         """Does a report say it summed what the members say they uploaded?"""

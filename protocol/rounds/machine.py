@@ -336,10 +336,11 @@ class Rounds:
 
     def _hear_beat(self, heard: Heard, body: Heartbeat, now: Millis) -> None:
         cohort = self._history.cohort
-        self._openings.changed()
+        if self._talk.hear(heard, body, cohort, now):
+            self._openings.changed()
         if self._lost and len(self._talk.beats) > cohort.thresholds.liars:
             self._found(now)
-        may_answer = self._talk.hear(heard, body, cohort, now)
+        may_answer = self._talk.may_answer(heard.sender, cohort, now)
         if self.silent and not self._history.certificate:
             return
         behind = heard.round < self.round

@@ -73,6 +73,10 @@ class Heartbeat(Message, frozen=True, tag="heartbeat"):
     next_epoch: bytes
     """Digest of the epoch I am told comes next, or empty."""
 
+    def place(self) -> tuple[bytes, bool, tuple[int, ...]]:
+        """All of it that an opening depends on."""
+        return self.head, self.ready, self.held
+
 
 class Opening(Message, frozen=True, tag="opening"):
     """Value of an OPEN decision; its digest is the context of the attempt."""

@@ -5,8 +5,7 @@ for long enough; it admits an opening that starts from here, of members of this 
 pre-keys that are known and unused.
 """
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from protocol.certificate import NOTHING, Proposal, Slot, Step, Vote
 from protocol.decide import About
@@ -178,11 +177,7 @@ class Openings:
         )
 
     def _ready(self, slot: bytes) -> dict[bytes, Known]:
-        """Members that can upload, each with the pre-key it would use.
-
-        Of two members of whom one holds no share of the other's pre-key, the one with more
-        such quarrels is left out: it deals badly, or says so of others.
-        """
+        """Members that can upload, each with the pre-key it would use; none if too few."""
         cohort = self._history.cohort
         held: dict[bytes, tuple[int, ...]] = {}
         if self.ready:
@@ -192,24 +187,44 @@ class Openings:
             body = beat.body
             if member in alive and body.ready and body.head == self._history.head:
                 held[member] = body.held
-        found: dict[bytes, Known] = {}
         if len(held) < cohort.thresholds.survivors:
-            return found
+            return {}
+        found: dict[bytes, Known] = {}
         for member in held:
             known = self.stock.next_of(member, slot)
             if known is not None:
                 found[member] = known
-        wanted = [(m, cohort.place(m), k.prekey.number) for m, k in found.items()]
-        quarrels = [
-            (dealer, holder)
-            for dealer, place, number in wanted
-            for holder in found
-            if held[holder][place] < number
-        ]
-        while quarrels:
-            counts = Counter(member for pair in quarrels for member in pair)
-            # Seats break ties, so that everyone who sees the same leaves out the same.
-            out = max(sorted(counts), key=lambda member: counts[member])
-            del found[out]
-            quarrels = [pair for pair in quarrels if out not in pair]
+        for member in self._quarrelsome(found, held):
+            del found[member]
         return found
+
+    def _quarrelsome(
+        self, found: Mapping[bytes, Known], held: Mapping[bytes, tuple[int, ...]]
+    ) -> list[bytes]:
+        """Members to leave out so that each holds its share of every other's pre-key.
+
+        Of two members of whom one holds no share of the other's, the one with more such
+        quarrels goes: it deals badly, or says so of others.
+        """
+        partners: dict[bytes, list[bytes]] = {member: [] for member in sorted(found)}
+        lowest = [min(column) for column in zip(*(held[m] for m in found), strict=True)]
+        for dealer, known in found.items():
+            place, number = self._history.cohort.place(dealer), known.prekey.number
+            if lowest[place] >= number:
+                continue
+            for holder in found:
+                if held[holder][place] < number:
+                    partners[dealer].append(holder)
+                    partners[holder].append(dealer)
+        counts = {member: len(others) for member, others in partners.items()}
+        out: list[bytes] = []
+        while counts:
+            # Seats break ties, so that everyone who sees the same leaves out the same.
+            worst = max(counts, key=counts.__getitem__)
+            if not counts.pop(worst):
+                break
+            out.append(worst)
+            for other in partners[worst]:
+                if other in counts:
+                    counts[other] -= 1
+        return out

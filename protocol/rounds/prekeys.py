@@ -11,7 +11,7 @@ random byte.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from cryptography.exceptions import InvalidTag
@@ -160,16 +160,19 @@ def public_of(secret: bytes) -> bytes:
     return X25519PrivateKey.from_private_bytes(secret).public_key().public_bytes_raw()
 
 
-def exchange(secret: bytes, public: bytes) -> bytes:
-    """The pair's shared secret.
+def exchanges(secret: bytes, publics: Iterable[bytes]) -> list[bytes]:
+    """The secrets that one key shares with others.
 
-    Raises `VerificationError` where the other's key is one of the few points that make every
+    Raises `VerificationError` where another's key is one of the few points that make every
     shared secret zero.
     """
+    # Reading a key in costs as much as an exchange: once, for all.
+    private = X25519PrivateKey.from_private_bytes(secret)
     try:
-        return X25519PrivateKey.from_private_bytes(secret).exchange(
-            X25519PublicKey.from_public_bytes(public)
-        )
+        return [
+            private.exchange(X25519PublicKey.from_public_bytes(public))
+            for public in publics
+        ]
     except ValueError as error:
         raise VerificationError("public key of a pre-key") from error
 
@@ -177,13 +180,13 @@ def exchange(secret: bytes, public: bytes) -> bytes:
 def is_usable(public: bytes) -> bool:
     """Does exchanging with this key give a secret at all?"""
     try:
-        exchange(_PROBE, public)
-    except VerificationError:
+        _PROBE.exchange(X25519PublicKey.from_public_bytes(public))
+    except ValueError:
         return False
     return True
 
 
-_PROBE = bytes(range(KEY_BYTES))
+_PROBE = X25519PrivateKey.from_private_bytes(bytes(range(KEY_BYTES)))
 
 
 def seed_digest(scope: bytes, seed: bytes) -> Digest:

@@ -295,10 +295,10 @@ class Settling:
         context = Digest(self._setting.context)
         plus: list[bytes] = []
         minus = [self_key(self._seeds[m], context, m) for m in self.members]
+        publics = [self._used[member].prekey.public for member in self.members]
         for gone in self.dropped:
-            for member in self.members:
-                public = self._used[member].prekey.public
-                shared = prekeys.exchange(self._keys[gone], public)
+            secrets = prekeys.exchanges(self._keys[gone], publics)
+            for member, shared in zip(self.members, secrets, strict=True):
                 key = pair_key(shared, context, member, gone)
                 # The member added the mask if its key is the lower one of the two.
                 (minus if member < gone else plus).append(key)

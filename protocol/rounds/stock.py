@@ -59,6 +59,7 @@ class Stock:
         self._withdrawn = dict.fromkeys(cohort.members, 0)
         self._wanted: set[bytes] = set()
         self._next = 0
+        self._held: tuple[int, ...] | None = None
         self._load()
 
     @property
@@ -95,6 +96,7 @@ class Stock:
         # What a dealer withdraws is not proposed any more.  It does not make an opening
         # unacceptable: that would let a dealer block one that others are locked on.
         self._withdrawn[heard.sender] = max(self._withdrawn[heard.sender], prekey.floor)
+        self._held = None
         mine[prekey.number] = known
         self._by_name[prekey.name()] = known
         spare = [n for n, k in mine.items() if k.prekey.name() not in self._wanted]
@@ -137,10 +139,12 @@ class Stock:
 
     def held(self) -> tuple[int, ...]:
         """Per member, the newest number of which I hold good shares."""
-        return tuple(
-            max((n for n, k in self._known[m].items() if k.shares), default=-1)
-            for m in self._cohort.members
-        )
+        if self._held is None:
+            self._held = tuple(
+                max((n for n, k in self._known[m].items() if k.shares), default=-1)
+                for m in self._cohort.members
+            )
+        return self._held
 
     def use(self, slot: bytes, numbers: Mapping[bytes, int]) -> None:
         """An opening was precommitted in `slot` that uses these pre-keys, by member."""
@@ -162,6 +166,7 @@ class Stock:
                 self._floors[place] = max(self._floors[place], number + 1)
         self._pending.clear()
         self._wanted.clear()
+        self._held = None
         for member, mine in self._known.items():
             floor = self._floors[self._cohort.place(member)]
             for number in [number for number in mine if number < floor]:
@@ -226,6 +231,7 @@ class Stock:
                     self._desk.keys.agree,
                 ),
             )
+            self._held = None
             self._known[heard.sender][prekey.number] = known
             self._by_name[prekey.name()] = known
         return heard

@@ -39,10 +39,20 @@ class Talk:
         self._asks = 0
 
     def hear(self, heard: Heard, body: Heartbeat, cohort: Cohort, now: Millis) -> bool:
-        """Note where a member is.  True: it should be told something, and was not just now."""
-        if len(body.held) == len(cohort.members) and heard.context == cohort.name:
-            self.beats[heard.sender] = Beat(body, heard.round, now)
-        last = self._answered.get(heard.sender)
+        """Note where a member is.  True: that is news, of somebody who was away or has moved."""
+        if len(body.held) != len(cohort.members) or heard.context != cohort.name:
+            return False
+        before = self.beats.get(heard.sender)
+        self.beats[heard.sender] = Beat(body, heard.round, now)
+        return (
+            before is None
+            or now - before.at > cohort.policy.fresh_ms
+            or before.body.place() != body.place()
+        )
+
+    def may_answer(self, member: bytes, cohort: Cohort, now: Millis) -> bool:
+        """Was a member not told what it may have missed just now?"""
+        last = self._answered.get(member)
         return last is None or now - last >= cohort.policy.ask_ms // 2
 
     def answered(self, member: bytes, now: Millis) -> None:

@@ -11,6 +11,7 @@ RUN = {
     **METHODS["runs.show"].example["result"],
     "members": ["MN", "KY", "MS", "NY"],
     "rounds": 8,
+    "privacy": None,
 }
 ROUND = {
     **METHODS["rounds.list"].example["result"]["rounds"][0],
@@ -226,3 +227,14 @@ def test_json_is_the_result_unchanged(rexis, daemon):
         status, out, _ = rexis(*words, "--json")
         assert status == 0
         assert json.loads(out) == METHODS[method].example["result"]
+
+
+def test_watching_a_run_with_a_budget_tells_what_is_spent_of_it(rexis, tell):
+    privacy = METHODS["runs.show"].example["result"]["privacy"]
+    reason = "ended by KY, MN"
+    tell({**ENDED, "phase": "ended", "reason": reason, "privacy": privacy})
+    status, out, _ = rexis("run", "watch", ID)
+    assert status == 0
+    assert out.splitlines()[-1] == (
+        "ended, ε 4.0113 of 8.0000 a record, δ 1e-05: ended by KY, MN"
+    )

@@ -81,6 +81,13 @@ def processor_seconds(*arguments):
     [
         (["worker", "serve", "--socket", "/s"], "node.worker", ["--socket", "/s"]),
         (["worker", "serve"], "node.worker", ["--socket", "/h/worker.sock"]),
+        (
+            ["worker", "serve", "--memory", "900", "--device", "cuda"],
+            "node.worker",
+            ["--socket", "/h/worker.sock", "--memory", "900", "--device", "cuda"],
+        ),
+        (["smode", "serve", "--socket", "/s"], "node.smode.host", ["--socket", "/s"]),
+        (["smode", "measure", "--json"], "node.smode", ["--json"]),
         (["devchain", "serve", "--db", "c"], "node.devchain", ["--db", "c"]),
         (["devchain", "serve", "--help"], "node.devchain", ["--help"]),
         (["demo", "--home", "d"], "node.demo", ["--home", "d"]),

@@ -29,6 +29,7 @@ from protocol.runs import (
     CONSENT_TOPIC,
     PROPOSAL_TOPIC,
     ROUND_TOPIC,
+    STANCE_TOPIC,
     Plan,
     canonical_plan,
 )
@@ -169,6 +170,7 @@ class Site:
         handlers = {
             PROPOSAL_TOPIC: self.runs.heard_proposal,
             CONSENT_TOPIC: self.runs.heard_consent,
+            STANCE_TOPIC: self.runs.heard_stance,
             ROUND_TOPIC: self.runs.heard_round,
         }
         async for said in transport.announcements():
@@ -205,7 +207,7 @@ class World:
     async def propose(self, rounds):
         """The first site proposes, all others join; returns the run's id."""
         names = [site.name for site in self.sites]
-        row = await self.sites[0].runs.propose(PLAN, rounds, names, 0)
+        row = await self.sites[0].runs.propose(self.plan, rounds, names, 0)
         run = bytes.fromhex(row["run"])
         for site in self.sites[1:]:
             with trio.fail_after(10):

@@ -70,11 +70,11 @@ async def test_records_of_a_round_are_sealed_at_rest(world):
         run = await world.propose(rounds=1)
         await world.until_finished(run)
         site, other = world.sites[:2]
-        stored = await site.store.scan("round-records")
+        # What a finished round leaves is being deleted meanwhile: what was read first stays.
         opened = await RecordBox(_tools(site), run).read()
-        assert len(opened) == len(stored) > 0
-        for (_, sealed), plain in zip(stored, opened.values(), strict=True):
-            assert plain not in sealed
+        assert opened
+        for _, sealed in await site.store.scan("round-records"):
+            assert not any(plain in sealed for plain in opened.values())
         with pytest.raises(nacl.exceptions.CryptoError):
             box = RecordBox(_tools(site), run)
             box._box = RecordBox(_tools(other), run)._box

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from federation_sim import campaign, mutants
+from federation_sim import campaign, mutants, scenes
 from federation_sim.invariants import Laws
 from federation_sim.scenario import END_MS, draw
 from federation_sim.world import World, quick_policy
@@ -182,22 +182,38 @@ def test_a_member_with_another_state_is_told_and_fetches_the_right_one():
 
 @pytest.mark.parametrize("name", ["says before it records", "keeps its secrets"])
 def test_a_mutant_is_caught(name):
-    assert mutants.caught_by(name, seeds=20) is not None
+    assert mutants.catch(mutants.MUTANTS[name], seeds=20) is not None
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(mutants.MUTANTS))
 def test_every_mutant_is_caught(name):
-    found = mutants.caught_by(name)
+    mutant = mutants.MUTANTS[name]
+    found = mutants.catch(mutant)
     assert found is not None
-    law = mutants.MUTANTS[name][1]
-    assert law in found[1]
+    assert found.law in mutant.laws, found.detail
+
+
+def test_a_mutant_that_changes_what_nobody_calls_is_an_error():
+    class Abandoned:
+        def method(self):
+            """Left over after a move."""
+
+    change = mutants.Change(Abandoned, "method", lambda old: old)
+    with pytest.raises(
+        mutants.IdleError, match=r"Abandoned\.method is changed and never"
+    ):
+        mutants.catch(mutants.Mutant((change,), ("",), scenes.wrong_sum), seeds=1)
 
 
 @pytest.mark.slow
-def test_the_machine_as_it_is_survives_the_seeds_that_catch_mutants():
-    for seed in range(60):
-        mutants.hard(seed).run()
+@pytest.mark.parametrize(
+    "scene",
+    sorted({m.scene for m in mutants.MUTANTS.values()}, key=lambda s: s.__name__),
+)
+def test_the_machine_as_it_is_survives_what_catches_mutants(scene):
+    for seed in range(6):
+        scene(seed).run()
 
 
 def test_two_runs_of_one_node_share_nothing():

@@ -170,8 +170,8 @@ def _masks(order: list[str], dealt: Any, context: bytes) -> list[dict[str, Any]]
         minus: list[bytes] = []
         for other in order:
             if other != name:
-                shared = prekeys.exchange(
-                    dealt[name].secret, dealt[other].prekey.public
+                (shared,) = prekeys.exchanges(
+                    dealt[name].secret, [dealt[other].prekey.public]
                 )
                 key = masks.pair_key(shared, Digest(context), me, node_key(other))
                 (plus if me < node_key(other) else minus).append(key)

@@ -14,6 +14,7 @@ from federation_sim.world import Node, World
 
 from protocol import certificate
 from protocol.certificate import Certificate, Kind
+from protocol.errors import VerificationError
 from protocol.rounds import events as ev
 from protocol.rounds import prekeys
 from protocol.rounds.attempt import GIVEN_UP, OpenRecord
@@ -133,6 +134,7 @@ class Laws:
         name = each.slot.name()
         value = self._decided.setdefault(name, each.value)
         require("one value per slot", value == each.value, str(each.slot))
+        self._convinces(each)
         if each.slot.kind == Kind.OPEN:
             opening = decode(each.value, Opening)
             self._openings[opening.context()] = opening
@@ -150,6 +152,14 @@ class Laws:
                 require("a pre-key opens one attempt", used == opening.context())
         elif each.slot.kind == Kind.SURVIVORS:
             self._decides_survivors(each)
+
+    def _convinces(self, each: Certificate) -> None:
+        """Whoever knows the members can check what this node holds for decided."""
+        cohort = self._cohort(each.slot.epoch)
+        try:
+            each.check(cohort.members, cohort.thresholds.quorum, self._world.verify)
+        except VerificationError as error:
+            raise BrokenError("a certificate convinces everyone", str(error)) from error
 
     def _decides_survivors(self, each: Certificate) -> None:
         survivors = decode(each.value, Survivors)

@@ -190,6 +190,15 @@ def _sums_wrongly(by: int) -> Callable[..., None]:
     return lie
 
 
+def _sums_nothing(world: World, node: Node, _dice: Any) -> None:
+    """Takes part, and never reports the sum of its slice."""
+
+    def instead(_liar: Node, effect: Any) -> list[Any] | None:
+        return [] if isinstance(effect, ev.Sum) else None
+
+    _behave(world, node, instead)
+
+
 def _silent(world: World, node: Node, _dice: Any) -> None:
     """Hears everything and answers nothing."""
 
@@ -264,6 +273,7 @@ LIES: dict[str, Callable[..., None]] = {
     "claims another state": _says_otherwise(_wrong_claim, to_half=False),
     "deals badly": _says_otherwise(_bad_dealer, to_half=False),
     "reports a sum nobody has": _says_otherwise(_false_report, to_half=False),
+    "sums nothing": _sums_nothing,
     "sums wrongly within range": _sums_wrongly(1),
     "sums wrongly beyond range": _sums_wrongly(-(1 << 15) - (1 << 31)),
     "is silent": _silent,

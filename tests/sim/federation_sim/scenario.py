@@ -17,8 +17,10 @@ HEAL_MS = 12_000
 END_MS = 240_000
 """Virtual time; long enough for every time-out to have doubled to its limit once."""
 
-SIZES = (3,) * 80 + (4,) * 80 + (5,) * 24 + (6,) * 8 + (7,) * 12 + (10,) * 3 + (13,)
-"""Most federations are small, and most mistakes show in small ones; 16 and 32 are rare."""
+SIZES = (3,) * 80 + (4,) * 80 + (5,) * 24 + (6,) * 8 + (7,) * 12
+"""Most federations are small, and most mistakes show in small ones."""
+EVERY, EVERY_LARGE = 100, 600
+"""One seed in so many has 8 to 16 members, or 17 to 32, in turn: ten thousand have every size."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class Scenario:
     world: World
     laws: Laws
     what: tuple[str, ...]
+    end_ms: int = END_MS
 
     def run(self) -> None:
         """Start everyone, run to the end, look at the end."""
@@ -35,7 +38,7 @@ class Scenario:
             if node.down_ms >= 0:
                 delay = self.world.chance.randint(0, 200)
                 self.world.later(delay, lambda node=node: self.world.start(node))
-        self.world.run(END_MS)
+        self.world.run(self.end_ms)
         self.laws.final()
 
 
@@ -78,10 +81,10 @@ def draw(
 
 
 def _size(dice, seed: int) -> int:
-    if seed % 1000 == 7:
-        return 32
-    if seed % 500 == 3:
-        return 16
+    if seed % EVERY_LARGE == 7:
+        return 32 - seed // EVERY_LARGE % 16
+    if seed % EVERY == 3:
+        return 8 + seed // EVERY % 9
     return dice.choice(SIZES)
 
 

@@ -58,6 +58,8 @@ class Node:
     persisted: int = 0
     crash_at: tuple[int, bool] | None = None
     """Die at this record: before it is on disk, or right after."""
+    crash_on: str = ""
+    """Die once, right before a record whose key ends so."""
     down_ms: int = 0
     loses_disk: bool = False
     lost: bool = False
@@ -126,6 +128,10 @@ class World:
             for name in sorted(names)
         )
         return Epoch(self.run_id, number, seats, self.policy)
+
+    def verify(self, key: bytes, message: bytes, signature: bytes) -> bool:
+        """Does a signature of one of these nodes hold?"""
+        return self._identity.verify(key, message, signature)
 
     # Life ----------------------------------------------------------------------------------
 
@@ -246,11 +252,13 @@ class World:
 
     def _persist(self, node: Node, effect: ev.Persist) -> bool:
         node.persisted += 1
-        dies = node.crash_at is not None and node.persisted >= node.crash_at[0]
-        if not dies:
+        if node.crash_on and effect.key.endswith(node.crash_on):
+            node.crash_on = ""
+            self.crash(node)
+            return False
+        if node.crash_at is None or node.persisted < node.crash_at[0]:
             node.records[effect.key] = effect.value
             return True
-        assert node.crash_at is not None
         if node.crash_at[1]:
             node.records[effect.key] = effect.value
         node.crash_at = None

@@ -216,8 +216,16 @@ class Transport:
     async def announce(self, topic, payload):
         self.announced.append(Announcement(self.peer_id, topic, payload))
 
-    async def fetch(self, peer, digest, *, limit_bytes, timeout_s):
-        other = self.wire.nodes[peer]
+    async def fetch(self, peer, digest, *, limit_bytes, timeout_s, others=()):
+        refused = None
+        for holder in (peer, *others):
+            try:
+                return self._pull(self.wire.nodes[holder], digest, limit_bytes)
+            except (AccessError, TransportError) as error:
+                refused = refused or error
+        raise refused
+
+    def _pull(self, other, digest, limit_bytes):
         if not other.market.may_fetch(self.peer_id, digest):
             raise AccessError("not allowed")
         data = other.blobs.data[digest]
@@ -273,7 +281,7 @@ class World:
         return path
 
     async def listed(self, **more):
-        shown = await self.mn.market.add(self.csv(), **{**TEXTS, **more})
+        shown = await self.mn.market.publish([self.csv()], **{**TEXTS, **more})
         return shown["dataset"]
 
     def out(self, name="out.csv"):
@@ -318,7 +326,7 @@ async def unit_rows(world, dataset, units):
 
 
 async def test_a_published_table_is_described_and_nowhere_in_the_clear(world):
-    shown = await world.mn.market.add(world.csv(), **TEXTS)
+    shown = await world.mn.market.publish([world.csv()], **TEXTS)
     assert shown["units"] == 4
     assert shown["owner"] == "clinic-mn"
     assert shown["listing"]["rows"] == [12, 12, 12, 11]
@@ -339,7 +347,7 @@ async def test_the_owner_reads_its_own_rows_also_without_the_chain(world):
 async def test_small_units_do_not_show_their_count_by_number_or_by_length(world):
     rows = [[f"p{i % 3}", "1", "2"] for i in range(7)]
     path = world.csv(table(rows))
-    shown = await world.mn.market.add(path, **TEXTS, unit_column="PID")
+    shown = await world.mn.market.publish([path], **TEXTS, unit_by="PID")
     assert shown["listing"]["rows"] == [None, None, None]
     entries = world.mn.market._shelf.own(shown["dataset"])[2].entries
     assert len({entry.length for entry in entries}) == 1
@@ -348,7 +356,7 @@ async def test_small_units_do_not_show_their_count_by_number_or_by_length(world)
 async def test_rows_of_one_person_share_a_unit(world):
     rows = [[f"p{i % 90}", str(i), "2"] for i in range(180)]
     path = world.csv(table(rows))
-    shown = await world.mn.market.add(path, **TEXTS, unit_column="PID")
+    shown = await world.mn.market.publish([path], **TEXTS, unit_by="PID")
     assert shown["units"] == 64
     seen = {}
     for unit in range(64):
@@ -358,13 +366,15 @@ async def test_rows_of_one_person_share_a_unit(world):
 
 
 async def test_adding_the_same_table_again_finds_it(world):
-    first = await world.mn.market.add(world.csv(), **TEXTS)
+    first = await world.mn.market.publish([world.csv()], **TEXTS)
     blobs = dict(world.mn.blobs.data)
-    again = await world.mn.market.add(world.csv(), **TEXTS)
+    again = await world.mn.market.publish([world.csv()], **TEXTS)
     assert again == first
     assert world.mn.blobs.data == blobs
     assert len(world.ledger.tokens) == 1
-    other = await world.mn.market.add(world.csv(), **{**TEXTS, "title": "another"})
+    other = await world.mn.market.publish(
+        [world.csv()], **{**TEXTS, "title": "another"}
+    )
     assert other["dataset"] != first["dataset"]
 
 
@@ -934,7 +944,7 @@ async def test_the_output_is_never_written_through_a_link_or_into_nowhere(world)
 )
 async def test_a_bad_table_is_one_clear_line_and_nothing_is_listed(world, text, reason):
     with pytest.raises(DatasetError, match=reason):
-        await world.mn.market.add(world.csv(text), **TEXTS)
+        await world.mn.market.publish([world.csv(text)], **TEXTS)
     assert not world.ledger.tokens
     assert not world.mn.store.rows
 
@@ -953,8 +963,8 @@ async def test_a_bad_table_is_one_clear_line_and_nothing_is_listed(world, text, 
         ({"duo": ["DUO:1"]}, "data use term"),
         ({"duo": []}, "0 permission terms"),
         ({"source": "x" * 2001}, "limit is 2000"),
-        ({"unit_column": "nope"}, "no column 'nope'"),
-        ({"unit_column": "\ud800"}, "control character"),
+        ({"unit_by": "nope"}, "no column 'nope'"),
+        ({"unit_by": "\ud800"}, "control character"),
     ],
 )
 async def test_a_bad_description_is_refused_before_anything_is_kept(
@@ -973,17 +983,16 @@ async def test_files_that_are_none_of_ours_are_named(world):
     latin = world.folder / "latin.csv"
     latin.write_bytes("a\n\xe9\n".encode("latin-1"))
     for path, reason in (
-        (world.folder / "missing.csv", "cannot be read: No such file"),
-        (world.folder, "not a regular file"),
-        (big, "limit is 67108864"),
+        (world.folder / "missing.csv", "missing.csv cannot be read: No such file"),
+        (big, "up to 67108864"),
         (latin, "not UTF-8 at byte 2"),
         ("a\0b", "zero byte"),
     ):
         with pytest.raises(DatasetError, match=reason):
-            await world.mn.market.add(path, **TEXTS)
+            await world.mn.market.publish([path], **TEXTS, unit_by="a")
 
 
 async def test_columns_that_name_persons_are_warned_of(world):
     path = world.csv("LastName,Age\nx,1\n")
-    shown = await world.mn.market.add(path, **TEXTS)
+    shown = await world.mn.market.publish([path], **TEXTS)
     assert shown["warnings"] == ["column 'LastName' seems to hold direct identifiers"]

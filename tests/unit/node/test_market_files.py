@@ -1,5 +1,6 @@
 """Folders of files as datasets: described, cut, published, found, fetched, withdrawn."""
 
+import dataclasses
 import gzip
 import io
 import stat
@@ -18,6 +19,8 @@ from node.market import DatasetError, formats, plan, sealed
 from node.market.search import Filter
 from node.rpc import results
 from node.services.market import Market
+from node.services.provenance import Provenance
+from protocol import lineage
 from protocol.listing import LISTING_TOPIC, UNITS_LIMIT
 from protocol.members import Member, peer_id
 
@@ -298,7 +301,7 @@ def test_a_total_beside_one_hidden_count_is_not_told(tmp_path):
             "folder",
             "beside the folders|two files",
         ),
-        (lambda d: [d / "nowhere"], None, "not a regular file"),
+        (lambda d: [d / "nowhere"], None, "nowhere cannot be read: No such file"),
         (lambda d: [write(d / "a.csv", "x\n1\n")], "y", "no column 'y'"),
     ],
 )
@@ -688,3 +691,91 @@ def test_a_tar_that_leads_out_of_its_folder_is_refused(tmp_path, name):
         tar.addfile(info)
     with pytest.raises(StorageError, match="no plain file below it"):
         folder._unpack(path)
+
+
+async def test_what_is_under_way_is_told_and_gone_when_it_ends(world, tmp_path):
+    write(tmp_path / "study" / "a" / "x.bin", b"x" * (9 << 20))
+    seen = []
+    put_many = world.owner.store.put_many
+
+    async def look(writes, **more):
+        seen.extend(world.owner.market.works())
+        return await put_many(writes, **more)
+
+    world.owner.store.put_many = look
+    await world.owner.market.publish([tmp_path / "study"], *TEXTS)
+    assert {row["what"] for row in seen} == {"encrypting", "anchoring"}
+    done = [row["done_bytes"] for row in seen if row["what"] == "encrypting"]
+    assert done[0] == 0
+    assert max(done) == 9 << 20
+    assert {row["path"] for row in seen} == {str(tmp_path / "study")}
+    assert world.owner.market.works() == []
+    with pytest.raises(DatasetError):
+        await world.owner.market.publish([tmp_path / "none"], *TEXTS)
+    assert world.owner.market.works() == []
+
+
+class Nobody:
+    """A service that keeps no records of runs, releases or receipts."""
+
+    async def signed(self):
+        return [], []
+
+    async def placed(self):
+        return []
+
+    receipts = placed
+
+
+class NoReleases:
+    def signed(self):
+        return [b"no release at all"]
+
+
+def provenance_of(node):
+    return Provenance(
+        chain=node.chain,
+        market=node.market,
+        runs=Nobody(),
+        releases=NoReleases(),
+        receipts=Nobody(),
+        certificates=Nobody(),
+    )
+
+
+async def test_provenance_is_shown_around_a_dataset_and_written(world, tmp_path):
+    write(tmp_path / "a.csv", "x\n1\n")
+    first = await world.owner.market.publish([tmp_path / "a.csv"], *TEXTS)
+    write(tmp_path / "b.csv", "x\n2\n")
+    await world.owner.market.publish([tmp_path / "b.csv"], *TEXTS)
+    await world.owner.market.give(first["dataset"], READER, None, 2)
+    graph = provenance_of(world.owner)
+    shown = await graph.show(f"dataset:{first['dataset']}", "both")
+    results.ProvenanceShow(**shown)
+    assert [one["kind"] for one in shown["things"]].count("dataset") == 1
+    proofs = {(one["relation"], one["proof"]) for one in shown["relations"]}
+    assert ("prov:wasAttributedTo", "signature and chain") in proofs
+    assert ("rexis:grantedTo", "chain") in proofs
+    assert len(shown["doubts"]) == 1
+    whole = await graph.show(None, "both")
+    assert len(whole["things"]) > len(shown["things"])
+    for form, start in (("prov", b"{"), ("svg", b"<svg"), ("dot", b"digraph")):
+        path = tmp_path / form
+        made = await graph.export(None, "both", form, path)
+        assert path.read_bytes().startswith(start)
+        assert made["bytes"] == path.stat().st_size
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    with pytest.raises(AccessError, match="0 things are called"):
+        await graph.show("dataset:99", "back")
+
+
+async def test_the_records_of_one_node_are_verified_by_another(world, tmp_path):
+    write(tmp_path / "a.csv", "x\n1\n")
+    await world.owner.market.publish([tmp_path / "a.csv"], *TEXTS)
+    path = tmp_path / "records"
+    await provenance_of(world.owner).export(None, "both", "records", path)
+    records = lineage.open_records(path.read_bytes())
+    _, facts = await world.reader.market.lineage([])
+    assert len(lineage.build(records, facts).edges) == 2
+    none = dataclasses.replace(facts, tokens=())
+    assert lineage.build(records, none).edges == []

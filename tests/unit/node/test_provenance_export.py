@@ -84,6 +84,18 @@ def test_a_large_graph_is_cut_and_says_so():
     assert f"{100 - export.ROWS_LIMIT} more not drawn" in text
 
 
+def test_graphviz_has_every_edge_and_a_label_cannot_leave_its_quotes():
+    made = graph()
+    made.vertices["urn:rexis:dataset:0"] = ln.Vertex(
+        "urn:rexis:dataset:0", "dataset", 'x"]; evil [label="\\" \n'
+    )
+    text = export.to_dot(made)
+    assert text.count(" -> ") == 7
+    assert text.count(f"\\n{ln.BOTH}") == 3
+    assert 'x\\"]; evil [label=\\"\\\\\\" \\n' in text
+    assert len(text.splitlines()) == 3 + 6 + 7 + 1
+
+
 def test_an_empty_graph_is_still_a_picture():
     ET.fromstring(export.to_svg(ln.Graph()))
     assert export.to_prov(ln.Graph())["@graph"] == []

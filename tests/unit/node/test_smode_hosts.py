@@ -73,7 +73,7 @@ def test_what_cannot_be_read_is_answered_with_an_error(header, said):
 def test_a_host_that_is_not_there_or_goes_away_is_an_error_with_a_hint(tmp_path):
     with pytest.raises(ComputeError, match="no S-mode host answers") as caught:
         HostLink(str(tmp_path / "x"), "y", Ring(), {}, SEED)
-    assert "node.smode.host" in caught.value.hint()
+    assert "rexis smode serve" in caught.value.hint()
     with _host(tmp_path / "b") as second:
         with _host(tmp_path / "a") as first:
             link = HostLink(first, second, Ring(), {"a": WEIGHT}, SEED)

@@ -3,16 +3,33 @@
 import nacl.signing
 import pytest
 
-from protocol.course import Course, policy
-from protocol.errors import GossipReject, LocalProtocolError, MalformedMessageError
+from protocol.course import (
+    Course,
+    noise,
+    policy,
+    require_budget,
+    rounds_allowed,
+)
+from protocol.errors import (
+    GossipReject,
+    LocalProtocolError,
+    MalformedMessageError,
+    SignatureError,
+)
 from protocol.runs import (
     Consent,
     Plan,
+    Privacy,
     Proposal,
+    Stance,
+    canonical_plan,
     open_consent,
     open_proposal,
+    open_stance,
+    parse_plan,
     seal_consent,
     seal_proposal,
+    seal_stance,
 )
 from protocol.types import PublicKey
 
@@ -109,3 +126,92 @@ def test_a_proposal_and_a_consent_carry_their_own_proof():
     )
     with pytest.raises(MalformedMessageError, match="seal key has 1 bytes"):
         open_consent(short)
+
+
+def private(epsilon=8.0, multiplier=4.0, clip=1.0, delta=1e-5):
+    budget = Privacy(clip, multiplier, epsilon, delta)
+    return Plan(title="t", spec={}, task={}, train={}, privacy=budget)
+
+
+def test_noise_follows_from_the_plan_and_lifts_the_rule_on_differences():
+    made = consented(samples=(10, 20, 30))
+    assert not made.epoch(64, plan()).policy.noised
+    assert noise(made.epoch(64, plan()), plan()) is None
+    epoch = made.epoch(64, private())
+    assert epoch.policy.noised
+    found = noise(epoch, private())
+    # Three of three, none of which may lie; the heaviest weighs half as much again as the mean.
+    assert (found.shares, found.largest_factor) == (3, 1.5)
+    assert found.deviation == pytest.approx(4.0 * 1.5 / 3**0.5)
+
+
+def test_a_plan_cannot_claim_noise_that_it_does_not_have():
+    with pytest.raises(MalformedMessageError, match=r"sum\.noised is not one of"):
+        policy(64, plan(noised=True))
+
+
+def test_a_run_has_as_many_rounds_as_its_budget_is_good_for():
+    proposal = Proposal("t", b"{}", bytes(32), 5, MEMBERS, 1)
+    assert rounds_allowed(proposal, plan()) == 5
+    assert rounds_allowed(proposal, private(epsilon=100.0)) == 5
+    assert rounds_allowed(proposal, private(epsilon=3.5)) == 2
+    require_budget(proposal, private(epsilon=3.5))
+    with pytest.raises(MalformedMessageError, match=r"costs an epsilon of 2\.17"):
+        require_budget(proposal, private(epsilon=2.0))
+
+
+def test_a_plan_without_privacy_reads_as_it_did_before_there_was_any():
+    assert b"privacy" not in canonical_plan(plan())
+    assert parse_plan(canonical_plan(plan())) == plan()
+    assert parse_plan(canonical_plan(private())) == private()
+
+
+def stanced(made, *words, serial=1):
+    for member, word in zip(made.proposal.members, words, strict=False):
+        made.stance(member, Stance(made.run, serial, word))
+    return made.standing
+
+
+@pytest.mark.parametrize(
+    ("words", "standing"),
+    [
+        ((), "go"),
+        (("pause",), "go"),
+        (("end",), "go"),
+        (("pause", "pause"), "pause"),
+        (("end", "pause"), "pause"),
+        (("end", "end"), "end"),
+        (("go", "go", "go", "go"), "go"),
+    ],
+)
+def test_four_members_stand_still_where_two_hold(words, standing):
+    four = Course(Proposal("t", b"{}", bytes(32), 2, tuple(sorted(KEYS)), 1))
+    assert stanced(four, *words) == standing
+
+
+def test_the_newest_stance_counts_and_an_end_is_final():
+    made = Course(PROPOSAL)
+    member = MEMBERS[0]
+    assert stanced(made, "pause", serial=2) == "pause"
+    assert not made.stance(member, Stance(made.run, 1, "go"))
+    assert not made.stance(member, Stance(made.run, 2, "go"))
+    assert made.stance(member, Stance(made.run, 3, "go"))
+    assert made.standing == "go"
+    assert stanced(made, "end", serial=4) == "end"
+    assert not made.stance(member, Stance(made.run, 5, "go"))
+    assert made.standing == "end"
+    with pytest.raises(GossipReject, match="not in the run"):
+        made.stance(STRANGER, Stance(made.run, 1, "end"))
+    with pytest.raises(GossipReject, match="another run"):
+        made.stance(member, Stance(bytes(32), 9, "end"))
+
+
+def test_a_stance_is_whose_signature_it_bears():
+    run, member = Course(PROPOSAL).run, PublicKey(MEMBERS[0])
+    sealed = seal_stance(sign(member), member, Stance(run, 1, "pause"))
+    assert open_stance(sealed) == (Stance(run, 1, "pause"), member)
+    with pytest.raises(SignatureError):
+        open_stance(seal_stance(sign(MEMBERS[1]), member, Stance(run, 1, "pause")))
+    for odd in (Stance(run, 1, "stop"), Stance(run, 0, "go"), Stance(b"x", 1, "go")):
+        with pytest.raises(MalformedMessageError):
+            open_stance(seal_stance(sign(member), member, odd))

@@ -1,0 +1,83 @@
+"""`python -m node.bench.round_child`: the compute child with a clock on every call.
+
+The methods are the program's own.  What each call took, how much of it went into masks, and
+the most memory the process has had are appended to the file that the environment names.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from node.bench.memory import Growth
+from node.compute import __main__ as child
+from node.compute.methods import find
+from protocol.aggregate import masks
+
+CLOCKS = "REXIS_BENCH_CLOCKS"
+"""Where the lines go; set by `node.bench.round_peer`."""
+
+
+class Clocks:
+    """Seconds of every call, and of masks within it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._masks = 0.0
+        self._apply = masks.apply
+        self._known: set[str] = set()
+
+    def apply(
+        self,
+        words: masks.Words,
+        start: int,
+        plus: Iterable[bytes],
+        minus: Iterable[bytes],
+    ) -> None:
+        began = time.perf_counter()
+        self._apply(words, start, plus, minus)
+        self._masks += time.perf_counter() - began
+
+    def find(self, name: str) -> Callable[..., dict[str, Any]] | None:
+        method = find(name)
+        if method is None:
+            return None
+
+        def timed(params: Mapping[str, Any], progress: Any) -> dict[str, Any]:
+            warm = name in self._known
+            self._known.add(name)
+            growth, self._masks = Growth(), 0.0
+            began = time.perf_counter()
+            try:
+                return method(params, progress)
+            finally:
+                self._note(
+                    {
+                        "method": name,
+                        "seconds": time.perf_counter() - began,
+                        "masks": self._masks,
+                        "grown_mb": growth.megabytes(),
+                        "warm": warm,
+                    }
+                )
+
+        return timed
+
+    def _note(self, line: Mapping[str, Any]) -> None:
+        with self._path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+def main() -> int:
+    clocks = Clocks(Path(os.environ[CLOCKS]))
+    masks.apply = clocks.apply
+    # Where the child's loop looks its methods up.
+    vars(child)["find"] = clocks.find
+    return child.main()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,280 @@
+"""Questions to data that stay where they are, and what a steward lets be asked."""
+
+from typing import Any
+
+import click
+
+from node.cli.shell import (
+    BULK_S,
+    CHAIN_S,
+    Noun,
+    Number,
+    Row,
+    Shell,
+    WrongValueError,
+    absolute,
+    print_fields,
+    say,
+    verb,
+)
+from node.cli.words import count as counted
+from node.cli.words import short
+
+_KINDS = ("count", "histogram", "quantiles", "correlation", "survival")
+
+
+@click.group(cls=Noun)
+def query() -> None:
+    """Ask data that stay where they are: noisy sums, within a privacy budget."""
+
+
+@verb(query)
+@click.argument("number", type=Number(min=0), metavar="DATASET")
+@click.option(
+    "--kind",
+    "kinds",
+    multiple=True,
+    required=True,
+    type=click.Choice(_KINDS),
+    help="What it answers; may be repeated.",
+)
+@click.option(
+    "--epsilon",
+    required=True,
+    type=click.FloatRange(min=0, min_open=True),
+    help="All answers together tell of one row at most this, for ever.",
+)
+@click.option(
+    "--delta", type=float, help="But for this chance; default: one in a million."
+)
+@click.option(
+    "--floor",
+    type=Number(min=0),
+    help="A count below it is answered as 0; default: 10.",
+)
+def allow(shell: Shell, number: int, kinds: tuple[str, ...], **bounds: Any) -> None:
+    """Let researchers ask about a dataset of this node."""
+    answer = shell.ask(
+        "queries.allow", dataset=number, kinds=list(kinds), timeout_s=CHAIN_S, **bounds
+    )
+    _show_policy(shell, answer)
+
+
+@verb(query)
+@click.argument("number", type=Number(min=0), metavar="DATASET")
+def stop(shell: Shell, number: int) -> None:
+    """Answer nothing about a dataset any more; what is spent stays spent."""
+    _show_policy(shell, shell.ask("queries.stop", dataset=number))
+
+
+@verb(query, "list")
+def query_list(shell: Shell) -> None:
+    """Datasets of this node that answer, and what is left of their budgets."""
+    shell.table(
+        shell.ask("queries.list", timeout_s=CHAIN_S),
+        "policies",
+        {
+            "dataset": lambda row: row["dataset"],
+            "kinds": lambda row: row["kinds"],
+            "epsilon": lambda row: row["epsilon"],
+            "spent": lambda row: round(row["epsilon_spent"], 3),
+            "rho left": lambda row: row["rho_left"],
+            "questions": lambda row: row["questions"],
+        },
+    )
+
+
+def _asking(function: Any) -> Any:
+    """Arguments and options that every question has."""
+    for add in (
+        click.argument("datasets", nargs=-1, required=True, type=Number(min=0)),
+        click.option(
+            "--rho",
+            type=float,
+            default=0.05,
+            show_default=True,
+            help="Privacy each dataset pays; noise has variance 1/(2 rho).",
+        ),
+        click.option(
+            "--where",
+            multiple=True,
+            metavar="COLUMN=TEXT",
+            help="Only such rows; may be repeated.",
+        ),
+        click.option(
+            "--to",
+            "path",
+            callback=absolute,
+            metavar="FILE",
+            help="Write question, answers and attestations as well.",
+        ),
+    ):
+        function = add(function)
+    return function
+
+
+def _column(function: Any) -> Any:
+    for add in (
+        click.option("--column", required=True, metavar="NAME"),
+        click.option("--low", type=float, help="Where the values begin."),
+        click.option("--high", type=float, help="Where they end."),
+        click.option("--bins", type=Number(min=1), help="Equal parts."),
+    ):
+        function = add(function)
+    return function
+
+
+@verb(query)
+@_asking
+def count(shell: Shell, **asked: Any) -> None:
+    """How many rows there are."""
+    answer = _ask(shell, "count", asked)
+    shell.result(answer, lambda: _show(answer, [("rows", answer["result"]["count"])]))
+
+
+@verb(query)
+@_asking
+@_column
+@click.option(
+    "--level", "levels", multiple=True, metavar="TEXT", help="Of text; may be repeated."
+)
+def histogram(shell: Shell, column: str, **asked: Any) -> None:
+    """How many rows have a value in each part of a range, or each of some texts."""
+    answer = _ask(shell, "histogram", {**asked, "columns": [column]})
+    bins = answer["result"].get("bins", [])
+
+    def human() -> None:
+        _show(answer, [])
+        for one in bins:
+            named = one.get("level", f"{one.get('from')} to {one.get('to')}")
+            shown = "suppressed" if one["count"] is None else one["count"]
+            say(f"  {named}: {shown}")
+
+    shell.result(answer, human)
+
+
+@verb(query)
+@_asking
+@_column
+@click.option(
+    "--at", "probabilities", multiple=True, type=float, metavar="P", help="Such as 0.5."
+)
+def quantiles(shell: Shell, column: str, **asked: Any) -> None:
+    """Below which value a share of the rows lies."""
+    asked["probabilities"] = asked["probabilities"] or (0.25, 0.5, 0.75)
+    answer = _ask(shell, "quantiles", {**asked, "columns": [column]})
+    found = answer["result"]["quantiles"]
+    pairs = [(f"at {one['probability']:g}", f"{one['value']:.6g}") for one in found]
+    shell.result(
+        answer, lambda: _show(answer, [("rows", answer["result"]["count"]), *pairs])
+    )
+
+
+@verb(query)
+@_asking
+@click.option("--column", "columns", multiple=True, metavar="NAME", help="Two or more.")
+@click.option("--low", type=float, required=True, help="Where the values begin.")
+@click.option("--high", type=float, required=True, help="Where they end.")
+def correlation(shell: Shell, **asked: Any) -> None:
+    """Pearson's correlation of each pair of columns."""
+    answer = _ask(shell, "correlation", asked)
+
+    def human() -> None:
+        _show(answer, [("rows", answer["result"]["count"])])
+        matrix = zip(asked["columns"], answer["result"]["matrix"], strict=False)
+        for name, row in matrix:
+            said = "  ".join("     -" if one is None else f"{one:6.3f}" for one in row)
+            say(f"  {said}  {name}")
+
+    shell.result(answer, human)
+
+
+@verb(query)
+@_asking
+@click.option("--time", required=True, metavar="COLUMN", help="Until event or loss.")
+@click.option("--event", required=True, metavar="COLUMN=TEXT", help="Seen, not lost.")
+@click.option(
+    "--until", "high", type=float, required=True, help="Where the curve ends."
+)
+@click.option("--bins", type=Number(min=1), default=24, show_default=True)
+@click.option("--by", metavar="COLUMN", help="A curve for each of the levels of it.")
+@click.option("--level", "levels", multiple=True, metavar="TEXT")
+def survival(shell: Shell, time: str, event: str, by: str | None, **asked: Any) -> None:
+    """Kaplan and Meier's curve, with what the noise may have moved it."""
+    event_column, seen = _pair(event)
+    columns = [time, event_column, *([by] if by else [])]
+    answer = _ask(shell, "survival", {**asked, "columns": columns, "event": seen})
+
+    def human() -> None:
+        _show(answer, [])
+        for curve in answer["result"]["curves"]:
+            if curve["group"]:
+                say(f"  {by} {curve['group']}")
+            for one in curve["points"]:
+                say(
+                    f"  {one['time']:10.6g}  {one['survival']:.3f}"
+                    f"  noise {one['noise_sd']:.3f}  at risk {one['at_risk']}"
+                )
+
+    shell.result(answer, human)
+
+
+def _ask(shell: Shell, kind: str, asked: dict[str, Any]) -> dict[str, Any]:
+    given = {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in asked.items()
+    }
+    given["where"] = dict(_pair(one) for one in asked["where"])
+    return shell.ask(
+        "queries.ask",
+        doing="asking the institutions",
+        timeout_s=BULK_S,
+        kind=kind,
+        **given,
+    )
+
+
+def _pair(text: str) -> tuple[str, str]:
+    column, equals, value = text.partition("=")
+    if not (column and equals):
+        raise WrongValueError(
+            f"{text!r} is not COLUMN=TEXT", hint="such as --where sex=F"
+        )
+    return column, value
+
+
+def _show(answer: Row, pairs: list[tuple[str, object]]) -> None:
+    answers = answer["answers"]
+    owners = ", ".join(f"{one['dataset']} of {one['owner']}" for one in answers)
+    form = "masked: only their sum was read" if answer["masked"] else "alone"
+    print_fields(
+        [
+            ("query", short(answer["query"])),
+            ("answered by", f"{counted(len(answers), 'dataset')}, {form}"),
+            ("datasets", owners),
+            ("noise", f"standard deviation {answer['noise_sd']:.3g} in each sum"),
+            *(
+                (name, f"fewer than {answer['floor']}" if value is None else value)
+                for name, value in pairs
+            ),
+            *([("written", answer["path"])] if answer["path"] else []),
+        ]
+    )
+
+
+def _show_policy(shell: Shell, answer: Row) -> None:
+    shell.fields(
+        answer,
+        [
+            ("dataset", answer["dataset"]),
+            ("answers", ", ".join(answer["kinds"])),
+            ("budget", f"epsilon {answer['epsilon']:g} at delta {answer['delta']:g}"),
+            ("spent", f"epsilon {answer['epsilon_spent']:.3f}"),
+            ("rho left", f"{answer['rho_left']:g} of {answer['rho']:g}"),
+            ("floor", answer["floor"]),
+            ("questions", answer["questions"]),
+        ],
+    )
+
+
+COMMANDS = (query,)

@@ -1,0 +1,181 @@
+"""Which queries a dataset answers, and what it has paid in privacy: charged before answering.
+
+A charge is durable before a row is read, and stays whatever happens afterwards.  The same
+question asked again gets the same stored answer and costs nothing; if the first attempt was cut
+before there was one, nothing of it can have left, and it is computed under the charge it has.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import trio
+
+from node.errors import AccessError
+from node.ports import Store
+from protocol.queries.budget import affordable, epsilon_of
+from protocol.queries.spec import KINDS, MICRO, Kind, Query
+from protocol.wire import Message, decode, encode
+
+_POLICY, _CHARGE, _ANSWER = "query-policy", "query-charge", "query-answer"
+
+
+class Policy(Message, frozen=True, tag="query-policy"):
+    """What the steward of a dataset has decided."""
+
+    kinds: tuple[Kind, ...]
+    epsilon: float
+    delta: float
+    floor: int
+    limit: int
+    """The budget in millionths of ρ."""
+
+
+class Charge(Message, frozen=True, tag="query-charge"):
+    """What one question has cost."""
+
+    spend: int
+    asker: bytes
+    at: int
+
+
+@dataclass(frozen=True)
+class Account:
+    """One dataset's policy and what is gone of it."""
+
+    policy: Policy
+    spent: int
+    questions: int
+
+
+class Ledger:
+    """All datasets of this node that answer queries."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._charging = trio.Lock()
+
+    async def allow(
+        self,
+        dataset: int,
+        kinds: Sequence[Kind],
+        budget: tuple[float, float],
+        floor: int,
+    ) -> None:
+        """Answer these kinds from now on, within (ε, δ) for ever; charges stay."""
+        epsilon, delta = budget
+        limit = await trio.to_thread.run_sync(affordable, epsilon, delta)
+        chosen = tuple(kind for kind in KINDS if kind in kinds)
+        policy = Policy(chosen, epsilon, delta, floor, limit)
+        await self._store.put_many(
+            [(_POLICY, _key(dataset), encode(policy))],
+            event=(
+                "queries_allowed",
+                {"dataset": dataset, "kinds": list(chosen), "epsilon": epsilon},
+            ),
+        )
+
+    async def stop(self, dataset: int) -> None:
+        """Answer nothing any more; what was charged is kept."""
+        await self._store.put_many(
+            [(_POLICY, _key(dataset), None)],
+            event=("queries_stopped", {"dataset": dataset}),
+        )
+
+    async def account(self, dataset: int) -> Account | None:
+        """None where the steward has allowed nothing."""
+        stored = await self._store.get(_POLICY, _key(dataset))
+        if stored is None:
+            return None
+        charges = await self._charges(dataset)
+        spent = sum(charge.spend for charge in charges)
+        return Account(decode(stored, Policy), spent, len(charges))
+
+    async def rows(self) -> list[dict[str, Any]]:
+        """For a person: every policy and how much of it is left."""
+        found = []
+        for key, _ in await self._store.scan(_POLICY):
+            dataset = int.from_bytes(key, "big")
+            account = await self.account(dataset)
+            if account is not None:
+                found.append(await trio.to_thread.run_sync(_row, dataset, account))
+        return found
+
+    async def require(self, dataset: int, query: Query) -> Policy:
+        """The policy by which the question may be answered now, or `AccessError`."""
+        account = await self.account(dataset)
+        if account is None or query.kind not in account.policy.kinds:
+            raise AccessError(
+                f"dataset {dataset} answers no {query.kind} queries",
+                hint="ask its steward, or for a grant",
+            )
+        left = account.policy.limit - account.spent
+        if query.spend > left and not await self._paid(dataset, query):
+            raise AccessError(
+                f"dataset {dataset} has rho {max(0, left) / MICRO:g} left,"
+                f" {query.spend / MICRO:g} was asked",
+                hint="ask for less; a budget that is gone stays gone",
+            )
+        return account.policy
+
+    async def charge(
+        self, dataset: int, query: Query, asker: bytes, now: int
+    ) -> Policy:
+        """Pay for a question, once; or `AccessError`, and nothing is paid."""
+        async with self._charging:
+            policy = await self.require(dataset, query)
+            if await self._paid(dataset, query):
+                return policy
+            key = _key(dataset) + query.id()
+            await self._store.put_many(
+                [(_CHARGE, key, encode(Charge(query.spend, asker, now)))],
+                event=(
+                    "query_charged",
+                    {
+                        "dataset": dataset,
+                        "query": query.id().hex(),
+                        "kind": query.kind,
+                        "rho": query.spend / MICRO,
+                        "asker": asker.hex(),
+                    },
+                ),
+            )
+            return policy
+
+    async def _paid(self, dataset: int, query: Query) -> bool:
+        return await self._store.get(_CHARGE, _key(dataset) + query.id()) is not None
+
+    async def answered(self, dataset: int, query: Query) -> bytes | None:
+        """What was answered to exactly this question before."""
+        return await self._store.get(_ANSWER, _key(dataset) + query.id())
+
+    async def keep(self, dataset: int, query: Query, answer: bytes) -> None:
+        """Durable when this returns; only then may it leave."""
+        await self._store.put(_ANSWER, _key(dataset) + query.id(), answer)
+
+    async def _charges(self, dataset: int) -> list[Charge]:
+        start = _key(dataset)
+        return [
+            decode(data, Charge)
+            for key, data in await self._store.scan(_CHARGE)
+            if key.startswith(start)
+        ]
+
+
+def _key(dataset: int) -> bytes:
+    return dataset.to_bytes(8, "big")
+
+
+def _row(dataset: int, account: Account) -> dict[str, Any]:
+    policy = account.policy
+    return {
+        "dataset": dataset,
+        "kinds": list(policy.kinds),
+        "epsilon": policy.epsilon,
+        "delta": policy.delta,
+        "floor": policy.floor,
+        "rho": policy.limit / MICRO,
+        "rho_left": max(0, policy.limit - account.spent) / MICRO,
+        "epsilon_spent": epsilon_of(account.spent, policy.delta),
+        "questions": account.questions,
+    }

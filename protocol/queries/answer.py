@@ -1,0 +1,191 @@
+"""An institution's answer: its noisy vector and a signed word for what it was made of.
+
+The attestation binds the question, the listing and the manifest of the dataset, the digest of
+the program that computed, the variance of the noise, and the words that were sent.  It is the
+institution's word: a hostile one can sign what it never computed, and no mask or noise is
+visible from outside.  What it cannot do is to say different things to different people
+without leaving two signatures.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protocol.aggregate.masks import apply, pair_key
+from protocol.envelope import open_envelope, seal
+from protocol.errors import MalformedMessageError, VerificationError
+from protocol.queries.spec import Query, cells
+from protocol.types import DIGEST_BYTES, Digest, PublicKey, digest
+from protocol.wire import Message, decode, encode
+
+QUERY_PROTOCOL, CHECK_PROTOCOL = "/rexis/query/1", "/rexis/query-check/1"
+QUERY_DOMAIN, ANSWER_DOMAIN = "rexis/query/1", "rexis/answer/1"
+QUERY_LIMIT_BYTES = 1 << 18
+ANSWER_LIMIT_BYTES = 1 << 18
+
+Words = NDArray[np.uint64]
+
+
+class Attestation(Message, frozen=True, tag="attestation"):
+    """What an institution says of its answer."""
+
+    query: bytes
+    dataset: int
+    record: bytes
+    """Digest of the listing, as the chain has it."""
+    manifest: bytes
+    """Merkle root over the ciphertext the rows were decrypted from."""
+    code: bytes
+    numerator: int
+    denominator: int
+    """Of the noise's variance."""
+    masked: bool
+    words: bytes
+    """Digest of the vector that was sent."""
+
+    def check(self) -> None:
+        for name in ("query", "record", "manifest", "code", "words"):
+            if len(getattr(self, name)) != DIGEST_BYTES:
+                raise MalformedMessageError(f"{name} is not {DIGEST_BYTES} bytes")
+        if not 0 <= self.dataset < 1 << 53:
+            raise MalformedMessageError(f"dataset {self.dataset}")
+
+
+class Answer(Message, frozen=True, tag="query-answer"):
+    """What travels back: the sealed attestation and the words it is about."""
+
+    attestation: bytes
+    words: bytes
+
+
+def seal_query(sign: Callable[[bytes], bytes], asker: PublicKey, query: Query) -> bytes:
+    """Signed by whoever asks, so that an institution can show who did."""
+    query.check()
+    return seal(sign, QUERY_DOMAIN, asker, query.id(), encode(query))
+
+
+def open_query(data: bytes) -> tuple[Query, PublicKey]:
+    """A verified question and who asks it."""
+    envelope = open_envelope(data, QUERY_DOMAIN, limit_bytes=QUERY_LIMIT_BYTES)
+    query = decode(envelope.payload, Query, limit_bytes=QUERY_LIMIT_BYTES)
+    query.check()
+    if envelope.context != query.id():
+        raise MalformedMessageError("query is signed in another context")
+    return query, PublicKey(envelope.sender)
+
+
+def seal_answer(
+    sign: Callable[[bytes], bytes], member: PublicKey, said: Attestation, words: Words
+) -> bytes:
+    """Signed by the institution that computed."""
+    said.check()
+    sealed = seal(sign, ANSWER_DOMAIN, member, said.query, encode(said))
+    return encode(Answer(sealed, words.astype("<u8").tobytes()))
+
+
+def open_answer(data: bytes, query: Query) -> tuple[Attestation, Words, PublicKey]:
+    """An answer that fits the question: its word, its vector, who signed."""
+    answer = decode(data, Answer, limit_bytes=ANSWER_LIMIT_BYTES)
+    envelope = open_envelope(answer.attestation, ANSWER_DOMAIN)
+    said = decode(envelope.payload, Attestation)
+    said.check()
+    if envelope.context != said.query or said.query != query.id():
+        raise VerificationError(
+            "query of the answer", query.id().hex()[:16], said.query.hex()[:16]
+        )
+    if digest(answer.words) != said.words or len(answer.words) != 8 * cells(query):
+        raise VerificationError("words of the answer are not those that were signed")
+    if said.code != query.code:
+        raise VerificationError(
+            "code of the answer", query.code.hex()[:16], said.code.hex()[:16]
+        )
+    if (said.numerator, said.denominator) != query.sigma2.as_integer_ratio():
+        raise VerificationError(
+            "variance of the noise",
+            query.sigma2,
+            f"{said.numerator}/{said.denominator}",
+        )
+    named = {one.dataset: one.record for one in query.datasets}
+    if named.get(said.dataset) != said.record:
+        raise VerificationError("dataset of the answer is not one that was asked")
+    if said.masked != (len(query.datasets) > 1):
+        raise VerificationError("an answer among several is masked, and only then")
+    words = np.frombuffer(answer.words, "<u8")
+    return said, words, PublicKey(envelope.sender)
+
+
+def mask(
+    words: Words,
+    query: Query,
+    me: bytes,
+    others: Sequence[bytes],
+    secret: Callable[[bytes], bytes],
+) -> None:
+    """Add this member's pairwise masks, in place; they vanish in the sum over all.
+
+    `secret` gives what this member and another agree on.  The question is in every key, so no
+    two questions share a mask; and an institution answers a question once.
+    """
+    context = Digest(query.id())
+    keys = {other: pair_key(secret(other), context, me, other) for other in others}
+    apply(
+        words,
+        0,
+        [key for other, key in keys.items() if me < other],
+        [key for other, key in keys.items() if me > other],
+    )
+
+
+def suppressed(query: Query, noisy: Words, floor: int) -> Words:
+    """An answer that nobody is added to, without its small cells: they become 0.
+
+    Only where a cell is what will be read.  A curve or a quantile is made of small cells, and
+    what protects those is the noise.
+    """
+    if len(query.datasets) > 1 or query.kind not in {"count", "histogram"}:
+        return noisy
+    return np.where(noisy.view(np.int64) < floor, 0, noisy)
+
+
+class Bundle(Message, frozen=True, tag="query-bundle"):
+    """A question and all its answers; whoever has it and reads the chain can check it."""
+
+    query: bytes
+    answers: tuple[bytes, ...]
+
+    def totals(
+        self, owners: Mapping[int, bytes], manifests: Mapping[int, bytes]
+    ) -> tuple[Query, NDArray[np.int64]]:
+        """The question and the sum, if every dataset's owner has answered exactly once.
+
+        `owners` are node keys and `manifests` Merkle roots, by dataset, as the reader knows
+        them from the chain and from the listings behind its records.
+        """
+        query, _ = open_query(self.query)
+        opened = [open_answer(answer, query) for answer in self.answers]
+        wanted = [one.dataset for one in query.datasets]
+        if sorted(said.dataset for said, _, _ in opened) != wanted:
+            raise VerificationError(
+                "datasets that answered",
+                wanted,
+                [said.dataset for said, _, _ in opened],
+            )
+        for said, _, signer in opened:
+            if signer != owners.get(said.dataset):
+                raise VerificationError(
+                    f"dataset {said.dataset} was answered by another than its owner"
+                )
+            if said.manifest != manifests.get(said.dataset):
+                raise VerificationError(
+                    f"dataset {said.dataset} was answered from other data than listed"
+                )
+        return query, added([words for _, words, _ in opened])
+
+
+def added(vectors: Sequence[Words]) -> NDArray[np.int64]:
+    """The sum of all answers; their masks are gone, their noises are in it."""
+    total = np.zeros_like(vectors[0])
+    for words in vectors:
+        np.add(total, words, out=total)
+    return total.view(np.int64)

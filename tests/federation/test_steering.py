@@ -1,0 +1,112 @@
+"""Runs that are paused, resumed and ended by their members."""
+
+from contextlib import AsyncExitStack
+
+import pytest
+import trio
+
+from node.errors import RoundError
+
+
+async def up(world, stack):
+    for site in world.sites:
+        await stack.enter_async_context(site.up())
+
+
+async def until(found):
+    with trio.fail_after(60):
+        while not found():
+            await trio.sleep(0.02)
+
+
+def phases(world, run):
+    return {site.runs.row(run)["phase"] for site in world.sites}
+
+
+def done(world, run):
+    return {site.runs.row(run)["round"] for site in world.sites}
+
+
+@pytest.mark.slow
+async def test_a_run_stands_still_while_too_few_go_on_and_then_finishes(world):
+    async with AsyncExitStack() as stack:
+        await up(world, stack)
+        run = await world.propose(rounds=4)
+        one, other = world.sites[:2]
+        await one.runs.steer(run, "pause")
+        await other.runs.steer(run, "pause")
+        await until(lambda: phases(world, run) == {"paused"})
+        assert world.sites[3].runs.row(run)["reason"] == "paused by " + ", ".join(
+            s.name for s in sorted((one, other), key=lambda s: s.key.public_key)
+        )
+        # The round under way may end; none is opened after it.
+        await until(lambda: len(done(world, run)) == 1)
+        await trio.sleep(1.0)
+        (before,) = done(world, run)
+        await trio.sleep(2.0)
+        assert done(world, run) == {before}
+        assert before < 4
+        await one.runs.steer(run, "go")
+        await until(lambda: phases(world, run) == {"training"})
+        await other.runs.steer(run, "go")
+        await world.until_finished(run)
+        assert len({s.runs.row(run)["state_root"] for s in world.sites}) == 1
+
+
+@pytest.mark.slow
+async def test_one_member_of_four_holds_itself_and_stops_nobody_else(world):
+    async with AsyncExitStack() as stack:
+        await up(world, stack)
+        run = await world.propose(rounds=2)
+        held = world.sites[0]
+        await held.runs.steer(run, "pause")
+        assert held.runs.row(run)["stances"] == {held.name: "pause"}
+        await world.until_finished(run)
+        last = world.sites[1].runs.rounds(run)[-1]
+        assert held.name not in last["survivors"]
+
+
+@pytest.mark.slow
+async def test_an_ended_run_stays_ended_through_a_restart_and_its_state_is_final(world):
+    async with AsyncExitStack() as stack:
+        for site in world.sites[1:]:
+            await stack.enter_async_context(site.up())
+        first = world.sites[0]
+        async with first.up():
+            run = await world.propose(rounds=50)
+            await until(lambda: min(done(world, run)) >= 1)
+            with pytest.raises(RoundError, match="rounds of 50"):
+                first.runs.final_state(run)
+            for site in world.sites[:2]:
+                await site.runs.steer(run, "end")
+            await until(lambda: phases(world, run) == {"ended"})
+        async with first.up():
+            assert first.runs.row(run)["phase"] == "ended"
+            with pytest.raises(RoundError, match="ended already"):
+                await first.runs.steer(run, "go")
+            await until(lambda: len(done(world, run)) == 1)
+            assert len({s.runs.final_state(run) for s in world.sites}) == 1
+
+
+async def test_a_stance_that_changes_nothing_or_is_not_ours_to_take_is_refused(world):
+    async with AsyncExitStack() as stack:
+        await up(world, stack)
+        names = [site.name for site in world.sites[:3]]
+        row = await world.sites[0].runs.propose(world.plan, 1, names, 0)
+        run = bytes.fromhex(row["run"])
+        runs, stranger = world.sites[0].runs, world.sites[3].runs
+        await until(lambda: run in stranger._known)
+        with pytest.raises(RoundError, match="does not name this node"):
+            await stranger.steer(run, "pause")
+        with pytest.raises(RoundError, match="is going on already"):
+            await runs.steer(run, "go")
+        await runs.steer(run, "end")
+        # Of three all are needed.
+        assert runs.row(run)["phase"] == "ended"
+        with pytest.raises(RoundError, match="is ended already"):
+            await runs.steer(run, "pause")
+        second = world.sites[1].runs
+        await until(lambda: run in second._known)
+        await until(lambda: second.row(run)["phase"] == "ended")
+        with pytest.raises(RoundError, match="is ended"):
+            await second.join(run, 0)

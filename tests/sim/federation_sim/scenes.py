@@ -1,0 +1,144 @@
+"""Federations in which one rule decides what happens: where a mutant without it is caught.
+
+Each scene takes a seed, so that times and roles differ; the machine as it is keeps every law in
+all of them.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from federation_sim import liars, scenario
+from federation_sim.invariants import Laws
+from federation_sim.scenario import Scenario
+from federation_sim.world import Node, World, quick_policy
+
+from protocol.rounds import events as ev
+
+END_MS = 40_000
+"""Twice what the slowest of them takes."""
+
+
+def _made(
+    members: int,
+    seed: int,
+    arrange: Callable[[World, list[Node]], None],
+    *,
+    rounds: int = 1,
+    **numbers: Any,
+) -> Scenario:
+    world = World(members, seed, policy=quick_policy(16, **numbers), rounds=rounds)
+    laws = Laws(world)
+    nodes = list(world.nodes.values())
+    turn = seed % members
+    arrange(world, nodes[turn:] + nodes[:turn])
+    return Scenario(world, laws, ("scene",), END_MS)
+
+
+def _lies(world: World, node: Node, name: str) -> None:
+    node.honest = False
+    liars.LIES[name](world, node, world.chance)
+
+
+def hard(seed: int) -> Scenario:
+    """Small federations with every kind of fault more often than in a campaign."""
+    return scenario.draw(100_000 + seed, members=(4, 4, 3, 5)[seed % 4], hard=True)
+
+
+def dies_before_its_upload(seed: int) -> Scenario:
+    """One of three is gone from before its upload until long after the deadline."""
+
+    def arrange(_world: World, nodes: list[Node]) -> None:
+        nodes[0].crash_on, nodes[0].down_ms = "/quantised", 8_000
+
+    return _made(3, seed, arrange)
+
+
+def no_sum_at_first(seed: int) -> Scenario:
+    """Of four, one is gone before its upload and one lets nobody have its parts."""
+
+    def arrange(world: World, nodes: list[Node]) -> None:
+        nodes[0].crash_on, nodes[0].down_ms = "/quantised", 9_000
+        _lies(world, nodes[1], "uploads nothing it announced")
+
+    return _made(4, seed, arrange)
+
+
+def away_after_a_rejection(seed: int) -> Scenario:
+    """All reject a sum of all; then one is away when the next round opens on the same base."""
+
+    def arrange(_world: World, nodes: list[Node]) -> None:
+        for node in nodes:
+            node.dislikes = frozenset({0})
+        nodes[0].crash_on, nodes[0].down_ms = "head", 6_000
+
+    return _made(4, seed, arrange, rounds=2)
+
+
+def wrong_sum(seed: int) -> Scenario:
+    """An owner adds one to one entry of its sum."""
+    return _made(4, seed, lambda w, n: _lies(w, n[0], "sums wrongly within range"))
+
+
+def wrong_sum_whose_checker_dies(seed: int) -> Scenario:
+    """The same, and a member that may be the one to check it dies when all could be checked."""
+
+    def arrange(world: World, nodes: list[Node]) -> None:
+        _lies(world, nodes[0], "sums wrongly within range")
+        nodes[1].down_ms = 6_000
+
+        def watch(node: Node, effect: Any) -> None:
+            spoke = isinstance(effect, ev.Persist) and effect.key.endswith("/tags")
+            if spoke and node is nodes[1] and not node.crashes:
+                world.later(1, lambda: world.crash(node))
+
+        world.watchers.append(watch)
+
+    return _made(4, seed, arrange)
+
+
+def owner_that_never_sums(seed: int) -> Scenario:
+    """An owner takes part, and never reports the sum of its slice."""
+    return _made(4, seed, lambda w, n: _lies(w, n[0], "sums nothing"))
+
+
+def apart_at_first(seed: int) -> Scenario:
+    """What members announce when they start is lost between two halves."""
+
+    def arrange(world: World, nodes: list[Node]) -> None:
+        world.network.sides = {node.name: i % 2 for i, node in enumerate(nodes)}
+
+        def join() -> None:
+            world.network.sides = None
+
+        world.later(2_000, join)
+
+    return _made(4, seed, arrange)
+
+
+def decided_by_one_that_goes(seed: int) -> Scenario:
+    """Three of four vote; the proposer alone learns the outcome, and all three die.
+
+    The others come back with the fourth, who never heard of it.  What they are locked on is all
+    that keeps them from opening with other members.
+    """
+
+    def arrange(world: World, nodes: list[Node]) -> None:
+        nodes[0].crash_at, nodes[0].down_ms = (1, False), 3_000
+        proposer: list[Node] = []
+
+        def watch(node: Node, effect: Any) -> None:
+            if not isinstance(effect, ev.Persist):
+                return
+            if effect.key.endswith("/0/proposal") and not proposer:
+                proposer.append(node)
+            elif "/opened/" in effect.key and proposer == [node] and not node.crashes:
+                world.later(1, kill)
+
+        def kill() -> None:
+            for node in nodes[1:]:
+                node.down_ms = 9_000 if node is proposer[0] else 100
+                world.crash(node)
+
+        world.watchers.append(watch)
+
+    return _made(4, seed, arrange)
