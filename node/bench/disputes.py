@@ -73,13 +73,15 @@ class DisputeWorld:
     def packed(self, boundary: int) -> bytes:
         return integer.pack_rows(self.boundaries[boundary])
 
-    def anchor(self, place: int = 1, of: int = 3) -> None:
+    def anchor(self, place: int = 1, of: int = 3, job: int = 0) -> None:
         """Seal what `boundaries` say, among other receipts."""
         roots = [
             boundary_root(self.packed(one), self.shape, one, SALT)
             for one in range(len(self.boundaries))
         ]
-        order = Order(self.model.root, _key(HOST), bytes(16), self.shape, roots[0])
+        order = Order(
+            self.model.root, _key(HOST), bytes([job]) * 16, self.shape, roots[0]
+        )
         sealed_order = seal_order(_sealer(CLINIC), _key(CLINIC), order)
         self.sealed = seal_receipt(
             _sealer(HOST), _key(HOST), sealed_order, roots[1:], 1_800_000_000
@@ -276,7 +278,7 @@ def measure(machine: Machine) -> dict[str, int]:
 
 def _norm_gas(world: DisputeWorld) -> int:
     """A wrong norm of 768 numbers, with matrices that follow from it."""
-    world.anchor(place=1, of=2)
+    world.anchor(place=1, of=2, job=1)
     number, claim = world.accuse(6, 1, 5)
     rows = world.trace(claim)
     rows[0] = bent(rows[0], 700, -1, size=1)
