@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Any, Protocol
 
-from protocol.dispute import Claim, Proof, Row, Turn
+from protocol.dispute import Claim, NormProof, Proof, Row, Turn
 from protocol.members import Member, MemberSet
 from protocol.receipt import BatchProof
 from protocol.types import Digest, PeerId, PublicKey
@@ -522,6 +522,15 @@ class Arbiter(Protocol):
 
     async def prove(
         self, number: int, claim: Claim, hashes: Sequence[bytes], proof: Proof
+    ) -> None: ...
+
+    async def prove_norm(
+        self,
+        number: int,
+        claim: Claim,
+        hashes: Sequence[bytes],
+        step: int,
+        proof: NormProof,
     ) -> None: ...
 
     async def drop(self, number: int) -> None:

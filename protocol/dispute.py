@@ -23,6 +23,8 @@ READS = (0, 0, 0, 4, 6, 6, 9)
 WRITES = (1, 2, 3, 5, 7, 8, None)
 """Step that it writes; the last one writes the row after the layer."""
 MIDDLE = 5
+NORMS = (0, 6)
+"""Steps that are a norm, of the row before the layer and of `MIDDLE`."""
 OUTPUT_PROJECTION, DOWN = 3, 6
 
 _LABEL = b"rexis-trace-1"
@@ -94,6 +96,27 @@ class Proof:
     other: Row
     """What the matrix wrote; for `DOWN` the row its output is added to."""
     boundary: RowOpening = NO_ROW
+
+
+@dataclass(frozen=True)
+class Trunk:
+    """What a norm needs of the model, and its way into the model root."""
+
+    numbers: bytes
+    tables: bytes
+    layers: tuple[bytes, ...]
+
+
+@dataclass(frozen=True)
+class NormProof:
+    """One wrong number of a norm, as the contract takes it."""
+
+    trunk: Trunk
+    boundary: RowOpening
+    """The row before the layer; `NO_ROW` for the second norm."""
+    middle: Row
+    claimed: Row
+    entry: int
 
 
 @dataclass

@@ -13,8 +13,8 @@ import {Steps} from "./Steps.sol";
 ///
 /// A challenger names one token's row after one layer of an anchored receipt.  The host answers
 /// with the hashes of the ten rows inside the layer from which it follows.  Whatever is wrong in
-/// the layer is then wrong between two rows, and those of a matrix are checked here: the input
-/// row, one output channel of the released model, the output.  Who does not move in time loses;
+/// the layer is then wrong between two rows, and those of a matrix or a norm are checked here: of a
+/// matrix the input row, one output channel of the released model and the output.  Who does not move in time loses;
 /// the loser's bond is the winner's (`Board`).
 ///
 /// A host that answers what the model says cannot lose: every way to its bond ends in a number
@@ -53,6 +53,17 @@ contract Disputes is Membership {
         Steps.Row other;
         /// The row before the layer (output projection) or after it (down projection).
         Steps.Opened boundary;
+    }
+
+    /// One wrong number of a norm: the row it is of, and the row the host has of it.
+    struct NormProof {
+        Steps.Trunk trunk;
+        /// The row before the layer; empty for the second norm.
+        Steps.Opened boundary;
+        /// Step 5, for the second norm.
+        Steps.Row middle;
+        Steps.Row claimed;
+        uint256 entry;
     }
 
     uint256 public constant STEPS = 10;
@@ -193,6 +204,22 @@ contract Disputes is Membership {
         _close(number, found, Board.Outcome.Upheld);
     }
 
+    /// Show one number of a norm that the host's own row before it makes another: step 0 or 6.
+    function proveNorm(
+        uint256 number,
+        Steps.Claim calldata claim,
+        bytes32[STEPS] calldata rows,
+        uint8 step,
+        NormProof calldata proof
+    ) external {
+        Dispute storage found = _moving(number, Turn.Challenger);
+        _requireSame(found, claim, rows);
+        if (step != 0 && step != 6) revert NoSuchStep(step);
+        if (claim.rowLeaf(step, proof.claimed) != rows[step]) revert AnotherRow(step);
+        if (!_normWrong(claim, rows, step == 0, proof)) revert NotWrong(int256(proof.entry));
+        _close(number, found, Board.Outcome.Upheld);
+    }
+
     /// The challenger sees nothing that can be shown here; both keep what is theirs.
     function drop(uint256 number) external {
         _close(number, _moving(number, Turn.Challenger), Board.Outcome.Undecided);
@@ -290,6 +317,27 @@ contract Disputes is Membership {
             (there, claimed) = Steps.packedOf(proof.boundary.row, head.channel);
         }
         computed = Steps.clamp(base + computed, _RESIDUAL);
+    }
+
+    function _normWrong(
+        Steps.Claim calldata claim,
+        bytes32[STEPS] calldata rows,
+        bool first,
+        NormProof calldata proof
+    ) private pure returns (bool) {
+        bytes calldata row = first ? proof.boundary.row : proof.middle.entries;
+        if (first) {
+            claim.requireBoundary(claim.layer, claim.before, proof.boundary);
+        } else if (claim.rowLeaf(5, proof.middle) != rows[5]) {
+            revert AnotherRow(5);
+        }
+        Steps.Norm memory norm = claim.normOf(proof.trunk, row, first);
+        bytes calldata claimed = proof.claimed.entries;
+        if (claimed.length != norm.width) return true;
+        if (int256(uint256(proof.claimed.exponent)) != norm.exponent) return true;
+        if (proof.entry >= norm.width) revert Steps.Malformed();
+        int256 entry = int8(uint8(claimed[proof.entry]));
+        return entry != Steps.normed(norm, row, first, proof.entry);
     }
 
     function _between(uint256 matrix) private pure returns (uint8 from, uint8 to) {

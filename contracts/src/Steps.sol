@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.37;
 
+import {Math} from "@openzeppelin/contracts/utils/math/Math.sol";
+
 import {Inclusion} from "./Inclusion.sol";
 
 /// The leaves behind a layer's result and the arithmetic between them, as docs/verify.md §2 and
@@ -44,6 +46,21 @@ library Steps {
         bytes32[] casePath;
     }
 
+    /// The head of a trunk: its numbers, the digest of its tables, the roots of its layers.
+    struct Trunk {
+        bytes numbers;
+        bytes32 tables;
+        bytes32[] layers;
+    }
+
+    /// What a norm is of a row.
+    struct Norm {
+        uint256 width;
+        int256 gain;
+        int256 shift;
+        int256 exponent;
+    }
+
     /// Numbers of a channel's leaf; the weights follow.
     struct Head {
         uint256 matrix;
@@ -54,6 +71,7 @@ library Steps {
     }
 
     uint256 internal constant HEAD_BYTES = 14;
+    uint256 internal constant NUMBERS_BYTES = 84;
 
     error NotInReceipt();
     error NotInModel();
@@ -112,9 +130,8 @@ library Steps {
         pure
         returns (Head memory head)
     {
-        bytes32 model =
-            sha256(abi.encodePacked("rexis-model-root-1", channel.header, channel.layers));
-        if (model != claim.model || claim.layer >= channel.layers.length) revert NotInModel();
+        _requireModel(claim, channel.header, channel.layers);
+        if (claim.layer >= channel.layers.length) revert NotInModel();
         bytes32 leaf = sha256(abi.encodePacked(bytes1(0), channel.leaf));
         // A leaf says itself which channel it is, so where it stands need not be believed.
         bytes32 root = Inclusion.rootOf(leaf, channel.index, channel.size, channel.path);
@@ -127,6 +144,44 @@ library Steps {
         head.inputs = _little(data, 6);
         head.multiplier = _little(data, 10);
         if (data.length != HEAD_BYTES + head.inputs) revert Malformed();
+    }
+
+    /// norm of the op-spec for a row (packed: between layers; else of four-byte numbers): all
+    /// that its entries have in common.
+    function normOf(Claim memory claim, Trunk calldata trunk, bytes calldata row, bool packed)
+        internal
+        pure
+        returns (Norm memory norm)
+    {
+        if (trunk.numbers.length != NUMBERS_BYTES) revert Malformed();
+        bytes32 header = sha256(abi.encodePacked(trunk.numbers, trunk.tables));
+        _requireModel(claim, header, trunk.layers);
+        // After the digest of the op-spec: layers, width, …; the bias after eight of them.
+        norm.width = _little(trunk.numbers, 36);
+        if (row.length != norm.width * (packed ? 3 : 4)) revert Malformed();
+        (uint256 total, int256 low, int256 high) = _spread(row, packed);
+        total += _little(trunk.numbers, 64) | (_little(trunk.numbers, 68) << 32);
+        uint256 bits = Math.log2(total) + 1;
+        if (total == 0 || bits > 62) revert Malformed();
+        uint256 lift = (62 - bits) & ~uint256(1);
+        norm.gain = int256((Math.sqrt(norm.width << 40) << 31) / Math.sqrt(total << lift));
+        norm.shift = 35 - int256(lift / 2);
+        // Rounding keeps the order, so the largest comes of one of the two ends.
+        int256 top = half(high * norm.gain, norm.shift);
+        int256 bottom = -half(low * norm.gain, norm.shift);
+        uint256 largest = uint256(top > bottom ? top : bottom);
+        uint256 length = largest == 0 ? 0 : Math.log2(largest) + 1;
+        norm.exponent = length > 7 ? int256(length - 7) : int256(0);
+    }
+
+    /// Entry of the normed row that comes of entry `place` of the row.
+    function normed(Norm memory norm, bytes calldata row, bool packed, uint256 place)
+        internal
+        pure
+        returns (int256)
+    {
+        (, int256 entry) = packed ? packedOf(row, place) : entryOf(row, place);
+        return clamp(half(half(entry * norm.gain, norm.shift), norm.exponent), 127);
     }
 
     /// linear of the op-spec, limited: `entries` are of `size` bytes each, big-endian.
@@ -195,6 +250,46 @@ library Steps {
         uint256 raw = uint256(uint8(row[3 * place])) | (uint256(uint8(row[3 * place + 1])) << 8)
             | (uint256(uint8(row[3 * place + 2])) << 16);
         value = int24(uint24(raw));
+    }
+
+    function _requireModel(Claim memory claim, bytes32 header, bytes32[] calldata layers)
+        private
+        pure
+    {
+        bytes32 model = sha256(abi.encodePacked("rexis-model-root-2", header, layers));
+        if (model != claim.model) revert NotInModel();
+    }
+
+    /// Sum of squares, and the smallest and largest entry, or 0.
+    function _spread(bytes calldata row, bool packed)
+        private
+        pure
+        returns (uint256 squares, int256 low, int256 high)
+    {
+        assembly ("memory-safe") {
+            let end := add(row.offset, row.length)
+            for { let next := row.offset } lt(next, end) {} {
+                let entry := shr(224, calldataload(next))
+                switch packed
+                case 0 {
+                    entry := signextend(3, entry)
+                    next := add(next, 4)
+                }
+                default {
+                    entry := signextend(
+                        2,
+                        or(
+                            or(and(shr(24, entry), 0xff), and(shr(8, entry), 0xff00)),
+                            and(shl(8, entry), 0xff0000)
+                        )
+                    )
+                    next := add(next, 3)
+                }
+                squares := add(squares, mul(entry, entry))
+                if slt(entry, low) { low := entry }
+                if sgt(entry, high) { high := entry }
+            }
+        }
     }
 
     function _little(bytes calldata data, uint256 place) private pure returns (uint256) {

@@ -36,7 +36,7 @@ from ee.integer.trunk import (
 
 TRUNK_MAGIC = b"rexis-integer-trunk-1\n"
 SLICE_MAGIC = b"rexis-integer-slice-1\n"
-_ROOT_LABEL = b"rexis-model-root-1"
+_ROOT_LABEL = b"rexis-model-root-2"
 _NUMBERS = struct.Struct("<8I2QI")
 _INDEX = struct.Struct("<I")
 _CHANNEL = struct.Struct("<BBII")
@@ -150,8 +150,18 @@ def open_channel(layer: Layer, matrix: int, channel: int) -> ChannelOpening:
 
 
 def header_digest(header: Header) -> bytes:
-    """What stands for the header in the model root."""
-    return hashlib.sha256(_header_bytes(header)).digest()
+    """What stands for the header in the model root.
+
+    The tables are long and only attention needs them, so they stand in it by their digest and
+    the numbers can be shown alone.
+    """
+    return hashlib.sha256(b"".join(header_parts(header))).digest()
+
+
+def header_parts(header: Header) -> tuple[bytes, bytes]:
+    """The header's numbers, and the digest of its tables."""
+    numbers, tables = _numbers_bytes(header), _tables_bytes(header)
+    return numbers, hashlib.sha256(tables).digest()
 
 
 def _channels(layer: Layer) -> Iterator[tuple[bytes, bytes]]:
@@ -178,11 +188,16 @@ def layer_size(config: TrunkConfig) -> int:
 
 
 def _header_bytes(header: Header) -> bytes:
-    config = header.config
-    sizes = [getattr(config, name) for name in bounds.LIMITS]
-    numbers = _NUMBERS.pack(*sizes, config.causal)
-    tables = [table.astype("<i2").tobytes() for table in (header.cos, header.sin)]
-    return b"".join([spec.op_spec_digest(), numbers, *tables])
+    return _numbers_bytes(header) + _tables_bytes(header)
+
+
+def _numbers_bytes(header: Header) -> bytes:
+    sizes = [getattr(header.config, name) for name in bounds.LIMITS]
+    return spec.op_spec_digest() + _NUMBERS.pack(*sizes, header.config.causal)
+
+
+def _tables_bytes(header: Header) -> bytes:
+    return b"".join(t.astype("<i2").tobytes() for t in (header.cos, header.sin))
 
 
 def _layer_bytes(layer: Layer) -> bytes:

@@ -21,7 +21,7 @@ from ee.integer.linear import Matrix
 from ee.integer.rows import pack_rows
 from ee.integer.trunk import Header, IntegerTrunk, Layer, TrunkConfig
 
-KNOWN_ANSWER = "431df82df27773d3086a0d6d99f4b7fbb1204ddfdbcc8fb0dc4edb0d332a9ed3"
+KNOWN_ANSWER = "82f85126419a6d34eeeb27ec85dc4a9d8cc551c5415d47365d72b90128274219"
 
 
 def self_test() -> None:

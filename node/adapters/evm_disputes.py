@@ -9,7 +9,7 @@ from node.adapters.evm_market import EvmMarket
 from node.adapters.evm_rows import address
 from node.errors import ChainError
 from node.ports import ChainEvent, Standing
-from protocol.dispute import Claim, Proof, Row, Turn
+from protocol.dispute import Claim, NormProof, Proof, Row, Turn
 from protocol.receipt import BatchProof
 
 # Places in `Disputes.Dispute`.
@@ -59,6 +59,17 @@ class EvmDisputes:
         self, number: int, claim: Claim, hashes: Sequence[bytes], proof: Proof
     ) -> None:
         await self._send("prove", number, astuple(claim), list(hashes), astuple(proof))
+
+    async def prove_norm(
+        self,
+        number: int,
+        claim: Claim,
+        hashes: Sequence[bytes],
+        step: int,
+        proof: NormProof,
+    ) -> None:
+        about = (number, astuple(claim), list(hashes), step)
+        await self._send("proveNorm", *about, astuple(proof))
 
     async def drop(self, number: int) -> None:
         await self._send("drop", number)

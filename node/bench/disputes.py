@@ -24,7 +24,7 @@ from node.verifier import dispute
 from node.verifier.replay import Model
 from protocol import merkle
 from protocol.boundary import RowOpening, boundary_root, open_row
-from protocol.dispute import STEPS, Claim, Proof, Row, claim_from, salted
+from protocol.dispute import STEPS, Claim, NormProof, Proof, Row, claim_from, salted
 from protocol.receipt import Order, batch_proof, batch_root, seal_order, seal_receipt
 from protocol.types import PublicKey
 
@@ -73,13 +73,15 @@ class DisputeWorld:
     def packed(self, boundary: int) -> bytes:
         return integer.pack_rows(self.boundaries[boundary])
 
-    def anchor(self, place: int = 1, of: int = 3) -> None:
+    def anchor(self, place: int = 1, of: int = 3, job: int = 0) -> None:
         """Seal what `boundaries` say, among other receipts."""
         roots = [
             boundary_root(self.packed(one), self.shape, one, SALT)
             for one in range(len(self.boundaries))
         ]
-        order = Order(self.model.root, _key(HOST), bytes(16), self.shape, roots[0])
+        order = Order(
+            self.model.root, _key(HOST), bytes([job]) * 16, self.shape, roots[0]
+        )
         sealed_order = seal_order(_sealer(CLINIC), _key(CLINIC), order)
         self.sealed = seal_receipt(
             _sealer(HOST), _key(HOST), sealed_order, roots[1:], 1_800_000_000
@@ -165,6 +167,27 @@ class DisputeWorld:
             *(by, "disputes", "prove", number, astuple(claim), hashes, astuple(proof))
         )
 
+    def find_norm(self, claim: Claim, rows: list[Row]) -> tuple[int, int] | None:
+        before, _ = self.around(claim)
+        return dispute.wrong_norm(self.trunk.header, rows, before.row)
+
+    def norm_at(
+        self, claim: Claim, rows: list[Row], place: tuple[int, int]
+    ) -> NormProof:
+        before, _ = self.around(claim)
+        return dispute.norm_proof(self.model, rows, place, before)
+
+    def prove_norm(
+        self,
+        number: int,
+        claim: Claim,
+        hashes: tuple[bytes, ...],
+        step: int,
+        proof: NormProof,
+    ) -> Sent:
+        about = (number, astuple(claim), hashes, step)
+        return self._send(WATCHER, "disputes", "proveNorm", *about, astuple(proof))
+
     def held(self) -> dict[str, int]:
         """What the board holds for whom, the host's free stake among it."""
         owed = {
@@ -249,4 +272,19 @@ def measure(machine: Machine) -> dict[str, int]:
         proof = world.proof_at(claim, told, place)
         world.prove(number, claim, hashes, proof, by=by)
         gas[f"dispute_{name}"] = world.gas
+    gas["dispute_norm_768"] = _norm_gas(world)
     return gas
+
+
+def _norm_gas(world: DisputeWorld) -> int:
+    """A wrong norm of 768 numbers, with matrices that follow from it."""
+    world.anchor(place=1, of=2, job=1)
+    number, claim = world.accuse(6, 1, 5)
+    rows = world.trace(claim)
+    rows[0] = bent(rows[0], 700, -1, size=1)
+    hashes = world.answer(number, claim, rows)
+    place = world.find_norm(claim, rows)
+    assert place == (0, 700)
+    proof = world.norm_at(claim, rows, place)
+    world.prove_norm(number, claim, hashes, 0, proof)
+    return world.gas

@@ -7,7 +7,13 @@ from typing import Any
 from node.compute.evaluation import model_at, tested
 from node.errors import ComputeError
 from node.verifier import bundle
-from node.verifier.dispute import proof, traced, wrong_channel
+from node.verifier.dispute import (
+    norm_proof,
+    proof,
+    traced,
+    wrong_channel,
+    wrong_norm,
+)
 from node.verifier.replay import Model
 from protocol.boundary import open_row
 from protocol.dispute import Claim, Game, salted
@@ -34,9 +40,10 @@ def place(params: Mapping[str, Any], _progress: Progress) -> dict[str, Any]:
 
 
 def move(params: Mapping[str, Any], _progress: Progress) -> dict[str, Any]:
-    """{evidence (path), game} -> {step, proof}: what a challenger does next.
+    """{evidence (path), game} -> {step, proof, norm}: what a challenger does next.
 
-    `step` is a row to ask for, else None; `proof` is empty where nothing can be shown.
+    `step` is a row to ask for, else None; `proof` is empty where nothing can be shown; `norm` is
+    the step of the norm that it is about, or None where it is about a matrix.
     """
     tested()
     game, evidence = decode(params["game"], Game), _evidence(params)
@@ -44,17 +51,21 @@ def move(params: Mapping[str, Any], _progress: Progress) -> dict[str, Any]:
     own = salted(traced(model, claim, evidence.rows), evidence.salt, claim)
     step = game.unknown_step(own)
     if step is not None:
-        return {"step": step, "proof": b""}
+        return {"step": step, "proof": b"", "norm": None}
     shape, where = (claim.cases, claim.tokens, claim.width), (claim.case, claim.token)
     before = open_row(evidence.rows, shape, claim.layer, evidence.salt, *where)
     after = open_row(evidence.committed, shape, claim.layer + 1, evidence.salt, *where)
     rows = game.rows(own)
     layer = model.layers[claim.layer - model.first]
     wrong = wrong_channel(layer, rows, before.row, after.row)
-    if wrong is None:
-        return {"step": None, "proof": b""}
-    found = proof(model, claim, rows, wrong, before, after)
-    return {"step": None, "proof": encode(found)}
+    if wrong is not None:
+        found = proof(model, claim, rows, wrong, before, after)
+        return {"step": None, "proof": encode(found), "norm": None}
+    normed = wrong_norm(model.header, rows, before.row)
+    if normed is not None:
+        shown = norm_proof(model, rows, normed, before)
+        return {"step": None, "proof": encode(shown), "norm": normed[0]}
+    return {"step": None, "proof": b"", "norm": None}
 
 
 def _evidence(params: Mapping[str, Any]) -> bundle.Bundle:

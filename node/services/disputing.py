@@ -21,7 +21,7 @@ from node.services.receipts import Receipts
 from node.services.releases import Releases
 from node.verifier import bundle
 from protocol import merkle
-from protocol.dispute import Game, Proof, Row, Turn, claim_from
+from protocol.dispute import Game, NormProof, Proof, Row, Turn, claim_from
 from protocol.errors import ProtocolError
 from protocol.receipt import open_receipt
 from protocol.wire import decode, encode
@@ -189,6 +189,10 @@ class Disputes:
         )
         if found["step"] is not None:
             await self._arbiter.ask(game.number, found["step"])
+        elif found["norm"] is not None:
+            shown = decode(found["proof"], NormProof)
+            about = game.number, game.claim, game.hashes, found["norm"]
+            await self._arbiter.prove_norm(*about, shown)
         elif found["proof"]:
             proof = decode(found["proof"], Proof)
             await self._arbiter.prove(game.number, game.claim, game.hashes, proof)

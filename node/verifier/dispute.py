@@ -4,22 +4,28 @@ The arithmetic is that of `contracts/src/Steps.sol`: long integers, so that no r
 have hashed, in range or not, is computed otherwise here than there.
 """
 
+from math import isqrt
+
 import numpy as np
 
 from ee import integer
-from ee.integer import Layer, spec
+from ee.integer import Header, Layer, spec
 from node.verifier.replay import Model
 from protocol.boundary import RowOpening
 from protocol.dispute import (
     DOWN,
     MIDDLE,
+    NO_ROW,
+    NORMS,
     OUTPUT_PROJECTION,
     READS,
     WRITES,
     Channel,
     Claim,
+    NormProof,
     Proof,
     Row,
+    Trunk,
 )
 
 _PACKED = integer.ENTRY_BYTES
@@ -68,6 +74,44 @@ def wrong_channel(
     return None
 
 
+def wrong_norm(
+    header: Header, rows: list[Row], before: bytes
+) -> tuple[int, int] | None:
+    """First (step, entry) of a norm that is not its row's; None: both norms are right."""
+    for step in NORMS:
+        source, claimed = rows[MIDDLE].entries, rows[step]
+        count = header.config.width
+        values = [
+            _packed(before, i) if step == 0 else _entry(source, i) for i in range(count)
+        ]
+        known = [value for value in values if value is not None]
+        normed = _normed(known, header.config.norm_bias)
+        if len(known) != count or normed is None:
+            continue  # the row itself is not one of the model's, and is shown wrong as such
+        exponent, entries = normed
+        if len(claimed.entries) != count or claimed.exponent != exponent:
+            return step, 0
+        told = np.frombuffer(claimed.entries, ">i1").tolist()
+        for place, (one, other) in enumerate(zip(told, entries, strict=True)):
+            if one != other:
+                return step, place
+    return None
+
+
+def norm_proof(
+    model: Model, rows: list[Row], place: tuple[int, int], before: RowOpening
+) -> NormProof:
+    """What the contract needs to see for the `place` that `wrong_norm` found."""
+    step, entry = place
+    return NormProof(
+        trunk=Trunk(*integer.header_parts(model.header), model.roots),
+        boundary=before if step == 0 else NO_ROW,
+        middle=rows[MIDDLE],
+        claimed=rows[step],
+        entry=entry,
+    )
+
+
 def proof(
     model: Model,
     claim: Claim,
@@ -95,6 +139,18 @@ def proof(
     if number in around:
         return Proof(shown, *known, around[number])
     return Proof(shown, *known)
+
+
+def _normed(values: list[int], bias: int) -> tuple[int, list[int]] | None:
+    """Norm of the op-spec on long integers; None beyond what it is defined for."""
+    total = sum(value * value for value in values) + bias
+    if not 0 < total < 1 << 62:
+        return None
+    lift = (62 - total.bit_length()) & ~1
+    gain = (isqrt(len(values) << 40) << 31) // isqrt(total << lift)
+    scaled = [_half(value * gain, 35 - lift // 2) for value in values]
+    exponent = max(0, max(map(abs, scaled)).bit_length() - spec.ROW_BITS)
+    return exponent, [_clamp(_half(value, exponent), 127) for value in scaled]
 
 
 def _entry(entries: bytes, channel: int) -> int | None:

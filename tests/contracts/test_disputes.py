@@ -21,7 +21,7 @@ from node.bench.disputes import (
 from node.bench.federation import Reverted, first
 from node.bench.machines import Revm
 from protocol.boundary import boundary_root
-from protocol.dispute import READS, WRITES, Game, Row
+from protocol.dispute import NORMS, READS, WRITES, Game, Row
 
 UPHELD, REJECTED, UNDECIDED = 1, 2, 3
 LAYER, CASE, TOKEN = 1, 0, 5
@@ -108,6 +108,51 @@ def test_a_row_that_does_not_fit_what_follows_from_it_is_shown(step):
         assert READS[place[0]] == step
         sent = world.prove(number, claim, hashes, world.proof_at(claim, rows, place))
         assert outcome(sent) == UPHELD
+
+
+@pytest.mark.parametrize("step", NORMS)
+@pytest.mark.parametrize("how", ["entry", "exponent", "short", "long"])
+@pytest.mark.parametrize("case", [0, 1, 2], ids=["ordinary", "at the limit", "tiny"])
+def test_a_wrong_number_of_a_norm_is_shown_by_its_row(step, how, case):
+    world = made()
+    world.anchor()
+    number, claim = world.accuse(LAYER, case, TOKEN)
+    rows = world.trace(claim)
+    assert world.find_norm(claim, rows) is None
+    true = rows[step]
+    rows[step] = {
+        "entry": bent(true, 7, 1 if true.entries[7] != 127 else -1, size=1),
+        "exponent": replace(true, exponent=true.exponent + 1),
+        "short": replace(true, entries=true.entries[:-1]),
+        "long": replace(true, entries=true.entries + b"\x00"),
+    }[how]
+    hashes = world.answer(number, claim, rows)
+    place = world.find_norm(claim, rows)
+    assert place == (step, 7 if how == "entry" else 0)
+    proof = world.norm_at(claim, rows, place)
+    with refused("AnotherRow"):
+        world.prove_norm(number, claim, hashes, 6 - step, proof)
+    sent = world.prove_norm(number, claim, hashes, step, proof)
+    assert outcome(sent) == UPHELD
+
+
+@pytest.mark.parametrize("case", [0, 1, 2], ids=["ordinary", "at the limit", "tiny"])
+def test_no_number_of_a_true_norm_is_wrong_to_the_contract(case):
+    world = made()
+    world.anchor()
+    number, claim = world.accuse(LAYER, case, TOKEN)
+    rows = world.trace(claim)
+    hashes = world.answer(number, claim, rows)
+    for step in NORMS:
+        for entry in range(world.shape[2]):
+            proof = world.norm_at(claim, rows, (step, entry))
+            with refused("NotWrong"):
+                world.prove_norm(number, claim, hashes, step, proof)
+        with refused("Malformed"):
+            proof = world.norm_at(claim, rows, (step, world.shape[2]))
+            world.prove_norm(number, claim, hashes, step, proof)
+    with refused("NoSuchStep"):
+        world.prove_norm(number, claim, hashes, 4, proof)
 
 
 def test_silence_loses_and_so_does_a_challenger_with_nothing_to_show(world):
