@@ -36,9 +36,9 @@ imports: setup
 fast-unit: setup
 	$(FAST) tests/unit tests/sim
 fast-nodes: setup
-	$(FAST) $(filter-out tests/unit tests/sim tests/tensor tests/vectors,$(wildcard tests/*))
+	$(FAST) $(filter-out tests/unit tests/sim tests/tensor tests/federation tests/vectors,$(wildcard tests/*))
 fast-tensor: setup
-	$(FAST) tests/tensor
+	$(FAST) tests/tensor tests/federation
 
 sim: setup ## ten thousand simulated federations, and mutants that must be caught
 	$(PY) tests/sim --mutants

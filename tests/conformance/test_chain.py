@@ -72,12 +72,6 @@ def world(request: pytest.FixtureRequest) -> World:
     return on_evm(request.getfixturevalue("busy_url"), CONFIRMATIONS)
 
 
-# The few that also meet the real contracts in `make check`.
-on_both = pytest.mark.parametrize(
-    "world", ["memory", "evm", EVM_CONFIRMED, ANVIL], indirect=True
-)
-
-
 async def admit(world: World, *names: str, roles: int = ROLE_DATA_PROVIDER) -> None:
     owner = world.chain("owner")
     for name in names:
@@ -203,7 +197,6 @@ async def test_only_data_providers_list_and_each_record_once(world):
         await world.chain("clinic").list_dataset(Digest(bytes(32)), 1, 0)
 
 
-@on_both
 async def test_a_grant_lives_until_it_is_revoked_and_may_be_given_again(world):
     await admit(world, "clinic", "other")
     await admit(world, "researcher", roles=ROLE_RESEARCHER)
@@ -476,7 +469,6 @@ async def test_values_that_do_not_fit_are_chain_errors_before_anything_is_sent(w
     assert await clinic.datasets() == []
 
 
-@on_both
 async def test_following_gives_every_event_once_in_order_with_bytes(world):
     start = (await world.chain("owner").head()).number + 1
     await admit(world, "clinic")

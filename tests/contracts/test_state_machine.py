@@ -23,6 +23,7 @@ def run(
     )
 
 
+@pytest.mark.slow
 def test_the_contracts_keep_their_rules_in_a_few_federations():
     run(Contracts, examples=8, steps=30)
 

@@ -306,6 +306,7 @@ def test_no_request_makes_the_chain_fail(chain, data):
     assert "result" in answer or answer["error"]["code"] != -32603, answer
 
 
+@pytest.mark.slow
 def test_a_second_chain_on_one_file_is_refused(tmp_path):
     path = tmp_path / "chain.sqlite"
     first = SqliteKV(path)

@@ -54,6 +54,7 @@ def test_a_taken_port_is_two_lines_and_the_database_is_let_go(tmp_path, capsys):
     SqliteKV(path).close()
 
 
+@pytest.mark.slow
 def test_a_file_in_use_and_another_chain_id_are_two_lines(tmp_path, capsys):
     path = tmp_path / "chain.sqlite"
     kv = SqliteKV(path)

@@ -353,6 +353,7 @@ async def test_small_units_do_not_show_their_count_by_number_or_by_length(world)
     assert len({entry.length for entry in entries}) == 1
 
 
+@pytest.mark.slow
 async def test_rows_of_one_person_share_a_unit(world):
     rows = [[f"p{i % 90}", str(i), "2"] for i in range(180)]
     path = world.csv(table(rows))
@@ -561,6 +562,7 @@ async def test_a_node_that_does_not_see_its_chain_lets_nobody_pull(world):
         await answer(peer, encode(DataQuery(dataset, 0)))
 
 
+@pytest.mark.slow
 async def test_watching_sees_a_revocation_by_others_and_survives_the_chain(
     world, autojump_clock
 ):

@@ -156,6 +156,7 @@ def test_brackets_inside_a_string_are_not_depth():
 
 
 @pytest.mark.parametrize("opening", [b"[", b'{"a":', b'["\\"",[', b'["', b"]["])
+@pytest.mark.slow
 def test_no_nesting_ends_the_process(opening):
     """Whatever the recursion limit is; in a process of its own, since it might end."""
     code = (

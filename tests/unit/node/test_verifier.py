@@ -134,6 +134,7 @@ def test_an_honest_receipt_passes_whole_and_layer_by_layer(case):
         assert (part.fault, part.first, part.count) == (None, layer, 1)
 
 
+@pytest.mark.slow
 def test_any_single_altered_number_is_found_in_its_layer(case):
     generator = np.random.default_rng(11)
     for number in range(90):
@@ -284,6 +285,7 @@ def test_a_bundle_over_the_limit_is_refused(case, monkeypatch):
         bundle.write(case.bundle())
 
 
+@pytest.mark.slow
 def test_no_flipped_byte_anywhere_leaves_a_bundle_that_passes(case):
     data = bundle.write(case.bundle())
     generator = np.random.default_rng(13)

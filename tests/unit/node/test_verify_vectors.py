@@ -47,6 +47,7 @@ def tree(leaves):
     return sha(b"\x01", tree(leaves[:cut]), tree(leaves[cut:]))
 
 
+@pytest.mark.slow
 def test_the_file_is_what_the_generator_makes():
     run = subprocess.run(
         [sys.executable, FOLDER / "generate.py", "--check"],
@@ -224,6 +225,7 @@ def test_a_dispute_is_computed_a_second_time():
 
 
 @pytest.mark.parametrize("vector", VECTORS["bundles"], ids=lambda v: v["name"])
+@pytest.mark.slow
 def test_the_program_ends_as_the_vector_says(vector, tmp_path, monkeypatch, capsys):
     path = tmp_path / "x.bundle"
     path.write_bytes(raw(vector["bundle"]))

@@ -67,6 +67,7 @@ def test_a_member_alone_is_worth_less_than_the_sum():
     assert noise.alone(1.0) == pytest.approx(2.0)
 
 
+@pytest.mark.slow
 def test_epsilon_of_one_gaussian_is_the_textbook_one():
     # Balle and Wang 2018: the exact delta of a Gaussian mechanism.
     def delta(eps: float, sigma: float) -> float:

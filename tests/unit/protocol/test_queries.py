@@ -152,6 +152,7 @@ def below(seed):
 
 
 @pytest.mark.parametrize("sigma2", [Fraction(1, 3), Fraction(10), Fraction(12345, 7)])
+@pytest.mark.slow
 def test_noise_has_the_distribution_that_is_stated(sigma2):
     draw, count = below(1), 4000
     drawn = [discrete_gaussian(sigma2, draw) for _ in range(count)]
