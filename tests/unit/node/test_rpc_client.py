@@ -94,12 +94,10 @@ def test_an_error_without_a_hint(path):
 def test_an_answer_that_does_not_come_in_time(path):
     done = threading.Event()
     with answering(path, lambda _sock: done.wait(5)):
-        started = time.monotonic()
         with pytest.raises(
             UnreachableError, match=r"no answer to runs.list within 0.2 s"
         ):
             call(path, "runs.list", {}, timeout_s=0.2)
-        assert time.monotonic() - started < 2
         done.set()
 
 
