@@ -70,6 +70,9 @@ class Record:
     scales: Digest | None = None
     done: int = 0
     """Rounds with a verdict."""
+    starting: bool = False
+    """Set before anything is waited for: a second machine under the same keys would deal and
+    vote a second time, and be told apart from a liar by nobody."""
     trainer: Trainer | None = None
     reason: str = ""
     last_end: float = 0.0
@@ -249,7 +252,8 @@ class Runs:
                 record = self._known[run]
                 me = self._tools.signer.public_key
                 consented = record.course.consents.get(me)
-                if consented and record.course.complete and not record.trainer:
+                if consented and record.course.complete and not record.starting:
+                    record.starting = True
                     nursery.start_soon(self._train, record, consented.dataset)
 
     async def _train(self, record: Record, dataset: int) -> None:
@@ -262,7 +266,7 @@ class Runs:
             records = await self._datasets.own_rows(dataset)
             epoch = course.epoch(created["size"], record.plan)
         except (NodeError, ProtocolError) as error:
-            record.reason = str(error)
+            record.reason, record.starting = str(error), False
             log.warning("run cannot start", run=_short(record), reason=str(error))
             return
         record.last_end = trio.current_time()

@@ -46,6 +46,25 @@ async def test_four_clinics_end_every_round_with_the_same_state(world):
     assert world.refused == []
 
 
+async def test_a_run_that_is_told_to_start_twice_starts_once(world):
+    """As two consents that arrive together tell it; two machines would contradict each other."""
+    async with AsyncExitStack() as stack:
+        for site in world.sites:
+            await stack.enter_async_context(site.up())
+        run = await world.propose(rounds=1)
+        for site in world.sites:
+            with trio.fail_after(10):
+                while not site.runs.record(run).course.complete:
+                    await trio.lowlevel.checkpoint()
+            site.runs._start.send_nowait(run)
+        await world.until_finished(run)
+        for site in world.sites:
+            (row,) = site.runs.rounds(run)
+            assert len(row["survivors"]) == 4
+            events = await site.store.events(limit=1000)
+            assert not [e for e in events if e.kind == "round.evidence"]
+
+
 @pytest.mark.slow
 async def test_a_finished_run_leaves_no_shard_update_or_secret_behind(world):
     async with AsyncExitStack() as stack:
