@@ -23,6 +23,7 @@ from crypt4gh import lib as c4gh
 
 from node.adapters.blob_dir import BlobDir
 from node.bench import gas
+from node.bench.memory import Growth
 from node.market import body, sealed
 from node.market.source import File, Stream
 
@@ -66,18 +67,10 @@ def _timed(
         return time.perf_counter() - begun
 
 
-def _resident(name: str) -> int:
-    """KiB of a line of /proc/self/status."""
-    text = Path("/proc/self/status").read_text()
-    return int(text.split(f"{name}:")[1].split()[0])
-
-
 def _peak(path: Path, secret: bytes, answer: "multiprocessing.Queue[int]") -> None:
-    # Five resets the high-water mark, which imports have raised (proc(5)).
-    Path("/proc/self/clear_refs").write_text("5")
-    before = _resident("VmRSS")
+    growth = Growth()
     _timed(_ours, path, secret)
-    answer.put(_resident("VmHWM") - before)
+    answer.put(growth.bytes())
 
 
 def _peak_mb(path: Path, secret: bytes) -> float:
@@ -86,9 +79,9 @@ def _peak_mb(path: Path, secret: bytes) -> float:
     answer: multiprocessing.Queue[int] = context.Queue()
     child = context.Process(target=_peak, args=(path, secret, answer))
     child.start()
-    kib = answer.get(timeout=600)
+    grown = answer.get(timeout=600)
     child.join()
-    return kib / 1024
+    return grown / (1 << 20)
 
 
 def measure(folder: Path, size: int, rounds: int) -> dict[str, float | int]:

@@ -18,6 +18,7 @@ from transformers import LlamaConfig
 from ee.arch.llama import Llama
 from ee.arch.sites import Options, Turn
 from ee.ledger import Context
+from node.bench.memory import peak_kib
 from node.model import convert
 from node.model.checkpoint import Checkpoint, CheckpointWriter
 
@@ -87,9 +88,7 @@ def make(folder: Path, layers: int) -> None:
 
 
 def _peak_bytes() -> int:
-    # Not `ru_maxrss`: across an exec it keeps the peak of the program that was there before.
-    text = Path("/proc/self/status").read_text()
-    return 1024 * int(text.split("VmHWM:")[1].split()[0])
+    return 1024 * peak_kib()
 
 
 def main() -> int:

@@ -6,13 +6,13 @@ the vector.
 """
 
 import os
-import resource
 import time
 from typing import Any
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
+from node.bench.memory import Growth
 from protocol.aggregate import masks
 
 ENTRIES = 10_000_000
@@ -25,9 +25,9 @@ def measure(entries: int = ENTRIES, members: int = MEMBERS) -> dict[str, Any]:
     """GB/s of masks and of the cipher, their ratio, and memory in vectors."""
     words = np.zeros(entries, "<u2")
     keys = [os.urandom(32) for _ in range(members)]
-    before = _peak_bytes()
+    growth = Growth()
     pairs = [(_cipher(), _masks(words, keys)) for _ in range(TURNS)]
-    grown = max(0, _peak_bytes() - before)
+    grown = growth.bytes()
     aes = max(one for one, _ in pairs)
     best = max(two for _, two in pairs)
     ratio = sorted(two / one for one, two in pairs)[TURNS // 2]
@@ -57,7 +57,3 @@ def _masks(words: "np.ndarray[Any, np.dtype[np.uint16]]", keys: list[bytes]) -> 
     began = time.process_time()
     masks.apply(words, 0, keys[: len(keys) // 2], keys[len(keys) // 2 :])
     return len(keys) * words.nbytes / (time.process_time() - began) / 1e9
-
-
-def _peak_bytes() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -9,7 +9,6 @@ the `fetch` of the whole adapter.
 
 import json
 import os
-import resource
 import secrets
 import statistics
 import sys
@@ -30,6 +29,7 @@ from multiaddr import Multiaddr
 from node.adapters.blob_dir import BlobDir
 from node.adapters.libp2p import Libp2pTransport
 from node.adapters.libp2p.host import Host
+from node.bench.memory import Growth
 from node.ports import Blobs
 from protocol.types import Digest, PeerId
 
@@ -153,13 +153,13 @@ async def _measure_node(addresses: str, size: int, folder: Path) -> None:
         times = [await _request_once(node, peers[0]) for _ in range(REQUESTS)]
         rate = peak = 0.0
         for digest in digests:
-            before = _resident_mb()
+            growth = Growth()
             started = time.perf_counter()
             await node.fetch(
                 peers[0], digest, others=peers[1:], limit_bytes=size, timeout_s=300
             )
             rate = blobs.size(digest) / 1e6 / (time.perf_counter() - started)
-            peak = _peak_mb() - before
+            peak = growth.megabytes()
         _say(
             {
                 "mb_per_s": rate,
@@ -168,15 +168,6 @@ async def _measure_node(addresses: str, size: int, folder: Path) -> None:
             }
         )
         _leave()
-
-
-def _resident_mb() -> float:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize() / 1e6
-
-
-def _peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
 
 
 async def _request_once(node: Libp2pTransport, peer: PeerId) -> float:
