@@ -25,6 +25,7 @@ from node.adapters.evm_disputes import EvmDisputes
 from node.adapters.keyfile import KeyFile, open_
 from node.adapters.libp2p import Libp2pTransport
 from node.adapters.sqlite_store import SqliteStore
+from node.compute.state import tidy
 from node.config import Config, load
 from node.errors import ChainError, ConfigError, NodeError
 from node.locations import Home
@@ -98,6 +99,8 @@ async def opened(
         stack.callback(store.close)
         blobs = BlobDir(home.blobs)
         blobs.tidy()
+        for folder in (home.states, home.trunks):
+            tidy(folder)
         chain = EvmChain(
             url=config.chain.url,
             chain_id=config.chain.chain_id,

@@ -6,6 +6,7 @@ fetch and check one chunk at a time.
 """
 
 import os
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from protocol import merkle
 from protocol.types import Digest
 
 CHUNK_BYTES = 1 << 20
+_ASIDE = ".part"
 
 Vector = NDArray[np.float32]
 
@@ -91,16 +93,29 @@ def _bytes(state: Vector) -> memoryview:
 
 
 def write_file(path: Path, data: bytes | memoryview) -> None:
-    """All of `data` under `path`, or nothing: written aside, synced, renamed."""
-    part = path.with_suffix(".part")
-    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as handle:
-        handle.write(data)
-        handle.flush()
-        os.fsync(handle.fileno())
-    part.replace(path)
+    """All of `data` under `path`, or nothing: written aside, synced, renamed.
+
+    Each writer has a name of its own aside: two audits of one model write the same file.
+    """
+    part = path.with_name(f"{path.name}.{secrets.token_hex(8)}{_ASIDE}")
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as handle:
+            handle.write(data)
+            handle.flush()
+            os.fsync(handle.fileno())
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def tidy(folder: Path) -> None:
+    """Remove what a crash left half written; nobody may be writing."""
+    for left in folder.glob(f"*{_ASIDE}"):
+        left.unlink()
