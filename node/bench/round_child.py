@@ -50,14 +50,16 @@ class Clocks:
             warm = name in self._known
             self._known.add(name)
             growth, self._masks = Growth(), 0.0
-            began = time.perf_counter()
+            began, worked = time.perf_counter(), time.process_time()
             try:
                 return method(params, progress)
             finally:
                 self._note(
                     {
                         "method": name,
+                        "at": began,
                         "seconds": time.perf_counter() - began,
+                        "processor": time.process_time() - worked,
                         "masks": self._masks,
                         "grown_mb": growth.megabytes(),
                         "warm": warm,
