@@ -28,7 +28,7 @@ MEMBERS = 4
 ENTRIES, QUICK_ENTRIES = 10_000_000, 1_000_000
 TURNS, QUICK_TURNS = 7, 2
 BYTES_EACH = 2
-MASKING = ("round.mask", "round.unmask")
+MASKING = ("round.mask", "round.apply")
 THEIRS = Path(__file__).with_name("hivemind_peer.py")
 
 
