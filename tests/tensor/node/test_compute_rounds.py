@@ -43,18 +43,16 @@ class Node:
         return method({**self.common, "folder": str(self.folder), **params}, print)
 
     def masked(self, name, update):
-        rounded = self.call(
-            rounds.quantise,
+        found = self.call(
+            rounds.mask,
             update=self.blobs.put(update.astype("<f4").tobytes()),
             scales=self.scales,
             weight=1,
             total=4,
             members=4,
             noise=None,
-        )
-        found = self.call(
-            rounds.mask,
-            quantised=rounded["blob"],
+            seed=name * 32,
+            noise_seed=b"",
             slices=BOUNDS,
             plus=[SEEDS[name]],
             minus=[],
