@@ -22,7 +22,7 @@ from ee.arch.sites import Attention
 from ee.errors import EncryptionError, UnsupportedModelError
 from ee.recipe import StockSpec
 from ee.spec import Slot, Vector
-from ee.split import Gain, Split, Stem, split
+from ee.split import Gain, Split, Stem, canonical_config, joined, split
 
 AT_ONCE = 64
 """Texts answered at a time."""
@@ -195,6 +195,16 @@ class StockModel:
         if not self.layers:
             return state
         return lora.merged(state, self.plan, whole, scale=self.spec.scale)
+
+    def whole(self, state: Vector) -> tuple[PreTrainedConfig, dict[str, Tensor]]:
+        """The base as it is in `state`, without the head: a stock model, its norms folded."""
+        tensors, cut = self.tensors(state), self.parts.cut
+        ends = {**self.parts.ends, **of_part(tensors, "stem")}
+        for name, tensor in of_part(tensors, "gain").items():
+            ends[f"{cut.architecture.final_norm}.{name}"] = tensor
+        made = joined(cut, self.merged_trunk(tensors), ends)
+        known = cut.architecture.skeleton(cut.config).state_dict()
+        return canonical_config(cut), {n: t for n, t in made.items() if n in known}
 
 
 class Head(nn.Module):

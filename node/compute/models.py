@@ -16,6 +16,7 @@ from ee.hyper import TrainHyper
 from ee.recipe import StockSpec, is_stock
 from ee.spec import ModelSpec, Vector, initial_state, size
 from node.compute import table
+from node.errors import ComputeError
 
 Tell = Callable[[int, int, float], None]
 
@@ -59,8 +60,13 @@ class Model(Protocol):
 
     def train(self, before: Vector, data: bytes, steps: Steps) -> Trained: ...
 
-    def tests(self, data: bytes) -> Callable[[Vector], dict[str, Any]]:
-        """From a state to {held_out, auc, loss} on the held-out records of a file."""
+    def tests(
+        self, data: bytes, *, every: bool = False
+    ) -> Callable[[Vector], dict[str, Any]]:
+        """From a state to {held_out, auc, loss} on the held-out, or all, records of a file."""
+
+    def write(self, state: Vector, folder: Path) -> None:
+        """A new folder that programs other than ours can read."""
 
 
 def model_of(params: Mapping[str, Any], task: Mapping[str, Any] | None = None) -> Model:
@@ -120,10 +126,15 @@ class Table:
                 progress=steps.tell,
             )
 
-    def tests(self, data: bytes) -> Callable[[Vector], dict[str, Any]]:
+    def tests(
+        self, data: bytes, *, every: bool = False
+    ) -> Callable[[Vector], dict[str, Any]]:
         from ee.session import predict
 
-        values, labels = self._records(data).testing()
+        records = self._records(data)
+        values, labels = records.testing()
+        if every:
+            values, labels = records.values, records.labels
 
         def tried(state: Vector) -> dict[str, Any]:
             if not len(labels):
@@ -137,6 +148,13 @@ class Table:
             }
 
         return tried
+
+    def write(self, state: Vector, folder: Path) -> None:
+        del state, folder
+        raise ComputeError(
+            "this run trains a table model, which no other program reads",
+            hint="`rexis model release` makes it an integer release",
+        )
 
     def _records(self, data: bytes) -> table.Records:
         if self._task is None:

@@ -1,5 +1,7 @@
 """Stock models in the trusted child: bases from disk, texts from tables, local steps."""
 
+import json
+import shutil
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -8,15 +10,18 @@ from typing import Any
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
+from safetensors.torch import save_file
 
 from ee.recipe import FIRST_LETTER, PAD, StockSpec
 from ee.spec import Vector
-from ee.stock import Rows, StockModel, drawn_state, stock_config
+from ee.stock import Rows, StockModel, drawn_state, of_part, stock_config
 from ee.tuning import train_stock
 from node.compute import table
 from node.compute.models import NOTHING_HELD, Steps, Trained
 from node.errors import ComputeError
 from node.model.base import TOKENIZER, files_seen, read_base
+from node.model.checkpoint import CheckpointWriter
+from node.model.convert import new_folder
 from node.worker.client import WorkerClient
 
 _BEGIN, _END, _OTHER = 0, 2, 3
@@ -64,9 +69,12 @@ class Stock:
                 progress=steps.tell,
             )
 
-    def tests(self, data: bytes) -> Callable[[Vector], dict[str, Any]]:
+    def tests(
+        self, data: bytes, *, every: bool = False
+    ) -> Callable[[Vector], dict[str, Any]]:
         rows, labels, held = self._records(data)
-        rows, labels = rows.part(np.flatnonzero(held)), labels[held]
+        if not every:
+            rows, labels = rows.part(np.flatnonzero(held)), labels[held]
 
         def tried(state: Vector) -> dict[str, Any]:
             if not len(labels):
@@ -81,6 +89,26 @@ class Stock:
             }
 
         return tried
+
+    def write(self, state: Vector, folder: Path) -> None:
+        """A stock checkpoint with its tokenizer, and the head beside it."""
+        config, tensors = self.model.whole(state)
+        head = of_part(self.model.tensors(state), "head")
+        with new_folder(folder) as made:
+            config.save_pretrained(made)
+            shapes = {name: (t.dtype, tuple(t.shape)) for name, t in tensors.items()}
+            writer = CheckpointWriter(made, shapes, {})
+            for name, tensor in tensors.items():
+                writer.write(name, tensor)
+            writer.close()
+            save_file(head, made / "head.safetensors")
+            about: dict[str, Any] = {"classes": self._spec.classes}
+            about["pool"] = self._spec.pool
+            if self._spec.letters:
+                about |= {"letters": self._spec.letters, "first": FIRST_LETTER}
+            (made / "head.json").write_text(json.dumps(about))
+            if self.folder is not None and (self.folder / TOKENIZER).exists():
+                shutil.copyfile(self.folder / TOKENIZER, made / TOKENIZER)
 
     def _records(
         self, data: bytes

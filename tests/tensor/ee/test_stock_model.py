@@ -4,6 +4,7 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModel
 
 from ee import tuning
 from ee.errors import EncryptionError, UnsupportedLayerError, UnsupportedModelError
@@ -151,6 +152,28 @@ def test_answers_in_the_clear_are_those_training_sees(learns):
     start = model.scores(np.zeros(model.size, np.float32), rows)
     assert not start.any()  # the head begins at zero, so a loss of log 2 is chance
     assert float(loss) < 0.68
+
+
+@pytest.mark.parametrize("learns", ["adapters", "all"])
+@pytest.mark.parametrize("name", ["bert", "gpt2", "esm"])
+def test_the_whole_model_is_a_stock_model_with_the_same_answers(name, learns):
+    model = made(name, learns=learns)
+    rows, _ = sequences()
+    state = 0.1 * np.random.default_rng(5).standard_normal(model.size)
+    state = state.astype(np.float32)
+    config, tensors = model.whole(state)
+    stock = AutoModel.from_config(config).eval()
+    missing, surplus = stock.load_state_dict(tensors, strict=False)
+    assert not surplus
+    made_anew = ("pooler.", "contact_head.", "rotary_embeddings.inv_freq")
+    assert all(name.startswith(made_anew) for name in missing)
+    ids, mask = torch.from_numpy(rows.ids), torch.from_numpy(rows.mask).long()
+    head = model.tensors(state)
+    with torch.no_grad():
+        hidden = stock(input_ids=ids, attention_mask=mask).last_hidden_state
+        pooled = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+        found = pooled @ head["head.weight"].T + head["head.bias"]
+    np.testing.assert_allclose(found.numpy(), model.scores(state, rows), atol=1e-5)
 
 
 def test_a_vector_becomes_tensors_and_a_vector_again():
