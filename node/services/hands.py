@@ -322,8 +322,6 @@ class Hands:
                 return await self._mask(effect)
             case ev.Sum():
                 return await self._sum(effect)
-            case ev.Unmask():
-                return await self._unmask(effect)
             case ev.Apply():
                 return await self._apply(effect)
             case ev.Tag():
@@ -388,25 +386,15 @@ class Hands:
         index = effect.slice.index
         return ev.Summed(effect.context, index, effect.members, total, carry)
 
-    async def _unmask(self, effect: ev.Unmask) -> ev.Event:
-        found = await self._call(
-            "round.unmask",
-            sums=list(effect.sums),
-            slices=_bounds(effect.slices),
-            plus=list(effect.plus),
-            minus=list(effect.minus),
-            survivors=effect.survivors,
-        )
-        strays = tuple(effect.slices[at].index for at in found["strays"])
-        total = Digest(found["total"])
-        return ev.Unmasked(effect.context, effect.sums, total, strays)
-
     async def _apply(self, effect: ev.Apply) -> ev.Event:
         opening: Opening = effect.opening
         seats, outer = self._epoch.seats, self._plan.outer
         found = await self._call(
             "round.apply",
-            total=effect.total,
+            sums=list(effect.sums),
+            slices=_bounds(effect.slices),
+            plus=list(effect.plus),
+            minus=list(effect.minus),
             base=opening.base,
             scales=opening.scales,
             here=sum(s.weight for s in seats if s.node_key in effect.survivors),
@@ -421,14 +409,15 @@ class Hands:
             folder=str(self._tools.folders.states),
             models=str(self._tools.folders.models),
         )
-        # The sum has gone into the state; where it is needed again, it is unmasked again.
-        self._tools.blobs.delete(effect.total)
+        if found["strays"]:
+            strays = tuple(effect.slices[at].index for at in found["strays"])
+            return ev.Astray(effect.context, effect.sums, strays)
         state, scales = Digest(found["state"]), Digest(found["scales"])
         self._notes.written |= {state, scales}
         self._notes.scores[state] = {k: found[k] for k in ("held_out", "auc", "loss")}
         # The metric is for everybody to see, and how a clinic's own patients fare is not.
         return ev.Applied(
-            effect.context, effect.total, state, scales, found["accept"], 0
+            effect.context, effect.sums, state, scales, found["accept"], 0
         )
 
     async def _call(self, method: str, **params: Any) -> dict[str, Any]:
@@ -455,7 +444,6 @@ _WORDS: Mapping[type, str] = {
     ev.Quantise: "rounding",
     ev.Mask: "masking",
     ev.Sum: "summing",
-    ev.Unmask: "unmasking",
     ev.Apply: "stepping",
     ev.Tag: "checking",
     ev.Check: "checking",
