@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ee.outer import outer_step
-from ee.spec import ModelSpec, size
 from node.adapters.blob_dir import BlobDir, mapped
-from node.compute import scoring, state, table
+from node.compute import scoring, state
+from node.compute.models import model_of
 from node.errors import ComputeError
 from protocol.aggregate import checks, masks, noise
 from protocol.aggregate.ring import (
@@ -106,14 +106,14 @@ def apply(params: Params, _progress: Progress) -> dict[str, Any]:
     """Step from the base by the weighted mean, and try the result on the own hold-out.
 
     {total, base, scales, here, weight, members, survivors, rate, tolerance, ring, spec, task,
-    records, folder, blobs} -> {state, scales, accept, held_out, auc, loss}.
+    records, folder, models, blobs} -> {state, scales, accept, held_out, auc, loss}.
     """
     blob_dir, ring = BlobDir(params["blobs"]), Ring(*params["ring"])
-    folder, spec = Path(params["folder"]), ModelSpec.from_dict(params["spec"])
+    folder, model = Path(params["folder"]), model_of(params, params["task"])
     exponents = _scales(folder, params["scales"])
-    total = _words(blob_dir, params["total"], ring, size(spec))
+    total = _words(blob_dir, params["total"], ring, model.size)
     factor = mean_factor(params["here"], params["weight"], params["members"])
-    before = state.read(folder, params["base"], size(spec))
+    before = state.read(folder, params["base"], model.size)
     after = np.empty_like(before)
     for at in range(0, before.size, _STEP):
         part = slice(at, at + _STEP)
@@ -122,8 +122,8 @@ def apply(params: Params, _progress: Progress) -> dict[str, Any]:
         )
         after[part] = outer_step(before[part], mean, rate=params["rate"])
     following = ring.next_exponents(total, exponents, params["survivors"])
-    held = table.records(spec, table.task(params["task"]), params["records"])
-    old, new = (scoring.held_out(spec, one, held) for one in (before, after))
+    tests = model.tests(params["records"])
+    old, new = tests(before), tests(after)
     return {
         "state": state.write(folder, after),
         "scales": state.write_bytes(folder, following.tobytes()),

@@ -504,6 +504,16 @@ class RunsSteer(Params, frozen=True):
     run: Run
 
 
+class RunsScore(Params, frozen=True):
+    run: Run
+    path: Annotated[str, _path("a CSV table as the run trains on")]
+
+
+class RunsExport(Params, frozen=True):
+    run: Run
+    path: Annotated[str, _path("a new folder for the checkpoint")]
+
+
 class RoundsList(Params, frozen=True):
     run: Run
 

@@ -482,6 +482,23 @@ class RunsList(Result, frozen=True):
     runs: list[RunRow]
 
 
+class RunScore(Result, frozen=True):
+    state_root: Annotated[Digest, _said("of the state that was tried")]
+    round: Annotated[Count, _said("rounds that state has seen")]
+    records: Annotated[Count, _said("with a known answer")]
+    auc: Annotated[
+        float | None,
+        _said("of several classes their mean; null where an answer is missing"),
+    ]
+    loss: float | None
+
+
+class RunExport(Result, frozen=True):
+    state_root: Annotated[Digest, _said("of the state that was written")]
+    round: Annotated[Count, _said("rounds that state has seen")]
+    path: str
+
+
 class Moved(Result, frozen=True):
     count: Count
     bytes: Count

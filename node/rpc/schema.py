@@ -323,6 +323,19 @@ _ALL = (
         "few are left for a quorum; its newest state can then be released.",
     ),
     Method(
+        "runs.score",
+        params.RunsScore,
+        results.RunScore,
+        "Try the newest state of a run on every record of a table, in the clear on this node.",
+    ),
+    Method(
+        "runs.export",
+        params.RunsExport,
+        results.RunExport,
+        "Write the newest state of a run over a stock model as a stock checkpoint, the head "
+        "beside it.",
+    ),
+    Method(
         "rounds.list",
         params.RoundsList,
         results.RoundsList,

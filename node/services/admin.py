@@ -71,6 +71,8 @@ class Admin:
             "runs.pause": self._runs_pause,
             "runs.resume": self._runs_resume,
             "runs.end": self._runs_end,
+            "runs.score": self._runs_score,
+            "runs.export": self._runs_export,
             "rounds.list": self._rounds_list,
             "models.release": self._models_release,
             "models.list": self._models_list,
@@ -239,6 +241,17 @@ class Admin:
 
     async def _runs_end(self, params: Any) -> Row:
         return await self._node.runs.steer(bytes.fromhex(params.run), END)
+
+    async def _runs_score(self, params: Any) -> Row:
+        self._only("institution")
+        data = await trio.to_thread.run_sync(publish.read_table, Path(params.path))
+        record = self._node.runs.record(bytes.fromhex(params.run))
+        return await self._node.finished.score(record, data)
+
+    async def _runs_export(self, params: Any) -> Row:
+        self._only("institution")
+        record = self._node.runs.record(bytes.fromhex(params.run))
+        return await self._node.finished.export(record, Path(params.path))
 
     async def _rounds_list(self, params: Any) -> Row:
         return {"rounds": self._node.runs.rounds(bytes.fromhex(params.run))}

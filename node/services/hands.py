@@ -47,6 +47,8 @@ class Folders:
 
     states: Path
     blobs: Path
+    models: Path
+    """Bases of stock models, a folder for each."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,8 @@ class Tools:
     states: States
     folders: Folders
     worker_socket: str
+    worker_host: str = ""
+    """The member whose worker is behind the socket; empty: it is our own."""
 
 
 @dataclass
@@ -291,6 +295,7 @@ class Hands:
                 "task": self._plan.task,
                 "train": self._plan.train,
                 "folder": str(tools.folders.states),
+                "models": str(tools.folders.models),
                 "root": effect.base,
                 "records": self._records,
                 "worker": tools.worker_socket,
@@ -414,6 +419,7 @@ class Hands:
             task=self._plan.task,
             records=self._records,
             folder=str(self._tools.folders.states),
+            models=str(self._tools.folders.models),
         )
         # The sum has gone into the state; where it is needed again, it is unmasked again.
         self._tools.blobs.delete(effect.total)

@@ -34,6 +34,7 @@ from node.services.certificates import Certificates
 from node.services.confirming import Confirmations
 from node.services.disputing import Disputes
 from node.services.federation import Federation
+from node.services.finished import Finished
 from node.services.hands import Folders, Tools
 from node.services.inference import Host, Requester
 from node.services.lending import Lender
@@ -120,6 +121,8 @@ class Node:
         self.market.serve()
         states = States(home.states, transport, self._may_read_state)
         socket = worker_socket(home, config)
+        folders = Folders(home.states, home.blobs, home.models)
+        self.finished = Finished(parts.compute, folders)
         self.runs = Runs(
             tools=Tools(
                 store=parts.store,
@@ -129,8 +132,9 @@ class Node:
                 federation=self.federation,
                 compute=parts.compute,
                 states=states,
-                folders=Folders(home.states, home.blobs),
+                folders=folders,
                 worker_socket=self._training_socket(transport, socket),
+                worker_host=config.worker.host,
             ),
             datasets=self.market,
             outbox=self.outbox,

@@ -17,6 +17,7 @@ import trio
 from node.clock import now_s
 from node.errors import NodeError, RoundError
 from node.ports import Announcement
+from node.services.bases import require_own_host
 from node.services.hands import RoundNotes, Tools
 from node.services.outbox import Outbox
 from node.services.privacy import privacy_row
@@ -349,18 +350,24 @@ class Runs:
     async def _create(self, plan: Plan) -> dict[str, Any]:
         return await self._tools.compute.call(
             "model.create",
-            {"spec": plan.spec, "folder": str(self._tools.folders.states)},
+            {
+                "spec": plan.spec,
+                "folder": str(self._tools.folders.states),
+                "models": str(self._tools.folders.models),
+            },
         )
 
     async def _consent_to(
         self, proposal: Proposal, plan: Plan, dataset: int
     ) -> Consent:
+        require_own_host(plan.spec, self._tools.worker_host)
         found = await self._tools.compute.call(
             "train.check",
             {
                 "spec": plan.spec,
                 "task": plan.task,
                 "train": plan.train,
+                "models": str(self._tools.folders.models),
                 "records": await self._datasets.own_rows(dataset),
             },
         )
