@@ -588,9 +588,10 @@ class ProvenanceShow(_About, frozen=True):
 class ProvenanceExport(_About, frozen=True, kw_only=True):
     path: Annotated[str, _path("where it is written, mode 0600")]
     form: Annotated[
-        Literal["prov", "svg", "dot", "records"],
+        Literal["prov", "svg", "dot", "records", "lineage"],
         Meta(
-            description="W3C PROV-O as JSON-LD, a picture, Graphviz, or the signed records"
+            description="W3C PROV-O as JSON-LD, a picture, Graphviz, the signed records, or "
+            "those with the chain's facts for `rexis-verify`"
         ),
     ]
 

@@ -233,6 +233,8 @@ class Node:
             releases=self.releases,
             receipts=self.receipts,
             certificates=self.certificates,
+            queries=self.queries,
+            where=(config.chain.chain_id, config.chain.contracts.registry),
         )
         self._topics: Mapping[str, Callable[[Announcement], Awaitable[None]]] = {
             PROPOSAL_TOPIC: self.runs.heard_proposal,
