@@ -1,6 +1,6 @@
 """The grantee's side: ask for keys, pull ciphertext, write plaintext for one's own eyes."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,11 @@ from protocol.manifest import (
 )
 from protocol.members import Member
 from protocol.types import Digest, PeerId
-from protocol.wire import decode
+from protocol.wire import decode, encode
 
 FETCH_TIMEOUT_S = 600.0
+Received = Callable[[int, bytes], Awaitable[None]]
+"""Of a dataset; the message, byte for byte."""
 PULLS_AT_ONCE = 4
 """Chunks on their way; each is held in memory once while it is checked."""
 
@@ -50,9 +52,11 @@ class Keys:
 class Grantee:
     """What this node does with datasets of others."""
 
-    def __init__(self, tools: Tools, catalogue: Catalogue) -> None:
+    def __init__(self, tools: Tools, catalogue: Catalogue, received: Received) -> None:
+        """`received` is told of every message with keys that was read to its end."""
         self._tools = tools
         self._catalogue = catalogue
+        self._received = received
 
     async def fetch(
         self,
@@ -76,6 +80,7 @@ class Grantee:
             )
             work.step("decrypting")
             size = await self._write(path, holder, keys, crypt4gh_key)
+        await self._received(dataset, encode(keys.answer))
         await self._tools.store.append_event(
             "units_read",
             {"dataset": dataset, "units": keys.units, "owner": holder.name},

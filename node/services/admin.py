@@ -16,6 +16,7 @@ from node.errors import AccessError, ChainError
 from node.market import publish
 from node.market.reader import write_private
 from node.market.search import Filter
+from node.services.deals_admin import DealsAdmin
 from node.services.node import Node
 from node.services.sessions import Sessions
 from protocol.members import (
@@ -60,6 +61,7 @@ class Admin:
             "datasets.show": self._datasets_show,
             "datasets.fetch": self._datasets_fetch,
             "datasets.withdraw": self._datasets_withdraw,
+            "datasets.terms": self._datasets_terms,
             "grants.give": self._grants_give,
             "grants.list": self._grants_list,
             "grants.revoke": self._grants_revoke,
@@ -92,6 +94,7 @@ class Admin:
             "disputes.list": self._disputes_list,
             "events.list": self._events_list,
             "node.stop": self._stop,
+            **DealsAdmin(self._node).methods(),
         }
 
     async def _status(self, _params: Any) -> Row:
@@ -163,7 +166,12 @@ class Admin:
             unit_by=params.unit_by,
             disease=params.disease,
             replaces=params.replaces,
+            offered=await self._node.market.offer(params),
         )
+
+    async def _datasets_terms(self, params: Any) -> Row:
+        market = self._node.market
+        return await market.change(params.dataset, await market.offer(params))
 
     async def _datasets_works(self, _params: Any) -> Row:
         return {"works": self._node.market.works()}
@@ -201,7 +209,8 @@ class Admin:
 
     async def _grants_give(self, params: Any) -> Row:
         return await self._node.market.give(
-            params.dataset, params.grantee, params.units, params.days
+            *(params.dataset, params.grantee, params.units, params.days),
+            params.purposes,
         )
 
     async def _grants_list(self, params: Any) -> Row:

@@ -21,10 +21,13 @@ from node.ports import (
     Arbiter,
     Blobs,
     Chain,
+    Committees,
     Compute,
+    Council,
     Store,
     Transport,
 )
+from node.ports import Market as Trade
 from node.services.auditing import Verifier
 from node.services.borrowing import Borrower
 from node.services.certificates import Certificates
@@ -70,6 +73,10 @@ class Parts:
     compute: Compute
     arbiter: Arbiter | None = None
     """None: a chain whose contracts decide no disputes."""
+    trade: Trade | None = None
+    committees: Committees | None = None
+    council: Council | None = None
+    """None of the three: a chain without a market."""
 
 
 class Node:
@@ -108,6 +115,8 @@ class Node:
             transport=transport,
             now=now_s,
             open_key=lambda: key.seal_secret,
+            trade=parts.trade,
+            committees=parts.committees,
         )
         self.market.serve()
         states = States(home.states, transport, self._may_read_state)

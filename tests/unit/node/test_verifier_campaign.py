@@ -1,4 +1,5 @@
-"""Ten thousand lies, one number each, and hundreds of honest receipts (slow).
+"""Ten thousand lies about trunks of op-spec 1, and as many about those of op-spec 2, one number
+each, and hundreds of honest receipts (slow).
 
 Every lie is signed for: the host commits to what it has.  A whole replay must name the first
 wrong layer, an audit of that layer alone must find it too, and what breaks a signature or a
@@ -6,6 +7,7 @@ proof must be refused.  A weight that is changed without any row changing is no 
 answer is still the model's, and such a draw is made again.
 """
 
+import dataclasses
 import os
 from collections import Counter
 
@@ -14,7 +16,7 @@ import numpy as np
 import pytest
 
 from ee import integer
-from ee.integer import IntegerModelError, Matrix, known
+from ee.integer import IntegerModelError, known
 from node.verifier import bundle
 from node.verifier.bundle import Bundle
 from node.verifier.replay import Model, Opened, audit
@@ -30,10 +32,27 @@ CLINIC, HOST = (nacl.signing.SigningKey(bytes([i]) * 32) for i in (1, 2))
 LIMIT = (1 << 23) - 1
 
 
+PARTS = {
+    **{f"op-spec 1, {number}": None for number in range(4)},
+    "encoder": 0,
+    "decoder": 1,
+    "gated": 2,
+    "encoder again": 0,
+}
+"""What a part of the campaign lies about; a number is that of `known.STOCK`."""
+
+
+def trunk_of(style, seed):
+    if style is None:
+        return known.drawn_trunk(causal=bool(seed % 2))
+    kind, causal = known.STOCK[style]
+    return known.drawn_stock(kind, causal=causal)
+
+
 class Campaign:
-    def __init__(self, seed):
+    def __init__(self, seed, style):
         self.draw = np.random.default_rng(seed)
-        self.trunk = known.drawn_trunk(causal=bool(seed % 2))
+        self.trunk = trunk_of(style, seed)
         data = integer.encode(self.trunk)
         self.model = Model.read(data)
         self.slices = [
@@ -118,18 +137,33 @@ class Campaign:
         return self.boundary(honest, layer)
 
     def weights(self, honest, layer):
-        """An honest computation with one entry of one matrix changed."""
-        matrices = list(self.trunk.layers[layer].matrices())
-        which = self.number(7)
-        old = matrices[which]
-        weight, multiplier = old.weight.copy(), old.multiplier.copy()
-        row, column = (self.number(extent) for extent in weight.shape)
-        if self.number(8):
-            weight[row, column] = self.draw.integers(-63, 64)
+        """An honest computation with one number of one layer changed."""
+        own = self.trunk.layers[layer]
+        matrices, gains = dict(own.named()), list(own.gains)
+        kind = self.number(8)
+        if gains and kind == 0:
+            which = self.number(2)
+            gains[which] = self.one_off(gains[which], ("multiplier", "bias"))
         else:
-            multiplier[row] = max(0, multiplier[row] + self.draw.integers(-99, 1))
-        matrices[which] = Matrix(weight, multiplier, old.shift)
-        return self.trunk.header.replay(integer.Layer(*matrices), honest[layer])
+            name = list(matrices)[self.number(len(matrices))]
+            fields = ("multiplier",) if own.q.bias is None else ("multiplier", "bias")
+            fields = fields if kind == 1 else ("weight",)
+            matrices[name] = self.one_off(matrices[name], fields)
+        told = integer.Layer.of(matrices, tuple(gains))
+        return self.trunk.header.replay(told, honest[layer])
+
+    def one_off(self, part, fields):
+        """A matrix or a gain with one entry changed."""
+        name = fields[self.number(len(fields))]
+        values = getattr(part, name).copy()
+        place = tuple(self.number(extent) for extent in values.shape)
+        if name == "weight":
+            values[place] = self.draw.integers(-63, 64)
+        elif name == "bias":
+            values[place] += self.draw.integers(-999, 1000)
+        else:
+            values[place] = max(0, values[place] + self.draw.integers(-99, 1))
+        return dataclasses.replace(part, **{name: values})
 
     def order(self, honest, layer):
         """The other layer, or two rows in each other's place."""
@@ -170,9 +204,9 @@ def sign(signing):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("part", range(4))
+@pytest.mark.parametrize("part", PARTS)
 def test_every_lie_is_caught_and_no_honest_receipt_fails(part):
-    campaign = Campaign(SEED + part)
+    campaign = Campaign(SEED + list(PARTS).index(part), PARTS[part])
     caught = Counter()
     for kind, share in SHARES.items():
         wanted, tries = int(LIES * share / 4), 0
