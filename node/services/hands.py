@@ -6,7 +6,6 @@ stored under a key that only the opened key file gives.
 """
 
 import hashlib
-import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ from node.driver import Work
 from node.errors import NodeError, TransportError
 from node.ports import Blobs, Compute, Signer, Store, Transport
 from node.services.federation import Federation
+from node.services.sessions import Sessions, session_context, session_opens
 from node.services.states import States
 from protocol.aggregate.ring import WORD_BYTES, blocks
 from protocol.aggregate.shards import Slice
@@ -28,7 +28,7 @@ from protocol.envelope import Envelope
 from protocol.rounds import events as ev
 from protocol.rounds.messages import DOMAIN, Heartbeat, Opening, Said
 from protocol.rounds.policy import Epoch
-from protocol.runs import ROUND_PROTOCOL, ROUND_TOPIC, Plan
+from protocol.runs import ROUND_PROTOCOL, ROUND_TOPIC, Plan, canonical_plan
 from protocol.types import Digest, PeerId
 from protocol.wire import decode
 
@@ -143,6 +143,7 @@ class Hands:
         self._finish = finish
         self._tell = tell
         self._complain = complain
+        self._sessions = Sessions(tools.store, tools.signer)
         self._notes = RoundNotes()
         self._shared: set[Digest] = set()
         ring = epoch.policy.ring()
@@ -288,24 +289,28 @@ class Hands:
         drawn = hashlib.sha256(
             run + effect.round.to_bytes(8, "big") + tools.signer.public_key
         )
-        found = await tools.compute.call(
-            "train.local",
-            {
-                "spec": self._plan.spec,
-                "task": self._plan.task,
-                "train": self._plan.train,
-                "folder": str(tools.folders.states),
-                "models": str(tools.folders.models),
-                "root": effect.base,
-                "records": self._records,
-                "worker": tools.worker_socket,
-                "key_seed": secrets.token_bytes(32),
-                "batch_seed": int.from_bytes(drawn.digest()[:8], "big"),
-                "elapsed": effect.round / self._rounds,
-                "blobs": str(tools.folders.blobs),
-            },
-            progress=lambda data: self._tell({**_IDLE, "what": "training", **data}),
-        )
+        own = tools.federation.name_of(tools.signer.public_key)
+        context = session_context(own, tools.worker_host or own, run, effect.round)
+        opens = session_opens(self._plan.spec, canonical_plan(self._plan))
+        async with self._sessions.key(context, opens) as seed:
+            found = await tools.compute.call(
+                "train.local",
+                {
+                    "spec": self._plan.spec,
+                    "task": self._plan.task,
+                    "train": self._plan.train,
+                    "folder": str(tools.folders.states),
+                    "models": str(tools.folders.models),
+                    "root": effect.base,
+                    "records": self._records,
+                    "worker": tools.worker_socket,
+                    "key_seed": seed,
+                    "batch_seed": int.from_bytes(drawn.digest()[:8], "big"),
+                    "elapsed": effect.round / self._rounds,
+                    "blobs": str(tools.folders.blobs),
+                },
+                progress=lambda data: self._tell({**_IDLE, "what": "training", **data}),
+            )
         self._notes.loss_first = found["loss_first"]
         self._notes.loss_last = found["loss_last"]
         self._notes.norm = found["norm"]
