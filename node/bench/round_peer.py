@@ -214,7 +214,7 @@ async def main(number: int, folder: Path, entries: int) -> None:
                 federation=federation,
                 compute=compute,
                 states=States(states, transport, lambda _run, _root, _peer: True),
-                folders=Folders(states, folder / "blobs"),
+                folders=Folders(states, folder / "blobs", folder / "models"),
                 worker_socket="",
             ),
             plan=chosen,

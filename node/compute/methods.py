@@ -22,6 +22,8 @@ _METHODS = {
     "round.apply": "stepping:apply",
     "round.tag": "rounds:tag",
     "round.check": "rounds:check",
+    "run.score": "finished:score",
+    "run.export": "finished:export",
     "model.release": "evaluation:release",
     "infer.encode": "evaluation:encode",
     "infer.read": "evaluation:read",

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ee.outer import outer_step
-from ee.spec import ModelSpec, size
 from node.adapters.blob_dir import BlobDir, mapped
-from node.compute import scoring, state, table
+from node.compute import scoring, state
+from node.compute.models import model_of
 from node.errors import ComputeError
 from protocol.aggregate.masks import Masks
 from protocol.aggregate.ring import (
@@ -41,20 +41,20 @@ def apply(params: Params, _progress: object) -> dict[str, Any]:
     """Unmask the sums, step from the base by the weighted mean, try the result.
 
     {sums, slices [[start, stop]], plus, minus, base, scales, here, weight, members,
-    survivors, rate, tolerance, ring, spec, task, records, folder, blobs} ->
+    survivors, rate, tolerance, ring, spec, task, records, folder, models, blobs} ->
     {strays, state, scales, accept, held_out, auc, loss}, or {strays} alone where slices have
     an entry out of range: then no state is made.
 
     The base is not hashed again: training has done that this round, and whatever the disk
     changed since ends in a state that nobody else claims.
     """
-    folder, spec = Path(params["folder"]), ModelSpec.from_dict(params["spec"])
-    stepped = _stepped(params, folder, size(spec))
+    folder, model = Path(params["folder"]), model_of(params, params["task"])
+    stepped = _stepped(params, folder, model.size)
     if stepped.strays:
         return {"strays": sorted(stepped.strays)}
-    held = table.records(spec, table.task(params["task"]), params["records"])
+    tests = model.tests(params["records"])
     old, new = (
-        scoring.held_out(spec, state.mapped(folder, root, size(spec)), held)
+        tests(state.mapped(folder, root, model.size))
         for root in (params["base"], stepped.root)
     )
     return {

@@ -1,8 +1,7 @@
 """What the driver of a run's rounds asks for, done with this node's tools.
 
 Vectors never pass through here: the compute child reads and writes them as blobs, and this
-module hands it names.  Records of a round hold secrets (pre-keys, seeds, shares), so they are
-stored under a key that only the opened key file gives.
+module hands it names.
 """
 
 import hashlib
@@ -13,14 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import msgpack
-import nacl.secret
 import structlog
 import trio
 
 from node.driver import Work
-from node.errors import NodeError, StorageError, TransportError
+from node.errors import NodeError, TransportError
 from node.ports import Blobs, Compute, Signer, Store, Transport
 from node.services.federation import Federation
+from node.services.record_box import RECIPES, RecordBox
+from node.services.sessions import Sessions, session_context, session_opens
 from node.services.states import States
 from protocol.aggregate.ring import WORD_BYTES, blocks
 from protocol.aggregate.shards import Slice
@@ -29,15 +29,14 @@ from protocol.envelope import Envelope
 from protocol.rounds import events as ev
 from protocol.rounds.messages import DOMAIN, Heartbeat, Opening, Said
 from protocol.rounds.policy import Epoch
-from protocol.runs import ROUND_PROTOCOL, ROUND_TOPIC, Plan
-from protocol.types import KEY_BYTES, Digest, PeerId, digest
+from protocol.runs import ROUND_PROTOCOL, ROUND_TOPIC, Plan, canonical_plan
+from protocol.types import KEY_BYTES, Digest, PeerId
 from protocol.wire import decode
 
-RECORDS, SHARED, RECIPES = "round-records", "round-shared", "round-recipes"
+SHARED = "round-shared"
 FETCH_TIMEOUT_S = 60.0
 SEND_TIMEOUT_S = 10.0
 ANSWER_LIMIT_BYTES = 64
-_LABEL = b"rexis-round-records-1"
 
 log = structlog.get_logger()
 
@@ -48,6 +47,8 @@ class Folders:
 
     states: Path
     blobs: Path
+    models: Path
+    """Bases of stock models, a folder for each."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,8 @@ class Tools:
     states: States
     folders: Folders
     worker_socket: str
+    worker_host: str = ""
+    """The member whose worker is behind the socket; empty: it is our own."""
 
 
 @dataclass
@@ -80,51 +83,6 @@ class RoundNotes:
     """By state root: how it did on the own held-out records."""
     written: set[Digest] = field(default_factory=set)
     """States and scales made in this round, by attempts that led nowhere too."""
-
-
-class RecordBox:
-    """Records of one run in the store, sealed at rest."""
-
-    def __init__(self, tools: Tools, run: bytes) -> None:
-        self._store = tools.store
-        self._run = run
-        # What this node agrees on with itself is known to whoever opens the key file.
-        own = tools.signer.agree(tools.signer.seal_key)
-        self._box = nacl.secret.SecretBox(hashlib.sha256(_LABEL + own).digest())
-
-    async def read(self) -> dict[str, bytes]:
-        """All of them, as the machine takes them up."""
-        return {
-            key[len(self._run) :].decode(): self._box.decrypt(value)
-            for key, value in await self._store.scan(RECORDS)
-            if key.startswith(self._run)
-        }
-
-    async def put(self, records: Mapping[str, bytes]) -> None:
-        """All of them, on disk when this returns."""
-        await self._store.put_many(
-            [
-                (RECORDS, self._run + key.encode(), bytes(self._box.encrypt(value)))
-                for key, value in records.items()
-            ]
-        )
-
-    async def put_recipe(self, recipe: bytes) -> Digest:
-        """On disk when this returns; named by its digest, which is what the machine knows."""
-        name, sealed = digest(recipe), bytes(self._box.encrypt(recipe))
-        await self._store.put(RECIPES, self._run + name, sealed)
-        return name
-
-    async def recipe(self, name: Digest) -> bytes:
-        sealed = await self._store.get(RECIPES, self._run + name)
-        if sealed is None:
-            raise StorageError(f"no recipe {name.hex()[:16]}: its round is over")
-        return self._box.decrypt(sealed)
-
-    async def delete(self, keys: tuple[str, ...]) -> None:
-        await self._store.put_many(
-            [(RECORDS, self._run + key.encode(), None) for key in keys]
-        )
 
 
 class Hands:
@@ -157,6 +115,7 @@ class Hands:
         self._finish = finish
         self._tell = tell
         self._complain = complain
+        self._sessions = Sessions(tools.store, tools.signer)
         self._notes = RoundNotes()
         self._shared: set[Digest] = set()
         ring = epoch.policy.ring()
@@ -320,23 +279,28 @@ class Hands:
         drawn = hashlib.sha256(
             run + effect.round.to_bytes(8, "big") + tools.signer.public_key
         )
-        found = await tools.compute.call(
-            "train.local",
-            {
-                "spec": self._plan.spec,
-                "task": self._plan.task,
-                "train": self._plan.train,
-                "folder": str(tools.folders.states),
-                "root": effect.base,
-                "records": self._records,
-                "worker": tools.worker_socket,
-                "key_seed": secrets.token_bytes(32),
-                "batch_seed": int.from_bytes(drawn.digest()[:8], "big"),
-                "elapsed": effect.round / self._rounds,
-                "blobs": str(tools.folders.blobs),
-            },
-            progress=lambda data: self._tell({**_IDLE, "what": "training", **data}),
-        )
+        own = tools.federation.name_of(tools.signer.public_key)
+        context = session_context(own, tools.worker_host or own, run, effect.round)
+        opens = session_opens(self._plan.spec, canonical_plan(self._plan))
+        async with self._sessions.key(context, opens) as seed:
+            found = await tools.compute.call(
+                "train.local",
+                {
+                    "spec": self._plan.spec,
+                    "task": self._plan.task,
+                    "train": self._plan.train,
+                    "folder": str(tools.folders.states),
+                    "models": str(tools.folders.models),
+                    "root": effect.base,
+                    "records": self._records,
+                    "worker": tools.worker_socket,
+                    "key_seed": seed,
+                    "batch_seed": int.from_bytes(drawn.digest()[:8], "big"),
+                    "elapsed": effect.round / self._rounds,
+                    "blobs": str(tools.folders.blobs),
+                },
+                progress=lambda data: self._tell({**_IDLE, "what": "training", **data}),
+            )
         self._notes.loss_first = found["loss_first"]
         self._notes.loss_last = found["loss_last"]
         self._notes.norm = found["norm"]
@@ -448,6 +412,7 @@ class Hands:
             task=self._plan.task,
             records=self._records,
             folder=str(self._tools.folders.states),
+            models=str(self._tools.folders.models),
         )
         if found["strays"]:
             strays = tuple(effect.slices[at].index for at in found["strays"])
