@@ -80,6 +80,8 @@ def combination(words: NDArray[np.unsignedinteger], start: int, seed: bytes) -> 
     """Σ r_j · x_j mod p over entries `start` and following of the vector; 8, 16 or 32 bits each."""
     require_length("check seed", seed, DIGEST_BYTES)
     key = hashlib.sha256(_LABEL + seed).digest()
+    if not words.size:  # the last slices of a short vector
+        return 0
     first, stop = start // ROW, -(-(start + words.size) // ROW)
     lanes = max(1, words.dtype.itemsize // 2)
     # Short vectors are met where nothing is short of time but simulations.
