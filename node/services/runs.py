@@ -291,6 +291,8 @@ class Runs:
 
     async def _finish(self, record: Record, end: Finished, notes: RoundNotes) -> None:
         verdict, run = end.verdict, record.course.run
+        if verdict.round < record.done:
+            return  # told of before a restart
         seconds = trio.current_time() - record.last_end
         row = self._round_row(run, end, notes, seconds)
         stored = {

@@ -84,6 +84,10 @@ class Trainer:
             scales=scales,
             records=await self._box.read(),
         )
+        newest = self._machine.newest()
+        if newest is not None:
+            # Killed between the record of a verdict and the row: its round was never told of.
+            await self._hands.finished(newest)
         self._driver = Driver(self._machine, self._hands)
         over = self._machine.round >= self._rounds
         await self._driver.run(over=over, hold=self._held)
