@@ -19,6 +19,10 @@ from node.locations import Home
 from node.rpc.client import call
 from protocol.members import ROLE_DATA_PROVIDER, Member
 
+# Whole federations of processes (`live`) and the lies of the simulator, which they repeat.
+for beside in (Path(__file__).parent, Path(__file__).parents[1] / "sim"):
+    sys.path.insert(0, str(beside))
+
 CHAIN_ID = 31337
 OWNER = bytes.fromhex("22" * 32)
 READY_S = 60
