@@ -20,8 +20,8 @@ from node.rpc.client import call
 from protocol.members import ROLE_DATA_PROVIDER, Member
 
 # Modules beside each other, and the lies of the simulator, which real daemons repeat.
-for beside in (Path(__file__).parent, Path(__file__).parents[1] / "sim"):
-    sys.path.insert(0, str(beside))
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "sim"))
 from movable import federation
 
 CHAIN_ID = 31337
