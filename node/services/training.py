@@ -47,9 +47,13 @@ class Trainer:
         state: Digest,
         scales: Digest,
         records: bytes,
+        size: int | None = None,
         finish: Callable[[ev.Finished, RoundNotes], Any],
     ) -> None:
-        """`state` and `scales` are the run's first; `records` this member's table."""
+        """`state` and `scales` are the run's first; `records` this member's table.
+
+        `size`: entries of a state, where fewer travel.
+        """
         self.progress: Mapping[str, Any] | None = None
         self.reason = ""
         self._tools = tools
@@ -64,6 +68,7 @@ class Trainer:
             rounds=rounds,
             records=records,
             box=self._box,
+            size=size,
             finish=finish,
             tell=self._tell,
             complain=self._complain,

@@ -193,6 +193,7 @@ class Live:
 
     def done(self, name):
         """Rounds with a verdict at this node; -1 where it does not answer."""
+        self.programs.check(name)
         try:
             return int(self.call(name, "runs.show", run=self.run)["round"])
         except NodeError:
