@@ -5,6 +5,7 @@ canonical bytes, `model_root` its name, `IntegerTrunk.forward` its result, `Slic
 result of one layer.  `self_test` comes before serving and before auditing.
 """
 
+from ee.integer.block import LLAMA, Style
 from ee.integer.codec import (
     SLICE_MAGIC,
     TRUNK_MAGIC,
@@ -24,7 +25,7 @@ from ee.integer.codec import (
 )
 from ee.integer.errors import IntegerModelError, MalformedTrunkError, SelfTestError
 from ee.integer.known import self_test
-from ee.integer.linear import Matrix
+from ee.integer.linear import Gain, Matrix
 from ee.integer.quantise import quantise
 from ee.integer.rows import (
     ENTRY_BYTES,
@@ -35,6 +36,7 @@ from ee.integer.rows import (
     unpack_rows,
 )
 from ee.integer.spec import op_spec_digest
+from ee.integer.stock import head_norm, quantise_stock
 from ee.integer.trace import TraceRow, trace_token
 from ee.integer.trunk import (
     Cache,
@@ -48,11 +50,13 @@ from ee.integer.trunk import (
 
 __all__ = [
     "ENTRY_BYTES",
+    "LLAMA",
     "RESIDUAL_BITS",
     "SLICE_MAGIC",
     "TRUNK_MAGIC",
     "Cache",
     "ChannelOpening",
+    "Gain",
     "Header",
     "IntegerModelError",
     "IntegerTrunk",
@@ -62,6 +66,7 @@ __all__ = [
     "RowArray",
     "SelfTestError",
     "Slice",
+    "Style",
     "Trace",
     "TraceRow",
     "TrunkConfig",
@@ -72,6 +77,7 @@ __all__ = [
     "encode",
     "encode_rows",
     "encode_slice",
+    "head_norm",
     "header_digest",
     "header_parts",
     "layer_root",
@@ -80,6 +86,7 @@ __all__ = [
     "open_channel",
     "pack_rows",
     "quantise",
+    "quantise_stock",
     "root_over_layers",
     "self_test",
     "trace_token",

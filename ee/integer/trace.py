@@ -13,7 +13,7 @@ import numpy as np
 from ee.integer import arith, spec
 from ee.integer.arith import Floats
 from ee.integer.errors import IntegerModelError
-from ee.integer.linear import Linear
+from ee.integer.linear import Gain, Linear
 from ee.integer.ops import Rows
 from ee.integer.trunk import Header, Layer, RowArray
 
@@ -65,6 +65,7 @@ class _Recorded:
     gate: _Recorder
     up: _Recorder
     down: _Recorder
+    gains: tuple[Gain, ...] = field(default=(), init=False)
 
 
 def trace_token(
@@ -73,6 +74,8 @@ def trace_token(
     """The ten rows of `token`, given the rows (1, tokens, width) of its case before `layer`."""
     if len(rows) != 1 or not 0 <= token < rows.shape[1]:
         raise IntegerModelError(f"token {token} of rows of shape {rows.shape}")
+    if header.config.op_spec != 1:
+        raise IntegerModelError("disputes are about trunks of op-spec 1")
     seen = _Recorded(*map(_Recorder, layer.matrices()))
     header.replay(seen, rows)
     middle = arith.clamp(rows[0] + seen.o.made[0], spec.RESIDUAL_LIMIT)

@@ -236,16 +236,16 @@ def measure(machine: Machine) -> dict[str, int]:
         causal=False,
     )
     random = np.random.default_rng(768)
-    layer = Layer(
-        *(
-            Matrix(
+    layer = Layer.of(
+        {
+            name: Matrix(
                 random.integers(-63, 64, shape, np.int8),
                 np.full(shape[0], 20_000, np.int32),
                 # The sums grow with the root of their length; entries of order one come out.
                 46 if name == "down" else 31,
             )
             for name, shape in config.matrix_shapes().items()
-        )
+        }
     )
     table = np.zeros((config.tokens, config.head_dim // 2), np.int16)
     header = Header(config, table + (1 << 14), table)

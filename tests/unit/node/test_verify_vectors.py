@@ -70,9 +70,13 @@ def test_the_op_spec_is_the_text_in_the_document():
         for name in ("text_sha256", "exp_sha256", "sigmoid_sha256")
     ]
     assert sha(*parts).hex() == VECTORS["op_spec"]["digest"]
+    assert f"```text\n{spec.STOCK_TEXT}```" in text
+    second = VECTORS["op_spec"]["second_digest"]
+    assert second in text
+    assert sha(parts[0], spec.STOCK_TEXT.encode(), *parts[1:]).hex() == second
 
 
-@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("number", range(5))
 def test_trunks_are_parsed_named_and_computed_a_second_time(number):
     vector = VECTORS["trunks"][number]
     data = raw(vector["trunk"])
@@ -80,32 +84,44 @@ def test_trunks_are_parsed_named_and_computed_a_second_time(number):
     assert trunk.config.causal == vector["causal"]
     roots, at = [], len(data)
     # From the right: layers have one size, and the header is what is left.
-    size = sum(1 + o * (4 + i) for o, i in trunk.config.matrix_shapes().values())
-    for layer in reversed(trunk.layers):
+    second = vector["op_spec"] == 2
+    word, gains = (8, trunk.config.norms) if second else (4, 0)
+    # A gain's entries are channels without weights.
+    shapes = [*trunk.config.matrix_shapes().values()]
+    shapes += [(trunk.config.width, 0)] * gains
+    size = sum(1 + o * (word + i) for o, i in shapes)
+    for _ in trunk.layers:
         body, leaves, inner = data[at - size : at], [], 0
         at -= size
-        for tag, matrix in enumerate(layer.matrices()):
-            outputs, inputs = matrix.weight.shape
-            shift, scales = body[inner], body[inner + 1 : inner + 1 + 4 * outputs]
-            start = inner + 1 + 4 * outputs
+        for tag, (outputs, inputs) in enumerate(shapes):
+            shift, inner = body[inner], inner + 1
+            # Words of each channel, then its weights: multiplier, and bias if there is one.
+            words = [
+                body[inner + 4 * outputs * part : inner + 4 * outputs * (part + 1)]
+                for part in range(word // 4)
+            ]
+            inner += word * outputs
             for row in range(outputs):
-                channel = body[start + row * inputs : start + (row + 1) * inputs]
                 place = bytes([tag, shift]) + b"".join(
                     n.to_bytes(4, "little") for n in (row, inputs)
                 )
-                leaves.append(place + scales[4 * row : 4 * row + 4] + channel)
-            inner = start + outputs * inputs
+                own = b"".join(part[4 * row : 4 * row + 4] for part in words)
+                channel = body[inner + row * inputs : inner + (row + 1) * inputs]
+                leaves.append(place + own + channel)
+            inner += outputs * inputs
+        assert inner == size
         roots.insert(0, tree(leaves))
     assert [root.hex() for root in roots] == vector["layer_roots"]
     header = data[len(integer.TRUNK_MAGIC) : at]
     head = sha(header[:84], sha(header[84:]))
-    assert sha(b"rexis-model-root-2", head, *roots).hex() == vector["model_root"]
+    label = b"rexis-stock-root-1" if second else b"rexis-model-root-2"
+    assert sha(label, head, *roots).hex() == vector["model_root"]
     shape = tuple(vector["shape"])
     rows = [unpacked(raw(one), shape) for one in vector["boundaries"]]
-    second = by_hand()
+    hand = by_hand()
     for layer, before, after in zip(trunk.layers, rows, rows[1:], strict=False):
         for sequence, wanted in zip(before, after, strict=True):
-            assert second.layer_by_hand(trunk.header, layer, sequence) == wanted
+            assert hand.layer_by_hand(trunk.header, layer, sequence) == wanted
 
 
 def unpacked(data, shape):
