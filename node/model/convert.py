@@ -108,13 +108,7 @@ def unkey(
     with refusals(), Checkpoint(trunk) as keyed, TensorFile(ends / ENDS) as rest:
         cut = Cut(read_config(ends), int(read_json(ends / CUT)["stem_layers"]))
         own = Key(session_seed(secret, context), cut.plan, options)
-        mark = keyed.metadata.get(KEY_MARK)
-        if mark not in {None, own.fingerprint().hex()}:
-            raise ModelError(
-                f"{trunk} is under the key {str(mark)[:16]}, this one is"
-                f" {own.fingerprint().hex()[:16]}",
-                hint="`rexis model inspect` shows what a key file opens",
-            )
+        _require_key(trunk, keyed, own)
         prefix = str(read_json(ends / CUT)["prefix"])
         targets = {name: prefix + source for name, source in sources(cut).items()}
         with new_folder(out) as made:
@@ -135,6 +129,47 @@ def unkey(
                     writer.write(targets[name], tensor)
             writer.close()
     return own
+
+
+def rotate(
+    trunk: Path,
+    ends: Path,
+    out: Path,
+    *,
+    old: tuple[bytes, Context],
+    new: tuple[bytes, Context],
+    options: Options | None = None,
+) -> Key:
+    """The same keyed trunk under a fresh key, as a new folder; the model stays as it is.
+
+    No matrix leads from one key to the other: each tensor comes home and is keyed anew, and
+    in between it is in this process only.
+    """
+    with refusals(), Checkpoint(trunk) as keyed:
+        cut = Cut(read_config(ends), int(read_json(ends / CUT)["stem_layers"]))
+        one, two = (Key(session_seed(*each), cut.plan, options) for each in (old, new))
+        _require_key(trunk, keyed, one)
+        with new_folder(out) as made:
+            shutil.copyfile(trunk / CONFIG, made / CONFIG)
+            slots = {name: keyed.slot(name) for name in keyed.names()}
+            shapes = {name: (slot.dtype, slot.shape) for name, slot in slots.items()}
+            marks = {KEY_MARK: two.fingerprint().hex()}
+            writer = CheckpointWriter(made, shapes, marks)
+            for name, tensor in unkey_stream(one, keyed.tensors(keyed.names())):
+                carried = two.plan.carries(name, tensor)
+                writer.write(name, tensor if carried else two.key(name, tensor))
+            writer.close()
+    return two
+
+
+def _require_key(trunk: Path, keyed: Checkpoint, own: Key) -> None:
+    mark = keyed.metadata.get(KEY_MARK)
+    if mark not in {None, own.fingerprint().hex()}:
+        raise ModelError(
+            f"{trunk} is under the key {str(mark)[:16]}, this one is"
+            f" {own.fingerprint().hex()[:16]}",
+            hint="`rexis model inspect` shows what a key file opens",
+        )
 
 
 def _flat(stock: Checkpoint, name: str) -> bool:

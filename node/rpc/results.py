@@ -502,6 +502,18 @@ class RunExport(Result, frozen=True):
     path: str
 
 
+class KeyRow(Result, frozen=True):
+    print: Annotated[Digest, _said("names the secret and tells nothing about it")]
+    institution: str
+    host: Annotated[str, _said("the member whose worker was given the keyed trunk")]
+    session: str
+    life: Literal["live", "destroyed"]
+
+
+class KeysList(Result, frozen=True):
+    keys: list[KeyRow]
+
+
 class Moved(Result, frozen=True):
     count: Count
     bytes: Count

@@ -342,6 +342,13 @@ _ALL = (
         "The closed rounds of a run, as this node saw them.",
     ),
     Method(
+        "keys.list",
+        params.Nothing,
+        results.KeysList,
+        "The key of every training session there was, by its print: none serves twice, and each "
+        "is destroyed when its session ends.",
+    ),
+    Method(
         "models.release",
         params.ModelsRelease,
         results.ModelRow,

@@ -18,6 +18,7 @@ from node.market.reader import write_private
 from node.market.search import Filter
 from node.services.deals_admin import DealsAdmin
 from node.services.node import Node
+from node.services.sessions import Sessions
 from protocol.members import (
     ROLE_AUDITOR,
     ROLE_COMPUTE_HOST,
@@ -74,6 +75,7 @@ class Admin:
             "runs.score": self._runs_score,
             "runs.export": self._runs_export,
             "rounds.list": self._rounds_list,
+            "keys.list": self._keys_list,
             "models.release": self._models_release,
             "models.list": self._models_list,
             "models.show": self._models_show,
@@ -256,6 +258,10 @@ class Admin:
 
     async def _rounds_list(self, params: Any) -> Row:
         return {"rounds": self._node.runs.rounds(bytes.fromhex(params.run))}
+
+    async def _keys_list(self, _params: Any) -> Row:
+        parts = self._node.parts
+        return {"keys": await Sessions(parts.store, parts.key).rows()}
 
     async def _models_release(self, params: Any) -> Row:
         self._only("institution")

@@ -21,6 +21,7 @@ from node.services.bases import require_own_host
 from node.services.hands import RoundNotes, Tools
 from node.services.outbox import Outbox
 from node.services.privacy import privacy_row
+from node.services.sessions import Sessions
 from node.services.steering import Steering
 from node.services.training import Trainer
 from protocol.course import Course, policy, require_budget, rounds_allowed
@@ -130,6 +131,7 @@ class Runs:
     async def load(self) -> None:
         """What was known before the restart; runs under way go on."""
         store = self._tools.store
+        await Sessions(store, self._tools.signer).end_all()
         for _, sealed in await store.scan(_RUNS):
             proposal, proposer = open_proposal(sealed)
             await self._add(sealed, proposal, proposer)

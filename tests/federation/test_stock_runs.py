@@ -15,6 +15,7 @@ import pytest
 from node.compute import state as state_file
 from node.errors import ComputeError, RoundError
 from node.model.base import base_digest
+from node.services.sessions import Sessions
 from protocol.runs import parse_plan
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz -"
@@ -93,6 +94,11 @@ async def test_members_end_every_round_with_the_same_bytes(world, learns, rounds
         rows = [site.runs.rounds(run)[number] for site in world.sites]
         assert len({row["state_root"] for row in rows}) == 1
         assert all(row["accepted"] and row["held_out"] > 0 for row in rows)
+    for site in world.sites:
+        keys = await Sessions(site.store, site.key).rows()
+        assert len({key["print"] for key in keys}) == len(keys) >= rounds
+        assert {key["life"] for key in keys} == {"destroyed"}
+        assert {key["host"] for key in keys} == {site.name}
     initial = world.sites[0].runs.record(run).course.proposal.initial
     assert rows[0]["state_root"] != initial.hex()
     found = {
