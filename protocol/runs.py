@@ -21,7 +21,7 @@ PROPOSAL_TOPIC = "run"
 CONSENT_TOPIC = "run-consent"
 STANCE_TOPIC = "run-stance"
 ROUND_TOPIC = "round"
-ROUND_PROTOCOL = "/rexis/round/1"
+ROUND_PROTOCOL = "/rexis/round/2"
 
 PROPOSAL_DOMAIN = "rexis/run/1"
 CONSENT_DOMAIN = "rexis/run-consent/1"

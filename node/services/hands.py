@@ -6,7 +6,6 @@ stored under a key that only the opened key file gives.
 """
 
 import hashlib
-import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ from node.driver import Work
 from node.errors import NodeError, TransportError
 from node.ports import Blobs, Compute, Signer, Store, Transport
 from node.services.federation import Federation
+from node.services.sessions import Sessions, session_context, session_opens
 from node.services.states import States
 from protocol.aggregate.ring import WORD_BYTES, blocks
 from protocol.aggregate.shards import Slice
@@ -28,7 +28,7 @@ from protocol.envelope import Envelope
 from protocol.rounds import events as ev
 from protocol.rounds.messages import DOMAIN, Heartbeat, Opening, Said
 from protocol.rounds.policy import Epoch
-from protocol.runs import ROUND_PROTOCOL, ROUND_TOPIC, Plan
+from protocol.runs import ROUND_PROTOCOL, ROUND_TOPIC, Plan, canonical_plan
 from protocol.types import Digest, PeerId
 from protocol.wire import decode
 
@@ -47,6 +47,8 @@ class Folders:
 
     states: Path
     blobs: Path
+    models: Path
+    """Bases of stock models, a folder for each."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,8 @@ class Tools:
     states: States
     folders: Folders
     worker_socket: str
+    worker_host: str = ""
+    """The member whose worker is behind the socket; empty: it is our own."""
 
 
 @dataclass
@@ -139,6 +143,7 @@ class Hands:
         self._finish = finish
         self._tell = tell
         self._complain = complain
+        self._sessions = Sessions(tools.store, tools.signer)
         self._notes = RoundNotes()
         self._shared: set[Digest] = set()
         ring = epoch.policy.ring()
@@ -284,23 +289,28 @@ class Hands:
         drawn = hashlib.sha256(
             run + effect.round.to_bytes(8, "big") + tools.signer.public_key
         )
-        found = await tools.compute.call(
-            "train.local",
-            {
-                "spec": self._plan.spec,
-                "task": self._plan.task,
-                "train": self._plan.train,
-                "folder": str(tools.folders.states),
-                "root": effect.base,
-                "records": self._records,
-                "worker": tools.worker_socket,
-                "key_seed": secrets.token_bytes(32),
-                "batch_seed": int.from_bytes(drawn.digest()[:8], "big"),
-                "elapsed": effect.round / self._rounds,
-                "blobs": str(tools.folders.blobs),
-            },
-            progress=lambda data: self._tell({**_IDLE, "what": "training", **data}),
-        )
+        own = tools.federation.name_of(tools.signer.public_key)
+        context = session_context(own, tools.worker_host or own, run, effect.round)
+        opens = session_opens(self._plan.spec, canonical_plan(self._plan))
+        async with self._sessions.key(context, opens) as seed:
+            found = await tools.compute.call(
+                "train.local",
+                {
+                    "spec": self._plan.spec,
+                    "task": self._plan.task,
+                    "train": self._plan.train,
+                    "folder": str(tools.folders.states),
+                    "models": str(tools.folders.models),
+                    "root": effect.base,
+                    "records": self._records,
+                    "worker": tools.worker_socket,
+                    "key_seed": seed,
+                    "batch_seed": int.from_bytes(drawn.digest()[:8], "big"),
+                    "elapsed": effect.round / self._rounds,
+                    "blobs": str(tools.folders.blobs),
+                },
+                progress=lambda data: self._tell({**_IDLE, "what": "training", **data}),
+            )
         self._notes.loss_first = found["loss_first"]
         self._notes.loss_last = found["loss_last"]
         self._notes.norm = found["norm"]
@@ -317,8 +327,6 @@ class Hands:
                 return await self._mask(effect)
             case ev.Sum():
                 return await self._sum(effect)
-            case ev.Unmask():
-                return await self._unmask(effect)
             case ev.Apply():
                 return await self._apply(effect)
             case ev.Tag():
@@ -383,25 +391,15 @@ class Hands:
         index = effect.slice.index
         return ev.Summed(effect.context, index, effect.members, total, carry)
 
-    async def _unmask(self, effect: ev.Unmask) -> ev.Event:
-        found = await self._call(
-            "round.unmask",
-            sums=list(effect.sums),
-            slices=_bounds(effect.slices),
-            plus=list(effect.plus),
-            minus=list(effect.minus),
-            survivors=effect.survivors,
-        )
-        strays = tuple(effect.slices[at].index for at in found["strays"])
-        total = Digest(found["total"])
-        return ev.Unmasked(effect.context, effect.sums, total, strays)
-
     async def _apply(self, effect: ev.Apply) -> ev.Event:
         opening: Opening = effect.opening
         seats, outer = self._epoch.seats, self._plan.outer
         found = await self._call(
             "round.apply",
-            total=effect.total,
+            sums=list(effect.sums),
+            slices=_bounds(effect.slices),
+            plus=list(effect.plus),
+            minus=list(effect.minus),
             base=opening.base,
             scales=opening.scales,
             here=sum(s.weight for s in seats if s.node_key in effect.survivors),
@@ -414,15 +412,17 @@ class Hands:
             task=self._plan.task,
             records=self._records,
             folder=str(self._tools.folders.states),
+            models=str(self._tools.folders.models),
         )
-        # The sum has gone into the state; where it is needed again, it is unmasked again.
-        self._tools.blobs.delete(effect.total)
+        if found["strays"]:
+            strays = tuple(effect.slices[at].index for at in found["strays"])
+            return ev.Astray(effect.context, effect.sums, strays)
         state, scales = Digest(found["state"]), Digest(found["scales"])
         self._notes.written |= {state, scales}
         self._notes.scores[state] = {k: found[k] for k in ("held_out", "auc", "loss")}
         # The metric is for everybody to see, and how a clinic's own patients fare is not.
         return ev.Applied(
-            effect.context, effect.total, state, scales, found["accept"], 0
+            effect.context, effect.sums, state, scales, found["accept"], 0
         )
 
     async def _call(self, method: str, **params: Any) -> dict[str, Any]:
@@ -449,7 +449,6 @@ _WORDS: Mapping[type, str] = {
     ev.Quantise: "rounding",
     ev.Mask: "masking",
     ev.Sum: "summing",
-    ev.Unmask: "unmasking",
     ev.Apply: "stepping",
     ev.Tag: "checking",
     ev.Check: "checking",

@@ -17,9 +17,11 @@ import trio
 from node.clock import now_s
 from node.errors import NodeError, RoundError
 from node.ports import Announcement
+from node.services.bases import require_own_host
 from node.services.hands import RoundNotes, Tools
 from node.services.outbox import Outbox
 from node.services.privacy import privacy_row
+from node.services.sessions import Sessions
 from node.services.steering import Steering
 from node.services.training import Trainer
 from protocol.course import Course, policy, require_budget, rounds_allowed
@@ -129,6 +131,7 @@ class Runs:
     async def load(self) -> None:
         """What was known before the restart; runs under way go on."""
         store = self._tools.store
+        await Sessions(store, self._tools.signer).end_all()
         for _, sealed in await store.scan(_RUNS):
             proposal, proposer = open_proposal(sealed)
             await self._add(sealed, proposal, proposer)
@@ -349,18 +352,24 @@ class Runs:
     async def _create(self, plan: Plan) -> dict[str, Any]:
         return await self._tools.compute.call(
             "model.create",
-            {"spec": plan.spec, "folder": str(self._tools.folders.states)},
+            {
+                "spec": plan.spec,
+                "folder": str(self._tools.folders.states),
+                "models": str(self._tools.folders.models),
+            },
         )
 
     async def _consent_to(
         self, proposal: Proposal, plan: Plan, dataset: int
     ) -> Consent:
+        require_own_host(plan.spec, self._tools.worker_host)
         found = await self._tools.compute.call(
             "train.check",
             {
                 "spec": plan.spec,
                 "task": plan.task,
                 "train": plan.train,
+                "models": str(self._tools.folders.models),
                 "records": await self._datasets.own_rows(dataset),
             },
         )

@@ -141,7 +141,9 @@ class Site:
                 federation=federation,
                 compute=world.compute,
                 states=states,
-                folders=Folders(self.folder / "states", self.folder / "blobs"),
+                folders=Folders(
+                    *(self.folder / name for name in ("states", "blobs", "models"))
+                ),
                 worker_socket=world.worker,
             ),
             datasets=self.datasets,

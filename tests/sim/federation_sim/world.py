@@ -368,8 +368,6 @@ class World:
                 return work.mask(effect, blobs, ring)
             case ev.Sum():
                 return work.add_up(effect, blobs, ring)
-            case ev.Unmask():
-                return work.unmask(effect, blobs, ring)
             case ev.Apply():
                 accept = effect.opening.round not in node.dislikes
                 return work.apply(effect, blobs, epoch, accept=accept)
