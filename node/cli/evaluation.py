@@ -27,7 +27,7 @@ def model() -> None:
 
 @click.group(cls=Noun)
 def receipt() -> None:
-    """What this node has signed as a host."""
+    """Signed answers: those this node gave as a host, those it got."""
 
 
 @click.group(cls=Noun)
@@ -157,6 +157,23 @@ def receipt_list(shell: Shell) -> None:
             "receipt": lambda row: short(row["receipt"]),
             "anchored": lambda row: row["anchored"],
             "batch": lambda row: short(row["batch"]),
+        },
+    )
+
+
+@verb(receipt)
+def certificates(shell: Shell) -> None:
+    """Answers this node has got: what it can show a regulator, without the host."""
+    shell.table(
+        shell.ask("receipts.certificates"),
+        "certificates",
+        {
+            "receipt": lambda row: short(row["receipt"]),
+            "model": lambda row: short(row["model"]),
+            "host": lambda row: row["host"] or "no member any more",
+            "cases": lambda row: row["cases"],
+            "at (UTC)": lambda row: moment(row["time"]),
+            "batch": lambda row: short(row["batch"]) if row["batch"] else "not yet",
         },
     )
 

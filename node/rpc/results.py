@@ -599,6 +599,22 @@ class ReceiptsList(Result, frozen=True):
     receipts: list[ReceiptRow]
 
 
+class CertificateRow(Result, frozen=True):
+    receipt: Digest
+    model: Digest
+    host: Annotated[str | None, _said("null where it is no member any more")]
+    cases: Count
+    time: Annotated[int, _said("when the host signed, in Unix seconds")]
+    batch: Annotated[
+        Digest | None,
+        _said("Merkle root it was anchored under; null until the host has closed it"),
+    ]
+
+
+class ReceiptsCertificates(Result, frozen=True):
+    certificates: list[CertificateRow]
+
+
 class ReceiptsAnchor(Result, frozen=True):
     batch: Annotated[Digest | None, _said("null where no receipt waited")]
 

@@ -81,6 +81,7 @@ class Admin:
             "models.show": self._models_show,
             "inference.run": self._inference_run,
             "receipts.list": self._receipts_list,
+            "receipts.certificates": self._receipts_certificates,
             "receipts.anchor": self._receipts_anchor,
             "receipts.export": self._receipts_export,
             "audits.list": self._audits_list,
@@ -301,6 +302,9 @@ class Admin:
 
     async def _receipts_list(self, _params: Any) -> Row:
         return {"receipts": self._node.receipts.rows()}
+
+    async def _receipts_certificates(self, _params: Any) -> Row:
+        return {"certificates": await self._node.certificates.rows()}
 
     async def _receipts_anchor(self, _params: Any) -> Row:
         root = await self._node.receipts.anchor()

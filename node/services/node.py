@@ -267,6 +267,7 @@ class Node:
             nursery.start_soon(self.provenance.run)
             nursery.start_soon(self.runs.run)
             nursery.start_soon(self.receipts.run)
+            nursery.start_soon(self.certificates.run)
             if self.disputes is not None:
                 nursery.start_soon(self.disputes.run)
             nursery.start_soon(self._lender.run)

@@ -463,6 +463,38 @@ async def test_the_requester_shows_one_case_and_no_other(federation, tmp_path):
             await nodes.host.certificates.disclose(receipt, 0, path)
 
 
+async def test_a_certificate_outlives_its_host(federation, tmp_path):
+    """Once complete, both exports need nobody; before, they need the host."""
+    async with federation(verify=False) as nodes:
+        found = await nodes.clinic.requester.run(nodes.model, "host", CSV)
+        first, second = (bytes.fromhex(one) for one in found["receipts"])
+        own = nodes.clinic.certificates
+        assert await own.complete() == 0  # the batch is open
+        assert [row["batch"] for row in await own.rows()] == [None, None]
+        root = await nodes.host.receipts.anchor()
+        assert await own.complete() == 2
+        rows = await own.rows()
+        assert {row["batch"] for row in rows} == {root.hex()}
+        assert {row["receipt"] for row in rows} == set(found["receipts"])
+        assert sorted(row["cases"] for row in rows) == [4, 16]
+        later = await nodes.clinic.requester.run(nodes.model, "host", CSV)
+        await nodes.host.receipts.anchor()
+
+        async def away(*_args, **_options):
+            raise NodeError("nobody answers")
+
+        nodes.clinic.transport.request = away
+        for receipt in (first, second):
+            await own.export(receipt, tmp_path / "whole")
+            whole = bundle.check(bundle.read((tmp_path / "whole").read_bytes()))
+            assert (whole.fault, whole.receipt.digest) == (None, receipt)
+        await own.disclose(first, 3, tmp_path / "one")
+        assert case.check(case.read((tmp_path / "one").read_bytes())).fault is None
+        with pytest.raises(NodeError, match="nobody answers"):
+            await own.export(bytes.fromhex(later["receipts"][0]), tmp_path / "none")
+        assert await own.complete() == 0
+
+
 async def test_only_auditors_and_the_requester_see_rows(federation):
     async with federation(verify=False) as nodes:
         found = await nodes.clinic.requester.run(nodes.model, "host", CSV)
