@@ -20,6 +20,7 @@ from node.ports import Blobs, Compute, Progress, Signer, Store, Transport
 from node.services.certificates import Certificates
 from node.services.faults import altered
 from node.services.federation import Federation
+from node.services.line import Line
 from node.services.receipts import Receipts
 from node.services.releases import Releases, Runs
 from node.worker.client import WorkerClient, WorkerRefusedError
@@ -48,8 +49,6 @@ CASES_PER_REQUEST = 16
 ROWS_LIMIT_BYTES = REQUEST_LIMIT_BYTES - (1 << 12)
 """Leaves room for the order and the salt around the rows."""
 REQUEST_TIMEOUT_S = 120.0
-WAITING_LIMIT = 16
-"""Requests in line for the one worker; more are told to come back."""
 
 log = structlog.get_logger()
 
@@ -76,9 +75,8 @@ class Host:
         self._receipts = receipts
         self._socket = worker_socket
         self._corrupt = corrupt
-        self._waiting = 0
         self._session: tuple[bytes, WorkerClient] | None = None
-        self._one_at_a_time = trio.Lock()
+        self._line = Line(self._infer)
         transport.serve(INFER_PROTOCOL, self._serve, limit_bytes=REQUEST_LIMIT_BYTES)
         if corrupt:
             log.warning("this host will lie on purpose", answers=corrupt)
@@ -89,17 +87,7 @@ class Host:
         order, signer = open_order(request.order)
         self._check(order, signer, requester)
         await trio.to_thread.run_sync(_check_rows, order, request)
-        if self._waiting >= WAITING_LIMIT:
-            raise ComputeError(
-                f"{self._waiting} requests are in line, limit is {WAITING_LIMIT}",
-                hint="ask again in a moment, or ask another host",
-            )
-        self._waiting += 1
-        try:
-            async with self._one_at_a_time:
-                return await self._answer(order, request)
-        finally:
-            self._waiting -= 1
+        return await self._answer(order, request)
 
     def _check(self, order: Order, signer: bytes, requester: Member) -> None:
         me, name = self._signer.public_key, order.model_root.hex()[:16]
@@ -117,7 +105,7 @@ class Host:
             )
 
     async def _answer(self, order: Order, request: InferRequest) -> bytes:
-        after = await self._infer(order.model_root, request.rows, order.shape, 0)
+        after = await self._line.ask(order.model_root, request.rows, order.shape)
         if self._corrupt > 0:
             self._corrupt -= 1
             after = await self._lie(order, after)
@@ -142,7 +130,7 @@ class Host:
         log.warning("answer altered on purpose", layer=layer)
         rest = []
         if layer + 1 < len(after):
-            rest = await self._infer(order.model_root, lie, order.shape, layer + 1)
+            rest = await self._line.ask(order.model_root, lie, order.shape, layer + 1)
         return [*after[:layer], lie, *rest]
 
     async def _infer(

@@ -741,7 +741,7 @@ async def test_what_is_drawn_depends_on_the_auditors_coins(federation, monkeypat
 
 
 async def test_a_busy_host_says_so(federation, monkeypatch):
-    monkeypatch.setattr("node.services.inference.WAITING_LIMIT", 0)
+    monkeypatch.setattr("node.services.line.WAITING_LIMIT", 0)
     async with federation(verify=False) as nodes:
         with pytest.raises(NodeError, match="0 requests are in line, limit is 0"):
             await nodes.clinic.requester.run(nodes.model, "host", CSV)
