@@ -128,8 +128,12 @@ def infer(shell: Shell, model_id: str, table: str, host: str, out: str | None) -
     )
 
     def human() -> None:
-        scores = answer["scores"]
-        shown = ", ".join(f"{score:.4f}" for score in scores[:_SCORES_SHOWN])
+        scores, named = answer["scores"], answer["answers"]
+        first = [f"{score:.4f}" for score in scores[:_SCORES_SHOWN]]
+        if named:
+            pairs = zip(named, first, strict=False)
+            first = [f"{name} ({score})" for name, score in pairs]
+        shown = ", ".join(first)
         more = len(scores) - _SCORES_SHOWN
         rest = f" and {more} more" if more > 0 else ""
         receipts = ", ".join(map(short, answer["receipts"]))

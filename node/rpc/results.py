@@ -584,7 +584,14 @@ class InferenceRun(Result, frozen=True):
     receipts: list[Digest]
     scores: Annotated[
         list[float],
-        _said("what the model's head gives, one a row of the table; a logit"),
+        _said(
+            "what the model's head gives, one a row of the table; a logit, of the class in"
+            " `answers` where there are classes"
+        ),
+    ]
+    answers: Annotated[
+        list[str],
+        _said("the class of each row, of a model that tells classes apart; else empty"),
     ]
     path: Annotated[str | None, _said("where the scores were written too")] = None
 

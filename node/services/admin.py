@@ -17,6 +17,7 @@ from node.market import publish
 from node.market.reader import write_private
 from node.market.search import Filter
 from node.services.deals_admin import DealsAdmin
+from node.services.inference import score_file
 from node.services.node import Node
 from node.services.sessions import Sessions
 from protocol.members import (
@@ -293,10 +294,8 @@ class Admin:
             bytes.fromhex(params.model), params.host, data
         )
         if params.out is not None:
-            lines = "".join(f"{score!r}\n" for score in found["scores"])
-            await trio.to_thread.run_sync(
-                write_private, Path(params.out), b"score\n" + lines.encode()
-            )
+            lines = score_file(found)
+            await trio.to_thread.run_sync(write_private, Path(params.out), lines)
             return {**found, "path": params.out}
         return found
 

@@ -6,8 +6,11 @@ runs the integer trunk in its worker, keeps every boundary for the auditors, and
 receipt before it answers.
 """
 
+import csv
+import io
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -189,8 +192,9 @@ class Requester:
         runs: Runs,
         compute: Compute,
         states: Path,
+        models: Path,
     ) -> None:
-        """`states` holds training states by root."""
+        """`states` holds training states by root, `models` bases by name."""
         self._store = store
         self._signer = signer
         self._transport = transport
@@ -200,6 +204,7 @@ class Requester:
         self._runs = runs
         self._compute = compute
         self._states = states
+        self._models = models
 
     async def run(
         self,
@@ -217,25 +222,30 @@ class Requester:
         encoded = await self._compute.call(
             "infer.encode", {**common, "records": records}
         )
-        (cases, tokens, width), rows = encoded["shape"], encoded["rows"]
-        scores: list[float] = []
+        parts = [part for group in encoded["groups"] for part in _parts(group)]
+        cases, done = sum(len(part.places) for part in parts), 0
+        told: dict[int, tuple[float, str | None]] = {}
         receipts: list[str] = []
-        size = ENTRY_BYTES * tokens * width
-        step = max(1, min(CASES_PER_REQUEST, ROWS_LIMIT_BYTES // size))
-        for start in range(0, cases, step):
-            shape = (min(step, cases - start), tokens, width)
-            part = rows[start * size : (start + shape[0]) * size]
-            receipt, output = await self._ask(member, model_root, part, shape)
+        for part in parts:
+            receipt, output = await self._ask(member, model_root, part.rows, part.shape)
             receipts.append(receipt.hex())
             read = await self._compute.call(
-                "infer.read", {**common, "shape": list(shape), "rows": output}
+                "infer.read", {**common, "shape": list(part.shape), "rows": output}
             )
-            scores += read["scores"]
+            answers = read["answers"] or [None] * len(part.places)
+            pairs = zip(read["scores"], answers, strict=True)
+            told |= zip(part.places, pairs, strict=True)
+            done += len(part.places)
             if progress is not None:
-                progress({"done": start + shape[0], "of": cases})
+                progress({"done": done, "of": cases})
         result = {"model": model_root.hex(), "host": host, "receipts": receipts}
         await self._store.append_event("inference", {**result, "rows": cases})
-        return {**result, "scores": scores}
+        found = [told[place] for place in range(cases)]
+        return {
+            **result,
+            "scores": [score for score, _ in found],
+            "answers": [answer for _, answer in found if answer is not None],
+        }
 
     def _common(self, release: Release) -> Mapping[str, Any]:
         return {
@@ -243,6 +253,7 @@ class Requester:
             "root": release.state_root,
             "seed": self._releases.key_seed(release.model_root),
             "folder": str(self._states),
+            "models": str(self._models),
         }
 
     async def _ask(
@@ -270,6 +281,42 @@ class Requester:
         await trio.to_thread.run_sync(receipt.check_answer, sealed, answer.output, salt)
         await self._certificates.keep(answer.receipt, salt, rows, answer.output)
         return receipt.digest, answer.output
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Cases that go in one order."""
+
+    places: list[int]
+    """Which records they are."""
+    shape: Shape
+    rows: bytes
+
+
+def _parts(group: Mapping[str, Any]) -> Iterator[_Part]:
+    """A group of `infer.encode`, cut to what a request holds."""
+    cases, tokens, width = group["shape"]
+    size = ENTRY_BYTES * tokens * width
+    step = max(1, min(CASES_PER_REQUEST, ROWS_LIMIT_BYTES // size))
+    for start in range(0, cases, step):
+        stop = min(start + step, cases)
+        yield _Part(
+            group["places"][start:stop],
+            (stop - start, tokens, width),
+            group["rows"][start * size : stop * size],
+        )
+
+
+def score_file(found: Mapping[str, Any]) -> bytes:
+    """What `Requester.run` found, as CSV: a score a row, and the class it is of."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    columns = [found["scores"]]
+    if found["answers"]:
+        columns.append(found["answers"])
+    writer.writerow(["score", "class"][: len(columns)])
+    writer.writerows(zip(*columns, strict=True))
+    return out.getvalue().encode()
 
 
 def _check_rows(order: Order, request: InferRequest) -> None:
