@@ -9,7 +9,7 @@ from importlib.util import find_spec
 
 NAMES = (
     *("start", "transport", "fetch", "data", "ee", "aggregate"),
-    *("verify", "accuracy", "peer"),
+    *("verify", "accuracy", "peer", "convergence"),
 )
 """In the order in which they run; one that is not installed is left out."""
 

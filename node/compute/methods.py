@@ -18,6 +18,7 @@ _METHODS = {
     "train.local": "training:local",
     "round.scales": "rounds:scales",
     "round.quantise": "rounds:quantise",
+    "round.keep": "thin:keep",
     "round.mask": "rounds:mask",
     "round.sum": "rounds:add_up",
     "round.apply": "stepping:apply",

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from node.adapters.blob_dir import BlobDir, mapped
-from node.compute import state
+from node.compute import state, thin
 from node.errors import ComputeError
 from protocol.aggregate import checks, masks, noise
 from protocol.aggregate.ring import (
@@ -40,15 +40,18 @@ def scales(params: Params, _progress: Progress) -> dict[str, Any]:
 
 
 def quantise(params: Params, _progress: Progress) -> dict[str, Any]:
-    """{update, scales, weight, total, members, noise, ring, folder, blobs} -> {blob, cut}.
+    """{update, scales, weight, total, members, noise, thin, ring, folder, blobs} -> {blob, cut}.
 
     `noise` is null, or {clip, multiplier, largest_factor, shares}; `cut` counts entries that
-    rounding or noise took beyond their scale.
+    rounding or noise took beyond their scale.  `thin`: null, or which entries travel.
     """
     blob_dir, ring = BlobDir(params["blobs"]), Ring(*params["ring"])
     update = _loaded(blob_dir, params["update"], np.dtype("<f4"))
     exponents = _scales(params["folder"], params["scales"])
     factor = weight_factor(params["weight"], params["total"], params["members"])
+    choice = thin.chosen(params, update.size)
+    if choice is not None:
+        update = update[choice.places()]
     added = None if params["noise"] is None else noise.Noise(**params["noise"])
     if added is not None:
         update = noise.clipped(update, added.clip)

@@ -309,6 +309,13 @@ class Attempt:
         found = (self.certificate, self.survivors.certificate)
         return [each for each in found if each is not None]
 
+    def has_certificate(self, slot: Slot) -> bool:
+        """Is this one of the two questions, and answered?"""
+        return any(
+            slot == each.slot and each.certificate is not None
+            for each in (self.survivors, self.verdict)
+        )
+
     def contexts(self) -> tuple[bytes, ...]:
         """Contexts of what is said in this attempt."""
         return (self.context, self.survivors.name, self.verdict.name)
@@ -377,8 +384,7 @@ class Attempt:
             case Vote() | Proposal():
                 for decision in (self.survivors, self.verdict):
                     if body.slot == decision.slot:
-                        decision.hear(sender, body, heard.signature, now)
-                        return True
+                        return decision.hear(sender, body, heard.signature, now)
                 return False
             case Upload():
                 return self.gathering.upload(sender, body)

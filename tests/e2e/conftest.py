@@ -19,8 +19,9 @@ from node.locations import Home
 from node.rpc.client import call
 from protocol.members import ROLE_DATA_PROVIDER, Member
 
-# Modules beside each other, no package.
+# Modules beside each other, and the lies of the simulator, which real daemons repeat.
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "sim"))
 from movable import federation
 
 CHAIN_ID = 31337
