@@ -587,7 +587,14 @@ class InferenceRun(Result, frozen=True):
     receipts: list[Digest]
     scores: Annotated[
         list[float],
-        _said("what the model's head gives, one a row of the table; a logit"),
+        _said(
+            "what the model's head gives, one a row of the table; a logit, of the class in"
+            " `answers` where there are classes"
+        ),
+    ]
+    answers: Annotated[
+        list[str],
+        _said("the class of each row, of a model that tells classes apart; else empty"),
     ]
     path: Annotated[str | None, _said("where the scores were written too")] = None
 
@@ -600,6 +607,22 @@ class ReceiptRow(Result, frozen=True):
 
 class ReceiptsList(Result, frozen=True):
     receipts: list[ReceiptRow]
+
+
+class CertificateRow(Result, frozen=True):
+    receipt: Digest
+    model: Digest
+    host: Annotated[str | None, _said("null where it is no member any more")]
+    cases: Count
+    time: Annotated[int, _said("when the host signed, in Unix seconds")]
+    batch: Annotated[
+        Digest | None,
+        _said("Merkle root it was anchored under; null until the host has closed it"),
+    ]
+
+
+class ReceiptsCertificates(Result, frozen=True):
+    certificates: list[CertificateRow]
 
 
 class ReceiptsAnchor(Result, frozen=True):

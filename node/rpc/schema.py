@@ -381,6 +381,13 @@ _ALL = (
         "Receipts this node has signed as a host.",
     ),
     Method(
+        "receipts.certificates",
+        params.Nothing,
+        results.ReceiptsCertificates,
+        "Answers this node has got, each with the receipt its host signed and what else a "
+        "regulator needs to check it without that host.",
+    ),
+    Method(
         "receipts.anchor",
         params.Nothing,
         results.ReceiptsAnchor,
