@@ -1,8 +1,7 @@
 """What the driver of a run's rounds asks for, done with this node's tools.
 
 Vectors never pass through here: the compute child reads and writes them as blobs, and this
-module hands it names.  Records of a round hold secrets (pre-keys, seeds, shares), so they are
-stored under a key that only the opened key file gives.
+module hands it names.
 """
 
 import hashlib
@@ -13,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import msgpack
-import nacl.secret
 import structlog
 import trio
 
 from node.driver import Work
-from node.errors import NodeError, StorageError, TransportError
+from node.errors import NodeError, TransportError
 from node.ports import Blobs, Compute, Signer, Store, Transport
 from node.services.federation import Federation
+from node.services.record_box import RECIPES, RecordBox
 from node.services.sessions import Sessions, session_context, session_opens
 from node.services.states import States
 from node.services.thin import ThinLinks
@@ -32,14 +31,13 @@ from protocol.rounds import events as ev
 from protocol.rounds.messages import DOMAIN, Heartbeat, Opening, Said
 from protocol.rounds.policy import Epoch
 from protocol.runs import ROUND_PROTOCOL, ROUND_TOPIC, Plan, canonical_plan
-from protocol.types import KEY_BYTES, Digest, PeerId, digest
+from protocol.types import KEY_BYTES, Digest, PeerId
 from protocol.wire import decode
 
-RECORDS, SHARED, RECIPES = "round-records", "round-shared", "round-recipes"
+SHARED = "round-shared"
 FETCH_TIMEOUT_S = 60.0
 SEND_TIMEOUT_S = 10.0
 ANSWER_LIMIT_BYTES = 64
-_LABEL = b"rexis-round-records-1"
 
 log = structlog.get_logger()
 
@@ -86,56 +84,6 @@ class RoundNotes:
     """By state root: how it did on the own held-out records."""
     written: set[Digest] = field(default_factory=set)
     """States and scales made in this round, by attempts that led nowhere too."""
-
-
-class RecordBox:
-    """Records of one run in the store, sealed at rest."""
-
-    def __init__(self, tools: Tools, run: bytes) -> None:
-        self._store = tools.store
-        self._run = run
-        # What this node agrees on with itself is known to whoever opens the key file.
-        own = tools.signer.agree(tools.signer.seal_key)
-        self._box = nacl.secret.SecretBox(hashlib.sha256(_LABEL + own).digest())
-
-    async def read(self) -> dict[str, bytes]:
-        """All of them, as the machine takes them up."""
-        return {
-            key[len(self._run) :].decode(): self._box.decrypt(value)
-            for key, value in await self._store.scan(RECORDS)
-            if key.startswith(self._run)
-        }
-
-    async def get(self, key: str) -> bytes | None:
-        """One record, or None."""
-        sealed = await self._store.get(RECORDS, self._run + key.encode())
-        return None if sealed is None else self._box.decrypt(sealed)
-
-    async def put(self, records: Mapping[str, bytes]) -> None:
-        """All of them, on disk when this returns."""
-        await self._store.put_many(
-            [
-                (RECORDS, self._run + key.encode(), bytes(self._box.encrypt(value)))
-                for key, value in records.items()
-            ]
-        )
-
-    async def put_recipe(self, recipe: bytes) -> Digest:
-        """On disk when this returns; named by its digest, which is what the machine knows."""
-        name, sealed = digest(recipe), bytes(self._box.encrypt(recipe))
-        await self._store.put(RECIPES, self._run + name, sealed)
-        return name
-
-    async def recipe(self, name: Digest) -> bytes:
-        sealed = await self._store.get(RECIPES, self._run + name)
-        if sealed is None:
-            raise StorageError(f"no recipe {name.hex()[:16]}: its round is over")
-        return self._box.decrypt(sealed)
-
-    async def delete(self, keys: tuple[str, ...]) -> None:
-        await self._store.put_many(
-            [(RECORDS, self._run + key.encode(), None) for key in keys]
-        )
 
 
 class Hands:
