@@ -7,7 +7,7 @@ test would see it if they did.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -18,7 +18,8 @@ from ee.integer.arith import FLOAT32_EXACT
 from ee.integer.errors import SelfTestError
 
 Product = Callable[[Tensor], Tensor]
-"""int8 rows (rows, inputs) to their exact products with one weight matrix, in float64."""
+"""int8 rows (rows, inputs) to their exact products with one weight matrix, in float64 or, where
+the sums are short enough, in float32."""
 SHORT, LIMB = 127, 64
 """Largest entry of an 8-bit row, and of a limb of a 14-bit one."""
 
@@ -68,13 +69,10 @@ def _onednn(weight: Tensor, _device: torch.device, limit: int) -> Product:
             ops.qlinear_pointwise(
                 lifted[:, cut].contiguous(), 1.0, 128, part, one, zero, None,
                 1.0, 0, torch.float32, "none", [], "",
-            ).double()
+            )
             for cut, part in zip(cuts, packed, strict=True)
         )  # fmt: skip
-        total = next(parts)
-        for part in parts:
-            total += part
-        return total
+        return _summed(parts)
 
     return product
 
@@ -86,12 +84,18 @@ def _float32(weight: Tensor, device: torch.device, limit: int) -> Product:
 
     def product(rows: Tensor) -> Tensor:
         left = rows.float()
-        total = (left[:, cuts[0]] @ wide[:, cuts[0]].t()).double()
-        for cut in cuts[1:]:
-            total += left[:, cut] @ wide[:, cut].t()
-        return total
+        return _summed(left[:, cut] @ wide[:, cut].t() for cut in cuts)
 
     return product
+
+
+def _summed(blocks: Iterator[Tensor]) -> Tensor:
+    """One block as it is; more of them in float64, which holds their sum."""
+    total = next(blocks)
+    for place, block in enumerate(blocks):
+        total = total.double() if not place else total
+        total += block
+    return total
 
 
 def _float64(weight: Tensor, device: torch.device, _limit: int) -> Product:

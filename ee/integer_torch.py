@@ -7,6 +7,7 @@ used, and is used for serving, never by an auditor.
 """
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -26,7 +27,10 @@ from ee.integer import (
 from ee.integer.errors import IntegerModelError, SelfTestError
 from ee.integer_kernels import LIMB, SHORT, exact_product
 
-SCORES_AT_ONCE = 1 << 22
+SCORES_AT_ONCE = {"cpu": 1 << 16, "cuda": 1 << 26}
+ROWS_AT_ONCE = {"cpu": 32, "cuda": 1 << 20}
+"""Blocks of heads, and of rows: on a CPU the steps between two products then find in a cache
+what the last one left; a GPU wants few and large ones."""
 _EXPONENT_BIAS, _MANTISSA_BITS = 1023, 52
 
 
@@ -136,9 +140,8 @@ class TorchTrunk:
         right, values = past.extend(_heads_first(k, group), _heads_first(v, group))
         mixed = torch.empty_like(left[0])
         # As in the reference: heads do not see each other, so this bounds memory only.
-        step = max(1, SCORES_AT_ONCE // (tokens * right[0].shape[1]))
-        for start in range(0, len(mixed), step):
-            part = slice(start, start + step)
+        step = SCORES_AT_ONCE[self._device.type] // (tokens * right[0].shape[1])
+        for part in _parts(len(mixed), step):
             mixed[part] = self._attention(
                 *((x[part], e[part]) for x, e in (left, right, values))
             )
@@ -167,8 +170,8 @@ class TorchTrunk:
             top = torch.cummax(sv, dim=-1).values[:, -tokens:]
         else:
             top = sv.amax(dim=-1, keepdim=True).expand(-1, tokens)
-        below = scores.amax(dim=-1, keepdim=True) - scores
-        steps = below.clamp_(max=spec.TABLE_SIZE).to(torch.int64)
+        below = torch.sub(scores.amax(dim=-1, keepdim=True), scores, out=scores)
+        steps = below.clamp_(max=spec.TABLE_SIZE).to(torch.int32)
         weights = _looked_up(self._exp, steps)
         total = weights.sum(dim=-1, keepdim=True)
         weights *= _power(-top)[..., None]
@@ -179,10 +182,15 @@ class TorchTrunk:
         return mixed.clamp_(-spec.MID_LIMIT, spec.MID_LIMIT)
 
     def _activated(self, gate: Tensor) -> Tensor:
-        index = gate.abs().add_(32.0).mul_(1.0 / 64).floor_()
-        index.clamp_(max=spec.TABLE_SIZE).copysign_(gate).add_(spec.TABLE_SIZE)
-        found = _looked_up(self._activation, index.to(torch.int64))
-        return found.mul_(gate).mul_(2.0**-spec.SIGMOID_BITS).add_(0.5).floor_()
+        out = torch.empty_like(gate)
+        for part in _parts(len(gate), ROWS_AT_ONCE[self._device.type]):
+            given = gate[part]
+            index = given.abs().add_(32.0).mul_(1.0 / 64).floor_()
+            index.clamp_(max=spec.TABLE_SIZE).copysign_(given).add_(spec.TABLE_SIZE)
+            found = _looked_up(self._activation, index.to(torch.int32))
+            found.mul_(given).mul_(2.0**-spec.SIGMOID_BITS).add_(0.5)
+            torch.floor(found, out=out[part])
+        return out
 
 
 Short = tuple[Tensor, Tensor]
@@ -266,16 +274,26 @@ class _Linear:
             self._bias = torch.tensor(matrix.bias, dtype=torch.float64, device=device)
 
     def __call__(self, rows: Tensor, s: Tensor, limit: float) -> Tensor:
-        sums = self._product(rows)
-        if len(rows) == 2 * len(s):
-            high, low = sums[: len(s)], sums[len(s) :]
-            sums = high.mul_(spec.LIMB).add_(low)
-        sums *= self._scale
-        sums *= _power(s)[:, None]
-        sums.add_(0.5).floor_()
-        if self._bias is not None:
-            sums += self._bias
-        return sums.clamp_(-limit, limit)
+        sums, power, count = self._product(rows), _power(s)[:, None], len(s)
+        out = torch.empty(
+            (count, sums.shape[1]), dtype=torch.float64, device=sums.device
+        )
+        for part in _parts(count, ROWS_AT_ONCE[sums.device.type]):
+            made = out[part].copy_(sums[part])
+            if len(sums) == 2 * count:
+                low = sums[part.start + count : part.stop + count]
+                made.mul_(spec.LIMB).add_(low)
+            made.mul_(self._scale).mul_(power[part]).add_(0.5).floor_()
+            if self._bias is not None:
+                made.add_(self._bias)
+            made.clamp_(-limit, limit)
+        return out
+
+
+def _parts(count: int, step: int) -> Iterator[slice]:
+    """Cuts of `count` rows into blocks of `step`, of one at least."""
+    step = max(1, step)
+    return (slice(at, min(at + step, count)) for at in range(0, count, step))
 
 
 def self_test(device: str = "cpu") -> None:

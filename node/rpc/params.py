@@ -588,9 +588,10 @@ class ProvenanceShow(_About, frozen=True):
 class ProvenanceExport(_About, frozen=True, kw_only=True):
     path: Annotated[str, _path("where it is written, mode 0600")]
     form: Annotated[
-        Literal["prov", "svg", "dot", "records"],
+        Literal["prov", "svg", "dot", "records", "lineage"],
         Meta(
-            description="W3C PROV-O as JSON-LD, a picture, Graphviz, or the signed records"
+            description="W3C PROV-O as JSON-LD, a picture, Graphviz, the signed records, or "
+            "those with the chain's facts for `rexis-verify`"
         ),
     ]
 
@@ -694,6 +695,24 @@ class QueriesAsk(Params, frozen=True):
         list[float],
         Meta(max_length=PROBABILITIES_LIMIT, description="quantiles: such as 0.5"),
     ] = []
+    path: (
+        Annotated[
+            str, _path("where question, answers and attestations are written as well")
+        ]
+        | None
+    ) = None
+
+
+class QueriesResume(Params, frozen=True):
+    query: Annotated[
+        str,
+        Meta(
+            pattern=r"^[0-9a-f]*$",
+            min_length=8,
+            max_length=64,
+            description="the beginning of the question's id, as its error named it",
+        ),
+    ]
     path: (
         Annotated[
             str, _path("where question, answers and attestations are written as well")

@@ -41,7 +41,7 @@ from node.ports import (
 )
 from node.ports import Market as Trade
 from protocol.duo import PERMISSIONS
-from protocol.lineage import Facts, PlacedReceipt, Records
+from protocol.lineage import AskedQuery, Facts, PlacedReceipt, Records
 from protocol.listing import Listing
 from protocol.manifest import DATA_PROTOCOL, QUERY_LIMIT_BYTES
 from protocol.members import Member
@@ -281,6 +281,7 @@ class Market:
         consents: Sequence[bytes] = (),
         releases: Sequence[bytes] = (),
         receipts: Sequence[PlacedReceipt] = (),
+        queries: Sequence[AskedQuery] = (),
     ) -> tuple[Records, Facts]:
         """The records and facts of a provenance graph: `protocol.lineage.build`.
 
@@ -300,6 +301,7 @@ class Market:
             consents=consents,
             releases=releases,
             receipts=receipts,
+            queries=queries,
         ), lineage.facts(await self._tools.chain.members(), tokens, grants, events)
 
     async def fetch(

@@ -156,6 +156,7 @@ class Node:
             outbox=self.outbox,
             compute=parts.compute,
             states=home.states,
+            models=home.models,
             trunks=home.trunks,
         )
         self.certificates = Certificates(
@@ -206,6 +207,7 @@ class Node:
             runs=self.runs,
             compute=parts.compute,
             states=home.states,
+            models=home.models,
         )
         self.confirmations = Confirmations(
             store=parts.store,
@@ -217,6 +219,7 @@ class Node:
             outbox=self.outbox,
             compute=parts.compute,
             states=str(home.states),
+            models=str(home.models),
         )
         self.queries = Queries(
             store=parts.store,
@@ -233,6 +236,8 @@ class Node:
             releases=self.releases,
             receipts=self.receipts,
             certificates=self.certificates,
+            queries=self.queries,
+            where=(config.chain.chain_id, config.chain.contracts.registry),
         )
         self._topics: Mapping[str, Callable[[Announcement], Awaitable[None]]] = {
             PROPOSAL_TOPIC: self.runs.heard_proposal,
@@ -265,6 +270,7 @@ class Node:
             nursery.start_soon(self.provenance.run)
             nursery.start_soon(self.runs.run)
             nursery.start_soon(self.receipts.run)
+            nursery.start_soon(self.certificates.run)
             if self.disputes is not None:
                 nursery.start_soon(self.disputes.run)
             nursery.start_soon(self._lender.run)

@@ -56,7 +56,8 @@ def test_blocks_of_heads_threads_and_batches_move_no_bit(monkeypatch):
         torch.set_num_threads(threads)
     alone = np.concatenate([twin.forward(row[None]).output for row in rows])
     np.testing.assert_array_equal(alone, wanted)
-    monkeypatch.setattr(integer_torch, "SCORES_AT_ONCE", 1)
+    monkeypatch.setitem(integer_torch.SCORES_AT_ONCE, "cpu", 1)
+    monkeypatch.setitem(integer_torch.ROWS_AT_ONCE, "cpu", 3)
     np.testing.assert_array_equal(twin.forward(rows).output, wanted)
 
 

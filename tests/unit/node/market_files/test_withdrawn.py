@@ -162,6 +162,11 @@ class Nobody:
     receipts = placed
 
 
+class NoQueries:
+    async def signed(self):
+        return []
+
+
 class NoReleases:
     def signed(self):
         return [b"no release at all"]
@@ -175,6 +180,8 @@ def provenance_of(node):
         releases=NoReleases(),
         receipts=Nobody(),
         certificates=Nobody(),
+        queries=NoQueries(),
+        where=(31337, "0x" + "00" * 20),
     )
 
 
@@ -194,7 +201,13 @@ async def test_provenance_is_shown_around_a_dataset_and_written(world, tmp_path)
     assert len(shown["doubts"]) == 1
     whole = await graph.show(None, "both")
     assert len(whole["things"]) > len(shown["things"])
-    for form, start in (("prov", b"{"), ("svg", b"<svg"), ("dot", b"digraph")):
+    forms = {
+        "prov": b"{",
+        "svg": b"<svg",
+        "dot": b"digraph",
+        "lineage": b"\x99\xa9lineage",
+    }
+    for form, start in forms.items():
         path = tmp_path / form
         made = await graph.export(None, "both", form, path)
         assert path.read_bytes().startswith(start)
