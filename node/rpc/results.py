@@ -405,6 +405,9 @@ class QueriesAsk(Result, frozen=True):
     kind: str
     code: Annotated[Digest, _said("of the program that answered, as attested")]
     answers: Annotated[list[QueryAnswer], _said("every one was verified")]
+    dropped: Annotated[
+        list[str], _said("institutions that were asked and are not in the sum")
+    ]
     masked: Annotated[bool, _said("only the sum could be read")]
     noise_sd: Annotated[float, _said("standard deviation of one cell of the sum")]
     floor: Annotated[Count, _said("smaller counts are null; a curve ends there")]

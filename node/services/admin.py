@@ -92,6 +92,7 @@ class Admin:
             "queries.stop": self._queries_stop,
             "queries.list": self._queries_list,
             "queries.ask": self._queries_ask,
+            "queries.resume": self._queries_resume,
             "disputes.open": self._disputes_open,
             "disputes.list": self._disputes_list,
             "events.list": self._events_list,
@@ -342,6 +343,11 @@ class Admin:
             event=params.event,
             probabilities=params.probabilities,
             path=params.path and Path(params.path),
+        )
+
+    async def _queries_resume(self, params: Any) -> Row:
+        return await self._node.queries.resume(
+            params.query, params.path and Path(params.path)
         )
 
     async def _provenance_show(self, params: Any) -> Row:

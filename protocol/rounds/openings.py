@@ -142,9 +142,7 @@ class Openings:
         if len(ready) < len(cohort.members) and not waited:
             return None
         members = tuple(m for m in cohort.members if m in allowed)
-        prekeys = tuple(
-            (ready[m].prekey.number, ready[m].name) for m in members
-        )
+        prekeys = tuple((ready[m].prekey.number, ready[m].name) for m in members)
         return encode(self._opening(members, prekeys))
 
     def _admissible(self, ready: frozenset[bytes]) -> frozenset[bytes] | None:
