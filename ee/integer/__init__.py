@@ -8,6 +8,7 @@ result of one layer.  `self_test` comes before serving and before auditing.
 from ee.integer.codec import (
     SLICE_MAGIC,
     TRUNK_MAGIC,
+    AngleOpening,
     ChannelOpening,
     Slice,
     cut,
@@ -19,6 +20,7 @@ from ee.integer.codec import (
     header_parts,
     layer_root,
     model_root,
+    open_angles,
     open_channel,
     root_over_layers,
 )
@@ -35,7 +37,7 @@ from ee.integer.rows import (
     unpack_rows,
 )
 from ee.integer.spec import op_spec_digest
-from ee.integer.trace import TraceRow, trace_token
+from ee.integer.trace import BLOCK, trace_token
 from ee.integer.trunk import (
     Cache,
     Header,
@@ -47,10 +49,12 @@ from ee.integer.trunk import (
 )
 
 __all__ = [
+    "BLOCK",
     "ENTRY_BYTES",
     "RESIDUAL_BITS",
     "SLICE_MAGIC",
     "TRUNK_MAGIC",
+    "AngleOpening",
     "Cache",
     "ChannelOpening",
     "Header",
@@ -63,7 +67,6 @@ __all__ = [
     "SelfTestError",
     "Slice",
     "Trace",
-    "TraceRow",
     "TrunkConfig",
     "cut",
     "decode",
@@ -77,6 +80,7 @@ __all__ = [
     "layer_root",
     "model_root",
     "op_spec_digest",
+    "open_angles",
     "open_channel",
     "pack_rows",
     "quantise",

@@ -36,7 +36,7 @@ from ee.integer.trunk import (
 
 TRUNK_MAGIC = b"rexis-integer-trunk-1\n"
 SLICE_MAGIC = b"rexis-integer-slice-1\n"
-_ROOT_LABEL = b"rexis-model-root-2"
+_ROOT_LABEL = b"rexis-model-root-3"
 _NUMBERS = struct.Struct("<8I2QI")
 _INDEX = struct.Struct("<I")
 _CHANNEL = struct.Struct("<BBII")
@@ -149,19 +149,41 @@ def open_channel(layer: Layer, matrix: int, channel: int) -> ChannelOpening:
     )
 
 
+@dataclass(frozen=True)
+class AngleOpening:
+    """The RoPE angles of one position and their path to the root of the tables."""
+
+    row: bytes
+    path: tuple[bytes, ...]
+
+
+def open_angles(header: Header, position: int) -> AngleOpening:
+    """Cosines, then sines, of `position`."""
+    rows = _angle_rows(header)
+    if not 0 <= position < len(rows):
+        raise IntegerModelError(f"no position {position} in tables of {len(rows)}")
+    digests = [hashlib.sha256(b"\x00" + row).digest() for row in rows]
+    return AngleOpening(rows[position], tuple(_path(digests, position)))
+
+
 def header_digest(header: Header) -> bytes:
     """What stands for the header in the model root.
 
-    The tables are long and only attention needs them, so they stand in it by their digest and
-    the numbers can be shown alone.
+    The tables are long, so they stand in it by the root of a tree over their positions: the
+    numbers can be shown alone, and the angles of one position.
     """
     return hashlib.sha256(b"".join(header_parts(header))).digest()
 
 
 def header_parts(header: Header) -> tuple[bytes, bytes]:
-    """The header's numbers, and the digest of its tables."""
-    numbers, tables = _numbers_bytes(header), _tables_bytes(header)
-    return numbers, hashlib.sha256(tables).digest()
+    """The header's numbers, and the root of its tables."""
+    digests = [hashlib.sha256(b"\x00" + row).digest() for row in _angle_rows(header)]
+    return _numbers_bytes(header), _merkle(digests)
+
+
+def _angle_rows(header: Header) -> list[bytes]:
+    pairs = zip(header.cos.astype("<i2"), header.sin.astype("<i2"), strict=True)
+    return [cos.tobytes() + sin.tobytes() for cos, sin in pairs]
 
 
 def _channels(layer: Layer) -> Iterator[tuple[bytes, bytes]]:

@@ -21,7 +21,7 @@ from ee.integer.linear import Matrix
 from ee.integer.rows import pack_rows
 from ee.integer.trunk import Header, IntegerTrunk, Layer, TrunkConfig
 
-KNOWN_ANSWER = "82f85126419a6d34eeeb27ec85dc4a9d8cc551c5415d47365d72b90128274219"
+KNOWN_ANSWER = "4205d6deab745c303f4a0faa69f13498f0a5d972da314afc4400a09855fc8ee4"
 
 
 def self_test() -> None:
