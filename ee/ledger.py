@@ -55,7 +55,7 @@ class Opens:
 
     architecture: str
     plan: bytes
-    """Digest of the layer plan."""
+    """Digest of the layer plan, or of the model file of a run."""
     strength: str
     turn: str
 

@@ -172,12 +172,21 @@ def joined(cut: Cut, trunk: Mapping[str, Tensor], ends: Mapping[str, Tensor]) ->
     The blocks' norms are ones and zeros and the model computes what it did; it loads into
     the stock class of `canonical_config`.
     """
-    out = dict(ends)
-    for name, tensor in trunk.items():
-        source = cut.architecture.source(name, cut.stem_layers)
-        if cut.is_trunk(source):
-            out[source] = tensor
-    return out
+    return dict(ends) | {source: trunk[name] for name, source in sources(cut).items()}
+
+
+def sources(cut: Cut) -> dict[str, str]:
+    """Tensor of the trunk to its place in the whole base model, for all that have one.
+
+    A post-norm trunk begins with the norm its stem ends before; that one has a key, and
+    learns, without standing in a block of the trunk.
+    """
+    named = {n: cut.architecture.source(n, cut.stem_layers) for n in cut.plan.shapes()}
+    return {
+        name: source
+        for name, source in named.items()
+        if cut.is_trunk(source) or name in cut.sources
+    }
 
 
 def canonical_config(cut: Cut) -> PreTrainedConfig:

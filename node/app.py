@@ -21,7 +21,10 @@ from node import notify
 from node.adapters.blob_dir import BlobDir
 from node.adapters.compute_child import open_compute_child
 from node.adapters.evm_chain import EvmChain
+from node.adapters.evm_committees import EvmCommittees
+from node.adapters.evm_council import EvmCouncil
 from node.adapters.evm_disputes import EvmDisputes
+from node.adapters.evm_market import EvmMarket
 from node.adapters.keyfile import KeyFile, open_
 from node.adapters.libp2p import Libp2pTransport
 from node.adapters.sqlite_store import SqliteStore
@@ -112,7 +115,13 @@ async def opened(
         compute = await stack.enter_async_context(open_compute_child())
         nursery = await stack.enter_async_context(trio.open_nursery())
         node = Node(
-            Parts(home, config, key, store, blobs, chain, compute, EvmDisputes(chain))
+            Parts(
+                *(home, config, key, store, blobs, chain, compute),
+                arbiter=EvmDisputes(chain),
+                trade=EvmMarket(chain),
+                committees=EvmCommittees(chain),
+                council=EvmCouncil(chain),
+            )
         )
         transport = Libp2pTransport(
             identity_seed=key.identity_seed,

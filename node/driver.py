@@ -27,7 +27,7 @@ REST_AFTER_S = 30.0
 WORK_TRIES = 3
 INBOX = 4096
 
-Work = ev.Quantise | ev.Mask | ev.Sum | ev.Unmask | ev.Apply | ev.Tag | ev.Check
+Work = ev.Quantise | ev.Mask | ev.Sum | ev.Apply | ev.Tag | ev.Check
 """Answered by one event each; a result is durable before it is named in one."""
 
 

@@ -25,6 +25,7 @@ class Home:
         self.blobs = self.path / "blobs"
         self.states = self.path / "states"
         self.trunks = self.path / "trunks"
+        self.models = self.path / "models"
         self.evidence = self.path / "evidence"
         self.rpc_socket = self.path / "rpc.sock"
         self.worker_socket = self.path / "worker.sock"

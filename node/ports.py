@@ -140,6 +140,66 @@ class Request:
         return replace(self, **changes)
 
 
+@dataclass(frozen=True)
+class Purse:
+    """What an account has in one token, in the token's smallest unit."""
+
+    token: bytes
+    balance: int
+    held: int
+    """What our contracts hold for it, and it may collect."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """`Parameters.Values`, and the token of bonds and stakes; seconds, votes, token units."""
+
+    answer_s: int
+    dispute_s: int
+    challenge_s: int
+    vote_s: int
+    unbonding_s: int
+    quorum: int
+    open_requests: int
+    bond: int
+    bond_token: bytes
+
+
+@dataclass(frozen=True)
+class Seats:
+    """Who sits on a data access committee, how many of them decide, and its next act."""
+
+    accounts: tuple[bytes, ...]
+    threshold: int
+    nonce: int
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a committee's members sign about one request."""
+
+    request: int
+    key_digest: Digest | None
+    """What an approval commits to; None refuses."""
+    nonce: int
+    deadline: int
+
+
+@dataclass(frozen=True)
+class Motion:
+    """A proposal before the council."""
+
+    number: int
+    text: str
+    """The call, as a person reads it."""
+    yes: int
+    electorate: int
+    opened: int
+    ready: int
+    """When it may be carried out, in Unix seconds; 0: not passed."""
+    done: bool
+
+
 class Outcome(IntEnum):
     """`Board.Outcome`."""
 
@@ -439,15 +499,20 @@ class Market(Protocol):
         *,
         purposes: int | None = None,
         acknowledged: int | None = None,
+        record: Digest | None = None,
     ) -> int:
-        """Ask for access to the dataset as it is listed now; returns the number.
+        """Ask for access to a dataset; returns the number.
 
         Puts the price into escrow, if it is at most `max_price`.  A request says all that
-        this member is to have; purposes and modifiers default as in `Chain.grant`.
+        this member is to have; purposes and modifiers default as in `Chain.grant`.  It is
+        refused if the dataset is not listed by `record` any more (None: as it is now).
         """
 
     async def approve(self, request: int, key_digest: Digest) -> None:
         """The committee agrees; `key_digest` commits to the message that brings the keys."""
+
+    async def approval(self, request: int) -> Digest | None:
+        """The key digest that a request's approval committed to; None before it."""
 
     async def reject(self, request: int) -> None: ...
 
@@ -494,6 +559,54 @@ class Market(Protocol):
 
     async def scores(self, account: bytes) -> Mapping[str, tuple[int, int]]:
         """Role to score from 0 to 100 and the number of cases it rests on."""
+
+    async def rules(self) -> Rules:
+        """Windows, quorum, bond: what the council decides."""
+
+    async def accepts(self, token: bytes) -> bool:
+        """Whether prices may be in this token."""
+
+    async def purse(self, token: bytes) -> Purse:
+        """What this account has in one token."""
+
+
+class Committees(Protocol):
+    """Data access committees that are contracts: enough of their seats decide."""
+
+    async def make(self, accounts: Sequence[bytes], threshold: int) -> bytes:
+        """Put one on the chain; its address."""
+
+    async def seats(self, committee: bytes) -> Seats | None:
+        """None where the account is no such contract."""
+
+    async def sign(self, committee: bytes, decision: Decision) -> bytes:
+        """The signature of this account."""
+
+    async def signer(
+        self, committee: bytes, decision: Decision, signature: bytes
+    ) -> bytes:
+        """Whose account signed just this decision."""
+
+    async def decide(
+        self, committee: bytes, decision: Decision, signatures: Sequence[bytes]
+    ) -> None:
+        """Have the contract do it; `signatures` in the order of their accounts."""
+
+
+class Council(Protocol):
+    """The members' votes on the market's parameters."""
+
+    async def motions(self) -> list[Motion]: ...
+
+    async def propose_token(self, token: bytes, *, accepted: bool) -> int:
+        """Take a token for prices, or no longer; the proposal's number."""
+
+    async def propose_rules(self, **changes: int) -> int:
+        """Change some of `Rules`."""
+
+    async def vote(self, motion: int) -> None: ...
+
+    async def execute(self, motion: int) -> None: ...
 
 
 class Arbiter(Protocol):

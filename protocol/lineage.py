@@ -5,20 +5,32 @@ only if it was verified: a signature by the party that the edge speaks of, a fac
 chain, or both.  What does not verify becomes a doubt with its reason and no edge, so a
 graph never says more than a reader with the same records and chain can check alone.
 
-The words are W3C PROV's.  Every relation points from the later thing to the earlier one,
-hence the graph has no cycle, and "back" and "forward" are its two directions.
+The words are W3C PROV's.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 from protocol.errors import ProtocolError, VerificationError
 from protocol.evaluation import RELEASE_LIMIT_BYTES, Release
+from protocol.lineage_graph import (
+    BOTH,
+    ON_CHAIN,
+    SIGNED,
+    Doubt,
+    Edge,
+    Graph,
+    Kind,
+    Proof,
+    Vertex,
+    urn,
+)
 from protocol.listing import Listing, open_listing
 from protocol.manifest import ListingAnswer
 from protocol.members import MemberSet
 from protocol.provenance import citation_digest, open_step, verify_chain
+from protocol.queries.answer import open_attestation, open_query
 from protocol.receipt import BatchProof, open_receipt
 from protocol.runs import Consent, Proposal, open_consent, open_proposal
 from protocol.types import digest
@@ -28,13 +40,6 @@ RECORDS_LIMIT_BYTES = 1 << 26
 """Of a file of records: a few thousand receipts and what stands behind them."""
 
 T = TypeVar("T")
-Kind = Literal[
-    "source", "dataset", "grant", "run", "state", "model", "receipt", "answer", "member"
-]
-Proof = Literal["signature", "chain", "signature and chain"]
-SIGNED: Proof = "signature"
-ON_CHAIN: Proof = "chain"
-BOTH: Proof = "signature and chain"
 
 
 class PlacedReceipt(Message, frozen=True, tag="placed-receipt"):
@@ -43,6 +48,13 @@ class PlacedReceipt(Message, frozen=True, tag="placed-receipt"):
     sealed: bytes
     batch: bytes
     proof: BatchProof | None
+
+
+class AskedQuery(Message, frozen=True, tag="asked-query"):
+    """A signed question and what some or all institutions signed about their answers."""
+
+    query: bytes
+    attestations: tuple[bytes, ...]
 
 
 class Records(Message, frozen=True, tag="lineage"):
@@ -54,6 +66,7 @@ class Records(Message, frozen=True, tag="lineage"):
     releases: tuple[bytes, ...] = ()
     """Encoded; what vouches for one is the record anchored beside its model's root."""
     receipts: tuple[PlacedReceipt, ...] = ()
+    queries: tuple[AskedQuery, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -91,109 +104,6 @@ class Facts:
     batches: frozenset[bytes] = frozenset()
 
 
-@dataclass(frozen=True)
-class Vertex:
-    """A thing, an activity or a party."""
-
-    id: str
-    kind: Kind
-    label: str
-    about: tuple[tuple[str, str | int], ...] = ()
-
-
-@dataclass(frozen=True)
-class Edge:
-    """`subject` came about by way of `object`."""
-
-    subject: str
-    relation: str
-    """A property of PROV-O, or one of ours."""
-    object: str
-    proof: Proof
-
-
-@dataclass(frozen=True)
-class Doubt:
-    """A record that did not verify, and why."""
-
-    what: str
-    why: str
-
-
-@dataclass
-class Graph:
-    """Vertices by id, edges in the order they were verified, and what was not."""
-
-    vertices: dict[str, Vertex] = field(default_factory=dict)
-    edges: list[Edge] = field(default_factory=list)
-    doubts: list[Doubt] = field(default_factory=list)
-
-    def back(self, start: str) -> "Graph":
-        """All that `start` rests on, and the grants of the datasets among it."""
-        found = self._reached(start, lambda edge: (edge.subject, edge.object))
-        datasets = {one for one in found if self.vertices[one].kind == "dataset"}
-        grants = {
-            edge.subject
-            for edge in self.edges
-            if edge.object in datasets and self.vertices[edge.subject].kind == "grant"
-        }
-        parties = {edge.object for edge in self.edges if edge.subject in grants}
-        return self._part({*found, *grants, *parties})
-
-    def forward(self, start: str) -> "Graph":
-        """All that came of `start`, with the members that took part in it."""
-        found = self._reached(start, lambda edge: (edge.object, edge.subject))
-        parties = {
-            edge.object
-            for edge in self.edges
-            if edge.subject in found and self.vertices[edge.object].kind == "member"
-        }
-        return self._part({*found, *parties})
-
-    def find(self, text: str) -> str:
-        """The one vertex whose id, or the digest in it, begins with `text`."""
-        found = [
-            one for one in self.vertices if text in {one, one.rpartition(":")[2]}
-        ] or [
-            one
-            for one in self.vertices
-            if one.startswith(text) or one.rpartition(":")[2].startswith(text)
-        ]
-        if len(found) != 1:
-            raise VerificationError(
-                f"{len(found)} things are called {text[:80]!r} in what could be verified"
-            )
-        return found[0]
-
-    def _reached(self, start: str, ends: Callable[[Edge], tuple[str, str]]) -> set[str]:
-        if start not in self.vertices:
-            raise VerificationError(f"{start[:120]!r} is not in what could be verified")
-        next_of: dict[str, list[str]] = {}
-        for edge in self.edges:
-            one, other = ends(edge)
-            next_of.setdefault(one, []).append(other)
-        found, queue = {start}, [start]
-        while queue:
-            for other in next_of.get(queue.pop(), []):
-                if other not in found:
-                    found.add(other)
-                    queue.append(other)
-        return found
-
-    def _part(self, ids: Iterable[str]) -> "Graph":
-        kept = set(ids)
-        return Graph(
-            {one: vertex for one, vertex in self.vertices.items() if one in kept},
-            [e for e in self.edges if e.subject in kept and e.object in kept],
-            list(self.doubts),
-        )
-
-
-def urn(kind: Kind, name: bytes | int) -> str:
-    """How a vertex is called."""
-    return f"urn:rexis:{kind}:{name.hex() if isinstance(name, bytes) else name}"
-
-
 def open_records(data: bytes) -> Records:
     """A file of records; nothing in it is verified yet."""
     return decode(data, Records, limit_bytes=RECORDS_LIMIT_BYTES)
@@ -229,6 +139,8 @@ class _Builder:
             self._try("release", digest(data), self._release, data)
         for placed in records.receipts:
             self._try("receipt", digest(placed.sealed), self._receipt, placed)
+        for asked in records.queries:
+            self._try("query", digest(asked.query), self._query, asked)
 
     def _try(self, what: str, name: bytes, add: Callable[[T], None], one: T) -> None:
         try:
@@ -443,3 +355,33 @@ class _Builder:
             "answer", receipt.roots[-1], f"answer {receipt.roots[-1].hex()[:12]}"
         )
         self._edge(answer, "prov:wasGeneratedBy", vertex, proof)
+
+    def _query(self, asked: AskedQuery) -> None:
+        """A question, each dataset that answered it, and the answer once all have."""
+        query, asker = open_query(asked.query)
+        name = query.id()
+        label = f"{query.kind} of {len(query.datasets)} datasets"
+        used: dict[int, tuple[str, str, bytes]] = {}
+        for sealed in asked.attestations:
+            said, signer = open_attestation(sealed, query)
+            listing, dataset = self._datasets.get(said.dataset, (None, ""))
+            if listing is None or listing.digest() != said.record:
+                raise VerificationError(
+                    f"the listing of dataset {said.dataset} is not the one that answered"
+                )
+            if (listing.owner, listing.manifest) != (signer, said.manifest):
+                raise VerificationError(
+                    f"dataset {said.dataset} was answered by another, or from other data"
+                )
+            used[said.dataset] = dataset, self._member(signer), said.words
+        vertex = self._vertex(
+            "query", name, label, spend=query.spend, code=query.code.hex()
+        )
+        self._edge(vertex, "rexis:requestedBy", self._member(asker), SIGNED)
+        for dataset, owner, _ in used.values():
+            self._edge(vertex, "prov:used", dataset, BOTH)
+            self._edge(vertex, "prov:wasAssociatedWith", owner, SIGNED)
+        if used.keys() == {one.dataset for one in query.datasets}:
+            words = b"".join(used[one][2] for one in sorted(used))
+            answer = self._vertex("answer", digest(words), f"answer to a {query.kind}")
+            self._edge(answer, "prov:wasGeneratedBy", vertex, SIGNED)

@@ -15,9 +15,14 @@ _LEAF = b"\x00"
 _NODE = b"\x01"
 
 
+def leaf() -> "hashlib._Hash":
+    """Hasher of one leaf whose data comes piece by piece."""
+    return hashlib.sha256(_LEAF)
+
+
 def leaf_digest(data: bytes | memoryview) -> Digest:
     """Hash of one leaf."""
-    hasher = hashlib.sha256(_LEAF)
+    hasher = leaf()
     hasher.update(data)
     return Digest(hasher.digest())
 

@@ -5,6 +5,7 @@ canonical bytes, `model_root` its name, `IntegerTrunk.forward` its result, `Slic
 result of one layer.  `self_test` comes before serving and before auditing.
 """
 
+from ee.integer.block import LLAMA, Style
 from ee.integer.codec import (
     SLICE_MAGIC,
     TRUNK_MAGIC,
@@ -26,7 +27,7 @@ from ee.integer.codec import (
 )
 from ee.integer.errors import IntegerModelError, MalformedTrunkError, SelfTestError
 from ee.integer.known import self_test
-from ee.integer.linear import Matrix
+from ee.integer.linear import Gain, Matrix
 from ee.integer.quantise import quantise
 from ee.integer.rows import (
     ENTRY_BYTES,
@@ -37,6 +38,7 @@ from ee.integer.rows import (
     unpack_rows,
 )
 from ee.integer.spec import op_spec_digest
+from ee.integer.stock import head_norm, quantise_stock
 from ee.integer.trace import BLOCK, trace_token
 from ee.integer.trunk import (
     Cache,
@@ -51,12 +53,14 @@ from ee.integer.trunk import (
 __all__ = [
     "BLOCK",
     "ENTRY_BYTES",
+    "LLAMA",
     "RESIDUAL_BITS",
     "SLICE_MAGIC",
     "TRUNK_MAGIC",
     "AngleOpening",
     "Cache",
     "ChannelOpening",
+    "Gain",
     "Header",
     "IntegerModelError",
     "IntegerTrunk",
@@ -66,6 +70,7 @@ __all__ = [
     "RowArray",
     "SelfTestError",
     "Slice",
+    "Style",
     "Trace",
     "TrunkConfig",
     "cut",
@@ -75,6 +80,7 @@ __all__ = [
     "encode",
     "encode_rows",
     "encode_slice",
+    "head_norm",
     "header_digest",
     "header_parts",
     "layer_root",
@@ -84,6 +90,7 @@ __all__ = [
     "open_channel",
     "pack_rows",
     "quantise",
+    "quantise_stock",
     "root_over_layers",
     "self_test",
     "trace_token",

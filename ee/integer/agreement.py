@@ -22,14 +22,15 @@ from ee.integer.quantise import (
     matrix_of,
     named_weights,
 )
-from ee.integer.trunk import IntegerTrunk
+from ee.integer.stock import FloatLayer, float_layers, gain_of, stock_header
+from ee.integer.trunk import Header, IntegerTrunk, Layer
 
 TIE_SLACK = 1e-3
 """In integer units: float32 noise of a keyed weight is below 1e-4 of its step."""
 NOISE = 1e-6
 """Relative: of a channel's largest weight, which is its scale."""
 TABLE_SLACK = 1
-"""Units of 2^-14: a library's cosine may round the other way."""
+"""Of a table's last unit: a library's cosine may round the other way."""
 
 
 def check_agreement(
@@ -37,20 +38,69 @@ def check_agreement(
 ) -> None:
     """Raise `IntegerModelError` at the first matrix that `state` does not explain."""
     numbers = trunk.config
-    header = header_of(
-        config, numbers.tokens, numbers.residual_bits, causal=numbers.causal
-    )
-    if header.config != numbers:
-        raise IntegerModelError(f"trunk has {numbers}, the weights {header.config}")
-    for name in ("cos", "sin"):
-        found = getattr(trunk.header, name).astype(np.int32)
-        if np.abs(found - getattr(header, name)).max() > TABLE_SLACK:
+    if numbers.op_spec == 1:
+        header = header_of(
+            config, numbers.tokens, numbers.residual_bits, causal=numbers.causal
+        )
+        _check_header(trunk.header, header)
+        named = named_weights(state, numbers.layers)
+        for index, layer in enumerate(trunk.layers):
+            for name, weight, bits in layer_weights(named, index, numbers):
+                what = f"layer {index} {name}"
+                _check(what, getattr(layer, name), weight, bits, wide=name == "down")
+        return
+    header = stock_header(config, numbers.tokens, numbers.residual_bits)
+    _check_header(trunk.header, header)
+    pairs = zip(trunk.layers, float_layers(state, config, numbers), strict=True)
+    for index, (layer, floats) in enumerate(pairs):
+        _check_stock(f"layer {index}", layer, floats, numbers.residual_bits)
+
+
+def _check_header(found: Header, header: Header) -> None:
+    if header.config != found.config:
+        raise IntegerModelError(
+            f"trunk has {found.config}, the weights {header.config}"
+        )
+    for name in ("cos", "sin", "activation"):
+        told, own = getattr(found, name), getattr(header, name)
+        if own is None or not own.size:
+            continue
+        if np.abs(told.astype(np.int64) - own.astype(np.int64)).max() > TABLE_SLACK:
             raise IntegerModelError(f"{name} table is not that of the configuration")
-    named = named_weights(state, numbers.layers)
-    for index, layer in enumerate(trunk.layers):
-        for name, weight, bits in layer_weights(named, index, numbers):
-            what = f"layer {index} {name}"
-            _check(what, getattr(layer, name), weight, bits, wide=name == "down")
+
+
+def _check_stock(what: str, layer: Layer, floats: FloatLayer, bits: int) -> None:
+    """One layer of op-spec 2: matrices, their biases, the gains on the residual."""
+    for name, matrix in layer.named():
+        own, here = floats.matrices[name], f"{what} {name}"
+        _check(here, matrix, own.weight, own.bits, wide=name == "down")
+        assert matrix.bias is not None
+        # A folded shift is a sum over the inputs, and its float32 noise one of the matrix.
+        noise = NOISE * float(np.abs(own.weight).sum(axis=1).max() + 1)
+        _check_values(f"{here} bias", matrix.bias, own.bias, own.out_bits, noise)
+    for number, (gain, (floats_gain, shift)) in enumerate(
+        zip(layer.gains, floats.gains, strict=True)
+    ):
+        here, own_gain = f"{what} norm {number}", gain_of(floats_gain, shift, bits)
+        if abs(gain.shift - own_gain.shift) > 1:
+            raise IntegerModelError(
+                f"{here} has shift {gain.shift}, not {own_gain.shift}"
+            )
+        units = bits - spec.NORM_BITS + gain.shift
+        _check_values(f"{here} gain", gain.multiplier, floats_gain, units, NOISE)
+        _check_values(f"{here} bias", gain.bias, shift, bits, NOISE)
+
+
+def _check_values(what: str, found: Any, floats: Any, bits: int, noise: float) -> None:
+    """Each of `found` is a nearest integer of its float times 2^bits."""
+    exact = np.ldexp(floats, bits)
+    gap = np.abs(found - exact)
+    slack = 0.5 + TIE_SLACK + noise * np.ldexp(np.abs(floats) + 1, bits)
+    if bool((gap > slack).any()):
+        place = int((gap - slack).argmax())
+        raise IntegerModelError(
+            f"{what} {place} is {found[place]}, the weights give {exact[place]:.2f}"
+        )
 
 
 def _check(what: str, matrix: Matrix, weight: Any, bits: int, *, wide: bool) -> None:

@@ -5,6 +5,7 @@ by one except attention, which sees keys and values only through what `Past` kee
 rows decoded one at a time are, bit for bit, those of the whole sequence at once.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,12 +14,15 @@ from numpy.typing import NDArray
 
 from ee.integer import arith, ops, spec
 from ee.integer.arith import Floats
-from ee.integer.linear import Linear
+from ee.integer.linear import Gain, Linear
 from ee.integer.ops import Rows
+
+MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
+"""In the order of the bytes; `gate` goes into the activation, `up` is there in a gated block."""
 
 
 class Linears(Protocol):
-    """The seven matrices of a block, or what stands in for them."""
+    """The matrices of a block, or what stands in for them, and its norms' gains."""
 
     @property
     def q(self) -> Linear: ...
@@ -31,9 +35,47 @@ class Linears(Protocol):
     @property
     def gate(self) -> Linear: ...
     @property
-    def up(self) -> Linear: ...
+    def up(self) -> Linear | None: ...
     @property
     def down(self) -> Linear: ...
+    @property
+    def gains(self) -> tuple[Gain, ...]: ...
+
+
+@dataclass(frozen=True)
+class StandIn:
+    """A block whose matrices are something else: they record, or check somebody's sums."""
+
+    q: Linear
+    k: Linear
+    v: Linear
+    o: Linear
+    gate: Linear
+    up: Linear | None
+    down: Linear
+    gains: tuple[Gain, ...]
+
+    @classmethod
+    def of(cls, linears: Sequence[Linear], gains: tuple[Gain, ...]) -> "StandIn":
+        """From seven, or six where a block is not gated, in the order of the bytes."""
+        *first, down = linears
+        q, k, v, o, gate = first[:5]
+        return cls(q, k, v, o, gate, first[5] if len(first) > 5 else None, down, gains)
+
+
+@dataclass(frozen=True)
+class Style:
+    """What an op-spec 2 trunk says of its blocks; `LLAMA` is what op-spec 1 fixes."""
+
+    centred: bool
+    """LayerNorm: the mean is taken out first."""
+    post: bool
+    """Norms stand on the residual itself, with gains, as in BERT."""
+    rotary: bool
+    gated: bool
+
+
+LLAMA = Style(centred=False, post=False, rotary=True, gated=True)
 
 
 @dataclass(frozen=True)
@@ -46,8 +88,10 @@ class Shape:
     norm_bias: int
     score_multiplier: int
     causal: bool
+    style: Style
     cos: NDArray[np.int16]
     sin: NDArray[np.int16]
+    activation: Floats
 
 
 class Past:
@@ -76,34 +120,47 @@ def replayed(
     """(batch, tokens, width) rows before a block to rows after it."""
     batch, tokens, width = residual.shape
     flat = residual.reshape(batch * tokens, width)
-    flat = _add(flat, _attended(shape, layer, flat, batch, past or Past()))
-    normed = ops.norm(flat, shape.norm_bias)
-    gate = layer.gate.apply(normed, spec.MID_LIMIT)
-    product = ops.gated(gate, layer.up.apply(normed, spec.MID_LIMIT))
-    wide = ops.rows(product, spec.WIDE_BITS)
-    flat = _add(flat, layer.down.apply_wide(wide, spec.RESIDUAL_LIMIT))
+    short, base = normed(shape, layer, flat, 0)
+    flat = _add(base, _attended(shape, layer, short, batch, past or Past()))
+    short, base = normed(shape, layer, flat, 1)
+    hidden = ops.activated(layer.gate.apply(short, spec.MID_LIMIT), shape.activation)
+    if layer.up is not None:
+        hidden *= layer.up.apply(short, spec.MID_LIMIT)
+    wide = ops.rows(hidden, spec.WIDE_BITS)
+    flat = _add(base, layer.down.apply_wide(wide, spec.RESIDUAL_LIMIT))
     return flat.reshape(batch, tokens, width)
 
 
+def normed(
+    shape: Shape, layer: Linears, flat: NDArray[np.int32], which: int
+) -> tuple[Rows, NDArray[np.int32]]:
+    """What the matrices read, and the base that what they make is added to."""
+    values = ops.norm(flat, shape.norm_bias, centred=shape.style.centred)
+    if shape.style.post:
+        flat = layer.gains[which].apply(values).astype(np.int32)
+    return ops.rows(values, spec.ROW_BITS), flat
+
+
 def _attended(
-    shape: Shape, layer: Linears, flat: NDArray[np.int32], batch: int, past: Past
+    shape: Shape, layer: Linears, normed: Rows, batch: int, past: Past
 ) -> Floats:
     """Steps 1 to 6, up to the sum: what attention adds to the residual."""
-    tokens = len(flat) // batch
-    normed = ops.norm(flat, shape.norm_bias)
+    tokens = len(normed.q) // batch
     q, k, v = (
         # (batch, tokens, heads, dim)
         matrix.apply(normed, spec.MID_LIMIT).reshape(batch, tokens, -1, shape.head_dim)
         for matrix in (layer.q, layer.k, layer.v)
     )
-    now = slice(past.tokens, past.tokens + tokens)
-    cos, sin = (
-        table[now, None, :].astype(np.float64) for table in (shape.cos, shape.sin)
-    )
-    keys, values = past.extend(_heads_first(ops.rope(k, cos, sin)), _heads_first(v))
+    if shape.style.rotary:
+        now = slice(past.tokens, past.tokens + tokens)
+        cos, sin = (
+            table[now, None, :].astype(np.float64) for table in (shape.cos, shape.sin)
+        )
+        q, k = ops.rope(q, cos, sin), ops.rope(k, cos, sin)
+    keys, values = past.extend(_heads_first(k), _heads_first(v))
     group = shape.heads // shape.kv_heads
     mixed = ops.attention(
-        _flattened(_heads_first(ops.rope(q, cos, sin)), 1),
+        _flattened(_heads_first(q), 1),
         _flattened(keys, group),
         _flattened(values, group),
         shape.score_multiplier,

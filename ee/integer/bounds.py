@@ -3,12 +3,15 @@
 One place for all limits: the quantiser checks what it made, the decoder what it was sent.
 """
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from ee.integer import spec
+from ee.integer.block import LLAMA
 from ee.integer.errors import IntegerModelError
-from ee.integer.linear import Matrix
+from ee.integer.linear import Gain, Matrix
 from ee.integer.trunk import Header, IntegerTrunk, Layer, TrunkConfig
 
 LIMITS = {
@@ -28,6 +31,9 @@ the square root; 127^2 * head_dim < 2^24 for the scores; 2^14 * tokens * 127 * 2
 for the weighted values.  Larger models need a wider op-spec."""
 
 SHIFT_LIMIT = 127
+GAIN_LIMIT = spec.RESIDUAL_LIMIT
+"""Of a norm's multipliers and biases: 2^23 times the 2^23 of a normalised entry is far below
+2^52."""
 
 
 def multiplier_limit(inputs: int, *, wide: bool) -> int:
@@ -60,42 +66,89 @@ def check_config(config: TrunkConfig) -> None:
         raise IntegerModelError(
             f"{config.heads} heads do not divide among {config.kv_heads} key-value heads"
         )
-    if config.head_dim % 2:
+    if config.style.rotary and config.head_dim % 2:
         raise IntegerModelError(f"head_dim is {config.head_dim}, must be even for RoPE")
+    if config.op_spec not in (1, 2):
+        raise IntegerModelError(f"op-spec {config.op_spec}, there are 1 and 2")
+    if config.op_spec == 1 and config.style != LLAMA:
+        raise IntegerModelError(f"op-spec 1 has no blocks of {config.style}")
 
 
 def check_header(header: Header) -> None:
-    """The numbers, and RoPE tables of the right size with entries up to 1."""
+    """The numbers, and tables of the right size with entries up to 1."""
     check_config(header.config)
-    shape = (header.config.tokens, header.config.head_dim // 2)
+    shape = header.config.table_shape
     for name, table in (("cos", header.cos), ("sin", header.sin)):
         if table.dtype != np.int16 or table.shape != shape:
             raise IntegerModelError(
                 f"{name} table is {table.dtype} {table.shape}, needs int16 {shape}"
             )
-        _check_range(
-            f"{name} table", table, -(1 << spec.ROPE_BITS), 1 << spec.ROPE_BITS
+        if table.size:
+            one = 1 << spec.ROPE_BITS
+            _check_range(f"{name} table", table, -one, one)
+    own = header.activation
+    if (own is None) != (header.config.op_spec == 1):
+        raise IntegerModelError(
+            "a trunk of op-spec 2 needs an activation table, of 1 has none"
         )
+    if own is not None:
+        if own.dtype != np.uint32 or own.shape != (spec.ACTIVATION_SIZE,):
+            raise IntegerModelError(
+                f"activation table is {own.dtype} {own.shape},"
+                f" needs uint32 ({spec.ACTIVATION_SIZE},)"
+            )
+        _check_range("activation table", own, 0, 1 << spec.SIGMOID_BITS)
 
 
 def check_layer(layer: Layer, config: TrunkConfig) -> None:
     """Every matrix in shape and in range."""
-    shapes = config.matrix_shapes().items()
-    for (name, shape), matrix in zip(shapes, layer.matrices(), strict=True):
-        _check_matrix(name, matrix, shape)
+    shapes = config.matrix_shapes()
+    named = dict(layer.named())
+    if named.keys() != shapes.keys():
+        raise IntegerModelError(
+            f"layer has {', '.join(named)}, needs {', '.join(shapes)}"
+        )
+    for name, matrix in named.items():
+        _check_matrix(name, matrix, shapes[name], biased=config.op_spec > 1)
+    if len(layer.gains) != config.norms:
+        raise IntegerModelError(
+            f"layer has {len(layer.gains)} gains, needs {config.norms}"
+        )
+    for number, gain in enumerate(layer.gains):
+        _check_gain(f"gain {number}", gain, config.width)
 
 
-def _check_matrix(name: str, matrix: Matrix, shape: tuple[int, int]) -> None:
+def _check_gain(name: str, gain: Gain, width: int) -> None:
+    for what, values in (("multipliers", gain.multiplier), ("biases", gain.bias)):
+        if values.dtype != np.int32 or values.shape != (width,):
+            raise IntegerModelError(f"{name} needs {width} int32 {what}")
+        _check_range(f"{name} {what}", values, -GAIN_LIMIT, GAIN_LIMIT)
+    _check_shift(name, gain.shift)
+
+
+def _check_shift(name: str, shift: int) -> None:
+    if not 0 <= shift <= SHIFT_LIMIT:
+        raise IntegerModelError(f"{name} shift is {shift}, must be 0 to {SHIFT_LIMIT}")
+
+
+def _check_matrix(
+    name: str, matrix: Matrix, shape: tuple[int, int], *, biased: bool
+) -> None:
     if matrix.weight.dtype != np.int8 or matrix.weight.shape != shape:
         raise IntegerModelError(
             f"{name} is {matrix.weight.dtype} {matrix.weight.shape}, needs int8 {shape}"
         )
     if matrix.multiplier.dtype != np.int32 or matrix.multiplier.shape != shape[:1]:
         raise IntegerModelError(f"{name} needs {shape[0]} int32 multipliers")
-    if not 0 <= matrix.shift <= SHIFT_LIMIT:
+    _check_shift(name, matrix.shift)
+    if (matrix.bias is not None) != biased:
         raise IntegerModelError(
-            f"{name} shift is {matrix.shift}, must be 0 to {SHIFT_LIMIT}"
+            f"{name} {'needs a bias' if biased else 'has a bias, op-spec 1 has none'}"
         )
+    if matrix.bias is not None:
+        if matrix.bias.dtype != np.int32 or matrix.bias.shape != shape[:1]:
+            raise IntegerModelError(f"{name} needs {shape[0]} int32 biases")
+        _check_range(f"{name} bias", matrix.bias, -spec.MID_LIMIT, spec.MID_LIMIT)
     _check_range(f"{name} weight", matrix.weight, -spec.WEIGHT_LIMIT, spec.WEIGHT_LIMIT)
     limit = multiplier_limit(shape[1], wide=name == "down")
     _check_range(f"{name} multiplier", matrix.multiplier, 0, limit)
@@ -103,7 +156,7 @@ def _check_matrix(name: str, matrix: Matrix, shape: tuple[int, int]) -> None:
 
 def _check_range(
     what: str,
-    values: NDArray[np.int8] | NDArray[np.int16] | NDArray[np.int32],
+    values: NDArray[Any],
     low: int,
     high: int,
 ) -> None:

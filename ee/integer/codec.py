@@ -2,8 +2,11 @@
 
     trunk  = magic, header, layer 0, layer 1, …
     slice  = magic, header, u32 index, all layer roots, that layer
-    header = op-spec digest, eight u32, two u64 and one u32 number, cos table, sin table
-    layer  = for q, k, v, o, gate, up, down: u8 shift, i32 multipliers, i8 weights
+    header = op-spec digest, eight u32, two u64 and one u32 number, cos table, sin table,
+             in op-spec 2 the activation table
+    layer  = for q, k, v, o, gate, up, down: u8 shift, i32 multipliers, in op-spec 2 i32
+             biases, i8 weights; a block that is not gated has no up; then the gains of a
+             post-norm block: u8 shift, i32 multipliers, i32 biases
 
 All little-endian, all lengths implied by the header, so a length is checked before
 anything is allocated and every accepted byte string is the only one of its value.
@@ -24,8 +27,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ee.integer import bounds, spec
+from ee.integer.block import LLAMA, Style
 from ee.integer.errors import IntegerModelError, MalformedTrunkError
-from ee.integer.linear import Matrix
+from ee.integer.linear import Gain, Matrix
 from ee.integer.trunk import (
     Header,
     IntegerTrunk,
@@ -37,7 +41,13 @@ from ee.integer.trunk import (
 TRUNK_MAGIC = b"rexis-integer-trunk-1\n"
 SLICE_MAGIC = b"rexis-integer-slice-1\n"
 _ROOT_LABEL = b"rexis-model-root-3"
+_STOCK_LABEL = b"rexis-stock-root-1"
+"""Of op-spec 2: the contract that settles disputes computes op-spec 1, and whoever shows it
+another trunk shows it nothing."""
 _NUMBERS = struct.Struct("<8I2QI")
+"""Sizes, `norm_bias`, `score_multiplier`, flags."""
+_FLAGS = ("causal", "centred", "post", "rotary", "gated")
+"""Bits of the last number, from the lowest; op-spec 1 has the first and no other."""
 _INDEX = struct.Struct("<I")
 _CHANNEL = struct.Struct("<BBII")
 DIGEST_BYTES = 32
@@ -118,7 +128,8 @@ def model_root(trunk: IntegerTrunk) -> bytes:
 
 def root_over_layers(header: Header, layer_roots: Sequence[bytes]) -> bytes:
     """The model root from the roots of its layers."""
-    parts = [_ROOT_LABEL, header_digest(header), *layer_roots]
+    label = _ROOT_LABEL if header.config.op_spec == 1 else _STOCK_LABEL
+    parts = [label, header_digest(header), *layer_roots]
     return hashlib.sha256(b"".join(parts)).digest()
 
 
@@ -169,16 +180,19 @@ def open_angles(header: Header, position: int) -> AngleOpening:
 def header_digest(header: Header) -> bytes:
     """What stands for the header in the model root.
 
-    The tables are long, so they stand in it by the root of a tree over their positions: the
-    numbers can be shown alone, and the angles of one position.
+    The tables are long, so they stand in it by a root: the numbers can be shown alone, and in
+    op-spec 1 the angles of one position.
     """
     return hashlib.sha256(b"".join(header_parts(header))).digest()
 
 
 def header_parts(header: Header) -> tuple[bytes, bytes]:
     """The header's numbers, and the root of its tables."""
+    numbers = _numbers_bytes(header)
+    if header.config.op_spec > 1:
+        return numbers, hashlib.sha256(_tables_bytes(header)).digest()
     digests = [hashlib.sha256(b"\x00" + row).digest() for row in _angle_rows(header)]
-    return _numbers_bytes(header), _merkle(digests)
+    return numbers, _merkle(digests)
 
 
 def _angle_rows(header: Header) -> list[bytes]:
@@ -187,26 +201,40 @@ def _angle_rows(header: Header) -> list[bytes]:
 
 
 def _channels(layer: Layer) -> Iterator[tuple[bytes, bytes]]:
-    """Hash and bytes of every leaf."""
-    for tag, matrix in enumerate(layer.matrices()):
-        outputs, inputs = matrix.weight.shape
-        multipliers = matrix.multiplier.astype("<i4").tobytes()
-        weights = memoryview(matrix.weight.tobytes())
+    """Hash and bytes of every leaf: the matrices, then the gains of a post-norm block.
+
+    A gain's entries are channels without weights.
+    """
+    parts: list[Matrix | Gain] = [*layer.matrices(), *layer.gains]
+    for tag, part in enumerate(parts):
+        outputs, inputs = (
+            part.weight.shape if isinstance(part, Matrix) else (len(part.bias), 0)
+        )
+        multipliers = _words(part.multiplier)
+        biases = b"" if part.bias is None else _words(part.bias)
+        weights = part.weight.tobytes() if isinstance(part, Matrix) else b""
         for row in range(outputs):
             leaf = b"".join(
                 [
-                    _CHANNEL.pack(tag, matrix.shift, row, inputs),
+                    _CHANNEL.pack(tag, part.shift, row, inputs),
                     multipliers[4 * row : 4 * row + 4],
+                    biases[4 * row : 4 * row + 4],
                     weights[row * inputs : (row + 1) * inputs],
                 ]
             )
             yield hashlib.sha256(b"\x00" + leaf).digest(), leaf
 
 
+def _words(values: NDArray[Any]) -> bytes:
+    return bytes(values.astype("<i4").tobytes())
+
+
 def layer_size(config: TrunkConfig) -> int:
     """Length of one encoded layer."""
+    word = 4 * config.op_spec  # a multiplier, and in op-spec 2 a bias
     shapes = config.matrix_shapes().values()
-    return sum(1 + outputs * (4 + inputs) for outputs, inputs in shapes)
+    matrices = sum(1 + outputs * (word + inputs) for outputs, inputs in shapes)
+    return matrices + config.norms * (1 + 8 * config.width)
 
 
 def _header_bytes(header: Header) -> bytes:
@@ -214,20 +242,37 @@ def _header_bytes(header: Header) -> bytes:
 
 
 def _numbers_bytes(header: Header) -> bytes:
-    sizes = [getattr(header.config, name) for name in bounds.LIMITS]
-    return spec.op_spec_digest() + _NUMBERS.pack(*sizes, header.config.causal)
+    config = header.config
+    sizes = [getattr(config, name) for name in bounds.LIMITS]
+    digest = spec.op_spec_digest(config.op_spec)
+    return digest + _NUMBERS.pack(*sizes, _flags_of(config))
+
+
+def _flags_of(config: TrunkConfig) -> int:
+    if config.op_spec == 1:
+        return int(config.causal)
+    style = config.style
+    bits = (config.causal, style.centred, style.post, style.rotary, style.gated)
+    return sum(bit << place for place, bit in enumerate(bits))
 
 
 def _tables_bytes(header: Header) -> bytes:
-    return b"".join(t.astype("<i2").tobytes() for t in (header.cos, header.sin))
+    parts = [table.astype("<i2").tobytes() for table in (header.cos, header.sin)]
+    if header.activation is not None:
+        parts.append(header.activation.astype("<u4").tobytes())
+    return b"".join(parts)
 
 
 def _layer_bytes(layer: Layer) -> bytes:
     parts = []
-    for matrix in layer.matrices():
-        parts.append(bytes([matrix.shift]))
-        parts.append(matrix.multiplier.astype("<i4").tobytes())
-        parts.append(matrix.weight.tobytes())
+    every: list[Matrix | Gain] = [*layer.matrices(), *layer.gains]
+    for part in every:
+        parts.append(bytes([part.shift]))
+        parts.append(part.multiplier.astype("<i4").tobytes())
+        if part.bias is not None:
+            parts.append(part.bias.astype("<i4").tobytes())
+        if isinstance(part, Matrix):
+            parts.append(part.weight.tobytes())
     return b"".join(parts)
 
 
@@ -265,36 +310,56 @@ class _Reader:
 
 
 def _header(reader: _Reader) -> Header:
-    digest = bytes(reader.take(DIGEST_BYTES))
-    if digest != spec.op_spec_digest():
-        raise MalformedTrunkError(
-            f"trunk is for op-spec {digest.hex()[:16]},"
-            f" this is {spec.op_spec_digest().hex()[:16]}"
-        )
-    *numbers, causal = _NUMBERS.unpack(reader.take(_NUMBERS.size))
-    if causal > 1:
-        raise MalformedTrunkError(f"causal is {causal}, must be 0 or 1")
-    named = dict(zip(bounds.LIMITS, numbers, strict=True))
-    config = TrunkConfig(**named, causal=bool(causal))
+    number = _op_spec(bytes(reader.take(DIGEST_BYTES)))
+    *numbers, flags = _NUMBERS.unpack(reader.take(_NUMBERS.size))
+    known = _FLAGS[:1] if number == 1 else _FLAGS
+    if flags >> len(known):
+        raise MalformedTrunkError(f"flags are {flags}, op-spec {number} has {known}")
+    causal, *rest = (bool(flags >> place & 1) for place in range(len(known)))
+    config = TrunkConfig(
+        **dict(zip(bounds.LIMITS, numbers, strict=True)),
+        causal=causal,
+        op_spec=number,
+        style=Style(*rest) if rest else LLAMA,
+    )
     try:
         bounds.check_config(config)
-        shape = (config.tokens, config.head_dim // 2)
-        header = Header(
-            config, reader.array("<i2", *shape), reader.array("<i2", *shape)
-        )
+        cos, sin = (reader.array("<i2", *config.table_shape) for _ in range(2))
+        own = reader.array("<u4", spec.ACTIVATION_SIZE) if number > 1 else None
+        header = Header(config, cos, sin, own)
         bounds.check_header(header)
     except IntegerModelError as error:
         raise MalformedTrunkError(str(error)) from error
     return header
 
 
+def _op_spec(digest: bytes) -> int:
+    """Which one a trunk is for."""
+    for number in (1, 2):
+        if digest == spec.op_spec_digest(number):
+            return number
+    raise MalformedTrunkError(
+        f"trunk is for op-spec {digest.hex()[:16]},"
+        f" this is {spec.op_spec_digest().hex()[:16]}"
+        f" and {spec.op_spec_digest(2).hex()[:16]}"
+    )
+
+
 def _layer(reader: _Reader, config: TrunkConfig) -> Layer:
-    matrices = []
-    for outputs, inputs in config.matrix_shapes().values():
+    biased = config.op_spec > 1
+    matrices = {}
+    for name, (outputs, inputs) in config.matrix_shapes().items():
         shift = reader.take(1)[0]
         multiplier = reader.array("<i4", outputs)
-        matrices.append(Matrix(reader.array("|i1", outputs, inputs), multiplier, shift))
-    layer = Layer(*matrices)
+        bias = reader.array("<i4", outputs) if biased else None
+        weight = reader.array("|i1", outputs, inputs)
+        matrices[name] = Matrix(weight, multiplier, shift, bias)
+    gains = []
+    for _ in range(config.norms):
+        shift = reader.take(1)[0]
+        multiplier = reader.array("<i4", config.width)
+        gains.append(Gain(multiplier, shift, reader.array("<i4", config.width)))
+    layer = Layer.of(matrices, tuple(gains))
     try:
         bounds.check_layer(layer, config)
     except IntegerModelError as error:

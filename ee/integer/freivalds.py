@@ -15,14 +15,15 @@ by at most 2^16 terms stay below 2^53, so the sums are exact in any order.
 """
 
 import hashlib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ee.integer.arith import Floats
+from ee.integer.block import StandIn
 from ee.integer.errors import IntegerModelError
-from ee.integer.linear import Linear, Matrix, rescaled
+from ee.integer.linear import Gain, Matrix, rescaled
 from ee.integer.ops import Rows
 from ee.integer.trunk import Header, Layer, RowArray
 
@@ -52,6 +53,8 @@ class MatrixKey:
     """m * 2^-shift of every output channel."""
     vector: NDArray[np.int64]
     """W^T r mod p, one number an input."""
+    name: str
+    bias: NDArray[np.int32] | None
 
 
 @dataclass(frozen=True)
@@ -61,15 +64,18 @@ class LayerKey:
     index: int
     secret: bytes
     matrices: tuple[MatrixKey, ...]
+    gains: tuple[Gain, ...]
 
     @property
     def size_bytes(self) -> int:
-        """Of the vectors and the scales."""
-        return sum(8 * (len(m.vector) + len(m.scale)) for m in self.matrices)
+        """Of the vectors, the scales and what else a trunk adds."""
+        vectors = sum(8 * (len(m.vector) + len(m.scale)) for m in self.matrices)
+        biases = sum(4 * len(m.scale) for m in self.matrices if m.bias is not None)
+        return vectors + biases + sum(8 * len(gain.bias) for gain in self.gains)
 
 
 Sums = tuple[NDArray[np.int64], ...]
-"""(rows, outputs) of q, k, v, o, gate, up, down: what a host shows of a layer."""
+"""(rows, outputs) of every matrix, in the order of the bytes: what a host shows of a layer."""
 
 
 def layer_key(layer: Layer, index: int, secret: bytes) -> LayerKey:
@@ -77,21 +83,22 @@ def layer_key(layer: Layer, index: int, secret: bytes) -> LayerKey:
     if len(secret) != SECRET_BYTES:
         raise IntegerModelError(f"secret has {len(secret)} bytes, needs {SECRET_BYTES}")
     matrices = []
-    for place, matrix in enumerate(layer.matrices()):
+    for place, (name, matrix) in enumerate(layer.named()):
         if max(matrix.weight.shape) > _TERMS_LIMIT:
             raise IntegerModelError(
                 f"matrix of {matrix.weight.shape}, limit is {_TERMS_LIMIT} a side"
             )
         r = _drawn(secret, index, place, len(matrix.weight))
         vector = _field_products(matrix.weight.T.astype(np.float64), r)
-        matrices.append(MatrixKey(matrix.scale, np.array(vector, dtype=np.int64)))
-    return LayerKey(index, secret, tuple(matrices))
+        field = np.array(vector, dtype=np.int64)
+        matrices.append(MatrixKey(matrix.scale, field, name, matrix.bias))
+    return LayerKey(index, secret, tuple(matrices), layer.gains)
 
 
 def shown(header: Header, layer: Layer, rows: RowArray) -> tuple[RowArray, Sums]:
     """The host's side: rows after the layer, and the sums behind them."""
     recorders = [_Recorder(matrix) for matrix in layer.matrices()]
-    after = header.replay(_Seven(*recorders), rows)
+    after = header.replay(StandIn.of(recorders, layer.gains), rows)
     return after, tuple(recorder.sums for recorder in recorders)
 
 
@@ -101,22 +108,11 @@ def checked(header: Header, key: LayerKey, rows: RowArray, sums: Sums) -> RowArr
     The caller compares the root of what comes back with the one the host signed.
     """
     if len(sums) != len(key.matrices):
-        raise IntegerModelError(f"sums of {len(sums)} matrices, need 7")
+        raise IntegerModelError(
+            f"sums of {len(sums)} matrices, need {len(key.matrices)}"
+        )
     checkers = [_Checker(key, place, claimed) for place, claimed in enumerate(sums)]
-    return header.replay(_Seven(*checkers), rows)
-
-
-@dataclass(frozen=True)
-class _Seven:
-    """Stands in for a `Layer`."""
-
-    q: Linear
-    k: Linear
-    v: Linear
-    o: Linear
-    gate: Linear
-    up: Linear
-    down: Linear
+    return header.replay(StandIn.of(checkers, key.gains), rows)
 
 
 class _Recorder:
@@ -134,7 +130,8 @@ class _Recorder:
 
     def _rescaled(self, sums: Floats, rows: Rows, limit: int) -> Floats:
         self.sums = sums.astype(np.int64)
-        return rescaled(sums, self._matrix.scale, rows, limit)
+        matrix = self._matrix
+        return rescaled(sums, matrix.scale, rows, limit, matrix.bias)
 
 
 class _Checker:
@@ -145,7 +142,7 @@ class _Checker:
 
     def apply(self, rows: Rows, limit: int) -> Floats:
         matrix, sums = self._key.matrices[self._place], self._sums
-        name = fields(Layer)[self._place].name
+        name = matrix.name
         if sums.shape != (len(rows.q), len(matrix.scale)) or sums.dtype != np.int64:
             raise IntegerModelError(
                 f"sums of {name} are {sums.dtype} {sums.shape}, need int64"
@@ -159,7 +156,8 @@ class _Checker:
         for row, (found, wanted) in enumerate(pairs):
             if found != wanted:
                 raise WrongSumError(name, row)
-        return rescaled(sums.astype(np.float64), matrix.scale, rows, limit)
+        wide = sums.astype(np.float64)
+        return rescaled(wide, matrix.scale, rows, limit, matrix.bias)
 
     apply_wide = apply
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from ee.integer import arith
 from ee.integer.arith import Floats
 from ee.integer.ops import Rows
+from ee.integer.spec import RESIDUAL_LIMIT
 
 
 class Linear(Protocol):
@@ -28,11 +29,13 @@ class Linear(Protocol):
 
 @dataclass(frozen=True)
 class Matrix:
-    """y[o] = m[o] * 2^-shift * sum_k q[k] * weight[o][k]."""
+    """y[o] = m[o] * 2^-shift * sum_k q[k] * weight[o][k] + bias[o]."""
 
     weight: NDArray[np.int8]
     multiplier: NDArray[np.int32]
     shift: int
+    bias: NDArray[np.int32] | None = None
+    """In units of what comes out; a trunk of op-spec 1 has none."""
 
     @functools.cached_property
     def weight32(self) -> NDArray[np.float32]:
@@ -53,14 +56,39 @@ class Matrix:
         return arith.limb_products(rows.q, self.weight32)
 
     def apply(self, rows: Rows, limit: int) -> Floats:
-        return rescaled(self.sums(rows), self.scale, rows, limit)
+        return rescaled(self.sums(rows), self.scale, rows, limit, self.bias)
 
     def apply_wide(self, rows: Rows, limit: int) -> Floats:
-        return rescaled(self.sums_wide(rows), self.scale, rows, limit)
+        return rescaled(self.sums_wide(rows), self.scale, rows, limit, self.bias)
 
 
-def rescaled(sums: Floats, scale: Floats, rows: Rows, limit: int) -> Floats:
-    """half(m * sum, R - s), clamped; over `sums`."""
+@dataclass(frozen=True)
+class Gain:
+    """What a post-norm trunk's norm does to each entry: y[k] = m[k] * 2^-shift * y[k] + bias[k]."""
+
+    multiplier: NDArray[np.int32]
+    shift: int
+    bias: NDArray[np.int32]
+
+    def apply(self, normed: Floats) -> Floats:
+        """Over `normed`, whose entries have 16 fraction bits; the residual's bits come out."""
+        normed *= np.ldexp(self.multiplier.astype(np.float64), -self.shift)
+        arith.nearest(normed)
+        normed += self.bias
+        return arith.clamp(normed, RESIDUAL_LIMIT)
+
+
+def rescaled(
+    sums: Floats,
+    scale: Floats,
+    rows: Rows,
+    limit: int,
+    bias: NDArray[np.int32] | None = None,
+) -> Floats:
+    """half(m * sum, R - s) + bias, clamped; over `sums`."""
     sums *= scale
     sums *= np.ldexp(1.0, rows.s)[:, None]
-    return arith.clamp(arith.nearest(sums), limit)
+    arith.nearest(sums)
+    if bias is not None:
+        sums += bias
+    return arith.clamp(sums, limit)

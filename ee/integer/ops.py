@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 from ee.integer import arith, spec
 from ee.integer.arith import Floats, Integers
 
-_ONE = float(1 << spec.SIGMOID_BITS)
-SCORES_AT_ONCE = 1 << 21
-"""Scores of one block of heads: 16 MiB for each of the few arrays of that size."""
+SCORES_AT_ONCE = 1 << 16
+"""Scores of one block of heads: half a MiB for each of the few arrays of that size, so that the
+steps between two products find them in a cache; 2^21 takes twice the time."""
+ROWS_AT_ONCE = 32
+"""Rows of one block of the activation, for the same reason."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +40,12 @@ def rows(values: Floats, bits: int) -> Rows:
     return Rows(values, shift)
 
 
-def norm(residual: NDArray[np.int32], bias: int) -> Rows:
-    """RMS normalisation of int32 rows, then 8-bit rows in units of 2^-16."""
+def norm(residual: NDArray[np.int32], bias: int, *, centred: bool = False) -> Floats:
+    """RMS normalisation of int32 rows, or with `centred` that of a LayerNorm, in units of 2^-16."""
     width = residual.shape[-1]
     wide = residual.astype(np.int64)
+    if centred:
+        wide -= (2 * wide.sum(axis=-1, keepdims=True) + width) // (2 * width)
     total = np.einsum("ij,ij->i", wide, wide) + bias
     # Bits of a 61-bit number, by halves, because float64 would round it upwards.
     high = arith.bit_length((total >> 31).astype(np.float64))
@@ -50,8 +54,8 @@ def norm(residual: NDArray[np.int32], bias: int) -> Rows:
     lift = (62 - bits) & ~1
     root = arith.isqrt(total << lift)
     gain = (integer_sqrt(width << 40) << 31) // root
-    scaled = residual * gain.astype(np.float64)[:, None]
-    return rows(arith.half(scaled, (35 - lift // 2)[:, None]), spec.ROW_BITS)
+    scaled = wide * gain.astype(np.float64)[:, None]
+    return arith.half(scaled, (35 - lift // 2)[:, None])
 
 
 def rope(values: Floats, cos: Floats, sin: Floats) -> Floats:
@@ -122,8 +126,16 @@ def _score_products(q: Floats, k: Floats) -> Floats:
     return (left @ right.swapaxes(-1, -2)).astype(np.float64)
 
 
-def gated(gate: Floats, up: Floats) -> Floats:
-    """SiLU(gate) * up in units of 2^-28; `gate` and `up` in units of 2^-14."""
+def activated(gate: Floats, table: Floats) -> Floats:
+    """Step 8 up to a, in units of 2^-14 as `gate`; `table` is ACT, or op-spec 1's sigmoid."""
+    out = np.empty_like(gate)
+    for start in range(0, len(gate), ROWS_AT_ONCE):
+        part = slice(start, start + ROWS_AT_ONCE)
+        out[part] = _activated(gate[part], table)
+    return out
+
+
+def _activated(gate: Floats, table: Floats) -> Floats:
     index = np.abs(gate)
     index += 32.0
     index *= 1.0 / 64
@@ -131,18 +143,9 @@ def gated(gate: Floats, up: Floats) -> Floats:
     np.copysign(index, gate, out=index)
     index += spec.TABLE_SIZE
     # Beyond either end the table's last entry holds, so clipping the index is step 8.
-    activated = _sigmoid().take(index.astype(np.intp), mode="clip")
-    activated *= gate
-    arith.half(activated, spec.SIGMOID_BITS)
-    activated *= up
-    return activated
-
-
-@lru_cache(maxsize=1)
-def _sigmoid() -> Floats:
-    """C of step 8 for the signed index -4096 to 4096."""
-    right = np.append(spec.sigmoid_table(), _ONE)
-    return np.concatenate([_ONE - right[:0:-1], right])
+    found = table.take(index.astype(np.intp), mode="clip")
+    found *= gate
+    return arith.half(found, spec.SIGMOID_BITS)
 
 
 @lru_cache(maxsize=1)

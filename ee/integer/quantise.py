@@ -65,7 +65,7 @@ def header_of(
     """The numbers and tables of a trunk with this configuration."""
     integers = _integer_config(config, tokens, residual_bits, causal=causal)
     bounds.check_config(integers)
-    cos, sin = _rope_tables(integers, _rope_base(config))
+    cos, sin = rope_tables(integers, _rope_base(config))
     return Header(integers, cos, sin)
 
 
@@ -115,7 +115,7 @@ def _rope_base(config: Mapping[str, Any]) -> float:
     return float(rope.get("rope_theta") or config.get("rope_theta") or 10_000.0)
 
 
-def _rope_tables(
+def rope_tables(
     config: TrunkConfig, base: float
 ) -> tuple[NDArray[np.int16], NDArray[np.int16]]:
     """Committed as bytes, so a last-bit difference of a `cos` here harms nobody."""
@@ -132,7 +132,7 @@ def _layer(state: State, index: int, config: TrunkConfig) -> Layer:
         name: matrix_of(weight, bits, wide=name == "down")
         for name, weight, bits in layer_weights(state, index, config)
     }
-    return Layer(**parts)
+    return Layer.of(parts)
 
 
 def layer_weights(
@@ -155,13 +155,14 @@ def layer_weights(
 
 def _weight(state: State, index: int, name: str) -> NDArray[np.float64]:
     module, norm = _NAMES[name]
-    weight = _array(state, f"layers.{index}.{module}.weight")
+    weight = array_of(state, f"layers.{index}.{module}.weight")
     gain = f"layers.{index}.{norm}.weight"
     # A trunk keyed by a dense rotation has no gains: they were folded before it was keyed.
-    return weight * _array(state, gain) if gain in state else weight
+    return weight * array_of(state, gain) if gain in state else weight
 
 
-def _array(state: State, name: str) -> NDArray[np.float64]:
+def array_of(state: State, name: str) -> NDArray[np.float64]:
+    """A tensor of `state` in float64; refused if it is missing or not finite."""
     if name not in state:
         raise IntegerModelError(f"trunk lacks {name}")
     value = np.asarray(state[name], dtype=np.float64)

@@ -38,8 +38,12 @@ def pack_rows(rows: RowArray) -> bytes:
     """Three bytes an entry, in the order of the axes."""
     if rows.size and max(int(rows.max()), -int(rows.min())) > spec.RESIDUAL_LIMIT:
         raise IntegerModelError(f"a row entry is beyond {spec.RESIDUAL_LIMIT}")
-    wide = np.ascontiguousarray(rows, dtype="<i4").view(np.uint8)
-    return wide.reshape(-1, 4)[:, :ENTRY_BYTES].tobytes()
+    wide = np.ascontiguousarray(rows, dtype="<i4").reshape(-1).view(np.uint8)
+    packed = np.empty(ENTRY_BYTES * rows.size, np.uint8)
+    # Byte by byte: three strided copies take a fifth of the time of one of triples.
+    for place in range(ENTRY_BYTES):
+        packed[place::ENTRY_BYTES] = wide[place::4]
+    return packed.tobytes()
 
 
 def unpack_rows(data: bytes, shape: tuple[int, ...]) -> RowArray:
@@ -51,10 +55,10 @@ def unpack_rows(data: bytes, shape: tuple[int, ...]) -> RowArray:
         raise IntegerModelError(
             f"rows have {len(data)} bytes, shape {shape} needs {ENTRY_BYTES * count}"
         )
-    # The three bytes go to the top of four; the shift back carries the sign down.
-    wide = np.zeros((count, 4), dtype=np.uint8)
-    wide[:, 1:] = np.frombuffer(data, np.uint8).reshape(count, ENTRY_BYTES)
-    rows = (wide.view("<i4") >> 8).astype(np.int32).reshape(shape)
+    # Four bytes that begin one before each entry have it on top; the shift back drops what is
+    # below and carries the sign down.
+    wide: NDArray[Any] = np.ndarray((count,), "<i4", b"\0" + data, 0, (ENTRY_BYTES,))
+    rows = (wide >> 8).astype(np.int32, copy=False).reshape(shape)
     if int(rows.min()) < -spec.RESIDUAL_LIMIT:
         raise IntegerModelError(f"a row entry is beyond {spec.RESIDUAL_LIMIT}")
     return rows

@@ -1,8 +1,8 @@
 """The op-spec: every rule of the integer trunk, to the bit (docs/verify.md §2).
 
-The text below is normative.  Its digest, taken together with the two tables, is in the
-header of every trunk and so in every model root: a trunk made for other rules is another
-model.  Change one letter and every published root changes, which is why the digest is
+The two texts below are normative.  The digest of a trunk's rules, taken together with the
+tables, is in its header and so in its model root: a trunk made for other rules is another
+model.  Change one letter and every published root changes, which is why the digests are
 pinned by a test.
 
 The tables come from integer arithmetic on long integers alone.  A library's `exp` may
@@ -75,6 +75,26 @@ EXP[t] = round(16256 * 2^(-t/256)), SIGMOID[t] = round(2^16 / (1 + exp(-t/256)))
 for t in 0..4095, as unsigned 32-bit little-endian.
 """
 
+STOCK_TEXT = """\
+rexis integer trunk, op-spec 2: stock blocks
+
+Op-spec 1 holds, its tables included, with these changes.  A trunk says of itself whether it
+is centred, post-norm, rotary and gated, and brings a table ACT of 8193 numbers in [0, 2^16].
+
+linear(q, s; W, m, R, b): half(m[o] * sum_k q[k] * W[o][k], R - s) + b[o]; |b| < 2^24.
+norm(x): if the trunk is centred, x - floor((2 * sum x + H) / (2 * H)) takes the place of x.
+norm(x) gives two rows: what the matrices read, and the base that step 6 or 9 adds to.
+  not post-norm: rows(y, 7), and the base is the row x of the residual.
+  post-norm: the base is n = clamp(half(m[k] * y[k], R) + b[k], 2^23-1) with m, R and b of
+  this norm, |m| < 2^23, |b| < 2^23; the matrices read rows(n, 7).
+ 2 is left out if the trunk is not rotary; head_dim may then be odd.
+ 6 x' = clamp(base + clamp(linear(rows(o, 7)), 2^23-1), 2^23-1), the base of step 1.
+ 8 i = min(half(|g|, 6), 4096) with the sign of g; c = ACT[4096 + i]; a = half(g * c, 16);
+   h = rows(a * u, 13) if the trunk is gated; h = rows(a, 13) if not, and there is no u.
+ 9 x'' = clamp(base + clamp(linear(h), 2^23-1), 2^23-1), the base of step 7.
+"""
+ACTIVATION_SIZE = 2 * TABLE_SIZE + 1
+
 _GUARD = 160
 """Fraction bits of the long integers behind the tables: 140 more than any entry shows."""
 
@@ -103,12 +123,21 @@ def sigmoid_table() -> NDArray[np.float64]:
 
 
 @lru_cache(maxsize=1)
-def op_spec_digest() -> bytes:
-    """SHA-256 of the text and both tables."""
+def silu_table() -> NDArray[np.float64]:
+    """C of op-spec 1's step 8 for the signed index -4096 to 4096: what ACT is there."""
+    one = float(1 << SIGMOID_BITS)
+    right = np.append(sigmoid_table(), one)
+    return np.concatenate([one - right[:0:-1], right])
+
+
+@lru_cache(maxsize=2)
+def op_spec_digest(number: int = 1) -> bytes:
+    """SHA-256 of the text and both tables; op-spec 2 is both texts, for it rests on the first."""
+    text = TEXT if number == 1 else TEXT + STOCK_TEXT
     tables = (
         exp_table().astype("<u4").tobytes() + sigmoid_table().astype("<u4").tobytes()
     )
-    return hashlib.sha256(TEXT.encode("ascii") + tables).digest()
+    return hashlib.sha256(text.encode("ascii") + tables).digest()
 
 
 def _powers(base: int) -> list[int]:

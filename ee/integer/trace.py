@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ee.integer import arith, ops, spec
 from ee.integer.arith import Floats, Integers
 from ee.integer.errors import IntegerModelError
-from ee.integer.linear import Linear
+from ee.integer.linear import Gain, Linear
 from ee.integer.ops import Rows
 from ee.integer.trunk import Header, Layer, RowArray
 
@@ -67,6 +67,7 @@ class _Recorded:
     gate: _Recorder
     up: _Recorder
     down: _Recorder
+    gains: tuple[Gain, ...] = field(default=(), init=False)
 
 
 def trace_token(
@@ -78,11 +79,14 @@ def trace_token(
     """
     if len(rows) != 1 or not 0 <= token < rows.shape[1]:
         raise IntegerModelError(f"token {token} of rows of shape {rows.shape}")
+    if header.config.op_spec != 1:
+        raise IntegerModelError("disputes are about trunks of op-spec 1")
     seen = _Recorded(*map(_Recorder, layer.matrices()))
     header.replay(seen, rows)
     middle = arith.clamp(rows[0] + seen.o.made[0], spec.RESIDUAL_LIMIT)
     gate, up = seen.gate.made[0][token], seen.up.made[0][token]
-    product = ops.gated(gate.copy(), up.copy()).astype(np.int64)
+    activated = ops.activated(gate[None].copy(), header.activations)[0]
+    product = (activated * up).astype(np.int64)
     return (
         tuple(_short(seen.q.given[0], one, ">i1") for one in range(rows.shape[1])),
         *_attention(header, seen, token),

@@ -5,15 +5,17 @@ rows, with one result on every machine: there is no tolerance anywhere below.
 """
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ee.integer import spec
-from ee.integer.block import Linears, Past, Shape, replayed
+from ee.integer.arith import Floats
+from ee.integer.block import LLAMA, MATRICES, Linears, Past, Shape, Style, replayed
 from ee.integer.errors import IntegerModelError
-from ee.integer.linear import Matrix
+from ee.integer.linear import Gain, Matrix
 
 RowArray = NDArray[np.int32]
 """Residual rows, (batch, tokens, width)."""
@@ -39,11 +41,13 @@ class TrunkConfig:
     """M of the op-spec: log2(e) / sqrt(head_dim) in units of 2^-22."""
     causal: bool
     """A row attends to itself and what is before it; if not, to its whole sequence."""
+    op_spec: int = 1
+    style: Style = LLAMA
 
     def matrix_shapes(self) -> dict[str, tuple[int, int]]:
         """Name to (outputs, inputs), in the order of the bytes."""
         query, value = self.heads * self.head_dim, self.kv_heads * self.head_dim
-        return {
+        shapes = {
             "q": (query, self.width),
             "k": (value, self.width),
             "v": (value, self.width),
@@ -52,6 +56,19 @@ class TrunkConfig:
             "up": (self.inner, self.width),
             "down": (self.width, self.inner),
         }
+        if not self.style.gated:
+            del shapes["up"]
+        return shapes
+
+    @property
+    def norms(self) -> int:
+        """How many norms of a layer have a gain of their own."""
+        return 2 if self.style.post else 0
+
+    @property
+    def table_shape(self) -> tuple[int, int]:
+        """Of the RoPE tables; a trunk without has none."""
+        return (self.tokens, self.head_dim // 2) if self.style.rotary else (0, 0)
 
 
 @dataclass(frozen=True)
@@ -63,21 +80,46 @@ class Layer:
     v: Matrix
     o: Matrix
     gate: Matrix
-    up: Matrix
+    up: Matrix | None
     down: Matrix
+    gains: tuple[Gain, ...] = ()
+    """Of the norm before attention and the one before the activation, in a post-norm trunk."""
+
+    @classmethod
+    def of(
+        cls, matrices: Mapping[str, Matrix], gains: tuple[Gain, ...] = ()
+    ) -> "Layer":
+        """From the matrices by their names."""
+        q, k, v, o, gate = (matrices[name] for name in MATRICES[:5])
+        return cls(q, k, v, o, gate, matrices.get("up"), matrices["down"], gains)
 
     def matrices(self) -> tuple[Matrix, ...]:
-        """All seven, in the order of the fields."""
-        return self.q, self.k, self.v, self.o, self.gate, self.up, self.down
+        """All there are, in the order of the fields."""
+        return tuple(matrix for _, matrix in self.named())
+
+    def named(self) -> list[tuple[str, Matrix]]:
+        """The same with their names."""
+        pairs = ((name, getattr(self, name)) for name in MATRICES)
+        return [(name, matrix) for name, matrix in pairs if matrix is not None]
 
 
 @dataclass(frozen=True)
 class Header:
-    """What every layer shares: the numbers and the RoPE tables (tokens, head_dim / 2)."""
+    """What every layer shares: the numbers and the tables."""
 
     config: TrunkConfig
     cos: NDArray[np.int16]
     sin: NDArray[np.int16]
+    """RoPE, (tokens, head_dim / 2) each."""
+    activation: NDArray[np.uint32] | None = None
+    """ACT of op-spec 2, (8193,); op-spec 1 has its own."""
+
+    @functools.cached_property
+    def activations(self) -> Floats:
+        """The table of step 8, whoever brought it."""
+        if self.activation is None:
+            return spec.silu_table()
+        return self.activation.astype(np.float64)
 
     def check_rows(self, rows: RowArray, *, past: int = 0) -> RowArray:
         """`rows` if this trunk can take them; `IntegerModelError` says why not.
@@ -108,10 +150,10 @@ class Header:
     ) -> RowArray:
         """Steps 1 to 9 of the op-spec for every sequence of the batch."""
         self.check_rows(rows, past=0 if past is None else past.tokens)
-        return replayed(self._shape, layer, rows, past)
+        return replayed(self.shape, layer, rows, past)
 
     @functools.cached_property
-    def _shape(self) -> Shape:
+    def shape(self) -> Shape:
         config = self.config
         return Shape(
             config.heads,
@@ -120,8 +162,10 @@ class Header:
             config.norm_bias,
             config.score_multiplier,
             config.causal,
+            config.style,
             self.cos,
             self.sin,
+            self.activations,
         )
 
 

@@ -5,11 +5,11 @@ that what is required was acknowledged.  What the bits mean is fixed here, once,
 a new term takes the next free bit.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from node.errors import ChainError
 from node.ports import Terms
-from protocol.duo import MODIFIERS, PERMISSIONS
+from protocol.duo import MODIFIERS, PERMISSIONS, permits
 
 PERMISSION_BITS = (
     "DUO:0000004",
@@ -25,34 +25,25 @@ MODIFIER_BITS = (
     *("DUO:0000044", "DUO:0000045", "DUO:0000046"),
 )
 
-# What a permission includes: research use of any kind includes health research, which includes
-# research into one disease; ancestry research is a general use and not a health one.
-_INCLUDES = {
-    "DUO:0000004": PERMISSION_BITS,
-    "DUO:0000042": (
-        *("DUO:0000042", "DUO:0000006"),
-        *("DUO:0000007", "DUO:0000011"),
-    ),
-    "DUO:0000006": ("DUO:0000006", "DUO:0000007"),
-    "DUO:0000007": ("DUO:0000007",),
-    "DUO:0000011": ("DUO:0000011",),
-}
-
 
 def terms_of(codes: Iterable[str], *, max_days: int, token: bytes = bytes(20)) -> Terms:
     """The terms that a listing's DUO codes ask for; permissions are expanded downward."""
-    allowed = required = 0
-    for code in codes:
-        if code in PERMISSIONS:
-            for included in _INCLUDES[code]:
-                allowed |= 1 << PERMISSION_BITS.index(included)
-        elif code in MODIFIERS:
-            required |= 1 << MODIFIER_BITS.index(code)
-        else:
+    named = tuple(sorted(set(codes)))
+    for code in named:
+        if code not in PERMISSIONS and code not in MODIFIERS:
             raise ChainError(f"{code!r:.40} is no term of the Data Use Ontology")
-    if allowed == 0:
-        raise ChainError("no permission named", hint="one of " + ", ".join(_INCLUDES))
-    return Terms(allowed=allowed, required=required, max_days=max_days, token=token)
+    if not any(code in PERMISSIONS for code in named):
+        raise ChainError("no permission named", hint="one of " + ", ".join(PERMISSIONS))
+    return Terms(
+        allowed=_bits(PERMISSION_BITS, lambda code: permits(named, code)),
+        required=_bits(MODIFIER_BITS, lambda code: code in named),
+        max_days=max_days,
+        token=token,
+    )
+
+
+def _bits(codes: Sequence[str], holds: Callable[[str], bool]) -> int:
+    return sum(1 << bit for bit, code in enumerate(codes) if holds(code))
 
 
 def purpose(code: str) -> int:
@@ -62,6 +53,14 @@ def purpose(code: str) -> int:
             f"{code!r:.40} is no purpose", hint="one of " + ", ".join(PERMISSION_BITS)
         )
     return 1 << PERMISSION_BITS.index(code)
+
+
+def purposes(codes: Iterable[str]) -> int:
+    """The bitmap of some purposes."""
+    found = 0
+    for code in codes:
+        found |= purpose(code)
+    return found
 
 
 def modifiers(codes: Iterable[str]) -> int:

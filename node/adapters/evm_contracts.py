@@ -66,7 +66,7 @@ Result = TypeVar("Result")
 @cache
 def artifact(name: str) -> Mapping[str, Any]:
     """The compiled contract called `registry`, `datasets`, … (`deployment.ARTIFACTS`)."""
-    file = {**ARTIFACTS, "coin": "DevCoin"}[name]
+    file = {**ARTIFACTS, "coin": "DevCoin", "committee": "Committee"}[name]
     path = resources.files("node.adapters") / "artifacts" / f"{file}.json"
     found: dict[str, Any] = json.loads(path.read_text())
     return found

@@ -5,12 +5,13 @@ never is, because a nonce would be lost.  A transaction counts once it is `confi
 blocks deep.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
 import trio
 from eth_account import Account
+from eth_utils.abi import event_abi_to_log_topic
 from hexbytes import HexBytes
 from web3 import Web3
 from web3.exceptions import TransactionNotFound, Web3RPCError
@@ -22,6 +23,8 @@ from node.ports import ChainEvent, Head
 
 THREADS = 4
 PAGE = 200
+LOG_RANGE = 1_000
+"""Blocks of one search; common servers take no more."""
 MINED_TIMEOUT_S = 180.0
 _SEND_TRIES = 3
 # A dict, because libp2p brings old stubs of trio that do not know the name.
@@ -118,6 +121,52 @@ class Link:
         return await trio.to_thread.run_sync(
             partial(guarded, doing, ask), limiter=self._limiter, **_MAY_BE_LEFT
         )
+
+    async def newest_log(self, event: Any, indexed: Sequence[int]) -> Any:
+        """The newest final log of an event whose first topics are these numbers, or None.
+
+        Servers bound the range of a search, so it goes back from the head a range at a
+        time: what is asked for is recent, and the first one found is the answer.
+        """
+        signature = HexBytes(event_abi_to_log_topic(event.abi))
+        topics = [signature, *(HexBytes(one.to_bytes(32, "big")) for one in indexed)]
+        last = await self.final_number()
+        while last >= 0:
+            first = max(0, last - LOG_RANGE + 1)
+            asked = {
+                "fromBlock": first,
+                "toBlock": last,
+                "address": event.address,
+                "topics": topics,
+            }
+            found = await self.read(
+                f"reading {event.event_name}", partial(self.web3.eth.get_logs, asked)
+            )
+            if found:
+                return event.process_log(found[-1])
+            last = first - 1
+        return None
+
+    async def deploy(self, name: str, *arguments: Any) -> str:
+        """Put one contract on the chain from our account; its address."""
+        async with self._sending:
+            self._nonce = None
+            account = self._signer
+            eth = self.web3.eth
+
+            def work() -> str:
+                nonce = eth.get_transaction_count(account.address, "pending")
+                told = list(arguments)
+                return evm_contracts.deploy_one(self.web3, account, nonce, name, told)
+
+            doing = f"deploying {name}"
+            return await trio.to_thread.run_sync(
+                partial(guarded, doing, work), limiter=self._limiter
+            )
+
+    def sign_hash(self, digest: bytes) -> bytes:
+        """Our account's signature of a digest that a contract gave."""
+        return bytes(self._signer.unsafe_sign_hash(digest).signature)
 
     async def send(
         self, contracts: Mapping[str, Any], name: str, function: str, *arguments: Any

@@ -10,7 +10,15 @@ from node.adapters.evm_chain import EvmChain
 from node.adapters.evm_contracts import guarded
 from node.adapters.evm_rows import address
 from node.errors import ChainError
-from node.ports import Case, ChainEvent, DatasetToken, Request, RequestStatus
+from node.ports import (
+    Case,
+    ChainEvent,
+    DatasetToken,
+    Purse,
+    Request,
+    RequestStatus,
+    Rules,
+)
 from protocol import merkle
 from protocol.types import Digest
 
@@ -34,6 +42,7 @@ class EvmMarket:
         *,
         purposes: int | None = None,
         acknowledged: int | None = None,
+        record: Digest | None = None,
     ) -> int:
         token = await self._token(dataset)
         scope = (
@@ -44,12 +53,18 @@ class EvmMarket:
         if 0 < token.price <= max_price:
             await self._allow(token.terms.token, "market", token.price)
         paid_in = address(token.terms.token)
-        wanted = (dataset, token.record, scope, days, max_price, paid_in)
+        read = token.record if record is None else record
+        wanted = (dataset, read, scope, days, max_price, paid_in)
         event = await self._send("market", "request", wanted)
         return int(event.data["request"])
 
     async def approve(self, request: int, key_digest: Digest) -> None:
         await self._send("market", "approve", request, key_digest)
+
+    async def approval(self, request: int) -> Digest | None:
+        market = (await self._chain.discover())["market"]
+        found = await self._link.newest_log(market.events.RequestApproved(), [request])
+        return None if found is None else Digest(bytes(found["args"]["keyDigest"]))
 
     async def reject(self, request: int) -> None:
         await self._send("market", "reject", request)
@@ -126,6 +141,25 @@ class EvmMarket:
             dict(zip(MARKET_FIELDS, market, strict=True)),
             dict(zip(BOARD_FIELDS, board, strict=True)),
         )
+
+    async def rules(self) -> Rules:
+        values = await self._view("parameters", "values")
+        return Rules(*[*values, await self._bond_token()])
+
+    async def accepts(self, token: bytes) -> bool:
+        return bool(await self._view("parameters", "accepted", address(token)))
+
+    async def purse(self, token: bytes) -> Purse:
+        account, at = address(self._chain.account), address(token)
+        coin = evm_contracts.contract(self._link.web3, "coin", at)
+        balance = await self._link.read(
+            "coin.balanceOf", coin.functions.balanceOf(account).call
+        )
+        held = [
+            await self._view(name, "credits", at, account)
+            for name in ("market", "board")
+        ]
+        return Purse(token, balance, sum(held))
 
     async def _token(self, dataset: int) -> DatasetToken:
         row = await self._view("datasets", "datasetOf", dataset)

@@ -1,13 +1,14 @@
 """The Market port on the market in memory, for tests that need a federation and not an EVM."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import astuple
 
 import trio
 
 from node.adapters.chain_scores import BOARD_FIELDS, MARKET_FIELDS, scores
 from node.adapters.memory_ledger import Scope
 from node.adapters.memory_market import Market, Wanted
-from node.ports import Case, Request, RequestStatus
+from node.ports import Case, Purse, Request, RequestStatus, Rules
 from protocol.types import Digest
 
 
@@ -31,6 +32,7 @@ class MemoryMarket:
         *,
         purposes: int | None = None,
         acknowledged: int | None = None,
+        record: Digest | None = None,
     ) -> int:
         await trio.lowlevel.checkpoint()
         token = self._market.ledger.token("datasets.datasetOf", dataset)
@@ -40,12 +42,21 @@ class MemoryMarket:
             token.terms.required if acknowledged is None else acknowledged,
         )
         paid_in = token.terms.token
-        wanted = Wanted(dataset, token.record, scope, days, max_price, paid_in)
+        read = token.record if record is None else record
+        wanted = Wanted(dataset, read, scope, days, max_price, paid_in)
         return self._market.request(self.account, wanted)
 
     async def approve(self, request: int, key_digest: Digest) -> None:
         await trio.lowlevel.checkpoint()
         self._market.approve(self.account, request, key_digest)
+
+    async def approval(self, request: int) -> Digest | None:
+        await trio.lowlevel.checkpoint()
+        for event in reversed(self._market.ledger.events):
+            approved = event.kind == "RequestApproved"
+            if approved and event.data["request"] == request:
+                return Digest(event.data["keyDigest"])
+        return None
 
     async def reject(self, request: int) -> None:
         await trio.lowlevel.checkpoint()
@@ -121,3 +132,17 @@ class MemoryMarket:
             {name: self._market.tally[account, name] for name in MARKET_FIELDS},
             {name: self._board.tally[account, name] for name in BOARD_FIELDS},
         )
+
+    async def rules(self) -> Rules:
+        await trio.lowlevel.checkpoint()
+        return Rules(*[*astuple(self._market.values), self._board.token])
+
+    async def accepts(self, token: bytes) -> bool:
+        await trio.lowlevel.checkpoint()
+        return token in self._market.accepted
+
+    async def purse(self, token: bytes) -> Purse:
+        await trio.lowlevel.checkpoint()
+        place = (token, self.account)
+        held = self._market.credits[place] + self._board.credits[place]
+        return Purse(token, self._market.coins.balances[token][self.account], held)

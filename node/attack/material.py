@@ -54,25 +54,17 @@ class Texts:
 
 def read_texts(words: int, tokens: int, seed: int) -> Texts:
     """Descriptions whose first `tokens` - 1 pieces are among the `words` commonest."""
-    source = next(iter(sorted((_folder(TEXT_PACKAGE) / "data").glob("*.xml"))), None)
-    if source is None:
-        raise _missing(TEXT_PACKAGE)
-    cutter = Tokenizer.from_file(str(_folder(MODEL_PACKAGE) / "model/tokenizer.json"))
-    cutter.no_padding()
-    cutter.no_truncation()
-    seen: dict[str, int] = {}
-    for number, chapter in enumerate(_CHAPTER.findall(source.read_text("utf-8")), 1):
-        for line in _DESCRIPTION.findall(chapter):
-            seen.setdefault(unescape(line).lower(), int(number == INJURY_CHAPTER))
+    cutter, seen = read_cutter(), read_descriptions()
     cut = [encoding.ids[1:-1] for encoding in cutter.encode_batch(list(seen))]
     counts = Counter(token for line in cut for token in line)
     common = [token for token, _ in counts.most_common(words)]
     allowed = set(common)
     start, stop, filler = (_special(cutter, n) for n in ("[CLS]", "[SEP]", "[MASK]"))
     short: dict[tuple[int, ...], int] = {}
-    for line, injury in zip(cut, seen.values(), strict=True):
+    for line, chapter in zip(cut, seen.values(), strict=True):
         # No two texts alike once cut: a victim's text is not in the attacker's hands.
         if len(line) >= tokens - 1 and allowed.issuperset(line[: tokens - 1]):
+            injury = int(chapter == INJURY_CHAPTER)
             short.setdefault((start, *line[: tokens - 1]), injury)
     kept = list(short.items())
     order = torch.randperm(len(kept), generator=torch.Generator().manual_seed(seed))
@@ -86,6 +78,26 @@ def read_texts(words: int, tokens: int, seed: int) -> Texts:
         stop,
         filler,
     )
+
+
+def read_descriptions() -> dict[str, int]:
+    """Descriptions, lower case, to the chapter (from 1) where each stands first."""
+    source = next(iter(sorted((_folder(TEXT_PACKAGE) / "data").glob("*.xml"))), None)
+    if source is None:
+        raise _missing(TEXT_PACKAGE)
+    seen: dict[str, int] = {}
+    for number, chapter in enumerate(_CHAPTER.findall(source.read_text("utf-8")), 1):
+        for line in _DESCRIPTION.findall(chapter):
+            seen.setdefault(unescape(line).lower(), number)
+    return seen
+
+
+def read_cutter() -> Tokenizer:
+    """MiniLM's WordPiece, which neither pads nor cuts off."""
+    cutter = Tokenizer.from_file(str(_folder(MODEL_PACKAGE) / "model/tokenizer.json"))
+    cutter.no_padding()
+    cutter.no_truncation()
+    return cutter
 
 
 def _special(cutter: Tokenizer, name: str) -> int:

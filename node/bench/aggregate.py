@@ -9,6 +9,7 @@ costs is measured besides, on one core (`node.bench.masks`).
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from node.bench import masks
+from node.bench import masks, timeline
 from node.bench.round_peer import length
 from node.bench.yardstick import UnavailableError, interpreter
 
@@ -27,7 +28,7 @@ MEMBERS = 4
 ENTRIES, QUICK_ENTRIES = 10_000_000, 1_000_000
 TURNS, QUICK_TURNS = 7, 2
 BYTES_EACH = 2
-MASKING = ("round.mask", "round.unmask")
+MASKING = ("round.mask", "round.apply")
 THEIRS = Path(__file__).with_name("hivemind_peer.py")
 
 
@@ -63,12 +64,12 @@ class Peers:
         return found
 
 
-def run(quick: bool) -> dict[str, Any]:
-    """Every figure there is."""
+def run(quick: bool, story: Path | None = None) -> dict[str, Any]:
+    """Every figure there is; `story` is where the timeline goes."""
     entries = length(QUICK_ENTRIES if quick else ENTRIES)
     four, ten = masks.measure(entries), masks.measure(entries, 10)
     return {
-        **_rounds(entries, QUICK_TURNS if quick else TURNS),
+        **_rounds(entries, QUICK_TURNS if quick else TURNS, story),
         "mask_gbps": four["mask_gbps"],
         "aes_gbps": four["aes_gbps"],
         "mask_vs_aes": four["mask_vs_aes"],
@@ -79,7 +80,7 @@ def run(quick: bool) -> dict[str, Any]:
     }
 
 
-def _rounds(entries: int, turns: int) -> dict[str, Any]:
+def _rounds(entries: int, turns: int, story: Path | None) -> dict[str, Any]:
     with TemporaryDirectory() as folder, ExitStack() as stack:
         ours = _start_ours(stack, Path(folder), entries)
         theirs, why = _start_theirs(stack, entries)
@@ -89,6 +90,10 @@ def _rounds(entries: int, turns: int) -> dict[str, Any]:
             assert all(answer["ready"] for answer in answers)
             ours.tell("go")
             pairs.append((ours.answers(), _step(theirs)))
+        if story is not None:
+            folders = [Path(folder, str(number)) for number in range(MEMBERS)]
+            began = [min(a["began"] for a in answers) for answers, _ in pairs]
+            timeline.gather(folders, began, story)
         return {**_figures(pairs[1:], entries, Path(folder)), "yardstick": why}
 
 
@@ -144,6 +149,7 @@ def _figures(
     sent = [answer["sent"] for answers, _ in pairs for answer in answers]
     least = 2 * (MEMBERS - 1) / MEMBERS * BYTES_EACH * entries
     clocks = _clocks(folder / "0" / "clocks", 1 + len(pairs))
+    worked = [answer["processor"] for answers, _ in pairs for answer in answers]
     grown = max(answer["grown_mb"] for answers, _ in pairs for answer in answers)
     return {
         "round_seconds": round(seconds, 3),
@@ -154,7 +160,8 @@ def _figures(
         "mask_share": round(clocks["masks"] / seconds, 3),
         "peak_mb": round(max(grown, clocks["grown_mb"]), 1),
         "vector_mb": round(4 * entries / 1e6, 1),
-        "child_seconds": clocks["methods"],
+        "daemon_processor_seconds": round(statistics.mean(worked), 3),
+        "child_processor_seconds": clocks["methods"],
     }
 
 
@@ -167,7 +174,7 @@ def _clocks(path: Path, rounds: int) -> Mapping[str, Any]:
         name = line["method"]
         if not name.startswith("round.") or name == "round.scales":
             continue
-        spent[name] += line["seconds"] / rounds
+        spent[name] += line["processor"] / rounds
         # The first call of a method loads libraries.
         grown = max(grown, line["grown_mb"] if line["warm"] else 0.0)
         masking += line["masks"] / rounds if name in MASKING else 0.0
@@ -180,5 +187,9 @@ def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="node.bench aggregate", description=__doc__)
     parser.add_argument("--json", action="store_true", help="one line instead of many")
     parser.add_argument("--quick", action="store_true", help="small and less exact")
+    parser.add_argument("--timeline", type=Path, help="write what happened when here")
     options = parser.parse_args(argv)
-    print(json.dumps(run(options.quick), indent=None if options.json else 2))
+    if options.timeline is not None:
+        os.environ[timeline.TIMELINE] = "1"
+    found = run(options.quick, options.timeline)
+    print(json.dumps(found, indent=None if options.json else 2))

@@ -267,16 +267,16 @@ def _like_bert() -> tuple[IntegerTrunk, RowArray]:
         causal=False,
     )
     random = np.random.default_rng(768)
-    layer = Layer(
-        *(
-            Matrix(
+    layer = Layer.of(
+        {
+            name: Matrix(
                 random.integers(-63, 64, shape, np.int8),
                 np.full(shape[0], 20_000, np.int32),
                 # The sums grow with the root of their length; entries of order one come out.
                 46 if name == "down" else 31,
             )
             for name, shape in config.matrix_shapes().items()
-        )
+        }
     )
     turns = random.uniform(0, 6.3, (config.tokens, config.head_dim // 2))
     tables = ((np.cos(turns), np.sin(turns)), 1 << 14)

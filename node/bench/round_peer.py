@@ -32,6 +32,7 @@ from node.adapters.memory_signer import memory_signer
 from node.adapters.sqlite_store import SqliteStore
 from node.bench.memory import Growth
 from node.bench.round_child import CLOCKS
+from node.bench.timeline import watch
 from node.config import Log
 from node.log import configure
 from node.ports import Progress
@@ -95,7 +96,7 @@ class Compute:
         self._blobs = blobs
         self._entries = entries
         self._round = 0
-        self.began, self.growth = 0.0, Growth()
+        self.began, self.worked, self.growth = 0.0, 0.0, Growth()
 
     async def call(
         self,
@@ -110,6 +111,7 @@ class Compute:
         tell({"ready": True})
         await question()
         self.began, self.growth = time.perf_counter(), Growth()
+        self.worked = time.process_time()
         return {"update": update, "loss_first": 0.0, "loss_last": 0.0, "norm": 0.0}
 
     def _drawn(self) -> Digest:
@@ -132,6 +134,7 @@ async def main(number: int, folder: Path, entries: int) -> None:
     entries = size(ModelSpec.from_dict(chosen.spec))
     store, blobs = SqliteStore.open(folder / "node.sqlite"), BlobDir(folder / "blobs")
     os.environ[CLOCKS] = str(folder / "clocks")
+    watch(folder)
     federation = Federation(store, MemoryChain(Ledger(bytes(20)), bytes(20)))
     trainer: Trainer | None = None
 
@@ -190,7 +193,9 @@ async def main(number: int, folder: Path, entries: int) -> None:
             before, wire = wire, wire_bytes()
             tell(
                 {
+                    "began": compute.began,
                     "seconds": time.perf_counter() - compute.began,
+                    "processor": time.process_time() - compute.worked,
                     "accepted": end.verdict.accept,
                     "survivors": len(end.survivors),
                     "state": end.verdict.state.hex(),
@@ -209,7 +214,7 @@ async def main(number: int, folder: Path, entries: int) -> None:
                 federation=federation,
                 compute=compute,
                 states=States(states, transport, lambda _run, _root, _peer: True),
-                folders=Folders(states, folder / "blobs"),
+                folders=Folders(states, folder / "blobs", folder / "models"),
                 worker_socket="",
             ),
             plan=chosen,

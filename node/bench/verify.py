@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 
 from ee import integer
 from ee.integer import IntegerTrunk, freivalds
-from node.bench import accuracy
 from protocol.boundary import boundary_root
 
 WIDTH, INNER, HEADS, TOKENS = 768, 2048, 12, 128
@@ -31,7 +30,7 @@ EPSILON = 1e-6
 
 
 def run(quick: bool) -> dict[str, Any]:
-    """Every figure of the page; `quick` has two layers and no accuracy."""
+    """Every figure of the page; `quick` has two layers."""
     import torch
 
     from ee.integer_torch import TorchTrunk
@@ -78,7 +77,6 @@ def run(quick: bool) -> dict[str, Any]:
         "layers": layers,
         "kernel": twin.kernel,
         "cpu": torch.backends.cpu.get_cpu_capability(),
-        **({} if quick else {"accuracy": accuracy.run()}),
     }
 
 

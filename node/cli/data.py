@@ -34,6 +34,33 @@ def grant() -> None:
     """Who may read which units of a dataset, and how long."""
 
 
+def offered(function: Any) -> Any:
+    """Options that say on what terms a dataset is given."""
+    for add in (
+        click.option(
+            "--price",
+            type=Number(min=0),
+            help="Of a request, in the token's smallest unit; default: nothing.",
+        ),
+        click.option("--token", metavar="0x…", help="The ERC-20 of the price."),
+        click.option(
+            "--max-days", type=Number(min=1), help="The longest a grant may last."
+        ),
+        click.option(
+            "--committee",
+            metavar="MEMBER|0x…",
+            help="Who decides on access instead of you.",
+        ),
+    ):
+        function = add(function)
+    return function
+
+
+def asked(said: dict[str, Any]) -> dict[str, Any]:
+    """Amounts travel as text."""
+    return {**said, "price": None if said["price"] is None else str(said["price"])}
+
+
 def _paths(context: click.Context, option: click.Parameter, value: Any) -> Any:
     return [absolute(context, option, one) for one in value]
 
@@ -66,6 +93,7 @@ def _paths(context: click.Context, option: click.Parameter, value: Any) -> Any:
     metavar="DATASET",
     help="Of this node; this is its next version, under new keys.",
 )
+@offered
 def publish(shell: Shell, paths: list[str], **said: Any) -> None:
     """Encrypt files and folders, list them, mint their token.
 
@@ -78,9 +106,9 @@ def publish(shell: Shell, paths: list[str], **said: Any) -> None:
         work=paths[0],
         timeout_s=BULK_S,
         paths=paths,
-        **{**said, "duo": list(said["duo"])},
+        **{**asked(said), "duo": list(said["duo"])},
     )
-    _show(shell, answer)
+    show_dataset(shell, answer)
 
 
 @verb(dataset, "list")
@@ -132,7 +160,9 @@ def _rows(shell: Shell, answer: Row) -> None:
 @click.argument("number", type=Number(min=0), metavar="DATASET")
 def show(shell: Shell, number: int) -> None:
     """One dataset with its listing."""
-    _show(shell, shell.ask("datasets.show", dataset=number, doing="asking its owner"))
+    show_dataset(
+        shell, shell.ask("datasets.show", dataset=number, doing="asking its owner")
+    )
 
 
 @verb(dataset)
@@ -184,7 +214,7 @@ def fetch(
         answer,
         [
             ("dataset", f"{answer['dataset']}, {answer['title']}"),
-            ("units", _numbers(answer["units"])),
+            ("units", numbers(answer["units"])),
             ("columns", len(answer["columns"])),
             ("written", f"{answer['path']} ({size(answer['bytes'])})"),
         ],
@@ -221,7 +251,7 @@ def withdraw(shell: Shell, number: int, units: list[int] | None, yes: bool) -> N
     Keys and ciphertext are destroyed here, grants end, coming rounds train without them. It
     cannot be taken back, and does not reach what others have read already: the answer says what.
     """
-    part = f"units {_numbers(units)}" if units else "all units"
+    part = f"units {numbers(units)}" if units else "all units"
     what = f"{part} of dataset {number}"
     if not yes and not _agreed(f"destroy the keys of {what}, for ever?"):
         raise WrongValueError(
@@ -239,10 +269,10 @@ def withdraw(shell: Shell, number: int, units: list[int] | None, yes: bool) -> N
         print_fields(
             [
                 ("dataset", answer["dataset"]),
-                ("destroyed", f"keys of units {_numbers(answer['units'])}"),
-                ("left", _numbers(answer["left"])),
+                ("destroyed", f"keys of units {numbers(answer['units'])}"),
+                ("left", numbers(answer["left"])),
                 *(
-                    (f"grant {one['grant']}", f"now covers {_numbers(one['left'])}")
+                    (f"grant {one['grant']}", f"now covers {numbers(one['left'])}")
                     for one in answer["grants"]
                 ),
             ]
@@ -265,8 +295,20 @@ def _agreed(question: str) -> bool:
 @click.option(
     "--units", callback=units, metavar="LIST", help="Such as 0,3-5; default: all."
 )
+@click.option(
+    "--purpose",
+    "purposes",
+    multiple=True,
+    metavar="DUO:NNNNNNN",
+    help="For this only; may be repeated; default: all that the terms allow.",
+)
 def give(
-    shell: Shell, number: int, grantee: str, days: int, units: list[int] | None
+    shell: Shell,
+    number: int,
+    grantee: str,
+    days: int,
+    units: list[int] | None,
+    purposes: tuple[str, ...],
 ) -> None:
     """Let a member read units of a dataset of this node."""
     answer = shell.ask(
@@ -277,6 +319,7 @@ def give(
         grantee=grantee,
         days=days,
         units=units,
+        purposes=list(purposes) or None,
     )
     _show_grant(shell, answer)
 
@@ -291,7 +334,7 @@ def grant_list(shell: Shell, number: int) -> None:
         {
             "grant": lambda row: row["grant"],
             "grantee": lambda row: row["grantee"],
-            "units": lambda row: _numbers(row["units"]),
+            "units": lambda row: numbers(row["units"]),
             "ends (UTC)": lambda row: moment(row["until"]),
             "state": _state,
         },
@@ -308,7 +351,7 @@ def revoke(shell: Shell, number: int) -> None:
     _show_grant(shell, answer)
 
 
-def _show(shell: Shell, answer: Row) -> None:
+def show_dataset(shell: Shell, answer: Row) -> None:
     def human() -> None:
         listing = answer["listing"]
         mine = " (this node)" if answer["mine"] else ""
@@ -319,6 +362,7 @@ def _show(shell: Shell, answer: Row) -> None:
                 ("owner", f"{answer['owner']}{mine}"),
                 ("units", answer["units"]),
                 ("record", answer["record"]),
+                *_terms(answer),
                 *(_listed(listing) if listing else [("listing", answer["why"])]),
             ]
         )
@@ -326,6 +370,16 @@ def _show(shell: Shell, answer: Row) -> None:
             say(f"warning: {warning}")
 
     shell.result(answer, human)
+
+
+def _terms(answer: Row) -> list[tuple[str, object]]:
+    terms = answer["terms"]
+    free = answer["price"] == "0"
+    price = "nothing" if free else f"{answer['price']} of {terms['token']}"
+    return [
+        ("price", f"{price}, for at most {terms['max_days']} days"),
+        ("decides", terms["committee"]),
+    ]
 
 
 def _listed(listing: Row) -> list[tuple[str, object]]:
@@ -361,7 +415,8 @@ def _show_grant(shell: Shell, answer: Row) -> None:
             ("grant", answer["grant"]),
             ("dataset", answer["dataset"]),
             ("grantee", answer["grantee"]),
-            ("units", _numbers(answer["units"])),
+            ("units", numbers(answer["units"])),
+            ("for", ", ".join(answer["purposes"])),
             ("ends", f"{moment(answer['until'])} UTC, {until(answer['until'])}"),
             ("state", _state(answer)),
         ],
@@ -374,7 +429,7 @@ def _state(row: Row) -> str:
     return "active" if row["active"] else "ended"
 
 
-def _numbers(units: list[int]) -> str:
+def numbers(units: list[int]) -> str:
     """`[0, 3, 4, 5]` as `0,3-5`, the way `--units` reads it."""
     ranges: list[list[int]] = []
     for unit in units:

@@ -79,6 +79,21 @@ def model_list(shell: Shell) -> None:
 
 
 @verb(model)
+def keys(shell: Shell) -> None:
+    """The key of every training session of this node: none serves twice."""
+    shell.table(
+        shell.ask("keys.list"),
+        "keys",
+        {
+            "session": lambda row: row["session"],
+            "host": lambda row: row["host"],
+            "print": lambda row: short(row["print"]),
+            "life": lambda row: row["life"],
+        },
+    )
+
+
+@verb(model)
 @click.argument("model_id", metavar="MODEL")
 def show(shell: Shell, model_id: str) -> None:
     """One released model. MODEL is its root, or how the root begins."""

@@ -16,6 +16,7 @@ import click
 from node.cli import (
     chain,
     data,
+    deals,
     evaluation,
     here,
     programs,
@@ -38,7 +39,8 @@ from node.rpc.client import UnreachableError
 
 _SECTIONS = (
     ("A node", ("init", "config", "status", "events", "stop", "peers", "members")),
-    ("Data", ("dataset", "grant", "query", "provenance")),
+    ("Data", ("dataset", "grant", "market", "committee", "query", "provenance")),
+    ("Members", ("council",)),
     ("Training", ("run", "round")),
     ("Evaluation", ("model", "infer", "receipt", "audit", "dispute")),
     (
@@ -87,6 +89,7 @@ for _noun in (
     here,
     setup,
     data,
+    deals,
     query,
     provenance,
     training,

@@ -25,6 +25,7 @@ _FORMS = {
     ".dot": "dot",
     ".gv": "dot",
     ".records": "records",
+    ".lineage": "lineage",
 }
 _DIRECTION = click.option(
     "--direction",

@@ -156,6 +156,53 @@ def watch(shell: Shell, run_id: str) -> None:
     live.watch(shell, shell.resolve("run", run_id))
 
 
+@verb(run)
+@click.argument("run_id", metavar="RUN")
+@click.argument("path", metavar="TABLE.csv")
+def score(shell: Shell, run_id: str, path: str) -> None:
+    """Try a run's newest state on a table, on this node. RUN is its id, or how it begins."""
+    answer = shell.ask(
+        "runs.score",
+        doing="scoring",
+        timeout_s=CHAIN_S,
+        run=shell.resolve("run", run_id),
+        path=str(Path(path).expanduser().absolute()),
+    )
+    auc, loss = answer["auc"], answer["loss"]
+    shell.fields(
+        answer,
+        [
+            ("records", answer["records"]),
+            ("AUC", "-" if auc is None else decimal(auc)),
+            ("loss", "-" if loss is None else decimal(loss)),
+            ("rounds seen", answer["round"]),
+            ("state", answer["state_root"]),
+        ],
+    )
+
+
+@verb(run)
+@click.argument("run_id", metavar="RUN")
+@click.argument("path", metavar="FOLDER")
+def export(shell: Shell, run_id: str, path: str) -> None:
+    """Write a stock model a run has trained as a checkpoint. FOLDER must be new."""
+    answer = shell.ask(
+        "runs.export",
+        doing="writing the checkpoint",
+        timeout_s=CHAIN_S,
+        run=shell.resolve("run", run_id),
+        path=str(Path(path).expanduser().absolute()),
+    )
+    shell.fields(
+        answer,
+        [
+            ("folder", answer["path"]),
+            ("rounds seen", answer["round"]),
+            ("state", answer["state_root"]),
+        ],
+    )
+
+
 @verb(round_, "list")
 @click.argument("run_id", metavar="RUN")
 def round_list(shell: Shell, run_id: str) -> None:

@@ -13,6 +13,7 @@ from ee.integer.agreement import check_agreement
 from ee.spec import ModelSpec, part, size, split
 from ee.table import final_norm, head_scores, parse, stem_tokens
 from node.compute import state, table
+from node.compute.models import table_spec
 from node.errors import ComputeError
 from node.verifier import bundle
 from node.verifier.replay import Model, Opened, audit
@@ -27,7 +28,7 @@ def release(params: Mapping[str, Any], _progress: Progress) -> dict[str, Any]:
     """{spec, folder, root, seed, trunks} -> {model_root}: key, round, write the trunk."""
     from ee.keys import TrunkKey, key_trunk
 
-    spec = ModelSpec.from_dict(params["spec"])
+    spec = table_spec(params["spec"])
     arrays = split(spec, state.read(Path(params["folder"]), params["root"], size(spec)))
     key = TrunkKey.generate(params["seed"], spec)
     keyed = key_trunk(part(arrays, "trunk"), key)
@@ -45,7 +46,7 @@ def confirm(params: Mapping[str, Any], _progress: Progress) -> dict[str, Any]:
     """
     from ee.keys import TrunkKey, key_trunk
 
-    spec = ModelSpec.from_dict(params["spec"])
+    spec = table_spec(params["spec"])
     arrays = split(spec, state.read(Path(params["folder"]), params["root"], size(spec)))
     key = TrunkKey.generate(params["seed"], spec)
     keyed = key_trunk(part(arrays, "trunk"), key)
@@ -78,7 +79,7 @@ def encode(params: Mapping[str, Any], _progress: Progress) -> dict[str, Any]:
     """{spec, folder, root, seed, records} -> keyed integer rows of every record."""
     from ee.keys import TrunkKey
 
-    spec = ModelSpec.from_dict(params["spec"])
+    spec = table_spec(params["spec"])
     arrays = split(spec, state.read(Path(params["folder"]), params["root"], size(spec)))
     values = parse(spec, *table.read_csv(params["records"]))
     plain = stem_tokens(spec, part(arrays, "stem"), values)
@@ -91,7 +92,7 @@ def read(params: Mapping[str, Any], _progress: Progress) -> dict[str, Any]:
     """{spec, folder, root, seed, shape, rows} -> log-odds out of a host's output rows."""
     from ee.keys import TrunkKey
 
-    spec = ModelSpec.from_dict(params["spec"])
+    spec = table_spec(params["spec"])
     arrays = split(spec, state.read(Path(params["folder"]), params["root"], size(spec)))
     shape = tuple(params["shape"])
     if shape[1:] != (spec.tokens, spec.width):

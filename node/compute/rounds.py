@@ -12,19 +12,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ee.outer import outer_step
-from ee.spec import ModelSpec, size
 from node.adapters.blob_dir import BlobDir, mapped
-from node.compute import scoring, state, table
+from node.compute import state, thin
 from node.errors import ComputeError
 from protocol.aggregate import checks, masks, noise
 from protocol.aggregate.ring import (
-    BLOCK,
     Elements,
     Exponents,
     Ring,
     blocks,
-    mean_factor,
     weight_factor,
 )
 from protocol.types import KEY_BYTES, Digest
@@ -35,8 +31,6 @@ Progress = Callable[[dict[str, Any]], None]
 FIRST_EXPONENT = -12
 """Scale of every block before the first sum tells better: with 24-bit entries an update may
 reach 2^11, with 8-bit entries 2^-5, and is rounded to 2^-12."""
-_STEP = 64 * BLOCK
-"""Entries decoded and stepped at a time, so that no third vector is in memory."""
 
 
 def scales(params: Params, _progress: Progress) -> dict[str, Any]:
@@ -46,15 +40,18 @@ def scales(params: Params, _progress: Progress) -> dict[str, Any]:
 
 
 def quantise(params: Params, _progress: Progress) -> dict[str, Any]:
-    """{update, scales, weight, total, members, noise, ring, folder, blobs} -> {blob, cut}.
+    """{update, scales, weight, total, members, noise, thin, ring, folder, blobs} -> {blob, cut}.
 
     `noise` is null, or {clip, multiplier, largest_factor, shares}; `cut` counts entries that
-    rounding or noise took beyond their scale.
+    rounding or noise took beyond their scale.  `thin`: null, or which entries travel.
     """
     blob_dir, ring = BlobDir(params["blobs"]), Ring(*params["ring"])
     update = _loaded(blob_dir, params["update"], np.dtype("<f4"))
     exponents = _scales(params["folder"], params["scales"])
     factor = weight_factor(params["weight"], params["total"], params["members"])
+    choice = thin.chosen(params, update.size)
+    if choice is not None:
+        update = update[choice.places()]
     added = None if params["noise"] is None else noise.Noise(**params["noise"])
     if added is not None:
         update = noise.clipped(update, added.clip)
@@ -86,49 +83,6 @@ def add_up(params: Params, _progress: Progress) -> dict[str, Any]:
     return {
         "sum": blob_dir.put(_bytes(total)),
         "carry": b"" if carry is None else blob_dir.put(packed),
-    }
-
-
-def unmask(params: Params, _progress: Progress) -> dict[str, Any]:
-    """{sums, slices, plus, minus, survivors, ring, blobs} -> {total, strays}."""
-    blob_dir, ring = BlobDir(params["blobs"]), Ring(*params["ring"])
-    total = np.concatenate([_words(blob_dir, one, ring) for one in params["sums"]])
-    masks.apply(total, 0, params["plus"], params["minus"])
-    strays = [
-        index
-        for index, (start, stop) in enumerate(params["slices"])
-        if ring.strays(total[start:stop], params["survivors"])
-    ]
-    return {"total": blob_dir.put(_bytes(total)), "strays": strays}
-
-
-def apply(params: Params, _progress: Progress) -> dict[str, Any]:
-    """Step from the base by the weighted mean, and try the result on the own hold-out.
-
-    {total, base, scales, here, weight, members, survivors, rate, tolerance, ring, spec, task,
-    records, folder, blobs} -> {state, scales, accept, held_out, auc, loss}.
-    """
-    blob_dir, ring = BlobDir(params["blobs"]), Ring(*params["ring"])
-    folder, spec = Path(params["folder"]), ModelSpec.from_dict(params["spec"])
-    exponents = _scales(folder, params["scales"])
-    total = _words(blob_dir, params["total"], ring, size(spec))
-    factor = mean_factor(params["here"], params["weight"], params["members"])
-    before = state.read(folder, params["base"], size(spec))
-    after = np.empty_like(before)
-    for at in range(0, before.size, _STEP):
-        part = slice(at, at + _STEP)
-        mean = ring.decode(
-            total[part], exponents[at // BLOCK : (at + _STEP) // BLOCK], factor
-        )
-        after[part] = outer_step(before[part], mean, rate=params["rate"])
-    following = ring.next_exponents(total, exponents, params["survivors"])
-    held = table.records(spec, table.task(params["task"]), params["records"])
-    old, new = (scoring.held_out(spec, one, held) for one in (before, after))
-    return {
-        "state": state.write(folder, after),
-        "scales": state.write_bytes(folder, following.tobytes()),
-        "accept": scoring.acceptable(old, new, params["tolerance"]),
-        **new,
     }
 
 

@@ -7,8 +7,9 @@ fetch and check one chunk at a time.
 
 import os
 import secrets
+from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,11 +62,7 @@ def write(folder: Path, state: Vector) -> Digest:
 
 def read(folder: Path, root: bytes, size: int) -> Vector:
     """The state called `root`, checked."""
-    path = path_of(folder, root)
-    if path.exists() and path.stat().st_size != 4 * size:
-        raise ComputeError(
-            f"state {root.hex()[:16]} has {path.stat().st_size} bytes, needs {4 * size}"
-        )
+    open_state(folder, root, size).close()
     found: Vector = _checked(folder, root, np.dtype("<f4"))
     return found
 
@@ -76,16 +73,20 @@ def _checked(folder: Path, root: bytes, kind: np.dtype[Any]) -> NDArray[Any]:
     try:
         found = np.fromfile(path, kind)
     except OSError as error:
-        raise ComputeError(
-            f"state {root.hex()[:16]} is not on this node",
-            hint="it belongs to a run this node did not finish",
-        ) from error
+        raise _absent(root) from error
     if root_of(found.data.cast("B")) != root:
         raise ComputeError(
             f"{path} is damaged: its root is not {root.hex()[:16]}",
             hint="remove the file; it is in every other member's folder as well",
         )
     return found
+
+
+def _absent(root: bytes) -> ComputeError:
+    return ComputeError(
+        f"state {root.hex()[:16]} is not on this node",
+        hint="it belongs to a run this node did not finish",
+    )
 
 
 def _bytes(state: Vector) -> memoryview:
@@ -108,11 +109,90 @@ def write_file(path: Path, data: bytes | memoryview) -> None:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
-    folder = os.open(path.parent, os.O_RDONLY)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(path: Path) -> None:
+    folder = os.open(path, os.O_RDONLY)
     try:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+class StateFile:
+    """A state being written piece by piece; hashed as it goes, while the piece is in the cache.
+
+    Leaving its context without `commit` drops it.
+    """
+
+    def __init__(self, folder: Path, size_bytes: int) -> None:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._folder = folder
+        self._part = folder / f"{secrets.token_hex(8)}{_ASIDE}"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        self._file = os.open(self._part, flags, 0o600)
+        self._left = size_bytes
+        self._leaves: list[Digest] = []
+        self._leaf, self._room = merkle.leaf(), CHUNK_BYTES
+        if size_bytes:
+            # A full disk says so at once, and a file of its final size takes writes faster.
+            os.posix_fallocate(self._file, 0, size_bytes)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        os.close(self._file)
+        self._part.unlink(missing_ok=True)
+
+    def write(self, data: memoryview) -> None:
+        """The next bytes; together as many as were announced."""
+        self._left -= len(data)
+        while data:
+            piece, data = data[: self._room], data[self._room :]
+            self._leaf.update(piece)
+            self._room -= len(piece)
+            if not self._room:
+                self._close_leaf()
+            while piece:
+                piece = piece[os.write(self._file, piece) :]
+
+    def commit(self) -> Digest:
+        """Its root; on disk under that name when this returns."""
+        if self._left:
+            raise ComputeError(f"{self._left} bytes of a state were not written")
+        if self._room < CHUNK_BYTES:
+            self._close_leaf()
+        root = merkle.root_of_digests(self._leaves)
+        os.fsync(self._file)
+        self._part.replace(path_of(self._folder, root))
+        _sync_folder(self._folder)
+        return root
+
+    def _close_leaf(self) -> None:
+        self._leaves.append(Digest(self._leaf.digest()))
+        self._leaf, self._room = merkle.leaf(), CHUNK_BYTES
+
+
+def open_state(folder: Path, root: bytes, size: int) -> FileIO:
+    """The file of the state called `root`, which has `size` entries; its root is not checked."""
+    path = path_of(folder, root)
+    try:
+        file = path.open("rb", 0)
+    except OSError as error:
+        raise _absent(root) from error
+    if os.fstat(file.fileno()).st_size != 4 * size:
+        file.close()
+        raise ComputeError(
+            f"state {root.hex()[:16]} has {path.stat().st_size} bytes, needs {4 * size}"
+        )
+    return file
+
+
+def mapped(folder: Path, root: bytes, size: int) -> Vector:
+    """The state called `root` without a copy and without a check; changes stay in memory."""
+    return np.memmap(path_of(folder, root), "<f4", "c", shape=(size,))
 
 
 def tidy(folder: Path) -> None:

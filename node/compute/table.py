@@ -3,7 +3,7 @@
 import csv
 import hashlib
 import io
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -39,10 +39,32 @@ class Records(msgspec.Struct, frozen=True):
         return self.values[self.held_out], self.labels[self.held_out]
 
 
+class ClassTask(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which of a stock model's classes a record is in."""
+
+    id: str
+    """As in `Task`."""
+    label: str
+    """Column with the name of the class."""
+    held_out_percent: int = 30
+
+
 def task(data: Any) -> Task:
     """Checked; names the key that is wrong."""
+    return _asked(data, Task)
+
+
+def class_task(data: Any) -> ClassTask:
+    """Checked; names the key that is wrong."""
+    return _asked(data, ClassTask)
+
+
+_Asked = TypeVar("_Asked", Task, ClassTask)
+
+
+def _asked(data: Any, kind: type[_Asked]) -> _Asked:
     try:
-        found = msgspec.convert(data, Task)
+        found = msgspec.convert(data, kind)
     except msgspec.ValidationError as error:
         raise ComputeError(f"task: {error}") from error
     if not 1 <= found.held_out_percent <= 90:

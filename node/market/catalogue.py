@@ -179,6 +179,7 @@ class Catalogue:
             "owner_peer": holder.peer_id if holder else None,
             "mine": self._tools.shelf.by_dataset(token.dataset) is not None,
             "units": token.units,
-            "price": token.price,
+            "price": str(token.price),
+            "terms": names.terms(token, members),
             "record": token.record.hex(),
         }

@@ -1,13 +1,13 @@
 """The grantee's side: ask for keys, pull ciphertext, write plaintext for one's own eyes."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import trio
 
-from node.errors import NodeError
+from node.errors import AccessError, NodeError, TransportError
 from node.market import folder, names, reader, sealed
 from node.market.catalogue import Catalogue
 from node.market.shelf import chunk_list
@@ -26,9 +26,14 @@ from protocol.manifest import (
 )
 from protocol.members import Member
 from protocol.types import Digest, PeerId
-from protocol.wire import decode
+from protocol.wire import decode, encode
 
 FETCH_TIMEOUT_S = 600.0
+Received = Callable[[int, bytes], Awaitable[None]]
+"""Of a dataset; the message, byte for byte."""
+TRIES = 3
+TRY_AGAIN_S = 12.0
+"""Longer than a holder takes to read the grants again (`node.services.market.WATCH_S`)."""
 PULLS_AT_ONCE = 4
 """Chunks on their way; each is held in memory once while it is checked."""
 
@@ -50,9 +55,11 @@ class Keys:
 class Grantee:
     """What this node does with datasets of others."""
 
-    def __init__(self, tools: Tools, catalogue: Catalogue) -> None:
+    def __init__(self, tools: Tools, catalogue: Catalogue, received: Received) -> None:
+        """`received` is told of every message with keys that was read to its end."""
         self._tools = tools
         self._catalogue = catalogue
+        self._received = received
 
     async def fetch(
         self,
@@ -74,8 +81,12 @@ class Grantee:
             await self._tools.shelf.hold(
                 dataset, keys.answer.listing, keys.answer.manifest, keys.units
             )
+            # From now on others may have it from us, and a long fetch has made our view of
+            # their grants old.
+            await self._tools.view(dataset)
             work.step("decrypting")
             size = await self._write(path, holder, keys, crypt4gh_key)
+        await self._received(dataset, encode(keys.answer))
         await self._tools.store.append_event(
             "units_read",
             {"dataset": dataset, "units": keys.units, "owner": holder.name},
@@ -159,13 +170,22 @@ class Grantee:
         if self._tools.blobs.has(digest):
             return
         owner, *others = holders
-        await self._tools.transport.fetch(
-            owner,
-            digest,
-            limit_bytes=limit_bytes,
-            timeout_s=FETCH_TIMEOUT_S,
-            others=others,
-        )
+        for left in reversed(range(TRIES)):
+            try:
+                await self._tools.transport.fetch(
+                    owner,
+                    digest,
+                    limit_bytes=limit_bytes,
+                    timeout_s=FETCH_TIMEOUT_S,
+                    others=others,
+                )
+                return
+            except (AccessError, TransportError):
+                # With one holder it is as it says.  Of several, one that refuses may have
+                # an old view of the chain, and looks again while we wait.
+                if not others or not left:
+                    raise
+            await trio.sleep(TRY_AGAIN_S)
 
     async def _write(
         self, path: Path, holder: Member, keys: Keys, crypt4gh_key: bytes | None

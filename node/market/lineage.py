@@ -4,7 +4,14 @@ from collections.abc import Iterable, Sequence
 
 from node.market.shelf import SeenListing
 from node.ports import ChainEvent, DatasetToken, Grant
-from protocol.lineage import Facts, GrantFact, PlacedReceipt, Records, TokenFact
+from protocol.lineage import (
+    AskedQuery,
+    Facts,
+    GrantFact,
+    PlacedReceipt,
+    Records,
+    TokenFact,
+)
 from protocol.manifest import ListingAnswer
 from protocol.members import MemberSet
 
@@ -16,6 +23,7 @@ def records(
     consents: Sequence[bytes] = (),
     releases: Sequence[bytes] = (),
     receipts: Sequence[PlacedReceipt] = (),
+    queries: Sequence[AskedQuery] = (),
 ) -> Records:
     """Signed messages from the node's services, unverified."""
     return Records(
@@ -24,6 +32,7 @@ def records(
         tuple(consents),
         tuple(releases),
         tuple(receipts),
+        tuple(queries),
     )
 
 

@@ -1,8 +1,10 @@
 """Lookups in what the chain says, each with its refusal."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
+from node.adapters import chain_duo
 from node.errors import AccessError, ChainError
 from node.ports import DatasetToken, Grant
 from protocol.croissant import to_croissant
@@ -45,6 +47,13 @@ def by_name(members: MemberSet, name: str) -> Member:
     return found[0]
 
 
+def account(members: MemberSet, said: str) -> bytes:
+    """A member's account by its name, or an account as it was written."""
+    if re.fullmatch(r"0x[0-9a-fA-F]{40}", said):
+        return bytes.fromhex(said[2:])
+    return by_name(members, said).account
+
+
 def holder(
     token: DatasetToken, members: MemberSet, expected: PeerId | None = None
 ) -> Member:
@@ -61,6 +70,20 @@ def holder(
             hint="leave the owner out; the chain knows it",
         )
     return owner
+
+
+def terms(token: DatasetToken, members: MemberSet) -> dict[str, Any]:
+    """What the chain holds a request and a grant against."""
+    allowed, required = chain_duo.described(token.terms.allowed, token.terms.required)
+    decides = token.committee or token.owner
+    member = members.by_account(decides)
+    return {
+        "token": "0x" + token.terms.token.hex() if any(token.terms.token) else None,
+        "max_days": token.terms.max_days,
+        "allowed": allowed,
+        "required": required,
+        "committee": "0x" + decides.hex() if member is None else member.name,
+    }
 
 
 def described(listing: Listing) -> dict[str, Any]:

@@ -7,8 +7,11 @@ from typing import Any
 import structlog
 import trio
 
+from node.adapters import chain_duo
 from node.errors import AccessError, ChainError
-from node.market import DatasetError, body, names, plan, privacy, reader, sealed
+from node.market import DatasetError, body, names, offer, plan, privacy, reader, sealed
+from node.market.key_messages import KeyMessages
+from node.market.offer import MAX_DAYS, Offer
 from node.market.plan import Plan
 from node.market.publish import Description
 from node.market.publisher import Publisher
@@ -21,7 +24,6 @@ from protocol.manifest import ListingAnswer, Manifest, UnitHeader, unit_list
 from protocol.types import Digest
 from protocol.wire import encode
 
-DAYS_LIMIT = 3650
 _DAY_S = 86_400
 _STAYS = (
     "the chain keeps the listing's digest and the record of every grant",
@@ -36,8 +38,9 @@ log = structlog.get_logger()
 class Owner:
     """What this node does with datasets of its own."""
 
-    def __init__(self, tools: Tools) -> None:
+    def __init__(self, tools: Tools, messages: KeyMessages) -> None:
         self._tools = tools
+        self._messages = messages
         self._adding = trio.Lock()
         self._publisher = Publisher(
             store=tools.store,
@@ -50,10 +53,15 @@ class Owner:
         )
 
     async def publish(
-        self, paths: Sequence[Path], said: Description, replaces: int | None
+        self,
+        paths: Sequence[Path],
+        said: Description,
+        replaces: int | None,
+        offered: Offer,
     ) -> tuple[int, list[str]]:
         """Encrypt and list files and folders of any kind we know."""
         said.check()
+        offered.check()
         if replaces is not None:
             said = self._replacing(said, replaces)
 
@@ -70,7 +78,7 @@ class Owner:
 
         with self._tools.works.begin(str(paths[0]), "reading") as work:
             made = await trio.to_thread.run_sync(planned)
-            return await self._publish(made, said, work)
+            return await self._publish(made, said, offered, work)
 
     async def _announce(self, record: OwnDataset) -> None:
         """Only a hint: who misses it is shown the listing when it asks."""
@@ -92,13 +100,16 @@ class Owner:
         )
 
     async def _publish(
-        self, made: Plan, said: Description, work: Work
+        self, made: Plan, said: Description, offered: Offer, work: Work
     ) -> tuple[int, list[str]]:
         async with self._adding:
             await self._tools.shelf.load()
             record = await self._publisher.draft(made, said, work)
             work.step("anchoring")
-            dataset = await self._publisher.anchor(record)
+            dataset = await self._publisher.anchor(record, offered)
+            if offered.committee is not None:
+                token = await self._tools.token(dataset)
+                await offer.seat(self._tools.chain, token, offered)
         await self._tools.view(dataset)
         await self._announce(record)
         columns = [column.name for column in open_listing(record.listing).columns]
@@ -107,6 +118,13 @@ class Owner:
             for name in privacy.direct_identifiers(columns)
         ]
         return dataset, [*warnings, *made.warnings]
+
+    async def change(self, dataset: int, offered: Offer) -> None:
+        """Another price, token, longest grant or committee, for what is asked from now on."""
+        await self._tools.shelf.load()
+        self._tools.shelf.own(dataset)
+        await offer.apply(self._tools.chain, await self._tools.token(dataset), offered)
+        await self._tools.store.append_event("terms_changed", {"dataset": dataset})
 
     async def rows(self, dataset: int) -> bytes:
         """The table as CSV for our own computing, without withdrawn units."""
@@ -155,18 +173,30 @@ class Owner:
         return await trio.to_thread.run_sync(work)
 
     async def give(
-        self, dataset: int, grantee: str, units: Sequence[int] | None, days: int
+        self,
+        dataset: int,
+        grantee: str,
+        units: Sequence[int] | None,
+        days: int,
+        purposes: Sequence[str] | None = None,
     ) -> dict[str, Any]:
-        """Grant units to the member called `grantee`; None is all that are left."""
+        """Grant units to the member called `grantee`; None is all that are left.
+
+        For these purposes and no others; None is all that the terms allow.  The conditions
+        of the terms count as acknowledged: who gives without a request has seen to that.
+        """
         await self._tools.shelf.load()
         record, listing, _ = self._tools.shelf.own(dataset)
         bits = names.bits(_left(record, listing, units), listing.units)
-        if not 1 <= days <= DAYS_LIMIT:
-            raise AccessError(f"{days} days, needs between 1 and {DAYS_LIMIT}")
+        if not 1 <= days <= MAX_DAYS:
+            raise AccessError(f"{days} days, needs between 1 and {MAX_DAYS}")
         member = names.by_name(await self._tools.chain.members(), grantee)
         head = await self._tools.chain.head()
         until = max(self._tools.now(), head.time) + days * _DAY_S
-        grant = await self._tools.chain.grant(dataset, member.account, bits, until)
+        named = None if purposes is None else chain_duo.purposes(purposes)
+        grant = await self._tools.chain.grant(
+            dataset, member.account, bits, until, purposes=named
+        )
         await self._tools.store.append_event(
             "grant_given",
             {"grant": grant, "dataset": dataset, "grantee": grantee, "until": until},
@@ -223,7 +253,8 @@ class Owner:
             await self._tools.store.append_event(
                 "units_withdrawn", {"dataset": dataset, "units": headers}
             )
-            await self._tools.store.scrub()
+        await self._messages.destroy(dataset, bits)
+        await self._tools.store.scrub()
         await trio.to_thread.run_sync(self._delete, manifest, gone)
         grants = await self._end_use(dataset, bits)
         return {

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from xml.sax.saxutils import escape, quoteattr
 
-from protocol.lineage import BOTH, ON_CHAIN, SIGNED, Edge, Graph, Kind, Vertex
+from protocol.lineage_graph import BOTH, ON_CHAIN, SIGNED, Edge, Graph, Kind, Vertex
 
 _TYPES: Mapping[Kind, str] = {
     "source": "prov:Entity",
@@ -19,6 +19,7 @@ _TYPES: Mapping[Kind, str] = {
     "state": "prov:Entity",
     "model": "prov:Entity",
     "receipt": "prov:Activity",
+    "query": "prov:Activity",
     "answer": "prov:Entity",
     "member": "prov:Agent",
 }
@@ -86,7 +87,17 @@ def _quoted(text: str) -> str:
 # --- the picture ---------------------------------------------------------------
 
 _LANES: Sequence[Kind] = (
-    *("source", "dataset", "grant", "run", "state", "model", "receipt", "answer"),
+    *(
+        "source",
+        "dataset",
+        "grant",
+        "run",
+        "state",
+        "model",
+        "receipt",
+        "query",
+        "answer",
+    ),
 )
 _FILL: Mapping[Kind, str] = {
     "source": "#e8e4d8",
@@ -96,6 +107,7 @@ _FILL: Mapping[Kind, str] = {
     "state": "#e3dff3",
     "model": "#cdbdf0",
     "receipt": "#f6d3cf",
+    "query": "#d3ebe8",
     "answer": "#f3b9b2",
     "member": "#ffffff",
 }

@@ -12,6 +12,7 @@ import trio
 
 from node.errors import AccessError
 from node.market import names, publish, sealed
+from node.market.offer import Offer
 from node.market.plan import Plan
 from node.market.publish import Description
 from node.market.shelf import OwnDataset, Shelf, fingerprint
@@ -173,20 +174,26 @@ class Publisher:
             for digest in (Digest(entry.chunks), *self._shelf.digests(entry))
         )
 
-    async def anchor(self, record: OwnDataset) -> int:
+    async def anchor(self, record: OwnDataset, offered: Offer) -> int:
         """The dataset's id on this chain; listed now unless an earlier call did."""
         listing = open_listing(record.listing)
         me = names.me(self._signer.peer_id, await self._chain.members())
-        found = next(
+        known = next(
             (
-                token.dataset
+                token
                 for token in await self._chain.datasets()
                 if token.record == listing.digest() and token.owner == me.account
             ),
             None,
         )
-        if found is None:
-            found = await self._chain.list_dataset(listing.digest(), listing.units, 0)
+        if known is None:
+            price, terms = offered.terms(listing)
+            found = await self._chain.list_dataset(
+                listing.digest(), listing.units, price, terms
+            )
+        else:
+            offered.require_listed(known)
+            found = known.dataset
         stale = self._shelf.by_dataset(found)
         if stale is not None and stale.fingerprint != record.fingerprint:
             # Another chain gave the number to another table before.

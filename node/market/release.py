@@ -1,6 +1,6 @@
 """The owner's answer to a query: public words to members, keys to grantees."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable
 
 import trio
 
@@ -24,6 +24,9 @@ from protocol.wire import decode, encode
 
 REFUSAL_NOTE_S = 60
 
+Committed = Callable[[int, Member, int], Awaitable[bytes | None]]
+"""Of a dataset, to a member, with the keys of just these units (a bitmap)."""
+
 
 class Releases:
     """Decides and makes every release of a key by this node."""
@@ -36,7 +39,10 @@ class Releases:
         book: GrantBook,
         now: Callable[[], int],
         open_key: Callable[[], bytes],
+        committed: Committed,
     ) -> None:
+        """`committed` has the message that an approval promised, where there is one."""
+        self._committed = committed
         self._store = store
         self._shelf = shelf
         self._book = book
@@ -59,9 +65,19 @@ class Releases:
             "keys_released",
             {"dataset": query.dataset, "grantee": member.name, "units": units},
         )
-        headers = await trio.to_thread.run_sync(
-            self._reseal, record.headers, units, member.seal_key
-        )
+        committed = await self._committed(query.dataset, member, bits)
+        if committed is not None:
+            return committed
+
+        def seal() -> tuple[UnitHeader, ...]:
+            return sealed.reseal_units(
+                record.headers,
+                units,
+                secret_seal_key=self._open_key(),
+                grantee=member.seal_key,
+            )
+
+        headers = await trio.to_thread.run_sync(seal)
         return encode(UnitsAnswer(record.listing, record.manifest, headers))
 
     async def _allowed(
@@ -104,18 +120,4 @@ class Releases:
         self._noted[dataset, peer] = now
         await self._store.append_event(
             "keys_refused", {"dataset": dataset, "peer": peer}
-        )
-
-    def _reseal(
-        self, headers: tuple[bytes, ...], units: Sequence[int], grantee: bytes
-    ) -> tuple[UnitHeader, ...]:
-        secret = self._open_key()
-        return tuple(
-            UnitHeader(
-                unit,
-                sealed.reseal_header(
-                    headers[unit], secret_seal_key=secret, grantee=grantee
-                ),
-            )
-            for unit in units
         )

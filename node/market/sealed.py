@@ -13,12 +13,13 @@ functions swallow every `OSError`, so the inner ones are called.
 import io
 import logging
 import secrets
+from collections.abc import Sequence
 
 from crypt4gh import header as c4gh_header
 from crypt4gh import sodium
 
 from node.errors import AccessError
-from protocol.manifest import HEADER_LIMIT_BYTES
+from protocol.manifest import HEADER_LIMIT_BYTES, UnitHeader
 from protocol.types import KEY_BYTES
 
 logging.getLogger("crypt4gh").setLevel(logging.CRITICAL + 1)
@@ -59,6 +60,25 @@ def reseal_header(
     made_by = sender or public_half(secret_seal_key)
     key = session_key(header, secret_seal_key=secret_seal_key, sender=made_by)
     return _header(key, secret_seal_key=secret_seal_key, reader=grantee)
+
+
+def reseal_units(
+    headers: Sequence[bytes],
+    units: Sequence[int],
+    *,
+    secret_seal_key: bytes,
+    grantee: bytes,
+) -> tuple[UnitHeader, ...]:
+    """Our own `headers` of these units for `grantee`, in the order of `units`."""
+    return tuple(
+        UnitHeader(
+            unit,
+            reseal_header(
+                headers[unit], secret_seal_key=secret_seal_key, grantee=grantee
+            ),
+        )
+        for unit in units
+    )
 
 
 def session_key(header: bytes, *, secret_seal_key: bytes, sender: bytes) -> bytes:

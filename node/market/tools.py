@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from node.adapters import chain_duo
 from node.errors import AccessError
 from node.market.grants import GrantBook, View
 from node.market.shelf import Shelf
@@ -50,6 +51,7 @@ class Tools:
             "dataset": grant.dataset,
             "grantee": member.name if member else grant.grantee.hex(),
             "units": unit_list(grant.units),
+            "purposes": chain_duo.described(grant.purposes, 0)[0],
             "until": grant.until,
             "revoked": grant.revoked,
             "active": grant in self.active(view),

@@ -1,4 +1,4 @@
-"""`rexis model key | unkey | inspect`: models on disk, without a daemon.
+"""`rexis model key | unkey | rotate | forget | inspect`: models on disk, without a daemon.
 
 The command line mounts `COMMANDS` lazily: this module imports no torch until a command
 runs, so `--help` stays instant.
@@ -156,6 +156,81 @@ def unkey(
 
 
 @click.command()
+@click.argument("trunk", type=FOLDER)
+@click.option("--ends", required=True, type=FOLDER, help="What `key` left behind.")
+@click.option("--key-file", required=True, type=FILE, help="The key it is under.")
+@click.option("--out", required=True, type=FOLDER, help="New folder for the trunk.")
+@click.option("--new-key-file", required=True, type=FILE, help="New file for its key.")
+@click.option("--session", required=True, metavar="NAME", help="What for; named once.")
+@click.option("--host", metavar="NAME", help="Who gets it. Default: the same host.")
+@click.option("--destroy", is_flag=True, help="Destroy the old key file afterwards.")
+@AS_JSON
+def rotate(
+    trunk: Path,
+    ends: Path,
+    key_file: Path,
+    out: Path,
+    new_key_file: Path,
+    session: str,
+    host: str | None,
+    *,
+    destroy: bool,
+    as_json: bool,
+) -> None:
+    """Put a keyed trunk under a fresh key, for another session or another host."""
+    from ee.arch.sites import Options, Strength, Turn
+    from node.model import convert, key_document
+    from node.model.wrapping import Passphrase
+
+    document = key_document.read(key_file)
+    before = document.context
+    after = _context(before.institution, host or before.host, session)
+    if after == before:
+        raise _serves_once(f"session {session!r} at {after.host} has a key already")
+    if new_key_file.exists():
+        raise _exists(new_key_file)
+    wrapping = Passphrase(read_passphrase(os.environ))
+    opens, secret = document.opens, key_document.new_secret()
+    made = convert.rotate(
+        trunk,
+        ends,
+        out,
+        old=(document.unwrap(wrapping), before),
+        new=(secret, after),
+        options=Options(Strength(opens.strength), Turn(opens.turn)),
+    )
+    fresh = key_document.KeyDocument.wrap(secret, after, made.opens(), wrapping)
+    key_document.write_new(new_key_file, fresh)
+    if destroy:
+        key_document.destroy(key_file)
+    _print(
+        {
+            "old_fingerprint": document.fingerprint.hex(),
+            "fingerprint": fresh.fingerprint.hex(),
+            "trunk": str(out),
+            "key_file": str(new_key_file),
+            "old_key_destroyed": destroy,
+        },
+        as_json=as_json,
+    )
+
+
+@click.command()
+@click.argument("key_file", type=FILE)
+@AS_JSON
+def forget(key_file: Path, *, as_json: bool) -> None:
+    """Destroy a key file. What it opens stays closed, but for who has a backup of it."""
+    from node.model import key_document
+
+    document = key_document.read(key_file)
+    key_document.destroy(key_file)
+    _print(
+        {"fingerprint": document.fingerprint.hex(), "key_destroyed": True},
+        as_json=as_json,
+    )
+
+
+@click.command()
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--stem-layers", default=0, show_default=True, metavar="K")
 @AS_JSON
@@ -166,7 +241,7 @@ def inspect(path: Path, stem_layers: int, *, as_json: bool) -> None:
     _print(inspection.described(path, stem_layers), as_json=as_json)
 
 
-COMMANDS = (key, unkey, inspect)
+COMMANDS = (key, unkey, rotate, forget, inspect)
 
 
 def _context(institution: str, host: str, session: str) -> Any:
@@ -181,11 +256,15 @@ def _context(institution: str, host: str, session: str) -> Any:
 
 
 def _exists(path: Path) -> NodeError:
+    return _serves_once(f"{path} exists already")
+
+
+def _serves_once(what: str) -> NodeError:
     from node.errors import ModelError
 
     return ModelError(
-        f"{path} exists already; a key serves one session and is not used again",
-        hint="give every session a key file of its own",
+        f"{what}; a key serves one session and is not used again",
+        hint="give every session a name and a key file of its own",
     )
 
 

@@ -22,7 +22,7 @@ from ee.convert import key_stream, unkey_stream
 from ee.errors import EncryptionError
 from ee.keys.key import Key
 from ee.ledger import Context, session_seed
-from ee.split import canonical_config
+from ee.split import canonical_config, sources
 from node.errors import ModelError
 from node.model.checkpoint import (
     CONFIG,
@@ -67,11 +67,11 @@ def key(
     A narrower source is widened to `dtype`: a rotated weight has no short form, and
     rounding it to bfloat16 would cost the exactness that the key has in float32.
     """
-    with _refusals(), Checkpoint(source) as stock:
+    with refusals(), Checkpoint(source) as stock:
         cut = Cut(stock.config(), stem_layers)
         own = Key(session_seed(secret, context), cut.plan, options)
         base = {cut.architecture.base_name(name): name for name in stock.names()}
-        with _new_folder(ends) as kept, _new_folder(trunk) as made:
+        with new_folder(ends) as kept, new_folder(trunk) as made:
             ends_bytes = _write_ends(stock, cut, base, kept)
             _write_config(made, cut, dtype)
             shapes = {name: (dtype, s) for name, s in cut.plan.shapes().items()}
@@ -105,33 +105,71 @@ def unkey(
     Raises `ModelError` if the key is not the trunk's.  The norms of the blocks stay folded
     into their neighbours: the model computes what it did, with gains of one.
     """
-    with _refusals(), Checkpoint(trunk) as keyed, TensorFile(ends / ENDS) as rest:
+    with refusals(), Checkpoint(trunk) as keyed, TensorFile(ends / ENDS) as rest:
         cut = Cut(read_config(ends), int(read_json(ends / CUT)["stem_layers"]))
         own = Key(session_seed(secret, context), cut.plan, options)
-        mark = keyed.metadata.get(KEY_MARK)
-        if mark not in {None, own.fingerprint().hex()}:
-            raise ModelError(
-                f"{trunk} is under the key {str(mark)[:16]}, this one is"
-                f" {own.fingerprint().hex()[:16]}",
-                hint="`rexis model inspect` shows what a key file opens",
-            )
-        targets = _targets(cut, rest, str(read_json(ends / CUT)["prefix"]))
-        with _new_folder(out) as made:
+        _require_key(trunk, keyed, own)
+        prefix = str(read_json(ends / CUT)["prefix"])
+        targets = {name: prefix + source for name, source in sources(cut).items()}
+        with new_folder(out) as made:
             config = canonical_config(cut)
             config.dtype = keyed.slot(next(iter(targets))).dtype
             config.save_pretrained(made)
-            shapes = {n: (rest.slots[n].dtype, rest.slots[n].shape) for n in rest.slots}
+            # A norm that a post-norm trunk begins with is at both; the trunk's has learnt.
+            kept = [name for name in rest.slots if name not in set(targets.values())]
+            shapes = {n: (rest.slots[n].dtype, rest.slots[n].shape) for n in kept}
             for name, target in targets.items():
                 slot = keyed.slot(name)
                 shapes[target] = (slot.dtype, slot.shape)
             writer = CheckpointWriter(made, shapes, {}, shard_bytes=shard_bytes)
-            for name in rest.slots:
+            for name in kept:
                 writer.write(name, rest.read(name))
             for name, tensor in unkey_stream(own, keyed.tensors(keyed.names())):
                 if name in targets:
                     writer.write(targets[name], tensor)
             writer.close()
     return own
+
+
+def rotate(
+    trunk: Path,
+    ends: Path,
+    out: Path,
+    *,
+    old: tuple[bytes, Context],
+    new: tuple[bytes, Context],
+    options: Options | None = None,
+) -> Key:
+    """The same keyed trunk under a fresh key, as a new folder; the model stays as it is.
+
+    No matrix leads from one key to the other: each tensor comes home and is keyed anew, and
+    in between it is in this process only.
+    """
+    with refusals(), Checkpoint(trunk) as keyed:
+        cut = Cut(read_config(ends), int(read_json(ends / CUT)["stem_layers"]))
+        one, two = (Key(session_seed(*each), cut.plan, options) for each in (old, new))
+        _require_key(trunk, keyed, one)
+        with new_folder(out) as made:
+            shutil.copyfile(trunk / CONFIG, made / CONFIG)
+            slots = {name: keyed.slot(name) for name in keyed.names()}
+            shapes = {name: (slot.dtype, slot.shape) for name, slot in slots.items()}
+            marks = {KEY_MARK: two.fingerprint().hex()}
+            writer = CheckpointWriter(made, shapes, marks)
+            for name, tensor in unkey_stream(one, keyed.tensors(keyed.names())):
+                carried = two.plan.carries(name, tensor)
+                writer.write(name, tensor if carried else two.key(name, tensor))
+            writer.close()
+    return two
+
+
+def _require_key(trunk: Path, keyed: Checkpoint, own: Key) -> None:
+    mark = keyed.metadata.get(KEY_MARK)
+    if mark not in {None, own.fingerprint().hex()}:
+        raise ModelError(
+            f"{trunk} is under the key {str(mark)[:16]}, this one is"
+            f" {own.fingerprint().hex()[:16]}",
+            hint="`rexis model inspect` shows what a key file opens",
+        )
 
 
 def _flat(stock: Checkpoint, name: str) -> bool:
@@ -173,21 +211,8 @@ def _write_config(folder: Path, cut: Cut, dtype: torch.dtype) -> None:
     config.save_pretrained(folder)
 
 
-def _targets(cut: Cut, rest: TensorFile, prefix: str) -> dict[str, str]:
-    """Tensor of the trunk to its name in the whole checkpoint."""
-    targets: dict[str, str] = {}
-    for name in cut.plan.shapes():
-        source = cut.architecture.source(name, cut.stem_layers)
-        if cut.is_trunk(source):
-            targets[name] = prefix + source
-    clash = sorted(set(targets.values()) & set(rest.slots))
-    if clash:
-        raise ModelError(f"{clash[0]} is among the ends and in the trunk")
-    return targets
-
-
 @contextmanager
-def _refusals() -> Iterator[None]:
+def refusals() -> Iterator[None]:
     """What the algebra refuses, as an error an operator may see."""
     try:
         yield
@@ -198,7 +223,7 @@ def _refusals() -> Iterator[None]:
 
 
 @contextmanager
-def _new_folder(path: Path) -> Iterator[Path]:
+def new_folder(path: Path) -> Iterator[Path]:
     """A folder beside `path` that takes its name at the end, or vanishes."""
     if path.exists():
         raise ModelError(

@@ -8,6 +8,7 @@ from ee.canonical import Cut
 from ee.errors import EncryptionError
 from node.errors import ModelError
 from node.model import key_document
+from node.model.base import base_digest
 from node.model.checkpoint import Checkpoint
 from node.model.convert import CUT, ENDS, KEY_MARK
 from node.model.tensor_file import TensorFile
@@ -41,6 +42,7 @@ def described(path: Path, stem_layers: int = 0) -> dict[str, Any]:
             "width": plan.width,
             "keyed_tensors": len(plan.keyed()),
             "plan": plan.digest().hex(),
+            "base": base_digest(path),
         }
 
 

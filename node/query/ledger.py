@@ -18,6 +18,7 @@ from protocol.queries.spec import KINDS, MICRO, Kind, Query
 from protocol.wire import Message, decode, encode
 
 _POLICY, _CHARGE, _ANSWER = "query-policy", "query-charge", "query-answer"
+_SEALED = "query-sealed"
 
 
 class Policy(Message, frozen=True, tag="query-policy"):
@@ -149,9 +150,21 @@ class Ledger:
         """What was answered to exactly this question before."""
         return await self._store.get(_ANSWER, _key(dataset) + query.id())
 
-    async def keep(self, dataset: int, query: Query, answer: bytes) -> None:
-        """Durable when this returns; only then may it leave."""
-        await self._store.put(_ANSWER, _key(dataset) + query.id(), answer)
+    async def keep(
+        self, dataset: int, query: Query, answer: bytes, sealed: bytes
+    ) -> None:
+        """Durable when this returns; only then may it leave.  `sealed` is who asked what."""
+        place = _key(dataset) + query.id()
+        await self._store.put_many([(_ANSWER, place, answer), (_SEALED, place, sealed)])
+
+    async def kept(self) -> list[tuple[bytes, bytes, bytes]]:
+        """Id, signed question and answer of everything answered here."""
+        answers = dict(await self._store.scan(_ANSWER))
+        return [
+            (place[8:], sealed, answers[place])
+            for place, sealed in await self._store.scan(_SEALED)
+            if place in answers
+        ]
 
     async def _charges(self, dataset: int) -> list[Charge]:
         start = _key(dataset)

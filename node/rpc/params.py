@@ -65,6 +65,42 @@ Dataset = Annotated[
 Grant = Annotated[
     int, Meta(ge=0, le=_NUMBER_LIMIT, description="the grant's number on the chain")
 ]
+Request = Annotated[
+    int, Meta(ge=0, le=_NUMBER_LIMIT, description="the request's number on the chain")
+]
+Case = Annotated[
+    int, Meta(ge=0, le=_NUMBER_LIMIT, description="the case's number on the chain")
+]
+# A string: a price goes to 2^96, and JSON readers in other languages to 2^53.
+Amount = Annotated[
+    str,
+    Meta(
+        pattern=r"^[0-9]*$",
+        min_length=1,
+        max_length=29,
+        description="a whole number in decimal digits",
+    ),
+]
+Address = Annotated[
+    str,
+    Meta(
+        pattern=r"^0x[0-9a-fA-F]*$",
+        min_length=42,
+        max_length=42,
+        description="an account on the chain, 0x and 40 hex digits",
+    ),
+]
+Party = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Za-z0-9_.-]{1,64}$",
+        description="a member's name, or an account on the chain",
+    ),
+]
+Code = Annotated[
+    str, Meta(pattern=r"^DUO:[0-9]*$", max_length=11, description="a DUO term")
+]
+Days = Annotated[int, Meta(ge=1, le=_DAYS_LIMIT)]
 Name = Annotated[
     str,
     Meta(
@@ -166,6 +202,48 @@ class DatasetsPublish(Params, frozen=True):
         ]
         | None
     ) = None
+    price: Annotated[
+        Amount | None,
+        Meta(
+            description="what a request for access pays, in the token's smallest unit; left "
+            "out: nothing"
+        ),
+    ] = None
+    token: Annotated[
+        Address | None,
+        Meta(
+            description="the ERC-20 of the price; the federation's council must accept it"
+        ),
+    ] = None
+    max_days: Annotated[
+        Days | None,
+        Meta(description=f"the longest a grant may last; left out: {_DAYS_LIMIT}"),
+    ] = None
+    committee: Annotated[
+        Party | None,
+        Meta(
+            description="who decides on access instead of the owner: a member, or the address "
+            "of a committee; the owner then gives nothing by itself"
+        ),
+    ] = None
+
+
+class DatasetsTerms(Params, frozen=True):
+    dataset: Dataset
+    price: Annotated[
+        Amount | None,
+        Meta(description="for requests from now on, in the token's smallest unit"),
+    ] = None
+    token: Annotated[Address | None, Meta(description="the ERC-20 of the price")] = None
+    max_days: Annotated[
+        Days | None, Meta(description="the longest that a new grant may last")
+    ] = None
+    committee: Annotated[
+        Party | None,
+        Meta(
+            description="who decides on access from now on; a member or a committee's address"
+        ),
+    ] = None
 
 
 class DatasetsSearch(Params, frozen=True):
@@ -259,6 +337,121 @@ class GrantsGive(Params, frozen=True):
         Meta(ge=1, le=_DAYS_LIMIT, description=f"until it ends, 1 to {_DAYS_LIMIT}"),
     ]
     units: Units | None = None
+    purposes: (
+        Annotated[
+            list[Code],
+            Meta(
+                min_length=1,
+                max_length=5,
+                description="for these purposes only; left out: all that the terms allow",
+            ),
+        ]
+        | None
+    ) = None
+
+
+class RequestsMake(Params, frozen=True):
+    dataset: Dataset
+    days: Annotated[
+        int, Meta(ge=1, le=_DAYS_LIMIT, description="from the approval until it ends")
+    ]
+    purposes: Annotated[
+        list[Code],
+        Meta(
+            min_length=1,
+            max_length=5,
+            description="what the data are for: permission terms such as DUO:0000007",
+        ),
+    ]
+    acknowledged: Annotated[
+        list[Code],
+        Meta(
+            max_length=32,
+            description="conditions (DUO modifiers) that you keep to; the terms say which "
+            "must be",
+        ),
+    ] = []
+    max_price: Annotated[
+        Amount, Meta(description="the most it may cost, in the token's smallest unit")
+    ] = "0"
+    units: Units | None = None
+
+
+class RequestsList(Params, frozen=True):
+    dataset: Annotated[Dataset | None, Meta(description="of this dataset only")] = None
+
+
+class RequestsOne(Params, frozen=True):
+    request: Request
+
+
+class RequestsDispute(Params, frozen=True):
+    request: Request
+    reason: Annotated[
+        str,
+        Meta(min_length=1, max_length=2000, description="what is wrong, for auditors"),
+    ]
+    path: Annotated[
+        str,
+        _path("where the claim is written; its digest goes on the chain, so keep it"),
+    ]
+
+
+class CommitteesMake(Params, frozen=True):
+    seats: Annotated[
+        list[Name],
+        Meta(min_length=1, max_length=32, description="members that sit on it"),
+    ]
+    threshold: Annotated[
+        int, Meta(ge=1, le=32, description="how many of them decide together")
+    ]
+
+
+class MarketScores(Params, frozen=True):
+    member: Name
+
+
+class MarketCollect(Params, frozen=True):
+    token: Annotated[Address, Meta(description="the ERC-20 to fetch")]
+
+
+class CasesOne(Params, frozen=True):
+    case: Case
+
+
+class CasesVote(Params, frozen=True):
+    case: Case
+    uphold: Annotated[
+        bool, Meta(description="whether whoever opened the case is right")
+    ]
+    report: Annotated[
+        str, _path("what the finding rests on; its digest goes on the chain")
+    ]
+
+
+class CouncilPropose(Params, frozen=True):
+    token: Annotated[
+        Address | None, Meta(description="an ERC-20, to take for prices")
+    ] = None
+    accepted: Annotated[bool, Meta(description="false: take the token no longer")] = (
+        True
+    )
+    rules: Annotated[
+        dict[
+            Annotated[str, Meta(pattern=r"^[a-z_]{1,32}$")],
+            Annotated[int, Meta(ge=0, le=_NUMBER_LIMIT)],
+        ],
+        Meta(
+            max_length=8,
+            description="instead of a token: parameters and their new values, such as answer_s",
+        ),
+    ] = {}
+
+
+class CouncilOne(Params, frozen=True):
+    motion: Annotated[
+        int, Meta(ge=0, le=_NUMBER_LIMIT, description="the proposal's number")
+    ]
 
 
 class GrantsList(Params, frozen=True):
@@ -309,6 +502,16 @@ class RunsShow(Params, frozen=True):
 
 class RunsSteer(Params, frozen=True):
     run: Run
+
+
+class RunsScore(Params, frozen=True):
+    run: Run
+    path: Annotated[str, _path("a CSV table as the run trains on")]
+
+
+class RunsExport(Params, frozen=True):
+    run: Run
+    path: Annotated[str, _path("a new folder for the checkpoint")]
 
 
 class RoundsList(Params, frozen=True):
@@ -385,9 +588,10 @@ class ProvenanceShow(_About, frozen=True):
 class ProvenanceExport(_About, frozen=True, kw_only=True):
     path: Annotated[str, _path("where it is written, mode 0600")]
     form: Annotated[
-        Literal["prov", "svg", "dot", "records"],
+        Literal["prov", "svg", "dot", "records", "lineage"],
         Meta(
-            description="W3C PROV-O as JSON-LD, a picture, Graphviz, or the signed records"
+            description="W3C PROV-O as JSON-LD, a picture, Graphviz, the signed records, or "
+            "those with the chain's facts for `rexis-verify`"
         ),
     ]
 

@@ -19,6 +19,10 @@ Account = Annotated[
     Meta(pattern="^(0x)?[0-9a-fA-F]{40}$", description="20 bytes, the chain account"),
 ]
 Count = Annotated[int, Meta(ge=0)]
+Amount = Annotated[
+    str,
+    Meta(pattern="^[0-9]+$", description="a whole number, as it may pass 2^53"),
+]
 
 
 def _said(description: str) -> Meta:
@@ -97,6 +101,14 @@ class EventsList(Result, frozen=True):
 # --- data ---------------------------------------------------------------------
 
 
+class Terms(Result, frozen=True):
+    token: Annotated[Account | None, _said("the ERC-20 of the price")]
+    max_days: Annotated[Count, _said("the longest that a grant may last")]
+    allowed: Annotated[list[str], _said("purposes that can be granted, as DUO terms")]
+    required: Annotated[list[str], _said("conditions that must be acknowledged")]
+    committee: Annotated[str, _said("who decides: a member's name, or an account")]
+
+
 class DatasetRow(Result, frozen=True):
     dataset: Count
     title: Annotated[str | None, _said("null while the owner has not been asked")]
@@ -104,7 +116,8 @@ class DatasetRow(Result, frozen=True):
     owner_peer: str | None
     mine: bool
     units: Annotated[Count, _said("number of consent units")]
-    price: Count
+    price: Annotated[Amount, _said("of a request, in the token's smallest unit")]
+    terms: Annotated[Terms, _said("what the chain holds requests and grants against")]
     record: Annotated[Digest, _said("digest of the listing, as the chain has it")]
 
 
@@ -193,6 +206,7 @@ class GrantRow(Result, frozen=True):
     dataset: Count
     grantee: Annotated[str, _said("name, or account of somebody who is no member")]
     units: list[Count]
+    purposes: Annotated[list[str], _said("what it is for, as DUO terms")]
     until: Annotated[Count, _said("Unix seconds")]
     revoked: bool
     active: bool
@@ -200,6 +214,125 @@ class GrantRow(Result, frozen=True):
 
 class GrantsList(Result, frozen=True):
     grants: list[GrantRow]
+
+
+# --- requests, cases, money -----------------------------------------------------
+
+
+class RequestRow(Result, frozen=True):
+    request: Count
+    dataset: Count
+    owner: str
+    grantee: str
+    units: list[Count]
+    purposes: list[str]
+    acknowledged: list[str]
+    days: Count
+    price: Annotated[Amount, _said("in escrow until it is decided")]
+    token: Account | None
+    status: Literal["open", "approved", "disputed", "paid", "refunded", "halved"]
+    deadline: Annotated[
+        Count,
+        _said("until when it may be answered; approved, until when disputed"),
+    ]
+    mine: Annotated[bool, _said("this node asked")]
+    signed: Annotated[
+        Count | None, _said("on deciding: members that agreed to this")
+    ] = None
+    threshold: Annotated[Count | None, _said("and how many are needed")] = None
+    case: Annotated[Count | None, _said("on disputing: its number")] = None
+    path: Annotated[str | None, _said("and where the claim is")] = None
+
+
+class RequestsList(Result, frozen=True):
+    requests: list[RequestRow]
+
+
+class CommitteesMake(Result, frozen=True):
+    committee: Account
+    seats: list[str]
+    threshold: Count
+
+
+class Score(Result, frozen=True):
+    role: Literal["provider", "grantee", "host", "challenger"]
+    score: Annotated[Count, _said("0 to 100; a newcomer stands at 50")]
+    cases: Annotated[Count, _said("how many it rests on")]
+
+
+class MarketScores(Result, frozen=True):
+    member: str
+    roles: list[Score]
+
+
+class Purse(Result, frozen=True):
+    token: Account
+    balance: Amount
+    held: Annotated[Amount, _said("by the contracts, to be collected")]
+    accepted: Annotated[bool, _said("whether prices may be in it")]
+
+
+class Rules(Result, frozen=True):
+    answer_s: Annotated[Count, _said("how long a request may wait for an answer")]
+    dispute_s: Annotated[Count, _said("how long a delivery may be disputed")]
+    challenge_s: Count
+    vote_s: Count
+    unbonding_s: Count
+    quorum: Annotated[Count, _said("votes for one side that decide a case")]
+    open_requests: Annotated[Count, _said("that one member may have")]
+    bond: Annotated[Amount, _said("what it costs to open a case and be wrong")]
+    bond_token: Account | None
+
+
+class MarketShow(Result, frozen=True):
+    account: Account
+    purses: Annotated[list[Purse], _said("of every token in which something is priced")]
+    scores: MarketScores
+    rules: Rules
+
+
+class CaseRow(Result, frozen=True):
+    case: Count
+    about: Literal["delivery", "receipt"]
+    request: Count | None
+    plaintiff: str
+    defendant: str
+    closes: Annotated[Count, _said("Unix seconds")]
+    upholding: Count
+    rejecting: Count
+    quorum: Count
+    outcome: Literal["pending", "upheld", "rejected", "undecided"]
+
+
+class CasesList(Result, frozen=True):
+    cases: list[CaseRow]
+
+
+class CasesCheck(Result, frozen=True):
+    case: Count
+    request: Count
+    committed: Annotated[Digest | None, _said("what the approval committed to")]
+    shown: Annotated[Digest | None, _said("what the owner shows now")]
+    sound: Annotated[
+        bool, _said("the same bytes, of this dataset, with a header for each unit")
+    ]
+    why: Annotated[str | None, _said("why it is not sound")]
+
+
+class MotionRow(Result, frozen=True):
+    motion: Count
+    text: Annotated[str, _said("the call, in words")]
+    yes: Count
+    electorate: Annotated[Count, _said("members when it was proposed")]
+    opened: Count
+    ready: Annotated[
+        Count | None, _said("when it may be carried out; null: not passed")
+    ]
+    done: bool
+
+
+class CouncilList(Result, frozen=True):
+    motions: list[MotionRow]
 
 
 # --- provenance ---------------------------------------------------------------
@@ -347,6 +480,35 @@ class RunRow(Result, frozen=True):
 
 class RunsList(Result, frozen=True):
     runs: list[RunRow]
+
+
+class RunScore(Result, frozen=True):
+    state_root: Annotated[Digest, _said("of the state that was tried")]
+    round: Annotated[Count, _said("rounds that state has seen")]
+    records: Annotated[Count, _said("with a known answer")]
+    auc: Annotated[
+        float | None,
+        _said("of several classes their mean; null where an answer is missing"),
+    ]
+    loss: float | None
+
+
+class RunExport(Result, frozen=True):
+    state_root: Annotated[Digest, _said("of the state that was written")]
+    round: Annotated[Count, _said("rounds that state has seen")]
+    path: str
+
+
+class KeyRow(Result, frozen=True):
+    print: Annotated[Digest, _said("names the secret and tells nothing about it")]
+    institution: str
+    host: Annotated[str, _said("the member whose worker was given the keyed trunk")]
+    session: str
+    life: Literal["live", "destroyed"]
+
+
+class KeysList(Result, frozen=True):
+    keys: list[KeyRow]
 
 
 class Moved(Result, frozen=True):

@@ -131,6 +131,139 @@ _ALL = (
         "cannot be undone. The same call again finishes what a chain that was down has left.",
     ),
     Method(
+        "datasets.terms",
+        params.DatasetsTerms,
+        results.DatasetShown,
+        "Change price, longest grant or who decides, for requests from now on. What the listing "
+        "says of purposes and conditions stays; a new version changes that.",
+    ),
+    Method(
+        "requests.make",
+        params.RequestsMake,
+        results.RequestRow,
+        "Ask for access to a dataset, for purposes its terms allow. The price goes into escrow "
+        "and comes back if the request is refused, cancelled or not answered in time.",
+    ),
+    Method(
+        "requests.list",
+        params.RequestsList,
+        results.RequestsList,
+        "Every request on the chain, with what became of it.",
+    ),
+    Method(
+        "requests.approve",
+        params.RequestsOne,
+        results.RequestRow,
+        "Agree to a request: alone, or as one seat of the dataset's committee. The grant begins "
+        "with the decision, and commits the owner to the message that brings the keys.",
+    ),
+    Method(
+        "requests.refuse",
+        params.RequestsOne,
+        results.RequestRow,
+        "Say no to a request, alone or as a seat; its price goes back.",
+    ),
+    Method(
+        "requests.cancel",
+        params.RequestsOne,
+        results.RequestRow,
+        "Take back a request of this node that nobody has answered.",
+    ),
+    Method(
+        "requests.accept",
+        params.RequestsOne,
+        results.RequestRow,
+        "Pay the owner: the keys that the approval committed to were read here. Without this "
+        "the owner is paid when the time to dispute is over.",
+    ),
+    Method(
+        "requests.dispute",
+        params.RequestsDispute,
+        results.RequestRow,
+        "Say that the keys did not come, or wrong ones. Auditors decide who gets the price; a "
+        "bond goes with it.",
+    ),
+    Method(
+        "requests.close",
+        params.RequestsOne,
+        results.RequestRow,
+        "Close a request whose time is over: refund what nobody answered, pay what nobody "
+        "disputed. The node does it for its own by itself.",
+    ),
+    Method(
+        "committees.make",
+        params.CommitteesMake,
+        results.CommitteesMake,
+        "Put a data access committee on the chain: enough of its members decide together.",
+    ),
+    Method(
+        "market.show",
+        params.Nothing,
+        results.MarketShow,
+        "This node's money and record, and the market's rules.",
+    ),
+    Method(
+        "market.scores",
+        params.MarketScores,
+        results.MarketScores,
+        "What a member's record says, by what happened and by nobody's vote.",
+    ),
+    Method(
+        "market.collect",
+        params.MarketCollect,
+        results.Purse,
+        "Fetch what the contracts hold for this node: prices, refunds, bonds.",
+    ),
+    Method(
+        "cases.list",
+        params.Nothing,
+        results.CasesList,
+        "Disputed deliveries and challenged receipts.",
+    ),
+    Method(
+        "cases.check",
+        params.CasesOne,
+        results.CasesCheck,
+        "As an auditor, have the owner of a disputed delivery show the message and check it "
+        "against the chain. The keys in it stay the grantee's.",
+    ),
+    Method(
+        "cases.vote",
+        params.CasesVote,
+        results.CaseRow,
+        "As an auditor, say who is right; the chain gets the report's digest.",
+    ),
+    Method(
+        "cases.close",
+        params.CasesOne,
+        results.CaseRow,
+        "Close a case whose time is over without a quorum.",
+    ),
+    Method(
+        "council.list",
+        params.Nothing,
+        results.CouncilList,
+        "What was proposed to the members, and how they voted.",
+    ),
+    Method(
+        "council.propose",
+        params.CouncilPropose,
+        results.CouncilList,
+        "Propose that the market takes a token, or other values of its parameters.",
+    ),
+    Method(
+        "council.vote",
+        params.CouncilOne,
+        results.CouncilList,
+        "Agree to a proposal; more than half of all members pass it.",
+    ),
+    Method(
+        "council.execute",
+        params.CouncilOne,
+        results.CouncilList,
+        "Carry out what has passed, once its delay is over.",
+    ),
+    Method(
         "grants.give",
         params.GrantsGive,
         results.GrantRow,
@@ -190,10 +323,30 @@ _ALL = (
         "few are left for a quorum; its newest state can then be released.",
     ),
     Method(
+        "runs.score",
+        params.RunsScore,
+        results.RunScore,
+        "Try the newest state of a run on every record of a table, in the clear on this node.",
+    ),
+    Method(
+        "runs.export",
+        params.RunsExport,
+        results.RunExport,
+        "Write the newest state of a run over a stock model as a stock checkpoint, the head "
+        "beside it.",
+    ),
+    Method(
         "rounds.list",
         params.RoundsList,
         results.RoundsList,
         "The closed rounds of a run, as this node saw them.",
+    ),
+    Method(
+        "keys.list",
+        params.Nothing,
+        results.KeysList,
+        "The key of every training session there was, by its print: none serves twice, and each "
+        "is destroyed when its session ends.",
     ),
     Method(
         "models.release",

@@ -16,7 +16,9 @@ from node.errors import AccessError, ChainError
 from node.market import publish
 from node.market.reader import write_private
 from node.market.search import Filter
+from node.services.deals_admin import DealsAdmin
 from node.services.node import Node
+from node.services.sessions import Sessions
 from protocol.members import (
     ROLE_AUDITOR,
     ROLE_COMPUTE_HOST,
@@ -59,6 +61,7 @@ class Admin:
             "datasets.show": self._datasets_show,
             "datasets.fetch": self._datasets_fetch,
             "datasets.withdraw": self._datasets_withdraw,
+            "datasets.terms": self._datasets_terms,
             "grants.give": self._grants_give,
             "grants.list": self._grants_list,
             "grants.revoke": self._grants_revoke,
@@ -69,7 +72,10 @@ class Admin:
             "runs.pause": self._runs_pause,
             "runs.resume": self._runs_resume,
             "runs.end": self._runs_end,
+            "runs.score": self._runs_score,
+            "runs.export": self._runs_export,
             "rounds.list": self._rounds_list,
+            "keys.list": self._keys_list,
             "models.release": self._models_release,
             "models.list": self._models_list,
             "models.show": self._models_show,
@@ -88,6 +94,7 @@ class Admin:
             "disputes.list": self._disputes_list,
             "events.list": self._events_list,
             "node.stop": self._stop,
+            **DealsAdmin(self._node).methods(),
         }
 
     async def _status(self, _params: Any) -> Row:
@@ -159,7 +166,12 @@ class Admin:
             unit_by=params.unit_by,
             disease=params.disease,
             replaces=params.replaces,
+            offered=await self._node.market.offer(params),
         )
+
+    async def _datasets_terms(self, params: Any) -> Row:
+        market = self._node.market
+        return await market.change(params.dataset, await market.offer(params))
 
     async def _datasets_works(self, _params: Any) -> Row:
         return {"works": self._node.market.works()}
@@ -197,7 +209,8 @@ class Admin:
 
     async def _grants_give(self, params: Any) -> Row:
         return await self._node.market.give(
-            params.dataset, params.grantee, params.units, params.days
+            *(params.dataset, params.grantee, params.units, params.days),
+            params.purposes,
         )
 
     async def _grants_list(self, params: Any) -> Row:
@@ -231,8 +244,23 @@ class Admin:
     async def _runs_end(self, params: Any) -> Row:
         return await self._node.runs.steer(bytes.fromhex(params.run), END)
 
+    async def _runs_score(self, params: Any) -> Row:
+        self._only("institution")
+        data = await trio.to_thread.run_sync(publish.read_table, Path(params.path))
+        record = self._node.runs.record(bytes.fromhex(params.run))
+        return await self._node.finished.score(record, data)
+
+    async def _runs_export(self, params: Any) -> Row:
+        self._only("institution")
+        record = self._node.runs.record(bytes.fromhex(params.run))
+        return await self._node.finished.export(record, Path(params.path))
+
     async def _rounds_list(self, params: Any) -> Row:
         return {"rounds": self._node.runs.rounds(bytes.fromhex(params.run))}
+
+    async def _keys_list(self, _params: Any) -> Row:
+        parts = self._node.parts
+        return {"keys": await Sessions(parts.store, parts.key).rows()}
 
     async def _models_release(self, params: Any) -> Row:
         self._only("institution")

@@ -6,7 +6,6 @@ stored under a key that only the opened key file gives.
 """
 
 import hashlib
-import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,7 +19,9 @@ from node.driver import Work
 from node.errors import NodeError, TransportError
 from node.ports import Blobs, Compute, Signer, Store, Transport
 from node.services.federation import Federation
+from node.services.sessions import Sessions, session_context, session_opens
 from node.services.states import States
+from node.services.thin import ThinLinks
 from protocol.aggregate.ring import WORD_BYTES, blocks
 from protocol.aggregate.shards import Slice
 from protocol.course import noise
@@ -28,7 +29,7 @@ from protocol.envelope import Envelope
 from protocol.rounds import events as ev
 from protocol.rounds.messages import DOMAIN, Heartbeat, Opening, Said
 from protocol.rounds.policy import Epoch
-from protocol.runs import ROUND_PROTOCOL, ROUND_TOPIC, Plan
+from protocol.runs import ROUND_PROTOCOL, ROUND_TOPIC, Plan, canonical_plan
 from protocol.types import Digest, PeerId
 from protocol.wire import decode
 
@@ -47,6 +48,8 @@ class Folders:
 
     states: Path
     blobs: Path
+    models: Path
+    """Bases of stock models, a folder for each."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,8 @@ class Tools:
     states: States
     folders: Folders
     worker_socket: str
+    worker_host: str = ""
+    """The member whose worker is behind the socket; empty: it is our own."""
 
 
 @dataclass
@@ -99,6 +104,11 @@ class RecordBox:
             if key.startswith(self._run)
         }
 
+    async def get(self, key: str) -> bytes | None:
+        """One record, or None."""
+        sealed = await self._store.get(RECORDS, self._run + key.encode())
+        return None if sealed is None else self._box.decrypt(sealed)
+
     async def put(self, key: str, value: bytes) -> None:
         sealed = bytes(self._box.encrypt(value))
         await self._store.put(RECORDS, self._run + key.encode(), sealed)
@@ -121,11 +131,14 @@ class Hands:
         rounds: int,
         records: bytes,
         box: RecordBox,
+        size: int | None = None,
         finish: Callable[[ev.Finished, RoundNotes], Any],
         tell: Callable[[Mapping[str, Any] | None], None],
         complain: Callable[[str], None],
     ) -> None:
-        """`finish` is awaited with every verdict; `tell` and `complain` show the operator.
+        """`size`: entries of a state, where not all travel.
+
+        `finish` is awaited with every verdict; `tell` and `complain` show the operator.
 
         What progress there is, and what keeps this node from training; "" if nothing does.
         """
@@ -133,12 +146,15 @@ class Hands:
         self._plan = plan
         self._epoch = epoch
         self._rounds = rounds
+        self._size = size
         self._noise = noise(epoch, plan)
+        self._thin = ThinLinks(tools.store, tools.states, epoch.run, plan)
         self._records = records
         self._box = box
         self._finish = finish
         self._tell = tell
         self._complain = complain
+        self._sessions = Sessions(tools.store, tools.signer)
         self._notes = RoundNotes()
         self._shared: set[Digest] = set()
         ring = epoch.policy.ring()
@@ -220,8 +236,27 @@ class Hands:
     async def finished(self, effect: ev.Finished) -> bool:
         notes, self._notes = self._notes, RoundNotes()
         self._tell(None)
+        goes_on = effect.verdict.round + 1 < self._rounds
+        if self._thin.is_on:
+            # While the update is there: it is deleted once this returns.
+            await self._keep_back(effect, goes_on=goes_on)
         await self._finish(effect, notes)
-        return effect.verdict.round + 1 < self._rounds
+        return goes_on
+
+    async def _keep_back(self, effect: ev.Finished, *, goes_on: bool) -> None:
+        if not goes_on:
+            await self._thin.end()
+            return
+        number, me = effect.verdict.round, self._tools.signer.public_key
+        update = await self._box.get(f"{number}/trained")
+        if effect.verdict.accept and me in effect.survivors and update is not None:
+            found = await self._call(
+                "round.keep",
+                update=update,
+                thin=self._thin.choice(number),
+                folder=str(self._tools.folders.states),
+            )
+            await self._thin.keep(Digest(found["root"]))
 
     # --- blobs and states ----------------------------------------------------------
 
@@ -250,10 +285,11 @@ class Hands:
 
     async def sync(self, effect: ev.SyncState) -> ev.Event:
         tools, run, length = self._tools, self._epoch.run, self._epoch.policy.length
+        whole = length if self._size is None else self._size
         peers = [self._peer(donor) for donor in effect.donors]
         self._tell({**_IDLE, "what": "fetching the state"})
         for root, size in (
-            (effect.state, WORD_BYTES * length),
+            (effect.state, WORD_BYTES * whole),
             (effect.scales, blocks(length)),
         ):
             if not tools.states.has(root):
@@ -284,23 +320,29 @@ class Hands:
         drawn = hashlib.sha256(
             run + effect.round.to_bytes(8, "big") + tools.signer.public_key
         )
-        found = await tools.compute.call(
-            "train.local",
-            {
-                "spec": self._plan.spec,
-                "task": self._plan.task,
-                "train": self._plan.train,
-                "folder": str(tools.folders.states),
-                "root": effect.base,
-                "records": self._records,
-                "worker": tools.worker_socket,
-                "key_seed": secrets.token_bytes(32),
-                "batch_seed": int.from_bytes(drawn.digest()[:8], "big"),
-                "elapsed": effect.round / self._rounds,
-                "blobs": str(tools.folders.blobs),
-            },
-            progress=lambda data: self._tell({**_IDLE, "what": "training", **data}),
-        )
+        own = tools.federation.name_of(tools.signer.public_key)
+        context = session_context(own, tools.worker_host or own, run, effect.round)
+        opens = session_opens(self._plan.spec, canonical_plan(self._plan))
+        async with self._sessions.key(context, opens) as seed:
+            found = await tools.compute.call(
+                "train.local",
+                {
+                    "spec": self._plan.spec,
+                    "task": self._plan.task,
+                    "train": self._plan.train,
+                    "folder": str(tools.folders.states),
+                    "models": str(tools.folders.models),
+                    "root": effect.base,
+                    "records": self._records,
+                    "worker": tools.worker_socket,
+                    "key_seed": seed,
+                    "left": await self._thin.left(),
+                    "batch_seed": int.from_bytes(drawn.digest()[:8], "big"),
+                    "elapsed": effect.round / self._rounds,
+                    "blobs": str(tools.folders.blobs),
+                },
+                progress=lambda data: self._tell({**_IDLE, "what": "training", **data}),
+            )
         self._notes.loss_first = found["loss_first"]
         self._notes.loss_last = found["loss_last"]
         self._notes.norm = found["norm"]
@@ -317,8 +359,6 @@ class Hands:
                 return await self._mask(effect)
             case ev.Sum():
                 return await self._sum(effect)
-            case ev.Unmask():
-                return await self._unmask(effect)
             case ev.Apply():
                 return await self._apply(effect)
             case ev.Tag():
@@ -351,6 +391,7 @@ class Hands:
             total=sum(seat.weight for seat in self._epoch.seats),
             members=len(self._epoch.seats),
             noise=None if self._noise is None else asdict(self._noise),
+            thin=self._thin.choice(effect.opening.round),
             folder=str(self._tools.folders.states),
         )
         self._notes.cut = found["cut"]
@@ -383,25 +424,15 @@ class Hands:
         index = effect.slice.index
         return ev.Summed(effect.context, index, effect.members, total, carry)
 
-    async def _unmask(self, effect: ev.Unmask) -> ev.Event:
-        found = await self._call(
-            "round.unmask",
-            sums=list(effect.sums),
-            slices=_bounds(effect.slices),
-            plus=list(effect.plus),
-            minus=list(effect.minus),
-            survivors=effect.survivors,
-        )
-        strays = tuple(effect.slices[at].index for at in found["strays"])
-        total = Digest(found["total"])
-        return ev.Unmasked(effect.context, effect.sums, total, strays)
-
     async def _apply(self, effect: ev.Apply) -> ev.Event:
         opening: Opening = effect.opening
         seats, outer = self._epoch.seats, self._plan.outer
         found = await self._call(
             "round.apply",
-            total=effect.total,
+            sums=list(effect.sums),
+            slices=_bounds(effect.slices),
+            plus=list(effect.plus),
+            minus=list(effect.minus),
             base=opening.base,
             scales=opening.scales,
             here=sum(s.weight for s in seats if s.node_key in effect.survivors),
@@ -410,19 +441,22 @@ class Hands:
             survivors=len(effect.survivors),
             rate=float(outer.get("rate", 1.0)),
             tolerance=float(outer.get("tolerance", 0.5)),
+            thin=self._thin.choice(opening.round),
             spec=self._plan.spec,
             task=self._plan.task,
             records=self._records,
             folder=str(self._tools.folders.states),
+            models=str(self._tools.folders.models),
         )
-        # The sum has gone into the state; where it is needed again, it is unmasked again.
-        self._tools.blobs.delete(effect.total)
+        if found["strays"]:
+            strays = tuple(effect.slices[at].index for at in found["strays"])
+            return ev.Astray(effect.context, effect.sums, strays)
         state, scales = Digest(found["state"]), Digest(found["scales"])
         self._notes.written |= {state, scales}
         self._notes.scores[state] = {k: found[k] for k in ("held_out", "auc", "loss")}
         # The metric is for everybody to see, and how a clinic's own patients fare is not.
         return ev.Applied(
-            effect.context, effect.total, state, scales, found["accept"], 0
+            effect.context, effect.sums, state, scales, found["accept"], 0
         )
 
     async def _call(self, method: str, **params: Any) -> dict[str, Any]:
@@ -449,7 +483,6 @@ _WORDS: Mapping[type, str] = {
     ev.Quantise: "rounding",
     ev.Mask: "masking",
     ev.Sum: "summing",
-    ev.Unmask: "unmasking",
     ev.Apply: "stepping",
     ev.Tag: "checking",
     ev.Check: "checking",

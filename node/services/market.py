@@ -16,10 +16,13 @@ import structlog
 import trio
 
 from node.errors import ChainError
-from node.market import DatasetError, lineage
+from node.market import DatasetError, lineage, names
 from node.market.catalogue import Catalogue
+from node.market.deals import Deals
 from node.market.grantee import Grantee
 from node.market.grants import GrantBook
+from node.market.key_messages import KeyMessages
+from node.market.offer import Offer
 from node.market.owner import Owner
 from node.market.publish import Description
 from node.market.release import Releases
@@ -31,14 +34,17 @@ from node.ports import (
     Blobs,
     Chain,
     ChainEvent,
+    Committees,
     Signer,
     Store,
     Transport,
 )
+from node.ports import Market as Trade
 from protocol.duo import PERMISSIONS
-from protocol.lineage import Facts, PlacedReceipt, Records
+from protocol.lineage import AskedQuery, Facts, PlacedReceipt, Records
 from protocol.listing import Listing
 from protocol.manifest import DATA_PROTOCOL, QUERY_LIMIT_BYTES
+from protocol.members import Member
 from protocol.types import Digest, PeerId
 
 WATCH_S = 10.0
@@ -61,8 +67,13 @@ class Market:
         transport: Transport,
         now: Callable[[], int],
         open_key: Callable[[], bytes],
+        trade: Trade | None = None,
+        committees: Committees | None = None,
     ) -> None:
-        """`now` is Unix seconds; `open_key` gives the node's secret X25519 seal key."""
+        """`trade` and `committees`: None where the chain has no market.
+
+        `now` is Unix seconds; `open_key` gives the node's secret X25519 seal key.
+        """
         self._now = now
         self._transport = transport
         self._shelf = Shelf(store, blobs)
@@ -78,11 +89,22 @@ class Market:
             now=now,
             open_key=open_key,
         )
-        self._owner = Owner(self._tools)
+        messages = KeyMessages(store=store, shelf=self._shelf, open_key=open_key)
+        self._owner = Owner(self._tools, messages)
         self._catalogue = Catalogue(self._tools)
-        self._grantee = Grantee(self._tools, self._catalogue)
+        self.deals: Deals | None = None
+        if trade is not None:
+            self.deals = Deals(
+                self._tools, self._catalogue, messages, trade, committees
+            )
+        self._grantee = Grantee(self._tools, self._catalogue, self._received)
         self._releases = Releases(
-            store=store, shelf=self._shelf, book=self._book, now=now, open_key=open_key
+            store=store,
+            shelf=self._shelf,
+            book=self._book,
+            now=now,
+            open_key=open_key,
+            committed=self._committed,
         )
 
     def serve(self) -> None:
@@ -90,6 +112,8 @@ class Market:
         self._transport.serve(
             DATA_PROTOCOL, self._releases.answer, limit_bytes=QUERY_LIMIT_BYTES
         )
+        if self.deals is not None:
+            self.deals.serve()
 
     async def refresh(self) -> None:
         """Load what we hold and read its grants; call once before `may_fetch` matters."""
@@ -103,10 +127,23 @@ class Market:
         while True:
             try:
                 await self.refresh()
+                if self.deals is not None:
+                    await self.deals.requests.close_due()
             except ChainError as error:
                 # The old view goes stale by itself and then lets nobody through.
                 log.warning("grants not refreshed", error=str(error))
             await trio.sleep(every_s)
+
+    async def _committed(
+        self, dataset: int, member: Member, units: int
+    ) -> bytes | None:
+        if self.deals is None:
+            return None
+        return await self.deals.committed(dataset, member, units)
+
+    async def _received(self, dataset: int, message: bytes) -> None:
+        if self.deals is not None:
+            await self.deals.requests.received(dataset, message)
 
     def may_fetch(self, peer: PeerId, digest: Digest) -> bool:
         """Whether `peer` may pull this piece of ciphertext now; True for nothing else."""
@@ -134,6 +171,7 @@ class Market:
         unit_by: str | None = None,
         disease: str | None = None,
         replaces: int | None = None,
+        offered: Offer | None = None,
     ) -> dict[str, Any]:
         """Encrypt and list files and folders; the same call again goes on where it was.
 
@@ -142,9 +180,26 @@ class Market:
         """
         said = Description(title, licence, _codes(duo), source, unit_by, disease)
         dataset, warnings = await self._owner.publish(
-            [Path(path) for path in paths], said, replaces
+            [Path(path) for path in paths], said, replaces, offered or Offer()
         )
         return {**await self.show(dataset), "warnings": warnings}
+
+    async def offer(self, said: Any) -> Offer:
+        """What an operator said of price, token, days and committee, with names resolved."""
+        committee = None
+        if said.committee is not None:
+            committee = names.account(await self._tools.chain.members(), said.committee)
+        return Offer(
+            None if said.price is None else int(said.price),
+            None if said.token is None else bytes.fromhex(said.token[2:]),
+            said.max_days,
+            committee,
+        )
+
+    async def change(self, dataset: int, offered: Offer) -> dict[str, Any]:
+        """Other terms for a dataset of ours; narrower ones end what was given on wider."""
+        await self._owner.change(dataset, offered)
+        return await self.show(dataset)
 
     async def own_rows(self, dataset: int) -> bytes:
         """The whole table as CSV, for the owner's own computing; asks no chain."""
@@ -168,10 +223,15 @@ class Market:
         return await self._owner.read(dataset, unit, offset, length)
 
     async def give(
-        self, dataset: int, grantee: str, units: Sequence[int] | None, days: int
+        self,
+        dataset: int,
+        grantee: str,
+        units: Sequence[int] | None,
+        days: int,
+        purposes: Sequence[str] | None = None,
     ) -> dict[str, Any]:
-        """Grant units to the member called `grantee`; None is all units."""
-        return await self._owner.give(dataset, grantee, units, days)
+        """Grant units to the member called `grantee`; None is all units, all purposes."""
+        return await self._owner.give(dataset, grantee, units, days, purposes)
 
     async def revoke(self, grant: int) -> dict[str, Any]:
         """Stop a grant: here at once, and on the chain for everyone."""
@@ -221,6 +281,7 @@ class Market:
         consents: Sequence[bytes] = (),
         releases: Sequence[bytes] = (),
         receipts: Sequence[PlacedReceipt] = (),
+        queries: Sequence[AskedQuery] = (),
     ) -> tuple[Records, Facts]:
         """The records and facts of a provenance graph: `protocol.lineage.build`.
 
@@ -240,6 +301,7 @@ class Market:
             consents=consents,
             releases=releases,
             receipts=receipts,
+            queries=queries,
         ), lineage.facts(await self._tools.chain.members(), tokens, grants, events)
 
     async def fetch(

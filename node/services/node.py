@@ -21,16 +21,20 @@ from node.ports import (
     Arbiter,
     Blobs,
     Chain,
+    Committees,
     Compute,
+    Council,
     Store,
     Transport,
 )
+from node.ports import Market as Trade
 from node.services.auditing import Verifier
 from node.services.borrowing import Borrower
 from node.services.certificates import Certificates
 from node.services.confirming import Confirmations
 from node.services.disputing import Disputes
 from node.services.federation import Federation
+from node.services.finished import Finished
 from node.services.hands import Folders, Tools
 from node.services.inference import Host, Requester
 from node.services.lending import Lender
@@ -69,6 +73,10 @@ class Parts:
     compute: Compute
     arbiter: Arbiter | None = None
     """None: a chain whose contracts decide no disputes."""
+    trade: Trade | None = None
+    committees: Committees | None = None
+    council: Council | None = None
+    """None of the three: a chain without a market."""
 
 
 class Node:
@@ -107,10 +115,14 @@ class Node:
             transport=transport,
             now=now_s,
             open_key=lambda: key.seal_secret,
+            trade=parts.trade,
+            committees=parts.committees,
         )
         self.market.serve()
         states = States(home.states, transport, self._may_read_state)
         socket = worker_socket(home, config)
+        folders = Folders(home.states, home.blobs, home.models)
+        self.finished = Finished(parts.compute, folders)
         self.runs = Runs(
             tools=Tools(
                 store=parts.store,
@@ -120,8 +132,9 @@ class Node:
                 federation=self.federation,
                 compute=parts.compute,
                 states=states,
-                folders=Folders(home.states, home.blobs),
+                folders=folders,
                 worker_socket=self._training_socket(transport, socket),
+                worker_host=config.worker.host,
             ),
             datasets=self.market,
             outbox=self.outbox,
@@ -220,6 +233,8 @@ class Node:
             releases=self.releases,
             receipts=self.receipts,
             certificates=self.certificates,
+            queries=self.queries,
+            where=(config.chain.chain_id, config.chain.contracts.registry),
         )
         self._topics: Mapping[str, Callable[[Announcement], Awaitable[None]]] = {
             PROPOSAL_TOPIC: self.runs.heard_proposal,

@@ -17,11 +17,15 @@ from node.market.reader import write_private
 from node.ports import Chain, ChainEvent
 from node.services.certificates import Certificates
 from node.services.market import Market
+from node.services.queries import Queries
 from node.services.receipts import Receipts
 from node.services.releases import Releases
 from node.services.runs import Runs
+from protocol import lineage_file
 from protocol.errors import VerificationError
-from protocol.lineage import Graph, PlacedReceipt, Records, build
+from protocol.lineage import Facts, PlacedReceipt, Records, build
+from protocol.lineage_file import Seen
+from protocol.lineage_graph import Direction, Graph
 from protocol.types import digest
 from protocol.wire import encode
 
@@ -30,8 +34,7 @@ ANCHORS_LIMIT = 1 << 20
 SHOWN_LIMIT = 5000
 """Vertices of one answer: it must fit a line of the admin socket."""
 
-Direction = Literal["back", "forward", "both"]
-Form = Literal["prov", "svg", "dot", "records"]
+Form = Literal["prov", "svg", "dot", "records", "lineage"]
 
 _ANCHORS = {"RoundAnchored", "ModelAnchored", "ReceiptsAnchored"}
 
@@ -48,13 +51,18 @@ class Provenance:
         releases: Releases,
         receipts: Receipts,
         certificates: Certificates,
+        queries: Queries,
+        where: tuple[int, str],
     ) -> None:
+        """`where` are the chain's id and the address of the federation's registry."""
         self._chain = chain
         self._market = market
         self._runs = runs
         self._releases = releases
         self._receipts = receipts
         self._certificates = certificates
+        self._queries = queries
+        self._where = where
         self._anchors: deque[ChainEvent] = deque(maxlen=ANCHORS_LIMIT)
 
     async def run(self) -> None:
@@ -65,7 +73,7 @@ class Provenance:
 
     async def show(self, about: str | None, direction: Direction) -> dict[str, Any]:
         """The graph, or the part of it that `about` rests on or led to."""
-        graph, _, start = await self._graph(about, direction)
+        graph, _, _, start = await self._graph(about, direction)
         if len(graph.vertices) > SHOWN_LIMIT:
             raise AccessError(
                 f"the graph has {len(graph.vertices)} things, limit is {SHOWN_LIMIT}",
@@ -97,11 +105,15 @@ class Provenance:
     async def export(
         self, about: str | None, direction: Direction, form: Form, path: Path
     ) -> dict[str, Any]:
-        """Write it: PROV-O, a picture, a graph for Graphviz, or the signed records."""
-        graph, records, _ = await self._graph(about, direction)
+        """Write it: PROV-O, a picture, for Graphviz, or what it was made of."""
+        graph, records, facts, _ = await self._graph(about, direction)
+        seen = await self._seen() if form == "lineage" else None
 
         def work() -> int:
-            data = _written(graph, records, form)
+            if seen is not None:
+                data = lineage_file.write(records, facts, seen)
+            else:
+                data = _written(graph, records, form)
             write_private(path, data)
             return len(data)
 
@@ -116,7 +128,7 @@ class Provenance:
 
     async def _graph(
         self, about: str | None, direction: Direction
-    ) -> tuple[Graph, Records, str | None]:
+    ) -> tuple[Graph, Records, Facts, str | None]:
         proposals, consents = await self._runs.signed()
         records, facts = await self._market.lineage(
             tuple(self._anchors),
@@ -124,26 +136,26 @@ class Provenance:
             consents=consents,
             releases=self._releases.signed(),
             receipts=await self._all_receipts(),
+            queries=await self._queries.signed(),
         )
         graph = await trio.to_thread.run_sync(build, records, facts)
         if about is None:
-            return graph, records, None
-        start = _found(graph, about)
-        if direction == "both":
-            back, on = graph.back(start), graph.forward(start)
-            kept = back.vertices.keys() | on.vertices.keys()
-            both = Graph(
-                {one: v for one, v in graph.vertices.items() if one in kept},
-                [
-                    edge
-                    for edge in graph.edges
-                    if edge in back.edges or edge in on.edges
-                ],
-                graph.doubts,
-            )
-            return both, records, start
-        part = graph.back(start) if direction == "back" else graph.forward(start)
-        return part, records, start
+            return graph, records, facts, None
+        try:
+            start = graph.named(about)
+        except VerificationError as error:
+            known = sorted({one.kind for one in graph.vertices.values()})
+            raise AccessError(
+                str(error),
+                hint="name it as KIND:NUMBER or KIND:DIGEST, such as dataset:3; there "
+                f"are {', '.join(known) or 'no things yet'}",
+            ) from error
+        return graph.around(start, direction), records, facts, start
+
+    async def _seen(self) -> Seen:
+        head = await self._chain.head()
+        chain_id, registry = self._where
+        return Seen(chain_id, head.number, head.digest, registry)
 
     async def _all_receipts(self) -> list[PlacedReceipt]:
         """Those this node signed, and those it asked for, once each."""
@@ -155,30 +167,6 @@ class Provenance:
             for sealed in asked
             if digest(sealed) not in known
         ]
-
-
-def _found(graph: Graph, about: str) -> str:
-    """`KIND:NAME` is a thing of that kind; a dataset goes by its number on the chain too."""
-    kind, colon, name = about.partition(":")
-    if kind == "dataset" and name.isdecimal() and len(name) < 20:
-        found = [
-            one.id
-            for one in graph.vertices.values()
-            if one.kind == "dataset" and ("dataset", int(name)) in one.about
-        ]
-        if len(found) == 1:
-            return found[0]
-    try:
-        if colon and kind != "urn":
-            return graph.find(f"urn:rexis:{about}")
-        return graph.find(about)
-    except VerificationError as error:
-        known = sorted({one.kind for one in graph.vertices.values()})
-        raise AccessError(
-            str(error),
-            hint="name it as KIND:NUMBER or KIND:DIGEST, such as dataset:3; there are"
-            f" {', '.join(known) or 'no things yet'}",
-        ) from error
 
 
 def _written(graph: Graph, records: Records, form: Form) -> bytes:

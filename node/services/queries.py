@@ -22,6 +22,7 @@ from node.query.code import code_digest
 from node.query.ledger import Ledger
 from node.services.federation import Federation
 from protocol.errors import ProtocolError
+from protocol.lineage import AskedQuery
 from protocol.listing import COUNT_FLOOR, Listing
 from protocol.members import ROLE_RESEARCHER, Member
 from protocol.queries import result
@@ -33,6 +34,7 @@ from protocol.queries.answer import (
     Attestation,
     Bundle,
     Words,
+    attestation,
     mask,
     open_query,
     seal_answer,
@@ -41,12 +43,16 @@ from protocol.queries.answer import (
 )
 from protocol.queries.spec import Condition, Kind, Query, of_datasets
 from protocol.types import PeerId, digest
-from protocol.wire import encode
+from protocol.wire import decode, encode
 
 ANSWER_TIMEOUT_S = 900.0
 """Longer than a sandbox may take."""
 Run = Callable[[Query, bytes], Awaitable[Words]]
-Act = Callable[[Query, Member], Awaitable[bytes]]
+Act = Callable[[Query, Member, bytes], Awaitable[bytes]]
+"""The question, who asks, and the question as it was signed."""
+_ASKED = "query-asked"
+_ASKED_LIMIT_BYTES = 1 << 20
+"""A question and 64 attestations."""
 
 log = structlog.get_logger()
 
@@ -122,6 +128,19 @@ class Queries:
             f"dataset {dataset} answers no queries", hint="allow some kinds first"
         )
 
+    async def signed(self) -> list[AskedQuery]:
+        """Questions asked here, and those answered here, with what was signed about them."""
+        asked = [
+            (key, decode(value, AskedQuery, limit_bytes=_ASKED_LIMIT_BYTES))
+            for key, value in await self._store.scan(_ASKED)
+        ]
+        known = {key for key, _ in asked}
+        return [one for _, one in asked] + [
+            AskedQuery(sealed, (attestation(answer),))
+            for name, sealed, answer in await self._ledger.kept()
+            if name not in known
+        ]
+
     async def _mine(self, dataset: int) -> Listing:
         listing = await self._datasets.own_listing(dataset)
         if listing is None:
@@ -152,7 +171,7 @@ class Queries:
         if asker != member.node_key:
             raise AccessError("the question is signed by another than who brings it")
         try:
-            return await act(query, member)
+            return await act(query, member, payload)
         except (AccessError, ProtocolError) as error:
             await self._store.append_event(
                 "query_refused",
@@ -164,7 +183,7 @@ class Queries:
             )
             raise
 
-    async def _check(self, query: Query, asker: Member) -> bytes:
+    async def _check(self, query: Query, asker: Member, _sealed: bytes) -> bytes:
         dataset, _, _ = await self._admitted(query, asker)
         await self._ledger.require(dataset, query)
         return b""
@@ -192,7 +211,7 @@ class Queries:
         _require_columns(query, listing)
         return dataset, listing, others
 
-    async def _answer(self, query: Query, asker: Member) -> bytes:
+    async def _answer(self, query: Query, asker: Member, sealed: bytes) -> bytes:
         dataset, listing, others = await self._admitted(query, asker)
         # One question at a time: a second copy of it finds the answer of the first.
         async with self._answering:
@@ -207,7 +226,7 @@ class Queries:
                 keys = {key: self._federation.key(key).seal_key for key in others}
                 mask(words, query, me, others, lambda key: agree(keys[key]))
             answer = self._attested(query, dataset, listing, words)
-            await self._ledger.keep(dataset, query, answer)
+            await self._ledger.keep(dataset, query, answer, sealed)
         log.info("query answered", query=query.id().hex()[:16], asker=asker.name)
         return answer
 
@@ -324,8 +343,13 @@ class Queries:
         if path is not None:
             data = encode(bundle)
             await trio.to_thread.run_sync(write_private, path, data)
-        await self._store.append_event(
-            "query_asked", {"query": query.id().hex(), "datasets": sorted(owners)}
+        asked = AskedQuery(sealed, tuple(map(attestation, answers)))
+        await self._store.put_many(
+            [(_ASKED, query.id(), encode(asked))],
+            event=(
+                "query_asked",
+                {"query": query.id().hex(), "datasets": sorted(owners)},
+            ),
         )
         return {
             "query": query.id().hex(),
@@ -379,7 +403,7 @@ class Queries:
     ) -> bytes:
         if member.node_key == self._signer.public_key:
             act = self._answer if protocol == QUERY_PROTOCOL else self._check
-            return await act(query, member)
+            return await act(query, member, sealed)
         return await self._transport.request(
             member.peer_id,
             protocol,

@@ -17,9 +17,11 @@ import trio
 from node.clock import now_s
 from node.errors import NodeError, RoundError
 from node.ports import Announcement
+from node.services.bases import require_own_host
 from node.services.hands import RoundNotes, Tools
 from node.services.outbox import Outbox
 from node.services.privacy import privacy_row
+from node.services.sessions import Sessions
 from node.services.steering import Steering
 from node.services.training import Trainer
 from protocol.course import Course, policy, require_budget, rounds_allowed
@@ -129,6 +131,7 @@ class Runs:
     async def load(self) -> None:
         """What was known before the restart; runs under way go on."""
         store = self._tools.store
+        await Sessions(store, self._tools.signer).end_all()
         for _, sealed in await store.scan(_RUNS):
             proposal, proposer = open_proposal(sealed)
             await self._add(sealed, proposal, proposer)
@@ -260,11 +263,11 @@ class Runs:
         course, folder = record.course, str(self._tools.folders.states)
         try:
             created = await self._create(record.plan)
+            epoch = course.epoch(created["size"], record.plan)
             first = await self._tools.compute.call(
-                "round.scales", {"length": created["size"], "folder": folder}
+                "round.scales", {"length": epoch.policy.length, "folder": folder}
             )
             records = await self._datasets.own_rows(dataset)
-            epoch = course.epoch(created["size"], record.plan)
         except (NodeError, ProtocolError) as error:
             record.reason, record.starting = str(error), False
             log.warning("run cannot start", run=_short(record), reason=str(error))
@@ -284,6 +287,7 @@ class Runs:
             state=Digest(course.proposal.initial),
             scales=Digest(first["root"]),
             records=records,
+            size=created["size"],
             finish=finish,
         )
         record.trainer.hold(hold=self._steering.holds(course))
@@ -291,6 +295,8 @@ class Runs:
 
     async def _finish(self, record: Record, end: Finished, notes: RoundNotes) -> None:
         verdict, run = end.verdict, record.course.run
+        if verdict.round < record.done:
+            return  # told of before a restart
         seconds = trio.current_time() - record.last_end
         row = self._round_row(run, end, notes, seconds)
         stored = {
@@ -349,18 +355,24 @@ class Runs:
     async def _create(self, plan: Plan) -> dict[str, Any]:
         return await self._tools.compute.call(
             "model.create",
-            {"spec": plan.spec, "folder": str(self._tools.folders.states)},
+            {
+                "spec": plan.spec,
+                "folder": str(self._tools.folders.states),
+                "models": str(self._tools.folders.models),
+            },
         )
 
     async def _consent_to(
         self, proposal: Proposal, plan: Plan, dataset: int
     ) -> Consent:
+        require_own_host(plan.spec, self._tools.worker_host)
         found = await self._tools.compute.call(
             "train.check",
             {
                 "spec": plan.spec,
                 "task": plan.task,
                 "train": plan.train,
+                "models": str(self._tools.folders.models),
                 "records": await self._datasets.own_rows(dataset),
             },
         )

@@ -1,7 +1,7 @@
-"""`rexis-verify`: check one bundle file, offline, trusting nobody.
+"""`rexis-verify`: check one file, offline, trusting nobody.
 
-Exit status: 0 the receipt is right; 1 the host is wrong, and the output says where; 2 the
-file proves nothing either way (damaged, incomplete, or parts that do not belong together);
+Exit status: 0 what the file says is right; 1 the host is wrong, or a record of a lineage does not
+verify, and the output says where; 2 the file proves nothing either way (damaged, incomplete, or parts that do not belong together);
 3 wrong usage; 4 this machine does not compute as it must.
 """
 
@@ -16,6 +16,7 @@ import click
 from ee.integer import IntegerModelError, SelfTestError, op_spec_digest, self_test
 from node.verifier import bundle as bundles
 from node.verifier import case as cases
+from node.verifier.records_cli import lineage_command, query_command
 from node.verifier.replay import Verdict
 from protocol.errors import ProtocolError
 from protocol.members import peer_id
@@ -75,6 +76,10 @@ def self_test_command() -> int:
     self_test()
     click.echo(f"this machine computes op-spec {op_spec_digest().hex()}")
     return PASSED
+
+
+cli.add_command(lineage_command)
+cli.add_command(query_command)
 
 
 def described(batch: bytes, proof: BatchProof, verdict: Verdict) -> dict[str, Any]:

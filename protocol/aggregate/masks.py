@@ -7,6 +7,7 @@ The context is in every key, so no two attempts share a mask.
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import (
@@ -60,26 +61,46 @@ def apply(
     key's keystream is read in the vector's byte order, so any slice that starts on a cipher
     block gets the same mask as it would within the whole.
     """
-    size = words.dtype.itemsize
-    if start < 0 or start * size % BLOCK_BYTES or not words.flags.c_contiguous:
-        raise LocalProtocolError(
-            f"a mask starts at byte {start * size}, need a multiple of {BLOCK_BYTES}"
-        )
-    counter = (start * size // BLOCK_BYTES).to_bytes(16, "big")
-    work: list[tuple[CipherContext, np.ufunc]]
-    work = [(_encryptor(key, counter), np.add) for key in plus]
-    work += [(_encryptor(key, counter), np.subtract) for key in minus]
-    zeros, stream = _aligned(CHUNK_BYTES), _aligned(CHUNK_BYTES + BLOCK_BYTES)
-    into, plain = stream.data, zeros.data
-    mask = stream[:CHUNK_BYTES].view(words.dtype)
-    for at, stop in _chunks(words, size):
-        part = words[at:stop]
-        if part.nbytes != mask.nbytes:
-            plain = zeros.data[: part.nbytes]
-            mask = stream[: part.nbytes].view(words.dtype)
-        for encryptor, join in work:
-            encryptor.update_into(plain, into)
-            join(part, mask, out=part)
+    Masks(words.dtype, start, plus, minus).apply(words)
+
+
+class Masks:
+    """The same for a vector that is worked on piece by piece, in order."""
+
+    def __init__(
+        self,
+        kind: np.dtype[Any],
+        start: int,
+        plus: Iterable[bytes],
+        minus: Iterable[bytes],
+    ) -> None:
+        if start < 0 or start * kind.itemsize % BLOCK_BYTES:
+            raise LocalProtocolError(
+                f"a mask starts at byte {start * kind.itemsize}, need a multiple of"
+                f" {BLOCK_BYTES}"
+            )
+        counter = (start * kind.itemsize // BLOCK_BYTES).to_bytes(16, "big")
+        work: list[tuple[CipherContext, np.ufunc]]
+        work = [(_encryptor(key, counter), np.add) for key in plus]
+        work += [(_encryptor(key, counter), np.subtract) for key in minus]
+        self._work = work
+        self._zeros = _aligned(CHUNK_BYTES)
+        self._stream = _aligned(CHUNK_BYTES + BLOCK_BYTES)
+
+    def apply(self, words: Words) -> None:
+        """Mask the next elements, in place."""
+        if not words.flags.c_contiguous:
+            raise LocalProtocolError("only a contiguous stretch can be masked")
+        into, plain = self._stream.data, self._zeros.data
+        mask = self._stream[:CHUNK_BYTES].view(words.dtype)
+        for at, stop in _chunks(words, words.dtype.itemsize):
+            part = words[at:stop]
+            if part.nbytes != mask.nbytes:
+                plain = self._zeros.data[: part.nbytes]
+                mask = self._stream[: part.nbytes].view(words.dtype)
+            for encryptor, join in self._work:
+                encryptor.update_into(plain, into)
+                join(part, mask, out=part)
 
 
 def _chunks(words: Words, size: int) -> Iterable[tuple[int, int]]:

@@ -118,10 +118,10 @@ class Ring:
         wide = np.empty(_STRETCH)
         for at, rows, each in _stretches(total.size):
             size = rows * each
-            part = self.signed(total[at : at + size]).reshape(rows, each)
-            np.multiply(
-                part, _column(grid, at, rows), out=wide[:size].reshape(rows, each)
-            )
+            part = wide[:size].reshape(rows, each)
+            # One thing after the other: numpy converts within a product in small steps.
+            part[:] = self.signed(total[at : at + size]).reshape(rows, each)
+            part *= _column(grid, at, rows)
             out[at : at + size] = wide[:size]
         return out
 
@@ -143,13 +143,8 @@ class Ring:
         out = exponents.copy()
         low, high = EXPONENT_LIMITS
         for at, rows, each in _stretches(total.size):
-            part = self.signed(total[at : at + rows * each]).astype(np.int64)
-            sizes = np.abs(part, out=part).reshape(rows, each)
-            # 25 bits squared, 4096 times, stay below 2^63.
-            shifts = [max(0, int(top).bit_length() - 25) for top in sizes.max(axis=1)]
-            if any(shifts):
-                sizes >>= np.array(shifts)[:, np.newaxis]
-            squares = np.einsum("ij,ij->i", sizes, sizes)
+            part = self.signed(total[at : at + rows * each]).reshape(rows, each)
+            shifts, squares = _squares(part)
             for row, (shift, square) in enumerate(zip(shifts, squares, strict=True)):
                 if square:
                     block = at // BLOCK + row
@@ -188,6 +183,20 @@ def weight_factor(weight: int, total: int, members: int) -> float:
 def mean_factor(survivors_weight: int, total: int, members: int) -> float:
     """What makes the sum over the survivors their weighted mean."""
     return total / (members * survivors_weight)
+
+
+def _squares(part: NDArray[Any]) -> tuple[list[int], list[int]]:
+    """For each row how far its entries were shifted, and the sum of their squares then."""
+    if part.dtype.itemsize == 2:
+        # 15 bits squared, 4096 times, stay below 2^53: float64 adds them without rounding.
+        wide = part.astype(np.float64)
+        return [0] * len(part), [int(each) for each in np.vecdot(wide, wide)]
+    sizes = np.abs(part.astype(np.int64))
+    # 25 bits squared, 4096 times, stay below 2^63.
+    shifts = [max(0, int(top).bit_length() - 25) for top in sizes.max(axis=1)]
+    if any(shifts):
+        sizes >>= np.array(shifts)[:, np.newaxis]
+    return shifts, np.einsum("ij,ij->i", sizes, sizes).tolist()
 
 
 def _log4_above(wanted: int, unit: int) -> int:

@@ -87,15 +87,26 @@ def seal_answer(
 def open_answer(data: bytes, query: Query) -> tuple[Attestation, Words, PublicKey]:
     """An answer that fits the question: its word, its vector, who signed."""
     answer = decode(data, Answer, limit_bytes=ANSWER_LIMIT_BYTES)
-    envelope = open_envelope(answer.attestation, ANSWER_DOMAIN)
+    said, signer = open_attestation(answer.attestation, query)
+    if digest(answer.words) != said.words or len(answer.words) != 8 * cells(query):
+        raise VerificationError("words of the answer are not those that were signed")
+    return said, np.frombuffer(answer.words, "<u8"), signer
+
+
+def attestation(answer: bytes) -> bytes:
+    """The sealed word in an answer that was verified before."""
+    return decode(answer, Answer, limit_bytes=ANSWER_LIMIT_BYTES).attestation
+
+
+def open_attestation(sealed: bytes, query: Query) -> tuple[Attestation, PublicKey]:
+    """An institution's word about its answer to this question, and who signed it."""
+    envelope = open_envelope(sealed, ANSWER_DOMAIN)
     said = decode(envelope.payload, Attestation)
     said.check()
     if envelope.context != said.query or said.query != query.id():
         raise VerificationError(
             "query of the answer", query.id().hex()[:16], said.query.hex()[:16]
         )
-    if digest(answer.words) != said.words or len(answer.words) != 8 * cells(query):
-        raise VerificationError("words of the answer are not those that were signed")
     if said.code != query.code:
         raise VerificationError(
             "code of the answer", query.code.hex()[:16], said.code.hex()[:16]
@@ -111,8 +122,7 @@ def open_answer(data: bytes, query: Query) -> tuple[Attestation, Words, PublicKe
         raise VerificationError("dataset of the answer is not one that was asked")
     if said.masked != (len(query.datasets) > 1):
         raise VerificationError("an answer among several is masked, and only then")
-    words = np.frombuffer(answer.words, "<u8")
-    return said, words, PublicKey(envelope.sender)
+    return said, PublicKey(envelope.sender)
 
 
 def mask(

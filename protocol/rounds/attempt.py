@@ -26,6 +26,7 @@ from protocol.rounds import prekeys
 from protocol.rounds.desk import RECORD_LIMIT_BYTES, Desk, slot_prefix
 from protocol.rounds.events import (
     Applied,
+    Astray,
     Checked,
     Event,
     Fetched,
@@ -36,7 +37,6 @@ from protocol.rounds.events import (
     Quantised,
     Summed,
     Tagged,
-    Unmasked,
 )
 from protocol.rounds.gather import Gathering
 from protocol.rounds.judgement import Judgement
@@ -130,7 +130,6 @@ class Attempt:
         self._early: dict[tuple[bytes, type], Heard] = {}
         self._own: tuple[Digest, ...] = ()
         self._quantised: Digest | None = None
-        self._tagging = False
         self._judged: tuple[int, bytes, bool | None] = (-1, b"", None)
         """The last survivors judged, and with which version of what was gathered."""
         self._now = now
@@ -243,8 +242,8 @@ class Attempt:
                 heard = self.gathering.summed(event)
                 if heard is not None and isinstance(heard.body, Report):
                     self.gathering.report(heard.sender, heard.body)
-            case Unmasked() if self.settling is not None:
-                self.settling.unmasked(event)
+            case Astray() if self.settling is not None:
+                self.settling.astray(event)
             case Applied() if self.settling is not None:
                 self.settling.applied(event)
             case Tagged() if self.settling is not None:
@@ -309,6 +308,13 @@ class Attempt:
         """What has been decided so far, in order."""
         found = (self.certificate, self.survivors.certificate)
         return [each for each in found if each is not None]
+
+    def has_certificate(self, slot: Slot) -> bool:
+        """Is this one of the two questions, and answered?"""
+        return any(
+            slot == each.slot and each.certificate is not None
+            for each in (self.survivors, self.verdict)
+        )
 
     def contexts(self) -> tuple[bytes, ...]:
         """Contexts of what is said in this attempt."""
@@ -378,8 +384,7 @@ class Attempt:
             case Vote() | Proposal():
                 for decision in (self.survivors, self.verdict):
                     if body.slot == decision.slot:
-                        decision.hear(sender, body, heard.signature, now)
-                        return True
+                        return decision.hear(sender, body, heard.signature, now)
                 return False
             case Upload():
                 return self.gathering.upload(sender, body)
@@ -442,6 +447,7 @@ class Attempt:
             self._cohort,
             self._desk,
             self._ledger,
+            self._own,
             now,
         )
         self.settling.release()
@@ -458,10 +464,6 @@ class Attempt:
         assert settling is not None
         if settling.dirty:
             settling.advance(now)
-            if settling.opened() and not self._tagging:
-                self._tagging = True
-                if self._own and self._desk.me in settling.members:
-                    settling.tag(self._own)
             if not self.verdict.running and self._verdict() is not None:
                 self.verdict.start(now)
         self.verdict.advance(now)

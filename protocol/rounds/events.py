@@ -78,13 +78,12 @@ class Summed:
 
 
 @dataclass(frozen=True)
-class Unmasked:
-    """Answer to `Unmask`; `strays` are the slices whose sum its members cannot have made."""
+class Astray:
+    """Answer to `Apply` instead: slices with a sum that its members cannot have made."""
 
     context: bytes
     sums: tuple[Digest, ...]
-    total: Digest
-    strays: tuple[int, ...]
+    slices: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,7 @@ class Applied:
     """Answer to `Apply`: the new state is on disk beside the old one, and was evaluated."""
 
     context: bytes
-    total: Digest
+    sums: tuple[Digest, ...]
     state: Digest
     scales: Digest
     accept: bool
@@ -146,7 +145,7 @@ Event = (
     | Masked
     | Fetched
     | Summed
-    | Unmasked
+    | Astray
     | Applied
     | Tagged
     | Checked
@@ -259,25 +258,19 @@ class Sum:
 
 
 @dataclass(frozen=True)
-class Unmask:
-    """Join the sums and take the masks off; answer with `Unmasked`."""
-
-    context: bytes
-    slices: tuple[Slice, ...]
-    sums: tuple[Digest, ...]
-    survivors: int
-    plus: tuple[bytes, ...] = field(repr=False)
-    minus: tuple[bytes, ...] = field(repr=False)
-
-
-@dataclass(frozen=True)
 class Apply:
-    """Step from the base by the weighted mean and try it on the own hold-out; `Applied`."""
+    """Take the masks off the sums, step from the base by the weighted mean, try the result.
+
+    Answer with `Applied`, or `Astray` where an unmasked entry is out of range.
+    """
 
     context: bytes
     opening: Opening
-    total: Digest
+    slices: tuple[Slice, ...]
+    sums: tuple[Digest, ...]
     survivors: tuple[bytes, ...]
+    plus: tuple[bytes, ...] = field(repr=False)
+    minus: tuple[bytes, ...] = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -356,7 +349,6 @@ Effect = (
     | Fetch
     | Drop
     | Sum
-    | Unmask
     | Apply
     | Tag
     | Check

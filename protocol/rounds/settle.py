@@ -21,12 +21,11 @@ from protocol.rounds.desk import Desk
 from protocol.rounds.events import (
     Applied,
     Apply,
+    Astray,
     Check,
     Checked,
     Tag,
     Tagged,
-    Unmask,
-    Unmasked,
 )
 from protocol.rounds.gather import Gathering
 from protocol.rounds.messages import (
@@ -86,8 +85,10 @@ class Settling:
         cohort: Cohort,
         desk: Desk,
         ledger: Released,
+        own: tuple[Digest, ...],
         now: Millis,
     ) -> None:
+        """`own`: the masked parts of this node; empty if it uploaded none."""
         self._setting = setting
         self._opening = opening
         self.survivors = survivors
@@ -96,6 +97,7 @@ class Settling:
         self._cohort = cohort
         self._desk = desk
         self._ledger = ledger
+        self._own = own
         self.since = now
         self.value = value_name(encode(survivors))
         self.members = setting.named(survivors.members)
@@ -115,8 +117,8 @@ class Settling:
         self._truth: dict[int, Digest] = {}
         self._doubted: set[int] = set()
         self._strays: set[int] = set()
-        self._unmasking: tuple[Digest, ...] | None = None
-        self._applying: Digest | None = None
+        self._applying: tuple[Digest, ...] | None = None
+        self._tagging = False
         self._tags: dict[bytes, tuple[int, ...]] = {}
         self._asked_check: set[int] = set()
         self._checked: set[int] = set()
@@ -136,7 +138,7 @@ class Settling:
         for member in self._setting.members:
             known = self._used[member]
             kind = self._kind(member)
-            self._ledger.enter(known.prekey.name(), kind)
+            self._ledger.enter(known.name, kind)
             shares.append(known.shares.of(kind) if known.shares else b"")
         heard = self._say("release", Release(self.value, tuple(shares)))
         self._take_shares(place, heard)
@@ -210,6 +212,8 @@ class Settling:
         self.dirty = False
         if self.broken or not self._open():
             return
+        # First: the others wait for it, and for the state nobody but this member.
+        self._tag()
         self._resolve_doubts()
         if self.broken:
             return
@@ -219,9 +223,9 @@ class Settling:
             if digest in missing:
                 size = self._gathering.slice_bytes(self._setting.slices[index])
                 self._pull(index, digest, size)
-        if not missing and self._unmasking != sums and not self._open_doubts():
-            self._unmasking = sums
-            self._desk.do(self._unmask(sums))
+        if not missing and self._applying != sums and not self._open_doubts():
+            self._applying = sums
+            self._desk.do(self._apply(sums))
         self._check(now)
         self._claim(now)
 
@@ -232,23 +236,16 @@ class Settling:
             for index, report in enumerate(self.survivors.reports)
         )
 
-    def unmasked(self, event: Unmasked) -> None:
-        """The sum of all updates is a blob here, unless a slice cannot be right."""
-        if event.sums != self.sums():
-            return
-        if event.strays:
-            self.broken = any(shard in self._truth for shard in event.strays)
-            self._strays.update(event.strays)
-            self._doubted.update(event.strays)
-            return
-        self._applying = event.total
-        self._desk.do(
-            Apply(self._setting.context, self._opening, event.total, self.members)
-        )
+    def astray(self, event: Astray) -> None:
+        """A slice cannot be right: its sum is wrong, or a member masked what it may not."""
+        if event.sums == self.sums():
+            self.broken = any(shard in self._truth for shard in event.slices)
+            self._strays.update(event.slices)
+            self._doubted.update(event.slices)
 
     def applied(self, event: Applied) -> None:
         """The state that follows from the present sums."""
-        if event.total == self._applying:
+        if event.sums == self._applying:
             self.outcome = Outcome(
                 event.state, event.scales, event.accept, event.metric
             )
@@ -292,7 +289,7 @@ class Settling:
         sources = (reporter, *self._cohort.members)
         self._gathering.pull(digest, sources, limit_bytes)
 
-    def _unmask(self, sums: tuple[Digest, ...]) -> Unmask:
+    def _apply(self, sums: tuple[Digest, ...]) -> Apply:
         context = Digest(self._setting.context)
         plus: list[bytes] = []
         minus = [self_key(self._seeds[m], context, m) for m in self.members]
@@ -303,11 +300,12 @@ class Settling:
                 key = pair_key(shared, context, member, gone)
                 # The member added the mask if its key is the lower one of the two.
                 (minus if member < gone else plus).append(key)
-        return Unmask(
+        return Apply(
             self._setting.context,
+            self._opening,
             self._setting.slices,
             sums,
-            len(self.members),
+            self.members,
             tuple(plus),
             tuple(minus),
         )
@@ -325,11 +323,13 @@ class Settling:
             out.update(self._seeds[member])
         return out.digest()
 
-    def tag(self, own: tuple[Digest, ...]) -> None:
-        """Ask for the combination of my own parts."""
-        if self._seeds and self._cohort.policy.checked:
+    def _tag(self) -> None:
+        """Ask for the combination of my own parts, once."""
+        wanted = self._cohort.policy.checked and self._desk.me in self.members
+        if wanted and self._own and not self._tagging:
+            self._tagging = True
             slices, context = self._setting.slices, self._setting.context
-            self._desk.do(Tag(context, slices, own, self.beacon()))
+            self._desk.do(Tag(context, slices, self._own, self.beacon()))
 
     def tagged(self, event: Tagged) -> Heard:
         heard = self._say("tags", Tags(event.values))
@@ -344,10 +344,6 @@ class Settling:
             return False
         self._tags.setdefault(sender, body.values)
         return True
-
-    def opened(self) -> bool:
-        """Are the survivors' seeds known?"""
-        return bool(self._seeds)
 
     def _to_check(self, now: Millis) -> list[int]:
         """Slices this member should check by now, if nobody else did.

@@ -410,3 +410,28 @@ async def test_who_follows_the_chain_hears_of_requests_and_cases(world):
         "RequestClosed",
     ]
     assert last == {"request": request, "dataset": 0, "status": 4}
+
+
+async def test_an_approvals_digest_a_purse_and_the_rules_can_be_read(world):
+    researcher = world.market("researcher")
+    request = await ask(world)
+    assert await researcher.approval(request) is None
+    other = await ask(world)
+    await world.market("clinic").approve(request, KEY_DIGEST)
+    assert await researcher.approval(request) == KEY_DIGEST
+    assert await researcher.approval(other) is None
+    await researcher.cancel(other)
+    purse = await researcher.purse(world.token)
+    assert (purse.balance, purse.held) == (RICH - 2 * PRICE, PRICE)
+    rules = await researcher.rules()
+    assert (rules.answer_s, rules.open_requests, rules.bond) == (HOUR_S, 2, BOND)
+    assert rules.bond_token == world.token
+    assert await researcher.accepts(world.token)
+    assert not await researcher.accepts(bytes([1]) * 20)
+
+
+async def test_a_request_names_the_listing_that_was_read(world):
+    researcher = world.market("researcher")
+    with refused("StaleRecord"):
+        await researcher.request(0, 0b11, 10, PRICE, record=OTHER)
+    assert await researcher.request(0, 0b11, 10, PRICE, record=RECORD) == 0

@@ -89,20 +89,18 @@ def drawn(seed: int, *, causal: bool) -> DisputeWorld:
         score_multiplier=int(chance.choice([1, 2_470_374, 1 << 23])),
         causal=causal,
     )
-    matrices = []
+    matrices = {}
     for name, shape in config.matrix_shapes().items():
         limit = bounds.multiplier_limit(shape[1], wide=name == "down")
-        matrices.append(
-            Matrix(
-                chance.integers(-63, 64, shape, np.int8),
-                chance.integers(0, limit + 1, shape[0], np.int32),
-                # From numbers that all vanish to numbers that all stand at their limit.
-                int(chance.integers(20, 50)),
-            )
+        matrices[name] = Matrix(
+            chance.integers(-63, 64, shape, np.int8),
+            chance.integers(0, limit + 1, shape[0], np.int32),
+            # From numbers that all vanish to numbers that all stand at their limit.
+            int(chance.integers(20, 50)),
         )
     unit = 1 << 14
     cos, sin = chance.integers(-unit, unit + 1, (2, config.tokens, 7)).astype(np.int16)
-    trunk = IntegerTrunk(Header(config, cos, sin), (Layer(*matrices),))
+    trunk = IntegerTrunk(Header(config, cos, sin), (Layer.of(matrices),))
     integer.encode(trunk)  # refuses what the op-spec does not cover
     shape = (3, config.tokens, config.width)
     bits = chance.integers(0, 24, (3, config.tokens, 1))
@@ -269,7 +267,8 @@ def test_what_rounds_to_128_is_127_to_the_contract_too():
     rows = []
     while len(rows) < 21:
         row = chance.integers(-(1 << 14), 1 << 14, (1, 24)).astype(np.int32)
-        if np.abs(ops.norm(row, trunk.config.norm_bias).q).max() == 127:
+        made = ops.rows(ops.norm(row, trunk.config.norm_bias), spec.ROW_BITS)
+        if np.abs(made.q).max() == 127:
             rows.append(row)
     world = DisputeWorld(Revm(), trunk, np.concatenate(rows).reshape(shape))
     for case in range(3):

@@ -19,6 +19,11 @@ from node.locations import Home
 from node.rpc.client import call
 from protocol.members import ROLE_DATA_PROVIDER, Member
 
+# Modules beside each other, and the lies of the simulator, which real daemons repeat.
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "sim"))
+from movable import federation
+
 CHAIN_ID = 31337
 OWNER = bytes.fromhex("22" * 32)
 READY_S = 60
@@ -107,6 +112,13 @@ class OneNode:
 
     def call(self, method, **params):
         return call(self.home.rpc_socket, method, params, timeout_s=30)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Four daemons that the tests of a module share."""
+    with federation(tmp_path_factory.mktemp("f")) as found:
+        yield found
 
 
 @pytest.fixture

@@ -280,13 +280,13 @@ def consistent(trunk, rows, part):
     limits = (-spec.RESIDUAL_LIMIT, spec.RESIDUAL_LIMIT)
     middle = np.clip(sequence[0, token] + change, *limits).astype(np.int32)
     entries[Part.MIDDLE] = [middle.astype(">i4").tobytes()]
-    made = ops.norm(middle[None], bias)
+    made = ops.rows(ops.norm(middle[None], bias), spec.ROW_BITS)
     entries[Part.NORM2] = short(made, ">i1")
     gate, up = (
         matrix.apply(made, spec.MID_LIMIT)[0] for matrix in (layer.gate, layer.up)
     )
     entries[Part.GATE], entries[Part.UP] = wide(gate, ">i4"), wide(up, ">i4")
-    product = ops.gated(gate, up)
+    product = ops.activated(gate[None], spec.silu_table())[0] * up
     product[9] += 1 << 30 if part is Part.PRODUCT else 0
     entries[Part.PRODUCT] = wide(product, ">i8")
     entries[Part.PRODUCT_TOP] = tops(product)

@@ -5,59 +5,32 @@ played again from its signature.  `REXIS_E2E_BYTES=1000000000` makes the dataset
 """
 
 import hashlib
-import json
 import os
 import signal
 import time
-import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from eth_keys.datatypes import PrivateKey
+from movable import asked, rpc
 from web3 import Web3
 from web3.exceptions import ContractCustomError
 
 from node.adapters.evm_contracts import artifact
 from node.adapters.keyfile import open_
-from node.demo import sites
-from node.demo.programs import Programs, until
+from node.demo.programs import until
 from node.errors import RpcError
-from node.rpc.client import RefusedError
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 BYTES = int(os.environ.get("REXIS_E2E_BYTES", str(64 << 20)))
-DAY, CHAIN_DOWN = 86_400, 501
+DAY = 86_400
 STALE = Web3.keccak(text="StaleOrder(uint40,uint40)").hex()[:8]
 TEXTS = {
     "licence": "CC0-1.0",
     "duo": ["DUO:0000042"],
     "source": "random bytes",
 }
-
-
-class Movable(Programs):
-    """A chain whose clock a test may move."""
-
-    def start(self, name, module, *arguments, env=None):
-        more = ("--allow-time-travel",) if name == "chain" else ()
-        return super().start(name, module, *arguments, *more, env=env)
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("f")
-    patch = pytest.MonkeyPatch()
-    patch.setattr(sites, "CLINICS", ("MN", "KY"))
-    patch.setattr(sites, "LIAR", "KY")
-    with Movable(folder / "logs") as programs:
-        made = sites.prepare(folder, programs)
-        for name in made.sites:
-            sites.start_daemon(made, programs, name)
-        for name in made.sites:
-            sites.wait_ready(made, programs, name, timeout_s=180)
-        yield made, programs
-    patch.undo()
 
 
 def random_file(path, size):
@@ -75,17 +48,6 @@ def digest_of(path):
         return hashlib.file_digest(file, "sha256").digest()
 
 
-def asked(made, name, method, **params):
-    """Again where the chain does not answer in time: docs/rpc.md says that is safe."""
-    for _ in range(10):
-        try:
-            return made.sites[name].call(method, timeout_s=600, **params)
-        except RefusedError as error:
-            if error.number != CHAIN_DOWN:
-                raise
-    pytest.fail("the chain does not answer")
-
-
 def published(made, path, title):
     return asked(
         made, "MN", "datasets.publish", paths=[str(path)], title=title, **TEXTS
@@ -99,19 +61,6 @@ def fetch(made, name, dataset, path):
 def give(made, dataset, name, days=30):
     row = asked(made, "MN", "grants.give", dataset=dataset, grantee=name, days=days)
     return row["grant"]
-
-
-def rpc(made, method, *params):
-    body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
-    asked = urllib.request.Request(
-        made.chain_url,
-        json.dumps(body).encode(),
-        {"Content-Type": "application/json"},
-    )
-    with urllib.request.urlopen(asked, timeout=30) as answer:
-        found = json.load(answer)
-    assert "error" not in found, found
-    return found["result"]
 
 
 class Orders:
@@ -133,7 +82,7 @@ class Orders:
     def signed(self, dataset):
         now = self.web3.eth.get_block("latest")["timestamp"]
         order = (
-            *(dataset, self.lab, (1, 0b11111, 0)),
+            *(dataset, self.lab, (1, 0b11110, 0)),
             *(now + 30 * DAY, 1, now, now + DAY),
         )
         digest = self.contract.functions.orderDigest(order).call()

@@ -141,7 +141,9 @@ class Site:
                 federation=federation,
                 compute=world.compute,
                 states=states,
-                folders=Folders(self.folder / "states", self.folder / "blobs"),
+                folders=Folders(
+                    *(self.folder / name for name in ("states", "blobs", "models"))
+                ),
                 worker_socket=world.worker,
             ),
             datasets=self.datasets,
@@ -221,6 +223,12 @@ class World:
             for site in sites or self.sites:
                 while site.runs.row(run)["phase"] != "finished":
                     await trio.sleep(0.02)
+
+
+@pytest.fixture(scope="session")
+def spec():
+    """The model of every run here, unless a test says otherwise."""
+    return SPEC
 
 
 @pytest.fixture(scope="session")

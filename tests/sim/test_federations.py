@@ -225,7 +225,7 @@ def test_a_member_with_another_state_is_told_and_fetches_the_right_one():
         event = usual(node, effect, epoch, ring)
         if node is odd and isinstance(event, ev.Applied):
             return ev.Applied(
-                event.context, event.total, bytes(32), event.scales, True, 0
+                event.context, event.sums, bytes(32), event.scales, True, 0
             )
         return event
 

@@ -196,15 +196,17 @@ def _check() -> dict[str, Any]:
     parts = [np.frombuffer(stretch(f"part {i}", 48), "<u2") for i in range(3)]
     total, carry = checks.add(parts, ring, carry=True)
     assert carry is not None
-    tags = [checks.combination(part, 8, seed("beacon")) for part in parts]
+    tags = [checks.combination(part, 4088, seed("beacon")) for part in parts]
     return {
         "seed": seed("beacon").hex(),
-        "start": 8,
+        "start": 4088,
         "parts": [part.tobytes().hex() for part in parts],
         "tags": tags,
         "sum": total.tobytes().hex(),
         "carry": checks.pack(carry, 3).hex(),
-        "tag_of_sum": checks.combination_of_sum(total, carry, ring, 8, seed("beacon")),
+        "tag_of_sum": checks.combination_of_sum(
+            total, carry, ring, 4088, seed("beacon")
+        ),
     }
 
 

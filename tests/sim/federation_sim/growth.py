@@ -171,14 +171,10 @@ class SizedWorld(World):
                 return ev.Summed(
                     effect.context, effect.slice.index, effect.members, total, carry
                 )
-            case ev.Unmask():
-                return ev.Unmasked(
-                    effect.context, effect.sums, put(0, *effect.sums), ()
-                )
             case ev.Apply():
-                state, scales = put(0, effect.total), put(0, b"s", effect.total)
+                state, scales = put(0, *effect.sums), put(0, b"s", *effect.sums)
                 return ev.Applied(
-                    effect.context, effect.total, state, scales, accept=True, metric=0
+                    effect.context, effect.sums, state, scales, accept=True, metric=0
                 )
             case ev.Tag():
                 return ev.Tagged(effect.context, (0,) * len(effect.slices))

@@ -16,6 +16,7 @@ from protocol.aggregate.ring import (
 from protocol.rounds.events import (
     Applied,
     Apply,
+    Astray,
     Check,
     Checked,
     Mask,
@@ -26,8 +27,6 @@ from protocol.rounds.events import (
     Summed,
     Tag,
     Tagged,
-    Unmask,
-    Unmasked,
 )
 from protocol.rounds.policy import Epoch
 from protocol.types import Digest
@@ -83,17 +82,6 @@ def add_up(effect: Sum, blobs: Blobs, ring: Ring, wrong: int = 0) -> Summed:
     )
 
 
-def unmask(effect: Unmask, blobs: Blobs, ring: Ring) -> Unmasked:
-    total = np.concatenate([words(blobs, each, ring) for each in effect.sums])
-    masks.apply(total, 0, effect.plus, effect.minus)
-    strays = tuple(
-        s.index
-        for s in effect.slices
-        if ring.strays(total[s.start : s.stop], effect.survivors)
-    )
-    return Unmasked(effect.context, effect.sums, put(blobs, total.tobytes()), strays)
-
-
 def stepped(
     base: Floats,
     total: np.ndarray,
@@ -109,15 +97,25 @@ def stepped(
     return base + mean, ring.next_exponents(total, scales, len(members))
 
 
-def apply(effect: Apply, blobs: Blobs, epoch: Epoch, *, accept: bool) -> Applied:
-    opening = effect.opening
+def apply(
+    effect: Apply, blobs: Blobs, epoch: Epoch, *, accept: bool
+) -> Applied | Astray:
+    opening, ring = effect.opening, epoch.policy.ring()
+    total = np.concatenate([words(blobs, each, ring) for each in effect.sums])
+    masks.apply(total, 0, effect.plus, effect.minus)
+    strays = tuple(
+        s.index
+        for s in effect.slices
+        if ring.strays(total[s.start : s.stop], len(effect.survivors))
+    )
+    if strays:
+        return Astray(effect.context, effect.sums, strays)
     base = np.frombuffer(blobs[opening.base], "<f4")
     scales = np.frombuffer(blobs[opening.scales], np.int8)
-    total = words(blobs, effect.total, epoch.policy.ring())
     state, after = stepped(base, total, scales, epoch, list(effect.survivors))
     return Applied(
         effect.context,
-        effect.total,
+        effect.sums,
         put(blobs, state.tobytes()),
         put(blobs, after.tobytes()),
         accept,

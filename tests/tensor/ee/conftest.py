@@ -175,7 +175,7 @@ def architecture(request) -> str:
     return request.param
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def stock():
     """`stock.make(name)` and `stock.inputs(name)`."""
     return SimpleNamespace(make=make, inputs=inputs_of, names=sorted(MAKERS))

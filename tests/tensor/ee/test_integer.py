@@ -135,6 +135,7 @@ def test_a_sequence_does_not_know_its_batch(trunk, rows):
 def test_attention_in_blocks_of_heads_moves_no_bit(trunk, rows, monkeypatch):
     whole = trunk.forward(rows).output
     monkeypatch.setattr("ee.integer.ops.SCORES_AT_ONCE", 1)
+    monkeypatch.setattr("ee.integer.ops.ROWS_AT_ONCE", 2)
     np.testing.assert_array_equal(trunk.forward(rows).output, whole)
 
 

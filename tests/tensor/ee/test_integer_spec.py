@@ -31,23 +31,34 @@ def rows(values, bits):
 
 def linear(short, matrix, limit):
     q, s = short
+    biases = [0] * len(matrix.weight) if matrix.bias is None else matrix.bias.tolist()
     return [
         clamp(
             half(
                 int(m) * sum(a * int(w) for a, w in zip(q, channel, strict=True)),
                 matrix.shift - s,
-            ),
+            )
+            + b,
             limit,
         )
-        for m, channel in zip(matrix.multiplier, matrix.weight, strict=True)
+        for m, channel, b in zip(matrix.multiplier, matrix.weight, biases, strict=True)
     ]
 
 
-def norm(x, bias):
-    total = sum(v * v for v in x) + bias
+def norm(x, config, gain):
+    """What the matrices read, and the base that what they make is added to."""
+    base = x
+    if config.style.centred:
+        mean = (2 * sum(x) + len(x)) // (2 * len(x))
+        x = [v - mean for v in x]
+    total = sum(v * v for v in x) + config.norm_bias
     lift = (62 - total.bit_length()) & ~1
-    gain = (isqrt(len(x) << 40) << 31) // isqrt(total << lift)
-    return rows([half(v * gain, 35 - lift // 2) for v in x], 7)
+    scale = (isqrt(len(x) << 40) << 31) // isqrt(total << lift)
+    y = [half(v * scale, 35 - lift // 2) for v in x]
+    if config.style.post:
+        pairs = zip(y, gain.multiplier.tolist(), gain.bias.tolist(), strict=True)
+        y = base = [clamp(half(m * v, gain.shift) + b, RESIDUAL) for v, m, b in pairs]
+    return rows(y, 7), base
 
 
 def turned(head, cos, sin):
@@ -81,24 +92,30 @@ def attended(q, keys, values, multiplier):
     return out
 
 
-def gated(gate, up):
+def activated(gate, table):
     index = half(abs(gate), 6)
+    if table is not None:
+        index = min(index, 4096)
+        return half(gate * table[4096 + (index if gate >= 0 else -index)], 16)
     c = SIGMOID[index] if index < 4096 else 1 << 16
     c = (1 << 16) - c if gate < 0 else c
-    return half(gate * c, 16) * up
+    return half(gate * c, 16)
 
 
 def layer_by_hand(header, layer, sequence):
     c = header.config
     dim, group = c.head_dim, c.heads // c.kv_heads
+    table = None if header.activation is None else header.activation.tolist()
+    gains = layer.gains or (None, None)
     heads = {"q": [], "k": [], "v": []}
     for place, row in enumerate(sequence):
-        normed = norm(row, c.norm_bias)
-        cos, sin = header.cos[place].tolist(), header.sin[place].tolist()
+        normed, _ = norm(row, c, gains[0])
+        if c.style.rotary:
+            cos, sin = header.cos[place].tolist(), header.sin[place].tolist()
         for name, column in heads.items():
             flat = linear(normed, getattr(layer, name), MID)
             split = [flat[i : i + dim] for i in range(0, len(flat), dim)]
-            if name != "v":
+            if name != "v" and c.style.rotary:
                 split = [turned(head, cos, sin) for head in split]
             column.append([rows(head, 7) for head in split])
     out = []
@@ -110,18 +127,25 @@ def layer_by_hand(header, layer, sequence):
             values = [heads["v"][j][h // group] for j in sight]
             mixed += attended(heads["q"][i][h], keys, values, c.score_multiplier)
         change = linear(rows(mixed, 7), layer.o, RESIDUAL)
-        x = [clamp(a + b, RESIDUAL) for a, b in zip(row, change, strict=True)]
-        normed = norm(x, c.norm_bias)
-        gate, up = (linear(normed, m, MID) for m in (layer.gate, layer.up))
-        wide = rows([gated(a, b) for a, b in zip(gate, up, strict=True)], 13)
-        change = linear(wide, layer.down, RESIDUAL)
+        _, base = norm(row, c, gains[0])
+        x = [clamp(a + b, RESIDUAL) for a, b in zip(base, change, strict=True)]
+        normed, x = norm(x, c, gains[1])
+        hidden = [activated(g, table) for g in linear(normed, layer.gate, MID)]
+        if layer.up is not None:
+            up = linear(normed, layer.up, MID)
+            hidden = [a * u for a, u in zip(hidden, up, strict=True)]
+        change = linear(rows(hidden, 13), layer.down, RESIDUAL)
         out.append([clamp(a + b, RESIDUAL) for a, b in zip(x, change, strict=True)])
     return out
 
 
-@pytest.mark.parametrize("causal", [True, False])
-def test_numpy_computes_what_the_text_says(causal):
-    trunk = drawn.drawn_trunk(causal=causal)
+@pytest.mark.parametrize("number", range(5))
+def test_numpy_computes_what_the_text_says(number):
+    if number < 2:
+        trunk = drawn.drawn_trunk(causal=bool(number))
+    else:
+        style, causal = drawn.STOCK[number - 2]
+        trunk = drawn.drawn_stock(style, causal=causal)
     trace = trunk.forward(drawn.drawn_rows(trunk.config))
     for index, layer in enumerate(trunk.layers):
         before, after = trace.boundaries[index : index + 2]
@@ -134,6 +158,8 @@ def test_the_op_spec_and_its_tables_are_the_published_ones():
     # published trunk.
     expected = "4a3cedd562391b6cb19c4c785803b8f4bf7923f4c6e5c91b312f3635d5796273"
     assert integer.op_spec_digest().hex() == expected
+    expected = "cc89753ca6067d38fd6a5c0b74ddadb2ce61bfe653bd41f9c003571e46ff250a"
+    assert integer.op_spec_digest(2).hex() == expected
 
 
 def test_tables_agree_with_floating_point_to_the_last_unit():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from ee import integer_torch
+from ee import integer_kernels, integer_torch
 from ee.integer import IntegerModelError, known
 from ee.integer.errors import SelfTestError
 from ee.integer_torch import TorchTrunk
@@ -37,7 +37,7 @@ def test_products_beyond_one_block_are_exact(limit):
     weight = generator.integers(-63, 64, (24, 4600)).astype(np.int8)
     rows = generator.integers(-limit, limit + 1, (5, 4600)).astype(np.int8)
     rows[0], weight[0] = limit, 63
-    for make in (integer_torch._onednn, integer_torch._float32):
+    for make in (integer_kernels._onednn, integer_kernels._float32):
         product = make(torch.from_numpy(weight), CPU, limit)
         wanted = rows.astype(np.int64) @ weight.astype(np.int64).T
         np.testing.assert_array_equal(product(torch.from_numpy(rows)).numpy(), wanted)
@@ -56,7 +56,8 @@ def test_blocks_of_heads_threads_and_batches_move_no_bit(monkeypatch):
         torch.set_num_threads(threads)
     alone = np.concatenate([twin.forward(row[None]).output for row in rows])
     np.testing.assert_array_equal(alone, wanted)
-    monkeypatch.setattr(integer_torch, "SCORES_AT_ONCE", 1)
+    monkeypatch.setitem(integer_torch.SCORES_AT_ONCE, "cpu", 1)
+    monkeypatch.setitem(integer_torch.ROWS_AT_ONCE, "cpu", 3)
     np.testing.assert_array_equal(twin.forward(rows).output, wanted)
 
 
@@ -84,7 +85,7 @@ def test_the_saturation_trap_is_seen_and_seven_bits_avoid_it(limit, exact):
     weight[0] = limit
     weight = torch.from_numpy(weight)
     kernel = saturating(weight, CPU, 127)
-    assert integer_torch._is_exact(kernel, weight, CPU, 127) == exact
+    assert integer_kernels._is_exact(kernel, weight, CPU, 127) == exact
 
 
 def test_an_inexact_kernel_is_passed_over_and_none_left_is_refused(monkeypatch):
@@ -94,14 +95,14 @@ def test_an_inexact_kernel_is_passed_over_and_none_left_is_refused(monkeypatch):
         wide = matrix.to(torch.bfloat16)
         return lambda rows: (rows.to(torch.bfloat16) @ wide.t()).double()
 
-    monkeypatch.setattr(integer_torch, "_onednn", rounding)
-    chosen, name = integer_torch.exact_product(weight, CPU, 127)
+    monkeypatch.setattr(integer_kernels, "_onednn", rounding)
+    chosen, name = integer_kernels.exact_product(weight, CPU, 127)
     assert name == "float32"
     rows = torch.full((2, 64), 127, dtype=torch.int8)
     assert chosen(rows).tolist() == [[63.0 * 127 * 64] * 8] * 2
-    monkeypatch.setattr(integer_torch, "_float32", rounding)
+    monkeypatch.setattr(integer_kernels, "_float32", rounding)
     with pytest.raises(SelfTestError, match="must not serve"):
-        integer_torch.exact_product(weight, CPU, 127)
+        integer_kernels.exact_product(weight, CPU, 127)
     with pytest.raises(SelfTestError):
         integer_torch.self_test()
 

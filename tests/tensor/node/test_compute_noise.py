@@ -32,6 +32,7 @@ def sent(tmp_path):
                 "total": 4,
                 "members": 4,
                 "noise": noise,
+                "thin": None,
                 "ring": [RING.bits, RING.input_bits],
                 "folder": str(folder),
                 "blobs": str(tmp_path / "blobs"),

@@ -1,4 +1,4 @@
-"""`rexis model key | unkey | inspect`, as somebody types them."""
+"""`rexis model key | unkey | rotate | forget | inspect`, as somebody types them."""
 
 import json
 
@@ -6,6 +6,7 @@ import click
 import pytest
 import torch
 from click.testing import CliRunner
+from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from node.errors import ModelError
@@ -75,6 +76,49 @@ def test_there_and_back(rexis, tmp_path):
             for name in ("stock", "home")
         )
     torch.testing.assert_close(one, two, atol=1e-5, rtol=1e-4)
+
+
+ROTATE = (
+    *("rotate", "trunk", "--ends", "ends", "--key-file", "k", "--out", "trunk2"),
+    *("--new-key-file", "k2"),
+)
+
+
+def test_a_rotated_trunk_opens_under_its_new_key_and_no_more_under_the_old(
+    rexis, tmp_path
+):
+    first = json.loads(rexis(*KEY, "--stem-layers", 1, "--json"))
+    made = json.loads(rexis(*ROTATE, "--session", "two", "--json"))
+    assert made["old_fingerprint"] == first["fingerprint"] != made["fingerprint"]
+    keyed = json.loads(rexis("inspect", "trunk2", "--json"))
+    assert keyed["fingerprint"] == made["fingerprint"]
+    one, two = (
+        load_file(tmp_path / n / "model.safetensors") for n in ("trunk", "trunk2")
+    )
+    name = "layers.0.mlp.down_proj.weight"
+    assert (one[name] - two[name]).norm() > 0.5 * one[name].norm()
+    again = ("unkey", "trunk2", "--ends", "ends", "--out", "home")
+    with pytest.raises(ModelError, match="under the key"):
+        rexis(*again, "--key-file", "k")
+    rexis(*again, "--key-file", "k2")
+    plain, back = (
+        load_file(tmp_path / n / "model.safetensors") for n in ("stock", "home")
+    )
+    name = "model.layers.1.self_attn.o_proj.weight"
+    torch.testing.assert_close(back[name], plain[name], atol=1e-5, rtol=1e-4)
+
+
+def test_a_rotation_wants_a_new_session_and_may_destroy_what_was(rexis, tmp_path):
+    rexis(*KEY)
+    with pytest.raises(ModelError, match="session 'one' at gpu has a key already"):
+        rexis(*ROTATE, "--session", "one")
+    assert not (tmp_path / "trunk2").exists()
+    rexis(*ROTATE, "--session", "one", "--host", "other", "--destroy")
+    assert not (tmp_path / "k").exists()
+    assert json.loads(rexis("forget", "k2", "--json"))["key_destroyed"]
+    assert not (tmp_path / "k2").exists()
+    with pytest.raises(ModelError, match="cannot read"):
+        rexis("forget", "k2")
 
 
 def test_inspect_says_whether_a_checkpoint_can_be_keyed(rexis, tmp_path):

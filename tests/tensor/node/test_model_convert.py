@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModel,
     BertConfig,
@@ -126,6 +127,22 @@ def test_a_keyed_folder_is_a_stock_checkpoint(name, tmp_path):
         found = build_gain(cut, rest)(key.leave(found))
         wanted = _base(model)(**inputs).last_hidden_state
     assert relative_error(found, wanted) <= 1e-5
+
+
+def test_the_norm_a_post_norm_trunk_begins_with_comes_home_as_it_was_trained(tmp_path):
+    _, source = _saved("bert", tmp_path / "stock")
+    _, trunk, ends = _key(source, tmp_path, stem_layers=1)
+    keyed = load_file(trunk / "model.safetensors")
+    keyed["embeddings.LayerNorm.weight"] *= 2
+    with checkpoint.Checkpoint(trunk) as before:
+        marks = dict(before.metadata)
+    save_file(keyed, trunk / "model.safetensors", marks)
+    convert.unkey(trunk, ends, tmp_path / "home", secret=SECRET, context=CONTEXT)
+    name = "bert.encoder.layer.0.output.LayerNorm.weight"
+    whole, plain = (
+        load_file(f / "model.safetensors")[name] for f in (tmp_path / "home", source)
+    )
+    torch.testing.assert_close(whole, 2 * plain)
 
 
 @pytest.mark.parametrize("name", EACH)

@@ -45,6 +45,12 @@ def test_a_permission_includes_the_narrower_ones(code, allowed):
     assert (terms.allowed, terms.required, terms.max_days) == (allowed, 1 << 4, 30)
 
 
+def test_prohibited_ancestry_research_is_not_allowed_by_what_is_broader():
+    terms = terms_of(["DUO:0000042", "DUO:0000044"], max_days=30)
+    assert terms.allowed == 0b01110
+    assert terms_of(["DUO:0000042"], max_days=30).allowed & purpose("DUO:0000011")
+
+
 @pytest.mark.parametrize(
     "codes", [[], ["DUO:0000019"], ["DUO:0000042", "DUO:9"], ["GRU"]]
 )

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from node.adapters.evm_chain import account_address
 from node.cli import words
 from node.cli.account import address
-from node.cli.data import _numbers
+from node.cli.data import numbers
 
 
 @given(st.text())
@@ -78,7 +78,7 @@ def test_decimals_line_up():
 def test_units_are_shown_the_way_they_are_typed(chosen):
     from node.cli.shell import units
 
-    assert units(None, None, _numbers(sorted(chosen))) == sorted(chosen)
+    assert units(None, None, numbers(sorted(chosen))) == sorted(chosen)
 
 
 @pytest.mark.parametrize("key", [bytes(31) + b"\x01", bytes(range(32)), b"\x7f" * 32])

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgpack
 import nacl.signing
+import numpy as np
 import pytest
 
 from ee import integer
@@ -30,6 +31,23 @@ def raw(text):
 
 def sha(*parts):
     return hashlib.sha256(b"".join(parts)).digest()
+
+
+def by_hand():
+    """Op-spec 2 in Python's own integers, from the tests of `ee.integer`."""
+    path = ROOT / "tests" / "tensor" / "ee" / "test_integer_spec.py"
+    found = importlib.util.spec_from_file_location("second_reading", path)
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    return module
+
+
+def unpacked(data, shape):
+    entries = [
+        int.from_bytes(data[i : i + 3], "little", signed=True)
+        for i in range(0, len(data), 3)
+    ]
+    return np.array(entries).reshape(shape).tolist()
 
 
 def second_reader():
@@ -74,9 +92,13 @@ def test_the_op_spec_is_the_text_in_the_document():
         for name in ("text_sha256", "exp_sha256", "sigmoid_sha256")
     ]
     assert sha(*parts).hex() == VECTORS["op_spec"]["digest"]
+    assert f"```text\n{spec.STOCK_TEXT}```" in text
+    second = VECTORS["op_spec"]["second_digest"]
+    assert second in text
+    assert sha(parts[0], spec.STOCK_TEXT.encode(), *parts[1:]).hex() == second
 
 
-@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("number", range(2))
 def test_trunks_are_parsed_named_and_computed_a_second_time(number):
     vector = VECTORS["trunks"][number]
     trunk = second.trunk_of(raw(vector["trunk"]))
@@ -87,6 +109,52 @@ def test_trunks_are_parsed_named_and_computed_a_second_time(number):
     for layer, before, after in zip(trunk["rows"], rows, rows[1:], strict=False):
         cases = second.entries_of(before, vector["shape"])
         assert second.packed(second.replayed(trunk, layer, cases)) == after
+
+
+@pytest.mark.parametrize("number", range(2, 5))
+def test_trunks_of_op_spec_2_are_named_and_computed_a_second_time(number):
+    vector = VECTORS["trunks"][number]
+    data = raw(vector["trunk"])
+    trunk = integer.decode(data)
+    assert trunk.config.causal == vector["causal"]
+    roots, at = [], len(data)
+    # From the right: layers have one size, and the header is what is left.
+    word, gains = 8, trunk.config.norms
+    # A gain's entries are channels without weights.
+    shapes = [*trunk.config.matrix_shapes().values()]
+    shapes += [(trunk.config.width, 0)] * gains
+    size = sum(1 + o * (word + i) for o, i in shapes)
+    for _ in trunk.layers:
+        body, leaves, inner = data[at - size : at], [], 0
+        at -= size
+        for tag, (outputs, inputs) in enumerate(shapes):
+            shift, inner = body[inner], inner + 1
+            # Words of each channel, then its weights: multiplier, and bias if there is one.
+            words = [
+                body[inner + 4 * outputs * part : inner + 4 * outputs * (part + 1)]
+                for part in range(word // 4)
+            ]
+            inner += word * outputs
+            for row in range(outputs):
+                place = bytes([tag, shift]) + b"".join(
+                    n.to_bytes(4, "little") for n in (row, inputs)
+                )
+                own = b"".join(part[4 * row : 4 * row + 4] for part in words)
+                channel = body[inner + row * inputs : inner + (row + 1) * inputs]
+                leaves.append(place + own + channel)
+            inner += outputs * inputs
+        assert inner == size
+        roots.insert(0, tree(leaves))
+    assert [root.hex() for root in roots] == vector["layer_roots"]
+    header = data[len(integer.TRUNK_MAGIC) : at]
+    head = sha(header[:84], sha(header[84:]))
+    assert sha(b"rexis-stock-root-1", head, *roots).hex() == vector["model_root"]
+    shape = tuple(vector["shape"])
+    rows = [unpacked(raw(one), shape) for one in vector["boundaries"]]
+    hand = by_hand()
+    for layer, before, after in zip(trunk.layers, rows, rows[1:], strict=False):
+        for sequence, wanted in zip(before, after, strict=True):
+            assert hand.layer_by_hand(trunk.header, layer, sequence) == wanted
 
 
 def test_the_second_verifier_has_the_same_tables():

@@ -25,22 +25,44 @@ def test_a_sum_is_what_its_members_combinations_add_up_to(ring, members):
     assert checks.holds(total, carry, ring, 8, SEED, members=members, tag=tag)
 
 
-def test_the_combination_is_the_one_of_whole_numbers():
-    words = shards(Ring(32, 20), 1, 1000)[0]
-    ones = checks.combination(np.eye(1, 8, 3, dtype=np.uint32)[0], 992, SEED)
-    assert (
-        checks.combination(words[992:], 992, SEED)
-        == sum(
-            int(w)
-            * checks.combination(np.array([1], np.uint32), 992 + 2 * (j // 2), SEED)
-            if j % 2 == 0
-            else int(w)
-            * checks.combination(np.array([0, 1], np.uint32), 992 + j - 1, SEED)
-            for j, w in enumerate(words[992:])
-        )
-        % checks.PRIME
+def coefficient(entry: int) -> int:
+    """Of one entry, by the combination of a vector that is 1 there and nowhere else."""
+    start = entry - entry % 8
+    one = np.zeros(8, np.uint32)
+    one[entry % 8] = 1
+    return checks.combination(one, start, SEED)
+
+
+@pytest.mark.parametrize("bits", [8, 16, 32])
+@pytest.mark.parametrize("start", [0, 8, 4088, 9000])
+def test_the_combination_is_the_one_of_whole_numbers(bits, start):
+    chance = np.random.default_rng(bits)
+    words = chance.integers(0, 1 << bits, 10_000, dtype=np.uint64).astype(
+        f"<u{bits // 8}"
     )
-    assert ones == checks.combination(np.array([0, 1], np.uint32), 994, SEED)
+    words[chance.random(10_000) < 0.998] = 0
+    words[[0, -1]] = (1 << bits) - 1
+    wanted = sum(
+        int(words[at]) * coefficient(start + int(at)) for at in np.flatnonzero(words)
+    )
+    assert checks.combination(words, start, SEED) == wanted % checks.PRIME
+
+
+def test_the_largest_entries_add_up_without_a_rounding():
+    for kind in ("<u2", "<u4"):
+        full = np.full(3 * checks.ROW, np.iinfo(kind).max, kind)
+        ones = checks.combination(np.ones(full.size, kind), 0, SEED)
+        wanted = np.iinfo(kind).max * ones % checks.PRIME
+        assert checks.combination(full, 0, SEED) == wanted
+
+
+def test_no_two_rows_and_no_two_places_weigh_the_same():
+    row = checks.ROW
+    found = {coefficient(at) for at in (0, 1, 2, row, row + 1, 2 * row, 2 * row + 1)}
+    assert len(found) == 7
+    # A product of the two numbers, not their sum: exchanges across rows do not cancel.
+    cross = coefficient(0) - coefficient(1) - coefficient(row) + coefficient(row + 1)
+    assert cross % checks.PRIME
 
 
 @pytest.mark.parametrize("ring", [Ring(16, 8), Ring(32, 20)])

@@ -222,12 +222,14 @@ def vectors():
     answer = _Answer()
     receipt = answer.receipt(answer.honest)
     trunks = []
-    for causal in (True, False):
-        trunk = known.drawn_trunk(causal=causal)
+    drawn = [known.drawn_trunk(causal=causal) for causal in (True, False)]
+    drawn += [known.drawn_stock(style, causal=causal) for style, causal in known.STOCK]
+    for trunk in drawn:
         rows = known.drawn_rows(trunk.config)
         trunks.append(
             {
-                "causal": causal,
+                "op_spec": trunk.config.op_spec,
+                "causal": trunk.config.causal,
                 "trunk": _text(integer.encode(trunk)),
                 "layer_roots": [integer.layer_root(one).hex() for one in trunk.layers],
                 "model_root": integer.model_root(trunk).hex(),
@@ -248,6 +250,8 @@ def vectors():
                 spec.sigmoid_table().astype("<u4").tobytes()
             ).hexdigest(),
             "digest": integer.op_spec_digest().hex(),
+            "second_text_sha256": hashlib.sha256(spec.STOCK_TEXT.encode()).hexdigest(),
+            "second_digest": integer.op_spec_digest(2).hex(),
         },
         "trunks": trunks,
         "boundary": {

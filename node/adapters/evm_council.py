@@ -1,0 +1,115 @@
+"""The council's motions about the market's parameters, beside an `EvmChain`."""
+
+from functools import partial
+from typing import Any
+
+from node.adapters import evm_contracts
+from node.adapters.evm_chain import EvmChain
+from node.adapters.evm_contracts import guarded
+from node.adapters.evm_rows import address
+from node.errors import ChainError
+from node.ports import Motion
+from protocol.types import digest
+
+# `Parameters.Values` in its order, under the names of `node.ports.Rules`.
+FIELDS = (
+    *("answer_s", "dispute_s", "challenge_s", "vote_s", "unbonding_s"),
+    *("quorum", "open_requests", "bond"),
+)
+
+
+class EvmCouncil:
+    """Through the account and the connection of `chain`."""
+
+    def __init__(self, chain: EvmChain) -> None:
+        self._chain, self._link = chain, chain.link
+        self._contract: Any = None
+
+    async def motions(self) -> list[Motion]:
+        count = await self._view("count")
+        return [await self._motion(number) for number in range(count)]
+
+    async def propose_token(self, token: bytes, *, accepted: bool) -> int:
+        return await self._propose("setToken", [address(token), accepted])
+
+    async def propose_rules(self, **changes: int) -> int:
+        parameters = (await self._chain.discover())["parameters"]
+        values = await self._link.read(
+            "parameters.values", parameters.functions.values().call
+        )
+        known = dict(zip(FIELDS, values, strict=True))
+        if wrong := sorted(set(changes) - set(known)):
+            raise ChainError(f"{wrong[0]!r} is no parameter", hint=", ".join(FIELDS))
+        return await self._propose("set", [tuple({**known, **changes}.values())])
+
+    async def vote(self, motion: int) -> None:
+        await self._send("vote", motion)
+
+    async def execute(self, motion: int) -> None:
+        await self._send("execute", motion, (await self._proposed(motion))["call"])
+
+    async def _propose(self, function: str, arguments: list[Any]) -> int:
+        parameters = (await self._chain.discover())["parameters"]
+        call = guarded(
+            "council.propose", lambda: parameters.encode_abi(function, arguments)
+        )
+        number = int(await self._view("count"))
+        await self._send("propose", parameters.address, call, digest(call.encode()))
+        return number
+
+    async def _motion(self, number: int) -> Motion:
+        _, opened, ready, done, electorate, yes, _ = await self._view(
+            "proposalOf", number
+        )
+        text = await self._text(await self._proposed(number))
+        return Motion(number, text, yes, electorate, opened, ready, done)
+
+    async def _text(self, proposed: Any) -> str:
+        parameters = (await self._chain.discover())["parameters"]
+        if proposed["target"] != parameters.address:
+            return f"a call of {proposed['target']}"
+        try:
+            function, given = guarded(
+                "reading a motion",
+                partial(parameters.decode_function_input, proposed["call"]),
+            )
+        except ChainError:
+            return "a call that the parameters do not know"
+        if function.fn_name == "setToken":
+            verb = "take" if given["accepted_"] else "take no longer"
+            return f"{verb} token {given['token'].lower()} for prices"
+        if function.fn_name == "set":
+            values = given["values_"]
+            rows = values.values() if isinstance(values, dict) else values
+            pairs = zip(FIELDS, rows, strict=True)
+            return ", ".join(f"{name} {value}" for name, value in pairs)
+        return f"parameters.{function.fn_name}"
+
+    async def _proposed(self, number: int) -> Any:
+        event = (await self._council()).events.Proposed()
+        found = await self._link.newest_log(event, [number])
+        if found is None:
+            raise ChainError(
+                f"proposal {number} is not on the chain yet",
+                hint="wait for the block that this node takes as final",
+            )
+        return found["args"]
+
+    async def _council(self) -> Any:
+        """Whoever owns the parameters now, if that is a council of ours."""
+        if self._contract is None:
+            owner = (await self._chain.discover())["parameters"].functions.owner()
+            at = await self._link.read("parameters.owner", owner.call)
+            await self._link.check_code("council", at)
+            self._contract = evm_contracts.contract(self._link.web3, "council", at)
+        return self._contract
+
+    async def _view(self, function: str, *arguments: Any) -> Any:
+        doing = f"council.{function}"
+        view = (await self._council()).functions[function]
+        call = guarded(doing, lambda: view(*arguments))
+        return await self._link.read(doing, call.call)
+
+    async def _send(self, function: str, *arguments: Any) -> None:
+        contracts = {"council": await self._council()}
+        await self._link.send(contracts, "council", function, *arguments)

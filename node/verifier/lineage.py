@@ -1,0 +1,127 @@
+"""A lineage, or a query's answers, checked offline: signatures here, the chain by another's eyes.
+
+Whoever writes a file can say what it likes of the chain.  So a reader brings the facts of a node it
+trusts (a lineage that node exported); without them each relation that rests on the chain is told to
+rest on the file's own word.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from protocol.errors import VerificationError
+from protocol.lineage import Facts, build
+from protocol.lineage_file import LineageFile, Seen
+from protocol.lineage_graph import Direction, Graph
+from protocol.listing import COUNT_FLOOR, open_listing
+from protocol.members import peer_id
+from protocol.queries import result
+from protocol.queries.answer import Bundle, open_answer, open_query
+from protocol.wire import decode
+
+BUNDLE_LIMIT_BYTES = 1 << 25
+"""A question and 64 answers."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What of a lineage verifies, and by whose eyes the chain was seen."""
+
+    graph: Graph
+    seen: Seen
+    trusted: bool
+    """Whether the facts came from another file than the records."""
+
+
+def check(
+    file: LineageFile,
+    trusted: LineageFile | None,
+    about: str | None,
+    direction: Direction,
+) -> Checked:
+    """The graph of all that verifies, or the part of it around `about`."""
+    source = trusted or file
+    if trusted is not None and trusted.seen.chain_id != file.seen.chain_id:
+        raise VerificationError(
+            "chain of the two files", trusted.seen.chain_id, file.seen.chain_id
+        )
+    if trusted is not None and trusted.seen.registry != file.seen.registry:
+        raise VerificationError(
+            "registry of the two files", trusted.seen.registry, file.seen.registry
+        )
+    graph = build(file.records, source.facts())
+    if about is not None:
+        graph = graph.around(graph.named(about), direction)
+    return Checked(graph, source.seen, trusted is not None)
+
+
+def lineage_report(checked: Checked) -> dict[str, Any]:
+    """As plain values; what `--json` prints."""
+    return {
+        "chain": {
+            "chain_id": checked.seen.chain_id,
+            "block": checked.seen.block,
+            "digest": checked.seen.digest.hex(),
+            "registry": checked.seen.registry,
+            "by": "the trusted file" if checked.trusted else "this file's own word",
+        },
+        "things": len(checked.graph.vertices),
+        "relations": [
+            {
+                "subject": checked.graph.vertices[edge.subject].label,
+                "relation": edge.relation,
+                "object": checked.graph.vertices[edge.object].label,
+                "proof": edge.proof,
+            }
+            for edge in checked.graph.edges
+        ],
+        "doubts": [{"what": one.what, "why": one.why} for one in checked.graph.doubts],
+    }
+
+
+def query_report(data: bytes, trusted: LineageFile | None) -> dict[str, Any]:
+    """Whether a query's answers belong together, and what their sum says.
+
+    With a trusted lineage also that each dataset's owner signed, for the listing on the chain.
+    """
+    bundle = decode(data, Bundle, limit_bytes=BUNDLE_LIMIT_BYTES)
+    query, asker = open_query(bundle.query)
+    opened = [open_answer(answer, query) for answer in bundle.answers]
+    owners: dict[int, bytes] = {said.dataset: signer for said, _, signer in opened}
+    manifests = {said.dataset: said.manifest for said, _, _ in opened}
+    if trusted is not None:
+        owners, manifests = _as_listed(trusted, trusted.facts())
+    _, totals = bundle.totals(owners, manifests)
+    return {
+        "query": query.id().hex(),
+        "kind": query.kind,
+        "asker": peer_id(asker),
+        "code": query.code.hex(),
+        "answers": [
+            {
+                "dataset": said.dataset,
+                "signer": peer_id(signer),
+                "record": said.record.hex(),
+                "manifest": said.manifest.hex(),
+            }
+            for said, _, signer in opened
+        ],
+        "owners_checked": trusted is not None,
+        "noise_sd": result.noise_sd(query, len(opened)),
+        "result": result.read(query, totals, len(opened), COUNT_FLOOR),
+    }
+
+
+def _as_listed(
+    trusted: LineageFile, facts: Facts
+) -> tuple[dict[int, bytes], dict[int, bytes]]:
+    """Owner's node key and manifest's root of each dataset, as the chain has them."""
+    listings = [open_listing(one.listing) for one in trusted.records.listings]
+    by_record = {bytes(one.digest()): one for one in listings}
+    owners, manifests = {}, {}
+    for token in facts.tokens:
+        owner = facts.members.by_account(token.owner)
+        listing = by_record.get(token.record)
+        if owner is not None and listing is not None:
+            owners[token.dataset] = bytes(owner.node_key)
+            manifests[token.dataset] = bytes(listing.manifest)
+    return owners, manifests

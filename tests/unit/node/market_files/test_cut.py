@@ -1,0 +1,79 @@
+"""How files and tables become consent units."""
+
+import pytest
+from file_world import VCF, dicom, parquet, write
+
+from node.market import DatasetError, plan
+from protocol.listing import UNITS_LIMIT
+
+
+def test_folders_are_units_and_more_than_64_are_put_together(tmp_path):
+    for number in range(70):
+        write(tmp_path / f"p{number:03d}" / "a.fa", ">x\nACGT\n")
+        write(tmp_path / f"p{number:03d}" / "b.vcf", VCF)
+    made = plan.of_paths([tmp_path], None)
+    assert len(made.units) == UNITS_LIMIT
+    assert made.packed
+    assert [part.name for part in made.parts] == ["fasta", "vcf"]
+    assert [unit.records for unit in made.units] == [4] * 6 + [2] * 58
+    assert made.rows() == (None,) * 64
+    assert [part.records for part in made.parts] == [70, 70]
+
+
+def test_single_files_stay_what_they_are(tmp_path):
+    for number in range(12):
+        write(tmp_path / f"{number}.vcf", VCF)
+    made = plan.of_paths([tmp_path], None)
+    assert not made.packed
+    assert len(made.units) == 12
+    assert made.parts[0].records == 12
+
+
+def test_dicom_is_cut_by_patient(tmp_path):
+    for number in range(6):
+        dicom(tmp_path / f"{number}.dcm", patient=f"P{number % 2}")
+    made = plan.of_paths([tmp_path], "patient")
+    assert [unit.records for unit in made.units] == [3, 3]
+    write(tmp_path / "x.vcf", VCF)
+    with pytest.raises(DatasetError, match="not DICOM"):
+        plan.of_paths([tmp_path], "patient")
+
+
+def test_a_parquet_table_is_cut_by_a_column_and_padded(tmp_path):
+    made = plan.of_paths([parquet(tmp_path / "t.parquet")], "PID")
+    assert [unit.records for unit in made.units] == [10, 10, 10, 10]
+    assert all(len(unit.extents[0]) % 4096 == 0 for unit in made.units)
+    assert not made.packed
+
+
+def test_a_total_beside_one_hidden_count_is_not_told(tmp_path):
+    path = write(tmp_path / "t.csv", "who,x\n" + "a,1\n" * 20 + "b,1\n" * 4)
+    made = plan.of_paths([path], "who")
+    assert made.rows() == (20, None)
+    assert made.parts[0].records is None
+
+
+@pytest.mark.parametrize(
+    ("make", "by", "reason"),
+    [
+        (lambda d: [d], None, "there is no file"),
+        (lambda d: [write(d / "a.vcf", VCF)], "column", "cannot be cut by"),
+        (
+            lambda d: [write(d / "x" / "a.vcf", VCF).parent.parent, write(d / "b", "")],
+            "folder",
+            "beside the folders|two files",
+        ),
+        (lambda d: [d / "nowhere"], None, "nowhere cannot be read: No such file"),
+        (lambda d: [write(d / "a.csv", "x\n1\n")], "y", "no column 'y'"),
+    ],
+)
+def test_what_cannot_be_cut_is_named(tmp_path, make, by, reason):
+    with pytest.raises(DatasetError, match=reason):
+        plan.of_paths(make(tmp_path), by)
+
+
+def test_a_link_is_not_followed(tmp_path):
+    write(tmp_path / "d" / "a.vcf", VCF)
+    (tmp_path / "d" / "b.vcf").symlink_to(tmp_path / "d" / "a.vcf")
+    with pytest.raises(DatasetError, match="is a link"):
+        plan.of_paths([tmp_path / "d"], None)

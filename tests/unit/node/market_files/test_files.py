@@ -1,0 +1,271 @@
+"""Folders of files are published, fetched and found."""
+
+import io
+import stat
+
+import crypt4gh.lib
+import msgspec
+import nacl.public
+import nacl.signing
+import pytest
+from file_world import OTHER, READER, TEXTS, VCF, dicom, listed, parquet, write
+
+from node.adapters.memory_store import MemoryBlobs
+from node.errors import AccessError, StorageError, TransportError
+from node.market import sealed
+from node.market.search import Filter
+from node.rpc import results
+from protocol.listing import LISTING_TOPIC
+
+
+def scans(folder):
+    for patient in range(12):
+        for part in range(2):
+            dicom(folder / f"p{patient:02d}" / f"{part}.dcm", f"P{patient}")
+        write(folder / f"p{patient:02d}" / "report.csv", "a,b\n1,2\n")
+    return folder
+
+
+async def test_a_folder_of_scans_is_published_and_read_back(world, tmp_path):
+    shown = await listed(world, scans(tmp_path / "scans"))
+    msgspec.convert(shown, results.DatasetShown)  # what docs/rpc.md says
+    assert shown["units"] == 12
+    assert [p["format"] for p in shown["listing"]["parts"]] == ["csv", "dicom"]
+    assert "24 DICOM files carry" in shown["warnings"][0]
+    await world.owner.market.give(shown["dataset"], READER, [3, 5], 10)
+    out = tmp_path / "out"
+    got = await world.reader.market.fetch(shown["dataset"], None, out)
+    assert got["units"] == [3, 5]
+    files = sorted(str(p.relative_to(out)) for p in out.rglob("*") if p.is_file())
+    assert files == sorted(
+        f"unit-{u:03d}/{kind}/p{u:02d}/{name}"
+        for u in (3, 5)
+        for kind, name in (
+            ("dicom", "0.dcm"),
+            ("dicom", "1.dcm"),
+            ("csv", "report.csv"),
+        )
+    )
+    read = (out / "unit-003/dicom/p03/0.dcm").read_bytes()
+    assert read == (tmp_path / "scans/p03/0.dcm").read_bytes()
+    assert stat.S_IMODE(out.stat().st_mode) == 0o700
+    assert all(stat.S_IMODE(p.stat().st_mode) & 0o077 == 0 for p in out.rglob("*"))
+    with pytest.raises(AccessError, match="is not a table"):
+        await world.owner.market.own_rows(shown["dataset"])
+
+
+async def test_sealed_files_are_opened_by_the_reference_tool(world, tmp_path):
+    for number in range(3):
+        write(tmp_path / "v" / f"{number}.vcf", VCF + str(number))
+    shown = await listed(world, tmp_path / "v")
+    await world.owner.market.give(shown["dataset"], READER, [1], 10)
+    theirs = bytes(nacl.public.PrivateKey(b"z" * 32))
+    out = tmp_path / "out"
+    await world.reader.market.fetch(
+        shown["dataset"], None, out, crypt4gh_key=sealed.public_half(theirs)
+    )
+    (file,) = out.iterdir()
+    assert file.name == "unit-001.vcf.c4gh"
+    plain = io.BytesIO()
+    with file.open("rb") as source:
+        crypt4gh.lib.decrypt([(0, theirs, None)], source, plain)
+    assert plain.getvalue().decode() == VCF + "1"
+    with pytest.raises(ValueError, match="supported"), file.open("rb") as source:
+        crypt4gh.lib.decrypt([(0, world.other.secret, None)], source, io.BytesIO())
+
+
+async def test_a_parquet_table_comes_back_whole_and_as_rows(world, tmp_path):
+    import pyarrow.parquet as pq
+
+    path = parquet(tmp_path / "t.parquet")
+    shown = await world.owner.market.publish([path], *TEXTS, unit_by="PID")
+    assert shown["listing"]["rows"] == [10, 10, 10, 10]
+    rows = await world.owner.market.own_rows(shown["dataset"])
+    assert rows.decode().splitlines()[0].replace('"', "") == "PID,Age,BMI"
+    assert len(rows.splitlines()) == 41
+    await world.owner.market.give(shown["dataset"], READER, None, 10)
+    out = tmp_path / "out.parquet"
+    await world.reader.market.fetch(shown["dataset"], None, out)
+    got, sent = pq.read_table(out), pq.read_table(path)
+    assert sorted(got["Age"].to_pylist()) == sent["Age"].to_pylist()
+    assert got.schema.names == sent.schema.names
+
+
+async def test_a_range_of_a_unit_is_read_alone(world, tmp_path):
+    write(tmp_path / "v" / "a.fa", ">x\n" + "ACGT" * 100_000)
+    shown = await listed(world, tmp_path / "v")
+    found = await world.owner.market.own_bytes(
+        shown["dataset"], 0, offset=200_003, length=8
+    )
+    assert found == b"ACGTACGT"
+
+
+class DiskFull(MemoryBlobs):
+    """Takes a few blobs, then no more."""
+
+    def __init__(self, left):
+        super().__init__()
+        self.left = left
+
+    def put(self, data):
+        if self.left == 0:
+            raise StorageError("no space left on disk")
+        self.left -= 1
+        return super().put(data)
+
+
+async def test_a_publishing_that_was_cut_goes_on_under_the_same_keys(world, tmp_path):
+    folder = tmp_path / "v"
+    for number in range(6):
+        write(folder / f"{number}.fa", ">x\n" + "ACGT" * 1000 + str(number))
+    owner = world.owner
+    owner.blobs = DiskFull(7)
+    owner.transport._blobs = owner.blobs
+    owner.start(world)
+    with pytest.raises(StorageError, match="no space"):
+        await listed(world, folder)
+    drafts = await owner.store.scan("market.draft")
+    sealed_before = set(owner.blobs._held)
+    owner.blobs.left = 100
+    shown = await listed(world, folder)
+    assert len(drafts) == 1
+    # Three units were whole before: nothing of them was made again.
+    assert len(owner.blobs._held) == 12
+    assert sealed_before <= set(owner.blobs._held)
+    assert await owner.store.scan("market.draft") == []
+    assert await owner.store.scan("market.chunk") == []
+    rows = [
+        await owner.market.own_bytes(shown["dataset"], u, offset=0, length=9000)
+        for u in range(6)
+    ]
+    assert rows == [(folder / f"{u}.fa").read_bytes() for u in range(6)]
+    assert (await listed(world, folder))["dataset"] == shown["dataset"]
+
+
+async def test_a_new_version_has_new_keys_and_names_the_old(world, tmp_path):
+    folder = tmp_path / "v"
+    write(folder / "a.vcf", VCF)
+    first = await listed(world, folder)
+    write(folder / "b.vcf", VCF)
+    second = await world.owner.market.publish(
+        [folder], *TEXTS, replaces=first["dataset"]
+    )
+    assert second["dataset"] != first["dataset"]
+    assert second["listing"]["version"] == 2
+    assert second["listing"]["previous"] == first["record"]
+    shelf = world.owner.market._shelf
+    old = {e.root for e in shelf.own(first["dataset"])[2].entries}
+    new = {e.root for e in shelf.own(second["dataset"])[2].entries}
+    assert not old & new
+
+
+async def test_a_grantee_passes_ciphertext_on_to_grantees_only(world, tmp_path):
+    write(tmp_path / "v" / "a.vcf", VCF)
+    shown = await listed(world, tmp_path / "v")
+    dataset = shown["dataset"]
+    await world.owner.market.give(dataset, READER, [0], 10)
+    await world.reader.market.fetch(dataset, None, tmp_path / "out")
+    (piece,) = [
+        d
+        for d in world.reader.blobs._held
+        if world.owner.market._shelf.place(d) and len(world.reader.blobs._held[d]) > 100
+    ]
+    other = world.other.peer_id
+    await world.reader.market.refresh()
+    assert not world.reader.market.may_fetch(other, piece)
+    await world.owner.market.give(dataset, OTHER, [0], 10)
+    await world.reader.market.refresh()
+    assert world.reader.market.may_fetch(other, piece)
+    await world.other.transport.fetch(
+        world.reader.peer_id, piece, limit_bytes=1 << 20, timeout_s=5
+    )
+    # A restarted holder still knows what it holds.
+    world.reader.start(world)
+    await world.reader.market.refresh()
+    assert world.reader.market.may_fetch(other, piece)
+
+
+async def test_what_the_owner_cannot_give_comes_from_another_grantee(world, tmp_path):
+    write(tmp_path / "v" / "a.fa", ">x\n" + "ACGT" * 50_000)
+    dataset = (await listed(world, tmp_path / "v"))["dataset"]
+    await world.owner.market.give(dataset, OTHER, [0], 10)
+    await world.other.market.fetch(dataset, None, tmp_path / "other")
+    await world.owner.market.give(dataset, READER, [0], 10)
+    await world.other.market.refresh()
+    # The owner still releases keys; its ciphertext is out of reach.
+    whole, world.owner.blobs._held = world.owner.blobs._held, {}
+    got = await world.reader.market.fetch(dataset, None, tmp_path / "out")
+    assert got["bytes"] == (tmp_path / "v" / "a.fa").stat().st_size
+    # And where nobody has it, the owner's own words are what is told.
+    world.reader.blobs._held.clear()
+    world.other.blobs._held.clear()
+    with pytest.raises(TransportError, match="is not here"):
+        await world.reader.market.fetch(dataset, None, tmp_path / "again")
+    world.owner.blobs._held = whole
+    await world.reader.market.fetch(dataset, None, tmp_path / "again")
+
+
+# --- found ---------------------------------------------------------------------
+
+
+async def test_a_listing_is_heard_and_found_without_asking_its_owner(world, tmp_path):
+    write(tmp_path / "v" / "a.vcf", VCF)
+    await listed(world, tmp_path / "v")
+    assert await world.reader.market.search("chest") == []
+    said = await anext(world.reader.transport.announcements())
+    assert said.topic == LISTING_TOPIC
+    await world.reader.market.heard(said)
+    await world.reader.market.refresh()
+    (found,) = await world.reader.market.search("CHEST sca")
+    assert found["title"] == "Chest scans"
+    for nothing in ("brain", "chest brain", "hest"):
+        assert await world.reader.market.search(nothing) == []
+
+
+async def test_a_forged_or_unanchored_listing_is_not_kept(world, tmp_path):
+    write(tmp_path / "v" / "a.vcf", VCF)
+    await listed(world, tmp_path / "v")
+    said = await anext(world.reader.transport.announcements())
+    from node.ports import Announcement
+
+    bent = said.payload[:-1] + bytes([said.payload[-1] ^ 1])
+    await world.reader.market.heard(Announcement(said.origin, said.topic, bent))
+    relayed = Announcement(world.other.peer_id, said.topic, said.payload)
+    await world.reader.market.heard(relayed)
+    await world.reader.market.refresh()
+    world.ledger.tokens.clear()
+    await world.reader.market.heard(said)
+    await world.reader.market.refresh()
+    assert await world.reader.store.scan("market.seen") == []
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found"),
+    [
+        (Filter(), {"scans", "genes", "table"}),
+        (Filter(purpose="DUO:0000042"), {"scans", "table"}),
+        (Filter(purpose="DUO:0000007"), {"scans", "genes", "table"}),
+        (Filter(commercial=True), {"scans", "genes"}),
+        (Filter(format="fasta"), {"genes"}),
+        (Filter(licence="MIT"), {"table"}),
+        (Filter(disease="MONDO:0005070"), {"genes"}),
+        (Filter(columns=("Age",)), {"table"}),
+        (Filter(rows_at_least=20), {"table"}),
+    ],
+)
+async def test_filters(world, tmp_path, wanted, found):
+    market = world.owner.market
+    write(tmp_path / "s" / "a.png", b"\x89PNG\r\n\x1a\n")
+    write(tmp_path / "g" / "a.fa", ">x\nACGT\n")
+    table = write(tmp_path / "t.csv", "Age\n" + "1\n" * 30)
+    general = ["DUO:0000042"]
+    await market.publish([tmp_path / "s"], "scans", "CC-BY-4.0", general, "x")
+    await market.publish(
+        [tmp_path / "g"],
+        *("genes", "CC-BY-4.0", ["DUO:0000007"], "x"),
+        disease="MONDO:0005070",
+    )
+    not_for_profit = ["DUO:0000042", "DUO:0000018"]
+    await market.publish([table], "table", "MIT", not_for_profit, "x")
+    rows = await market.search("", wanted)
+    assert {row["title"] for row in rows} == found
