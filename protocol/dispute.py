@@ -314,8 +314,9 @@ def leaf_salt(own: bytes, claim: Claim, part: int, index: int) -> bytes:
 
 def claim_from(data: Mapping[str, Any]) -> Claim:
     """Out of the fields of the event that opens a dispute."""
-    values: list[Any] = [data[name] for name in _CLAIM_FIELDS]
-    return Claim(*(bytes(v) if isinstance(v, bytes) else v for v in values))
+    found = [data[name] for name in _CLAIM_FIELDS]
+    values: list[Any] = [bytes(v) if isinstance(v, bytes) else v for v in found]
+    return Claim(*values)
 
 
 def _place(claim: Claim, part: int, index: int) -> bytes:

@@ -40,6 +40,7 @@ from ee.integer.trunk import (
 
 TRUNK_MAGIC = b"rexis-integer-trunk-1\n"
 SLICE_MAGIC = b"rexis-integer-slice-1\n"
+_HEADER_MAGIC = b"rexis-integer-header-1\n"
 _ROOT_LABEL = b"rexis-model-root-3"
 _STOCK_LABEL = b"rexis-stock-root-1"
 """Of op-spec 2: the contract that settles disputes computes op-spec 1, and whoever shows it
@@ -86,6 +87,19 @@ def decode(data: bytes) -> IntegerTrunk:
     reader.expect(layer_size(header.config) * header.config.layers)
     layers = [_layer(reader, header.config) for _ in range(header.config.layers)]
     return IntegerTrunk(header, tuple(layers))
+
+
+def encode_header(header: Header) -> bytes:
+    """The bytes of what all layers share."""
+    return _HEADER_MAGIC + _header_bytes(header)
+
+
+def decode_header(data: bytes) -> Header:
+    """The header whose bytes these are."""
+    reader = _Reader(data, _HEADER_MAGIC)
+    header = _header(reader)
+    reader.expect(0)
+    return header
 
 
 def cut(trunk: IntegerTrunk, index: int) -> Slice:

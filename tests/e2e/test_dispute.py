@@ -147,6 +147,7 @@ class Scene:
                     chain__chain_id=CHAIN_ID,
                     audit__rate=1.0,
                     audit__full=1.0,
+                    audit__tier="freivalds",
                     audit__dispute=True,
                     **{
                         f"chain__contracts__{n}": at for n, at in self.contracts.items()
@@ -312,12 +313,13 @@ def test_liars_are_slashed_and_an_honest_receipt_survives_a_malicious_challenger
     for row in scene.disputes("AUD").values():
         assert (row["host"], row["challenger"], row["layer"]) == ("HOST", "AUD", 0)
         assert row["outcome"] in (None, "upheld")
+    # The verifier holds no weights: what its keys do not pass it fetches, replays and proves.
     reports = {
-        row["receipt"]: row["verdict"]
+        row["receipt"]: (row["verdict"], row["tier"])
         for row in scene.call("AUD", "audits.list")["audits"]
     }
     verdicts = [reports[digest(one).hex()] for one in scene.sealed]
-    assert verdicts == ["failed"] * lies + ["passed"]
+    assert verdicts == [("failed", "replay")] * lies + [("passed", "freivalds")]
 
     # Somebody who knows all the rows disputes the honest receipt, and shows what there is.
     number = trio.run(malicious, scene)
