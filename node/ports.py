@@ -320,16 +320,21 @@ class Transport(Protocol):
         limit_bytes: int,
         timeout_s: float,
         others: Sequence[PeerId] = (),
+        lasting: bool = True,
     ) -> Fetched:
         """Pull one blob into our own `Blobs`, checked against its digest.
 
         `others` are further holders: all give at once, and any of them may die, hang or
-        lie.  What has arrived when a fetch ends early is kept for the next one.
+        lie.  What has arrived when a fetch ends early is kept for the next one.  `lasting`
+        as in `Blobs`.
         """
 
 
 class Blobs(Protocol):
-    """Large content by its SHA-256, on disk."""
+    """Large content by its SHA-256, on disk.
+
+    What is not `lasting` survives kill -9, and is gone after a restart of the machine.
+    """
 
     def has(self, digest: Digest) -> bool: ...
 
@@ -362,8 +367,12 @@ class Store(Protocol):
         writes: Sequence[tuple[str, bytes, bytes | None]],
         *,
         event: tuple[str, Mapping[str, Any]] | None = None,
+        lasting: bool = True,
     ) -> int | None:
-        """All of it or nothing; None as a value deletes.  Returns the event's number."""
+        """All of it or nothing; None as a value deletes.  Returns the event's number.
+
+        What is not `lasting` survives kill -9; a power cut may take it back.
+        """
 
     async def scrub(self) -> None:
         """What was deleted or replaced until now is in none of our files any more."""

@@ -345,9 +345,10 @@ class Decide:
     def _count(self, vote: Vote, sender: bytes, signature: bytes) -> None:
         tally = self._tally(vote.view, vote.step)
         tally.add(sender, vote.value, signature)
-        if vote.step == Step.PRECOMMIT and vote.value != NOTHING:
-            if tally.counts.get(vote.value, 0) >= self._quorum:
-                self._ripe.add(vote.view)
+        if vote.step != Step.PRECOMMIT or vote.value == NOTHING:
+            return
+        if tally.counts.get(vote.value, 0) >= self._quorum:
+            self._ripe.add(vote.view)
 
     def _tally(self, view: int, step: int) -> _Tally:
         return self._tallies.setdefault((view, step), _Tally())

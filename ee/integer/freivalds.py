@@ -17,6 +17,7 @@ by at most 2^16 terms stay below 2^53, so the sums are exact in any order.
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -169,7 +170,7 @@ class _Recorder:
     def apply_wide(self, rows: Rows, limit: int) -> Floats:
         return self._rescaled(self._matrix.sums_wide(rows), rows, limit)
 
-    def _rescaled(self, sums: Floats, rows: Rows, limit: int) -> Floats:
+    def _rescaled(self, sums: NDArray[Any], rows: Rows, limit: int) -> Floats:
         self.sums = sums.astype(np.int64)
         matrix = self._matrix
         return rescaled(sums, matrix.scale, rows, limit, matrix.bias)

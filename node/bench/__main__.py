@@ -8,8 +8,8 @@ from importlib import import_module
 from importlib.util import find_spec
 
 NAMES = (
-    *("start", "transport", "fetch", "data", "ee", "aggregate", "verify", "accuracy"),
-    "convergence",
+    *("start", "transport", "fetch", "data", "ee", "aggregate"),
+    *("verify", "accuracy", "peer", "convergence"),
 )
 """In the order in which they run; one that is not installed is left out."""
 

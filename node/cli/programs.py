@@ -16,7 +16,10 @@ from node.cli.shell import Noun
 from node.locations import Home
 
 _HERE = Path(__file__).parent.parent
-_BENCHES = ("start", "transport", "fetch", "verify", "ee", "aggregate", "data")
+_BENCHES = (
+    *("start", "transport", "fetch", "data", "ee", "aggregate"),
+    *("verify", "accuracy", "peer", "convergence"),
+)
 _PASS_ON = {
     "ignore_unknown_options": True,
     "allow_extra_args": True,

@@ -17,7 +17,6 @@ _METHODS = {
     "train.check": "planning:check",
     "train.local": "training:local",
     "round.scales": "rounds:scales",
-    "round.quantise": "rounds:quantise",
     "round.keep": "thin:keep",
     "round.mask": "rounds:mask",
     "round.sum": "rounds:add_up",

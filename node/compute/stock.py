@@ -143,6 +143,14 @@ class Stock:
             ),
         )  # fmt: skip
 
+    def rows_of(self, data: bytes) -> Rows:
+        """The texts of every record of a CSV file, which needs no other column."""
+        header, lines = table.read_csv(data)
+        if self._spec.text not in header:
+            raise ComputeError(f"the table has no column {self._spec.text!r}")
+        place = header.index(self._spec.text)
+        return self._rows([line[place].strip() for line in lines])
+
     def _rows(self, texts: list[str]) -> Rows:
         if self._spec.letters or self.folder is None:
             return _padded(_spelt(self._spec, texts), PAD)

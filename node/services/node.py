@@ -158,6 +158,7 @@ class Node:
             outbox=self.outbox,
             compute=parts.compute,
             states=home.states,
+            models=home.models,
             trunks=home.trunks,
         )
         self.traces = Traces(
@@ -216,6 +217,7 @@ class Node:
             runs=self.runs,
             compute=parts.compute,
             states=home.states,
+            models=home.models,
         )
         self.confirmations = Confirmations(
             store=parts.store,
@@ -227,6 +229,7 @@ class Node:
             outbox=self.outbox,
             compute=parts.compute,
             states=str(home.states),
+            models=str(home.models),
         )
         self.queries = Queries(
             store=parts.store,
@@ -277,6 +280,7 @@ class Node:
             nursery.start_soon(self.provenance.run)
             nursery.start_soon(self.runs.run)
             nursery.start_soon(self.receipts.run)
+            nursery.start_soon(self.certificates.run)
             if self.disputes is not None:
                 nursery.start_soon(self.disputes.run)
             nursery.start_soon(self._lender.run)

@@ -11,7 +11,8 @@ from typing import Any
 import structlog
 
 from node.driver import Driver
-from node.services.hands import Hands, RecordBox, RoundNotes, Tools
+from node.services.hands import Hands, RoundNotes, Tools
+from node.services.record_box import RecordBox
 from protocol.errors import GossipIgnore
 from protocol.rounds import events as ev
 from protocol.rounds.machine import Rounds
@@ -60,7 +61,7 @@ class Trainer:
         self._epoch = epoch
         self._rounds = rounds
         self._first = state, scales
-        self._box = RecordBox(tools, epoch.run)
+        self._box = RecordBox(tools.store, tools.signer, epoch.run)
         self._hands = Hands(
             tools=tools,
             plan=plan,

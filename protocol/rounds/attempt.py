@@ -293,7 +293,7 @@ class Attempt:
         self.gathering.close(now)
 
     def statements(self) -> list[bytes]:
-        """Everything this node said in this attempt, newest votes only."""
+        """Everything this node said in this attempt; of its votes those of two views."""
         prefix = self._setting.key("")
         said = [
             record

@@ -79,7 +79,7 @@ class Talk:
             self._ask_at = Millis(now + cohort.policy.ask_ms)
 
     def step(self, cohort: Cohort, now: Millis) -> None:
-        """This member has come to the next phase, attempt or round."""
+        """The next phase, attempt or round has begun for this member."""
         self._stepped_at = now
         self.progress(cohort, now)
 

@@ -10,7 +10,7 @@ import trio
 
 from node.compute import state as state_file
 from node.errors import AccessError, ComputeError, NodeError, RoundError
-from node.services.hands import RecordBox
+from node.services.record_box import RecordBox
 from protocol.errors import MalformedMessageError, ProtocolError
 
 ALL = ["clinic-0", "clinic-1", "clinic-2", "clinic-3"]
@@ -93,6 +93,7 @@ async def test_a_finished_run_leaves_no_shard_update_or_secret_behind(world):
         left = [p for p in (site.folder / "blobs").rglob("*") if p.is_file()]
         assert left == []
         assert await site.store.scan("round-shared") == []
+        assert await site.store.scan("round-recipes") == []
         # The newest state, its scales, and the run's first state.
         assert len(list((site.folder / "states").iterdir())) == 3
 
@@ -106,18 +107,19 @@ async def test_records_of_a_round_are_sealed_at_rest(world):
         await world.until_finished(run)
         site, other = world.sites[:2]
         # What a finished round leaves is being deleted meanwhile: what was read first stays.
-        opened = await RecordBox(_tools(site), run).read()
+        opened = await _box(site, run).read()
         assert opened
         for _, sealed in await site.store.scan("round-records"):
             assert not any(plain in sealed for plain in opened.values())
         with pytest.raises(nacl.exceptions.CryptoError):
-            box = RecordBox(_tools(site), run)
-            box._box = RecordBox(_tools(other), run)._box
+            box = _box(site, run)
+            box._box = _box(other, run)._box
             await box.read()
 
 
-def _tools(site):
-    return site.runs._tools
+def _box(site, run):
+    tools = site.runs._tools
+    return RecordBox(tools.store, tools.signer, run)
 
 
 @pytest.mark.slow

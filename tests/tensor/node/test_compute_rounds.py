@@ -44,8 +44,8 @@ class Node:
         return method({**self.common, "folder": str(self.folder), **params}, print)
 
     def masked(self, name, update, thin=None, bounds=BOUNDS):
-        rounded = self.call(
-            rounds.quantise,
+        found = self.call(
+            rounds.mask,
             update=self.blobs.put(update.astype("<f4").tobytes()),
             scales=self.scales,
             weight=1,
@@ -53,10 +53,8 @@ class Node:
             members=4,
             noise=None,
             thin=thin,
-        )
-        found = self.call(
-            rounds.mask,
-            quantised=rounded["blob"],
+            seed=name * 32,
+            noise_seed=b"",
             slices=bounds,
             plus=[SEEDS[name]],
             minus=[],
