@@ -317,6 +317,42 @@ def test_silence_loses_and_so_does_a_challenger_with_nothing_to_show(world):
     assert world.held() == {**held, "host": HALF, "all": 2 * HALF}
 
 
+def test_what_nobody_won_the_members_fetch_by_a_vote():
+    world = small()
+    number, _ = world.accuse(LAYER, CASE, TOKEN)
+    world.evm.move(HOUR_S + 1)
+    world.evm.send(OTHER, "disputes", "close", number)
+    call = world.evm.encoded("board", "collect", world.coin)
+    about = (world.evm.at["board"], call, bytes(31) + b"\x01")
+    sent = world.evm.send(WATCHER, "council", "propose", *about)
+    proposal = first(sent.events, "Proposed")["proposal"]
+    for who in (WATCHER, OTHER):
+        world.evm.send(who, "council", "vote", proposal)
+    world.evm.move(3 * 24 * HOUR_S)
+    world.evm.send(OTHER, "council", "execute", proposal, call)
+    assert world.evm.call("coin", "balanceOf", world.evm.at["council"]) == HALF
+    assert world.held()["all"] == 0
+
+
+def test_disputes_that_lead_nowhere_keep_no_stake_from_anybody():
+    """More of them than the host has bonds, none decided; the true one is paid all the same."""
+    world = small()
+    world.boundaries[LAYER + 1] = altered(world.boundaries[LAYER + 1], (CASE, TOKEN, 3))
+    for job in range(1, 6):
+        world.anchor(job=job)
+        world.accuse(LAYER, CASE, TOKEN, by=OTHER)
+    assert world.held()["stake"] == STAKE
+    number, claim = world.accuse(LAYER, CASE, TOKEN)
+    true = Trace(claim, SALT, world.entries(claim))
+    assert convicted(world, number, claim, true) == 0
+    assert world.held()["watcher"] == BOND + HALF
+    # And the stake does not leave meanwhile, however long ago it was asked back.
+    world.evm.send(LIAR, "board", "unstake", STAKE - BOND)
+    world.evm.move(46 * 24 * HOUR_S)
+    with refused("CasesPending"):
+        world.evm.send(LIAR, "board", "release")
+
+
 def test_what_is_asked_for_must_be_shown_in_time_and_as_it_was_hashed():
     world = drawn(7, causal=True)
     number, claim = world.accuse(0, CASE, TOKEN)
