@@ -100,11 +100,6 @@ def speak(
     return seal(sign, DOMAIN, sender, body.slot.name(), encode(body))
 
 
-def vote_bytes(vote: Vote, sender: bytes) -> bytes:
-    """What the sender of `vote` has signed."""
-    return signing_bytes(DOMAIN, sender, vote.slot.name(), encode(vote))
-
-
 def check_votes(
     vote: Vote,
     votes: Sequence[tuple[int, bytes]],
@@ -118,8 +113,9 @@ def check_votes(
         raise VerificationError("certificate voters", "distinct members", places)
     if len(places) < quorum:
         raise VerificationError("certificate votes", quorum, len(places))
+    context, payload = vote.slot.name(), encode(vote)
     for place, signature in votes:
-        message = vote_bytes(vote, members[place])
+        message = signing_bytes(DOMAIN, members[place], context, payload)
         if not verify(members[place], message, signature):
             raise VerificationError(f"signature of voter {place}")
 

@@ -109,6 +109,8 @@ class Decide:
         self._deadline: Millis | None = None
         self._proposals: dict[int, Proposal] = {}
         self._tallies: dict[tuple[int, int], _Tally] = {}
+        self._ripe: set[int] = set()
+        """Views in which a quorum has precommitted something."""
         self._reach: dict[bytes, int] = {}
         self._furthest = 0
         self._cast: set[tuple[int, int]] = set()
@@ -140,18 +142,21 @@ class Decide:
 
     def hear(
         self, sender: bytes, body: Vote | Proposal, signature: bytes, now: Millis
-    ) -> None:
-        """Take a verified message of a member for this slot."""
-        if self.certificate is not None or not self._near(sender, body.view):
-            return
+    ) -> bool:
+        """Take a verified message of a member for this slot; False where it is no use yet."""
+        if self.certificate is not None:
+            return True
+        if not self._near(sender, body.view):
+            return False
         if isinstance(body, Proposal):
             if sender == self.proposer(body.view):
                 self._proposals.setdefault(body.view, body)
         else:
-            self._tally(body.view, body.step).add(sender, body.value, signature)
+            self._count(body, sender, signature)
         self._reach[sender] = max(body.view, self._reach.get(sender, -1))
         self._furthest = max(self._furthest, body.view)
         self.advance(now)
+        return True
 
     def adopt(self, certificate: Certificate) -> None:
         """Take an answer others came to; the caller has checked it."""
@@ -171,7 +176,7 @@ class Decide:
                 self._proposals[body.view] = body
                 continue
             self._cast.add((body.view, body.step))
-            self._tally(body.view, body.step).add(self._me, body.value, signature)
+            self._count(body, self._me, signature)
             if (
                 body.step == Step.PRECOMMIT
                 and body.value != NOTHING
@@ -198,9 +203,10 @@ class Decide:
         return self._precommit_step(view, now)
 
     def _decided(self) -> bool:
-        for (view, step), tally in self._tallies.items():
+        for view in self._ripe:
             proposal = self._proposals.get(view)
-            if step != Step.PRECOMMIT or proposal is None:
+            tally = self._tallies.get((view, Step.PRECOMMIT))
+            if proposal is None or tally is None:
                 continue
             name = value_name(proposal.value)
             if tally.counts.get(name, 0) >= self._quorum:
@@ -333,8 +339,16 @@ class Decide:
         vote = Vote(self.slot, step, view, name)
         self._cast.add((view, step))
         signature = self._chair.cast(vote, About(value, proof))
-        self._tally(view, step).add(self._me, name, signature)
+        self._count(vote, self._me, signature)
         self._deadline = None
+
+    def _count(self, vote: Vote, sender: bytes, signature: bytes) -> None:
+        tally = self._tally(vote.view, vote.step)
+        tally.add(sender, vote.value, signature)
+        if vote.step != Step.PRECOMMIT or vote.value == NOTHING:
+            return
+        if tally.counts.get(vote.value, 0) >= self._quorum:
+            self._ripe.add(vote.view)
 
     def _tally(self, view: int, step: int) -> _Tally:
         return self._tallies.setdefault((view, step), _Tally())

@@ -17,6 +17,7 @@ from protocol.wire import MESSAGE_LIMIT_BYTES, Message, decode, encode, require_
 
 SIGNATURE_BYTES = 64
 _LABEL = b"rexis-envelope-v1"
+_LABEL_FIELD = len(_LABEL).to_bytes(8, "big") + _LABEL
 
 
 class Envelope(Message, frozen=True, tag="env"):
@@ -31,8 +32,15 @@ class Envelope(Message, frozen=True, tag="env"):
 
 def signing_bytes(domain: str, sender: bytes, context: bytes, payload: bytes) -> bytes:
     """The bytes under the signature; a second implementation starts here."""
-    parts = (_LABEL, domain.encode(), sender, context, payload)
-    return b"".join(len(part).to_bytes(8, "big") + part for part in parts)
+    name = domain.encode()
+    sizes = [len(part).to_bytes(8, "big") for part in (name, sender, context, payload)]
+    return b"".join(
+        (
+            _LABEL_FIELD,
+            *(sizes[0], name, sizes[1], sender),
+            *(sizes[2], context, sizes[3], payload),
+        )
+    )
 
 
 def seal(

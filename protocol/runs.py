@@ -26,7 +26,6 @@ ROUND_PROTOCOL = "/rexis/round/2"
 PROPOSAL_DOMAIN = "rexis/run/1"
 CONSENT_DOMAIN = "rexis/run-consent/1"
 STANCE_DOMAIN = "rexis/run-stance/1"
-STATE_PROTOCOL = "/rexis/state/1"
 
 PROPOSAL_LIMIT_BYTES = 48 << 10
 # The deepest plan there is, a column with its levels, has four.
@@ -105,14 +104,6 @@ class Stance(Message, frozen=True, tag="stance"):
             raise MalformedMessageError(f"stance with serial {self.serial}")
 
 
-class StateRequest(Message, frozen=True, tag="state"):
-    """Chunk `chunk` of a state of a run, for a member that missed how it was made."""
-
-    run: bytes
-    root: bytes
-    chunk: int
-
-
 def seal_proposal(
     sign: Callable[[bytes], bytes], sender: PublicKey, proposal: Proposal
 ) -> bytes:
@@ -187,6 +178,12 @@ class Privacy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     delta: float
 
 
+class Thin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A run over thin links: one entry in so many travels (docs/protocol.md §5.12)."""
+
+    one_in: int
+
+
 class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A model file: what to build, on which task, how to train it."""
 
@@ -200,6 +197,8 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Numbers of `protocol.rounds.policy.Policy` that differ from its defaults."""
     privacy: Privacy | msgspec.UnsetType = msgspec.UNSET
     """Without it sums carry no noise, and no ε bounds what they tell."""
+    thin: Thin | msgspec.UnsetType = msgspec.UNSET
+    """Without it every entry of an update travels."""
 
 
 def parse_plan(data: bytes) -> Plan:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from node.adapters.blob_dir import BlobDir, mapped
-from node.compute import state
+from node.compute import state, thin
 from node.errors import ComputeError
 from protocol.aggregate import checks, masks, noise
 from protocol.aggregate.ring import (
@@ -43,12 +43,12 @@ def scales(params: Params, _progress: Progress) -> dict[str, Any]:
 def mask(params: Params, _progress: Progress) -> dict[str, Any]:
     """Round an update by a recipe, mask it, and cut it.
 
-    {update, scales, weight, total, members, noise, seed, noise_seed, slices [[start, stop]],
-    plus, minus, ring, folder, blobs} -> {shards, cut}.
+    {update, scales, weight, total, members, noise, thin, seed, noise_seed,
+    slices [[start, stop]], plus, minus, ring, folder, blobs} -> {shards, cut}.
 
     `noise` is null, or {clip, multiplier, largest_factor, shares}; `cut` counts entries that
-    rounding or noise took beyond their scale.  Nothing else than the arguments decides: the
-    same call gives the same bytes.
+    rounding or noise took beyond their scale.  `thin`: null, or which entries travel.
+    Nothing else than the arguments decides: the same call gives the same bytes.
     """
     blob_dir, ring = BlobDir(params["blobs"]), Ring(*params["ring"])
     words, cut = _rounded(params, blob_dir, ring)
@@ -64,6 +64,9 @@ def _rounded(params: Params, blobs: BlobDir, ring: Ring) -> tuple[Elements, int]
     update = _mapped(blobs, params["update"])
     exponents = _scales(params["folder"], params["scales"])
     factor = weight_factor(params["weight"], params["total"], params["members"])
+    choice = thin.chosen(params, update.size)
+    if choice is not None:
+        update = update[choice.places()]
     added = None if params["noise"] is None else noise.Noise(**params["noise"])
     if added is not None:
         update = noise.clipped(update, added.clip)

@@ -22,6 +22,7 @@ from node.services.federation import Federation
 from node.services.record_box import RECIPES, RecordBox
 from node.services.sessions import Sessions, session_context, session_opens
 from node.services.states import States
+from node.services.thin import ThinLinks
 from protocol.aggregate.ring import WORD_BYTES, blocks
 from protocol.aggregate.shards import Slice
 from protocol.course import noise
@@ -97,11 +98,14 @@ class Hands:
         rounds: int,
         records: bytes,
         box: RecordBox,
+        size: int | None = None,
         finish: Callable[[ev.Finished, RoundNotes], Any],
         tell: Callable[[Mapping[str, Any] | None], None],
         complain: Callable[[str], None],
     ) -> None:
-        """`finish` is awaited with every verdict; `tell` and `complain` show the operator.
+        """`size`: entries of a state, where not all travel.
+
+        `finish` is awaited with every verdict; `tell` and `complain` show the operator.
 
         What progress there is, and what keeps this node from training; "" if nothing does.
         """
@@ -109,7 +113,9 @@ class Hands:
         self._plan = plan
         self._epoch = epoch
         self._rounds = rounds
+        self._size = size
         self._noise = noise(epoch, plan)
+        self._thin = ThinLinks(tools.store, tools.states, epoch.run, plan)
         self._records = records
         self._box = box
         self._finish = finish
@@ -201,8 +207,27 @@ class Hands:
     async def finished(self, effect: ev.Finished) -> bool:
         notes, self._notes = self._notes, RoundNotes()
         self._tell(None)
+        goes_on = effect.verdict.round + 1 < self._rounds
+        if self._thin.is_on:
+            # While the update is there: it is deleted once this returns.
+            await self._keep_back(effect, goes_on=goes_on)
         await self._finish(effect, notes)
-        return effect.verdict.round + 1 < self._rounds
+        return goes_on
+
+    async def _keep_back(self, effect: ev.Finished, *, goes_on: bool) -> None:
+        if not goes_on:
+            await self._thin.end()
+            return
+        number, me = effect.verdict.round, self._tools.signer.public_key
+        update = await self._box.get(f"{number}/trained")
+        if effect.verdict.accept and me in effect.survivors and update is not None:
+            found = await self._call(
+                "round.keep",
+                update=update,
+                thin=self._thin.choice(number),
+                folder=str(self._tools.folders.states),
+            )
+            await self._thin.keep(Digest(found["root"]))
 
     # --- blobs and states ----------------------------------------------------------
 
@@ -232,10 +257,11 @@ class Hands:
 
     async def sync(self, effect: ev.SyncState) -> ev.Event:
         tools, run, length = self._tools, self._epoch.run, self._epoch.policy.length
+        whole = length if self._size is None else self._size
         peers = [self._peer(donor) for donor in effect.donors]
         self._tell({**_IDLE, "what": "fetching the state"})
         for root, size in (
-            (effect.state, WORD_BYTES * length),
+            (effect.state, WORD_BYTES * whole),
             (effect.scales, blocks(length)),
         ):
             if not tools.states.has(root):
@@ -295,6 +321,7 @@ class Hands:
                     "records": self._records,
                     "worker": tools.worker_socket,
                     "key_seed": seed,
+                    "left": await self._thin.left(),
                     "batch_seed": int.from_bytes(drawn.digest()[:8], "big"),
                     "elapsed": effect.round / self._rounds,
                     "blobs": str(tools.folders.blobs),
@@ -357,6 +384,7 @@ class Hands:
                 "total": sum(seat.weight for seat in self._epoch.seats),
                 "members": len(self._epoch.seats),
                 "noise": None if self._noise is None else asdict(self._noise),
+                "thin": self._thin.choice(effect.opening.round),
                 "seed": secrets.token_bytes(KEY_BYTES),
                 "noise_seed": secrets.token_bytes(KEY_BYTES),
             }
@@ -408,6 +436,7 @@ class Hands:
             survivors=len(effect.survivors),
             rate=float(outer.get("rate", 1.0)),
             tolerance=float(outer.get("tolerance", 0.5)),
+            thin=self._thin.choice(opening.round),
             spec=self._plan.spec,
             task=self._plan.task,
             records=self._records,

@@ -35,6 +35,11 @@ class RecordBox:
             if key.startswith(self._run)
         }
 
+    async def get(self, key: str) -> bytes | None:
+        """One record, or None."""
+        sealed = await self._store.get(RECORDS, self._run + key.encode())
+        return None if sealed is None else self._box.decrypt(sealed)
+
     async def put(self, records: Mapping[str, bytes]) -> None:
         """All of them, on disk when this returns."""
         await self._store.put_many(

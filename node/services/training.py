@@ -48,9 +48,13 @@ class Trainer:
         state: Digest,
         scales: Digest,
         records: bytes,
+        size: int | None = None,
         finish: Callable[[ev.Finished, RoundNotes], Any],
     ) -> None:
-        """`state` and `scales` are the run's first; `records` this member's table."""
+        """`state` and `scales` are the run's first; `records` this member's table.
+
+        `size`: entries of a state, where fewer travel.
+        """
         self.progress: Mapping[str, Any] | None = None
         self.reason = ""
         self._tools = tools
@@ -65,6 +69,7 @@ class Trainer:
             rounds=rounds,
             records=records,
             box=self._box,
+            size=size,
             finish=finish,
             tell=self._tell,
             complain=self._complain,
@@ -85,6 +90,10 @@ class Trainer:
             scales=scales,
             records=await self._box.read(),
         )
+        newest = self._machine.newest()
+        if newest is not None:
+            # Killed between the record of a verdict and the row: its round was never told of.
+            await self._hands.finished(newest)
         self._driver = Driver(self._machine, self._hands)
         over = self._machine.round >= self._rounds
         await self._driver.run(over=over, hold=self._held)

@@ -164,7 +164,7 @@ class Attempt:
         if self.takes_part:
             if self._quantised is not None:
                 # Though it was announced before a restart: the same bytes once more, should
-                # the machine have lost its memory with the process (docs/adr/0018).
+                # the machine have lost its memory with the process (docs/adr/0021).
                 self._ask_mask(self._quantised)
             elif not self._own:
                 self._ask_quantise()
@@ -295,7 +295,7 @@ class Attempt:
         self.gathering.close(now)
 
     def statements(self) -> list[bytes]:
-        """Everything this node said in this attempt, newest votes only."""
+        """Everything this node said in this attempt; of its votes those of two views."""
         prefix = self._setting.key("")
         said = [
             record
@@ -310,6 +310,13 @@ class Attempt:
         """What has been decided so far, in order."""
         found = (self.certificate, self.survivors.certificate)
         return [each for each in found if each is not None]
+
+    def has_certificate(self, slot: Slot) -> bool:
+        """Is this one of the two questions, and answered?"""
+        return any(
+            slot == each.slot and each.certificate is not None
+            for each in (self.survivors, self.verdict)
+        )
 
     def contexts(self) -> tuple[bytes, ...]:
         """Contexts of what is said in this attempt."""
@@ -379,8 +386,7 @@ class Attempt:
             case Vote() | Proposal():
                 for decision in (self.survivors, self.verdict):
                     if body.slot == decision.slot:
-                        decision.hear(sender, body, heard.signature, now)
-                        return True
+                        return decision.hear(sender, body, heard.signature, now)
                 return False
             case Upload():
                 return self.gathering.upload(sender, body)

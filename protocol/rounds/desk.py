@@ -99,11 +99,16 @@ class Desk:
     ) -> Heard:
         """Put `body` on record under `key` and tell everyone; a second time, the same bytes."""
         envelope = self.records.get(key)
-        if envelope is None:
-            envelope = self.sealed(context, number, attempt, body)
-            self.persist(key, envelope)
+        if envelope is not None:
+            self.do(Publish(envelope))
+            return self.own(envelope)
+        envelope = self.sealed(context, number, attempt, body)
+        self.persist(key, envelope)
         self.do(Publish(envelope))
-        return self.own(envelope)
+        signature = _signature_of(envelope)
+        return Heard(
+            self.me, context, self.run, number, attempt, body, signature, envelope
+        )
 
     def sealed(self, context: bytes, number: int, attempt: int, body: Body) -> bytes:
         """The envelope of `body`, without a record: for what promises nothing."""
@@ -135,11 +140,15 @@ class Desk:
         else:
             envelope = decode(record, Cast, limit_bytes=RECORD_LIMIT_BYTES).envelope
         self.do(Publish(envelope))
-        # The signature is the envelope's last field, its bytes the last of the encoding.
-        return envelope[-SIGNATURE_BYTES:]
+        return _signature_of(envelope)
 
     def newest_ballots(self, slot: Slot) -> list[bytes]:
-        """Envelopes of what this node cast in the last view it cast anything in."""
+        """Envelopes of what this node cast in the last two views it cast anything in.
+
+        A member may be alone in the newest: the others then wait for its precommit of the one
+        before.  Of those two or more behind, a quorum's precommits make more than can lie be
+        ahead, which is enough to follow.
+        """
         prefix = slot_prefix(slot)
         views: dict[int, list[bytes]] = {}
         for key, record in self.records.items():
@@ -147,7 +156,7 @@ class Desk:
                 view = int(key.removeprefix(prefix).split("/")[0])
                 cast = decode(record, Cast, limit_bytes=RECORD_LIMIT_BYTES)
                 views.setdefault(view, []).append(cast.envelope)
-        return views[max(views)] if views else []
+        return [each for view in sorted(views)[-2:] for each in views[view]]
 
     def ballots(self, prefix: str) -> list[Ballot]:
         """What this node has cast in one slot, views in order."""
@@ -165,6 +174,11 @@ class Desk:
 
     def accuse(self, member: bytes, reason: str, *evidence: bytes) -> None:
         self.do(Accuse(member, reason, evidence))
+
+
+def _signature_of(envelope: bytes) -> bytes:
+    """The signature is the envelope's last field, its bytes the last of the encoding."""
+    return envelope[-SIGNATURE_BYTES:]
 
 
 def slot_prefix(slot: Slot) -> str:

@@ -5,7 +5,6 @@ a different second one is proof of a lie, whoever relayed it.  What comes too ea
 a little of it per sender, so that a flood costs the flooder's own room only.
 """
 
-from collections import deque
 from collections.abc import Hashable, Iterable
 
 from protocol.rounds.messages import Heard, place
@@ -21,7 +20,8 @@ class Ears:
 
     def __init__(self) -> None:
         self._said: dict[bytes, dict[Hashable, Heard]] = {}
-        self._early: dict[bytes, deque[Heard]] = {}
+        self._taken: set[bytes] = set()
+        self._early: dict[bytes, dict[bytes, Heard]] = {}
 
     def note(self, heard: Heard) -> Heard | None:
         """Remember a statement; returns the one it contradicts, if it does."""
@@ -36,19 +36,27 @@ class Ears:
             return None
         return None if known.body == heard.body else known
 
-    def knows(self, heard: Heard) -> bool:
-        """Has this very statement been noted?"""
+    def took(self, heard: Heard) -> None:
+        """A statement was acted upon: hearing it again tells nothing."""
         known = self._said.get(heard.sender, {}).get(place(heard))
-        return known is not None and known.body == heard.body
+        if known is not None and known.body == heard.body:
+            self._taken.add(heard.envelope)
+
+    def has_taken(self, heard: Heard) -> bool:
+        """Was this very statement acted upon in this round?"""
+        return heard.envelope in self._taken
 
     def keep_early(self, heard: Heard) -> None:
         """It belongs to an attempt that is still to come."""
-        waiting = self._early.setdefault(heard.sender, deque(maxlen=EARLY_KEPT))
-        waiting.append(heard)
+        waiting = self._early.setdefault(heard.sender, {})
+        if heard.envelope not in waiting:
+            if len(waiting) == EARLY_KEPT:
+                del waiting[next(iter(waiting))]
+            waiting[heard.envelope] = heard
 
     def early(self) -> list[Heard]:
         """Everything kept, to be looked at again."""
-        out = [heard for waiting in self._early.values() for heard in waiting]
+        out = [each for waiting in self._early.values() for each in waiting.values()]
         self._early.clear()
         return out
 
@@ -64,6 +72,7 @@ class Ears:
     def forget(self, members: Iterable[bytes]) -> None:
         """A new round: places start over; only `members` still count."""
         self._said.clear()
+        self._taken.clear()
         kept = set(members)
         self._early = {s: d for s, d in self._early.items() if s in kept}
 

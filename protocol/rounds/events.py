@@ -2,7 +2,7 @@
 
 Effects are carried out in the order given; `Persist` is on disk before the next one starts.
 Work on vectors is asked for by effect and answered by event, with digests in place of bytes:
-a result named in an event outlives the process (docs/adr/0018 says what outlives the machine
+a result named in an event outlives the process (docs/adr/0021 says what outlives the machine
 it runs on).  A blob is never changed; a record is written once,
 except for `HEAD`.
 """

@@ -43,10 +43,14 @@ class Gathering:
         """When each member's parts had come to this node, for the next deadline."""
         self._sources: dict[Digest, tuple[bytes, ...]] = {}
         self._asked: set[tuple[int, int]] = set()
+        self._begun_to_add: set[int] = set()
         self._turns: dict[int, int] = {}
         self._own: dict[tuple[int, int], Digest] = {}
         self._begun: dict[int, Millis] = {}
-        self._held_now: dict[int, int] = {}
+        self._held = [0] * len(setting.slices)
+        """Per slice, the members whose part is here."""
+        self._part_of: dict[bytes, list[tuple[int, int]]] = {}
+        """Slice and member of a part; a liar may announce another's."""
         self._proposal: tuple[int, Survivors | None] = (-1, None)
         self._pulled: dict[int, int] = {}
         """Per slice, the members whose part has been asked for."""
@@ -65,7 +69,12 @@ class Gathering:
             return False
         if len(body.shards) != len(self.setting.slices):
             return False
-        if self.said.add_upload(self.setting.place(sender), body):
+        place = self.setting.place(sender)
+        if self.said.add_upload(place, body):
+            for shard, part in enumerate(body.shards):
+                self._part_of.setdefault(part, []).append((shard, place))
+                if part in self.here:
+                    self._held[shard] |= 1 << place
             self._changed()
         return True
 
@@ -131,6 +140,7 @@ class Gathering:
             self._turns.get(report.shard, 0), report.turn + 1
         )
         self._asked.add((report.shard, report.members))
+        self._begun_to_add.add(report.shard)
         self._begun[report.shard] = self.setting.since
         self._own[report.shard, report.members] = Digest(report.sum)
 
@@ -226,13 +236,7 @@ class Gathering:
 
     def held(self, shard: int) -> int:
         """Whose part of a slice is on this node."""
-        if shard not in self._held_now:
-            out = 0
-            for place, upload in self.said.uploads.items():
-                if upload.shards[shard] in self.here:
-                    out |= 1 << place
-            self._held_now[shard] = out & ~self.said.barred
-        return self._held_now[shard]
+        return self._held[shard] & ~self.said.barred
 
     def close(self, now: Millis) -> None:
         """Stop pulling.  Uploads that never came whole count with the time they were given."""
@@ -275,7 +279,7 @@ class Gathering:
 
     def _pull_parts(self, each: Slice, members: int) -> None:
         asked = self._pulled.get(each.index, 0)
-        if not members & ~asked:
+        if not members & self.said.uploaded & ~asked:
             return
         for place, upload in self.said.uploads.items():
             if (members & ~asked) >> place & 1:
@@ -291,7 +295,7 @@ class Gathering:
             if target:
                 self._ask(each, target, held)
             return
-        if any(shard == each.index for shard, _ in self._asked):
+        if each.index in self._begun_to_add:
             return
         everyone = self.said.wanted
         enough = held.bit_count() >= self._cohort.thresholds.survivors
@@ -311,6 +315,7 @@ class Gathering:
         if parts is None or members & ~held:
             return False
         self._asked.add((each.index, members))
+        self._begun_to_add.add(each.index)
         carry = self._cohort.policy.checked
         self._desk.do(Sum(self.setting.context, each, members, parts, carry))
         return True
@@ -325,13 +330,16 @@ class Gathering:
         self.pull(wanted, sources, self.slice_bytes(each))
 
     def _have(self, *blobs: Digest) -> None:
-        self.here.update(blobs)
+        for blob in blobs:
+            if blob not in self.here:
+                self.here.add(blob)
+                for shard, place in self._part_of.get(blob, ()):
+                    self._held[shard] |= 1 << place
         self._changed()
 
     def _changed(self) -> None:
         self.dirty = True
         self.version += 1
-        self._held_now.clear()
 
     def _note_arrivals(self, now: Millis) -> None:
         for place, upload in self.said.uploads.items():

@@ -116,6 +116,7 @@ class Rounds:
         self._ears = Ears()
         self._talk = Talk(self._desk)
         self._now = Millis(0)
+        self._stage = (0, 0, "")
         self._update: Digest | None = None
         self._attempt: Attempt | None = None
         self._left_blobs: list[Digest] = []
@@ -176,6 +177,18 @@ class Rounds:
             return "ready" if self._update is not None else "training"
         return "uploading" if self._attempt.settling is None else "settling"
 
+    def newest(self) -> Finished | None:
+        """The last verdict on record: a driver killed right after it has told nobody of it.
+
+        `survivors` are empty once the records of that round are deleted.
+        """
+        certificate = self._history.certificate
+        if certificate is None:
+            return None
+        verdict = decode(certificate.value, Verdict)
+        survivors = recall.survivors(self._desk, verdict)
+        return Finished(verdict, certificate, survivors)
+
     def absent(self) -> tuple[bytes, ...]:
         """Members not heard from lately."""
         expected = self.expected(self._now)
@@ -190,8 +203,8 @@ class Rounds:
         if self.over:
             return []
         self._now = self._openings.now = now
-        self._take(event, now)
-        self._advance(now)
+        if self._take(event, now):
+            self._advance(now)
         return self._desk.drain()
 
     # Host of an attempt ------------------------------------------------------------------
@@ -221,10 +234,11 @@ class Rounds:
 
     # Events ------------------------------------------------------------------------------
 
-    def _take(self, event: Event, now: Millis) -> None:
+    def _take(self, event: Event, now: Millis) -> bool:
+        """False: nothing that this member could go on from.  What only time brings, ticks do."""
         match event:
             case Received():
-                self._hear(event.heard, now)
+                return self._hear(event.heard, now)
             case Started():
                 self._resume(now)
             case Tick():
@@ -254,6 +268,7 @@ class Rounds:
                 ):
                     self._talk.progress(self._history.cohort, now)
                     attempt.handle(event, now)
+        return True
 
     def _news(self, now: Millis) -> None:
         self._openings.changed()
@@ -262,48 +277,52 @@ class Rounds:
 
     # Hearing -----------------------------------------------------------------------------
 
-    def _hear(self, heard: Heard, now: Millis) -> None:
+    def _hear(self, heard: Heard, now: Millis) -> bool:
+        """True if it may be news."""
         cohort = self._history.cohort
         if heard.run != self._desk.run or heard.sender == self._desk.me:
-            return
+            return False
         if heard.sender not in cohort:
-            return
+            return False
         match heard.body:
             case Heartbeat():
-                self._hear_beat(heard, heard.body, now)
+                return self._hear_beat(heard, heard.body, now)
             case Proof():
                 self._hear_proof(heard.body.certificate, now)
             case Evidence():
                 self._hear_evidence(heard.body)
             case _ if self.silent:
-                return
+                return False
             case PreKey():
+                if self._stock.has(heard):
+                    return False
                 self._contradicts(heard)
-                if self._stock.take(heard, heard.body):
-                    self._openings.changed()
-                    self._talk.progress(cohort, now)
+                if not self._stock.take(heard, heard.body):
+                    return False
+                self._openings.changed()
+                self._talk.progress(cohort, now)
             case _:
-                self._hear_statement(heard, now)
+                return self._hear_statement(heard, now)
+        return True
 
-    def _hear_statement(self, heard: Heard, now: Millis) -> None:
+    def _hear_statement(self, heard: Heard, now: Millis) -> bool:
         where, here = (heard.round, heard.attempt), (self.round, self._number)
-        if where > here:
+        if where < here or self._ears.has_taken(heard):
+            return False
+        body, attempt = heard.body, self._attempt
+        opens = isinstance(body, Vote | Proposal) and body.slot == self._open.slot
+        if where > here or (attempt is None and not opens):
             self._ears.keep_early(heard)
-            return
-        if where < here:
-            return
-        known = self._ears.knows(heard)
+            return False
         self._contradicts(heard)
-        body = heard.body
-        if isinstance(body, Vote | Proposal) and body.slot == self._open.slot:
-            self._open.hear(heard.sender, body, heard.signature, now)
-        elif self._attempt is None:
-            self._ears.keep_early(heard)
-            return
-        elif not self._attempt.hear(heard, now):
-            return
-        if not known:
+        if isinstance(body, Vote | Proposal) and opens:
+            taken = self._open.hear(heard.sender, body, heard.signature, now)
+        else:
+            taken = attempt is not None and attempt.hear(heard, now)
+        if taken:
+            self._ears.took(heard)
             self._talk.progress(self._history.cohort, now)
+        return True
 
     def _contradicts(self, heard: Heard) -> None:
         other = self._ears.note(heard)
@@ -334,20 +353,23 @@ class Rounds:
         if self._attempt is not None:
             self._attempt.bar(liar)
 
-    def _hear_beat(self, heard: Heard, body: Heartbeat, now: Millis) -> None:
+    def _hear_beat(self, heard: Heard, body: Heartbeat, now: Millis) -> bool:
         cohort = self._history.cohort
-        if self._talk.hear(heard, body, cohort, now):
+        news = self._talk.hear(heard, body, cohort, now)
+        if news:
             self._openings.changed()
         if self._lost and len(self._talk.beats) > cohort.thresholds.liars:
             self._found(now)
+            news = True
         may_answer = self._talk.may_answer(heard.sender, cohort, now)
         if self.silent and not self._history.certificate:
-            return
+            return news
         behind = heard.round < self.round
         if may_answer and (behind or (body.asks and heard.round == self.round)):
             self._talk.answered(heard.sender, now)
             answer = self._answer(heard.sender, body.asks, behind=behind)
             self._desk.send(heard.sender, answer)
+        return news
 
     def _found(self, now: Millis) -> None:
         """After a loss of the disk: more members than can lie have told where they are."""
@@ -400,6 +422,8 @@ class Rounds:
         slot = certificate.slot
         if slot.run != self._desk.run or slot.round < self.round:
             return
+        if self._has_certificate(slot):
+            return  # before a quorum of signatures is checked once more
         try:
             cohort = self._history.check(certificate, self._desk)
         except VerificationError:
@@ -420,6 +444,13 @@ class Rounds:
                 self._attempt.adopt(certificate, now)
                 self._talk.progress(cohort, now)
 
+    def _has_certificate(self, slot: Slot) -> bool:
+        """Is this question of the present attempt answered here?"""
+        if slot == self._open.slot:
+            return self._open.certificate is not None
+        attempt = self._attempt
+        return attempt is not None and attempt.has_certificate(slot)
+
     def _hear_verdict(self, certificate: Certificate, now: Millis) -> None:
         verdict = decode(certificate.value, Verdict)
         cohort = self._history.cohort_of(verdict.epoch)
@@ -432,6 +463,10 @@ class Rounds:
     def _advance(self, now: Millis) -> None:
         if not self.over and not self.silent:
             self._drive(now)
+        stage = (self.round, self._number, self.phase)
+        if stage != self._stage:
+            self._stage = stage
+            self._talk.step(self._history.cohort, now)
         if not self.over:
             self._beat(now)
 
@@ -468,7 +503,7 @@ class Rounds:
             return  # it may have spoken in this attempt before
         self._openings.use_up(certificate.slot, certificate.value)
         own = used.get(self._desk.me)
-        mine = None if own is None else self._stock.mine(own.prekey.name())
+        mine = None if own is None else self._stock.mine(own.name)
         cohort = self._history.cohort
         length = cohort.policy.length * cohort.ring.bytes_each
         self._attempt = Attempt(

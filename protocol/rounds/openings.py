@@ -82,9 +82,9 @@ class Openings:
         ):
             return False
         self.stock.want(name for _, name in opening.prekeys)
-        unknown = False
+        unknown, name_of_slot = False, slot.name()
         for member, (number, name) in zip(members, opening.prekeys, strict=True):
-            if not self.stock.is_free(member, number, slot.name()):
+            if not self.stock.is_free(member, number, name_of_slot):
                 return False
             known = self.stock.named(name)
             if known is None:
@@ -124,7 +124,7 @@ class Openings:
 
     def _make_offer(self, slot: Slot) -> bytes | None:
         cohort = self._history.cohort
-        ready = self._ready(slot.name())
+        ready = self._ready(slot)
         allowed = self._admissible(frozenset(ready))
         if allowed is None:
             self._ready_since = None
@@ -142,9 +142,7 @@ class Openings:
         if len(ready) < len(cohort.members) and not waited:
             return None
         members = tuple(m for m in cohort.members if m in allowed)
-        prekeys = tuple(
-            (ready[m].prekey.number, ready[m].prekey.name()) for m in members
-        )
+        prekeys = tuple((ready[m].prekey.number, ready[m].name) for m in members)
         return encode(self._opening(members, prekeys))
 
     def _admissible(self, ready: frozenset[bytes]) -> frozenset[bytes] | None:
@@ -176,22 +174,24 @@ class Openings:
             prekeys,
         )
 
-    def _ready(self, slot: bytes) -> dict[bytes, Known]:
+    def _ready(self, slot: Slot) -> dict[bytes, Known]:
         """Members that can upload, each with the pre-key it would use; none if too few."""
         cohort = self._history.cohort
         held: dict[bytes, tuple[int, ...]] = {}
         if self.ready:
             held[self._desk.me] = self.stock.held()
-        alive = self._talk.expected(cohort, self.now)
+        head, oldest = self._history.head, self.now - cohort.policy.fresh_ms
         for member, beat in self._talk.beats.items():
             body = beat.body
-            if member in alive and body.ready and body.head == self._history.head:
+            here = body.head == head and beat.at >= oldest and member in cohort
+            if here and body.ready:
                 held[member] = body.held
         if len(held) < cohort.thresholds.survivors:
             return {}
         found: dict[bytes, Known] = {}
+        name = slot.name()
         for member in held:
-            known = self.stock.next_of(member, slot)
+            known = self.stock.next_of(member, name)
             if known is not None:
                 found[member] = known
         for member in self._quarrelsome(found, held):

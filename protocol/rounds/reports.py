@@ -32,6 +32,8 @@ class Reports:
             {} for _ in setting.slices
         ]
         """Per slice, by reporter and turn."""
+        self.uploaded = 0
+        """Members whose upload is known, as a set."""
         self.barred = 0
         """Members left out, as a set."""
         self._sound: set[tuple[int, int, int]] = set()
@@ -57,6 +59,7 @@ class Reports:
         if place in self.uploads:
             return False
         self.uploads[place] = body
+        self.uploaded |= 1 << place
         self._look_again()
         return True
 
@@ -138,9 +141,9 @@ class Reports:
     def uploads_of(self, members: int) -> Digest | None:
         """Digest of the uploads of a set, if all are known."""
         if members not in self._uploads_named:
-            places = [i for i in range(len(self._setting.members)) if members >> i & 1]
-            if not all(place in self.uploads for place in places):
+            if members & ~self.uploaded:
                 return None
+            places = [i for i in range(len(self._setting.members)) if members >> i & 1]
             # The first upload of a member stands, so this stands too.
             name = uploads_digest([self.uploads[place] for place in places])
             self._uploads_named[members] = name
@@ -148,9 +151,9 @@ class Reports:
 
     def parts(self, shard: int, members: int) -> tuple[Digest, ...] | None:
         """Digests of the parts of a slice, if all uploads of the set are known."""
-        places = [i for i in range(len(self._setting.members)) if members >> i & 1]
-        if not all(place in self.uploads for place in places):
+        if members & ~self.uploaded:
             return None
+        places = [i for i in range(len(self._setting.members)) if members >> i & 1]
         return tuple(Digest(self.uploads[place].shards[shard]) for place in places)
 
     def is_sound(self, report: Report, place: int) -> bool | None:

@@ -138,7 +138,7 @@ class Settling:
         for member in self._setting.members:
             known = self._used[member]
             kind = self._kind(member)
-            self._ledger.enter(known.prekey.name(), kind)
+            self._ledger.enter(known.name, kind)
             shares.append(known.shares.of(kind) if known.shares else b"")
         heard = self._say("release", Release(self.value, tuple(shares)))
         self._take_shares(place, heard)

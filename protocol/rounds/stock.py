@@ -15,6 +15,7 @@ from protocol.rounds.events import Publish
 from protocol.rounds.messages import Heard, PreKey
 from protocol.rounds.policy import Cohort
 from protocol.rounds.prekeys import Dealt, Shares
+from protocol.types import Digest
 from protocol.wire import Message, decode, encode
 
 AHEAD = 2
@@ -39,6 +40,7 @@ class Known:
 
     dealer: bytes
     prekey: PreKey
+    name: Digest
     envelope: bytes
     shares: Shares | None
 
@@ -59,6 +61,8 @@ class Stock:
         self._withdrawn = dict.fromkeys(cohort.members, 0)
         self._wanted: set[bytes] = set()
         self._next = 0
+        self._unspent: int | None = None
+        """Own pre-keys that no opening named; None: to be counted."""
         self._held: tuple[int, ...] | None = None
         self._load()
 
@@ -72,9 +76,12 @@ class Stock:
         out = []
         if not self._mine:
             self._next = max(self._next, first, self._floor(self._desk.me))
-        while sum(1 for number in self._mine if not self._spent(number)) < AHEAD:
+        if self._unspent is None:
+            self._unspent = sum(1 for number in self._mine if not self._spent(number))
+        while self._unspent < AHEAD:
             out.append(self._deal(self._next))
             self._next += 1
+            self._unspent += 1
         return out
 
     def take(self, heard: Heard, prekey: PreKey) -> bool:
@@ -92,20 +99,26 @@ class Stock:
         shares = prekeys.take(
             self._cohort, heard.sender, prekey, self._desk.me, self._desk.keys.agree
         )
-        known = Known(heard.sender, prekey, heard.envelope, shares)
+        known = Known(heard.sender, prekey, prekey.name(), heard.envelope, shares)
         # What a dealer withdraws is not proposed any more.  It does not make an opening
         # unacceptable: that would let a dealer block one that others are locked on.
         self._withdrawn[heard.sender] = max(self._withdrawn[heard.sender], prekey.floor)
         self._held = None
         mine[prekey.number] = known
-        self._by_name[prekey.name()] = known
-        spare = [n for n, k in mine.items() if k.prekey.name() not in self._wanted]
+        self._by_name[known.name] = known
+        spare = [n for n, k in mine.items() if k.name not in self._wanted]
         if len(spare) > KEPT:
             # The oldest goes: if it were still to be used, this member would have heard of
             # fewer after it.
             dropped = mine.pop(min(spare))
-            self._by_name.pop(dropped.prekey.name(), None)
+            self._by_name.pop(dropped.name, None)
         return prekey.number in mine
+
+    def has(self, heard: Heard) -> bool:
+        """Is this very announcement kept?"""
+        assert isinstance(heard.body, PreKey)
+        known = self._known[heard.sender].get(heard.body.number)
+        return known is not None and known.envelope == heard.envelope
 
     def want(self, names: Iterable[bytes]) -> None:
         """These are named in an opening of this round: keep them, however many come after.
@@ -120,12 +133,11 @@ class Stock:
 
     def next_of(self, member: bytes, slot: bytes) -> Known | None:
         """The pre-key an opening in `slot` would use of `member`."""
-        usable = [
-            number
-            for number in self._known[member]
-            if number >= self._withdrawn[member] and self.is_free(member, number, slot)
-        ]
-        return self._known[member][min(usable)] if usable else None
+        withdrawn = self._withdrawn[member]
+        for number in sorted(self._known[member]):
+            if number >= withdrawn and self.is_free(member, number, slot):
+                return self._known[member][number]
+        return None
 
     def is_free(self, member: bytes, number: int, slot: bytes) -> bool:
         """Was no opening precommitted, outside of `slot`, that uses it or a later one?"""
@@ -148,6 +160,7 @@ class Stock:
 
     def use(self, slot: bytes, numbers: Mapping[bytes, int]) -> None:
         """An opening was precommitted in `slot` that uses these pre-keys, by member."""
+        self._unspent = None
         uses = self._pending.setdefault(slot, {})
         for member, number in numbers.items():
             if member in self._known:
@@ -166,12 +179,13 @@ class Stock:
                 self._floors[place] = max(self._floors[place], number + 1)
         self._pending.clear()
         self._wanted.clear()
+        self._unspent = None
         self._held = None
         for member, mine in self._known.items():
             floor = self._floors[self._cohort.place(member)]
             for number in [number for number in mine if number < floor]:
                 known = mine.pop(number)
-                self._by_name.pop(known.prekey.name(), None)
+                self._by_name.pop(known.name, None)
         floor = self._floor(self._desk.me)
         gone = [number for number in self._mine if number < floor]
         for number in gone:
@@ -222,6 +236,7 @@ class Stock:
             known = Known(
                 heard.sender,
                 prekey,
+                prekey.name(),
                 heard.envelope,
                 prekeys.take(
                     self._cohort,
@@ -233,7 +248,7 @@ class Stock:
             )
             self._held = None
             self._known[heard.sender][prekey.number] = known
-            self._by_name[prekey.name()] = known
+            self._by_name[known.name] = known
         return heard
 
     def _load(self) -> None:

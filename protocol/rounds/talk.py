@@ -18,6 +18,11 @@ ASK_DOUBLINGS = 4
 """A member left alone asks at most sixteen times slower than at first."""
 
 
+PATIENT_ASKS = 4
+"""So many times `ask_ms` after its last step a member asks although it still hears news: in a
+large federation there is always some, and the one statement it lacks may not be among them."""
+
+
 @dataclass(frozen=True)
 class Beat:
     """The last heartbeat of a member."""
@@ -37,6 +42,7 @@ class Talk:
         self._beat_at: Millis | None = None
         self._ask_at: Millis | None = None
         self._asks = 0
+        self._stepped_at = Millis(0)
 
     def hear(self, heard: Heard, body: Heartbeat, cohort: Cohort, now: Millis) -> bool:
         """Note where a member is.  True: that is news, of somebody who was away or has moved."""
@@ -61,15 +67,21 @@ class Talk:
     def expected(self, cohort: Cohort, now: Millis) -> frozenset[bytes]:
         """Members heard from lately, this node included."""
         fresh = cohort.policy.fresh_ms
-        alive = {
+        alive = [
             m for m, b in self.beats.items() if now - b.at <= fresh and m in cohort
-        }
-        return frozenset(alive | {self._desk.me})
+        ]
+        return frozenset((*alive, self._desk.me))
 
     def progress(self, cohort: Cohort, now: Millis) -> None:
         """Something new was heard or done: no need to ask for a while."""
-        self._asks = 0
-        self._ask_at = Millis(now + cohort.policy.ask_ms)
+        if now - self._stepped_at < PATIENT_ASKS * cohort.policy.ask_ms:
+            self._asks = 0
+            self._ask_at = Millis(now + cohort.policy.ask_ms)
+
+    def step(self, cohort: Cohort, now: Millis) -> None:
+        """The next phase, attempt or round has begun for this member."""
+        self._stepped_at = now
+        self.progress(cohort, now)
 
     def hurry(self) -> None:
         """What the next heartbeat says is news: do not wait for its time."""

@@ -208,6 +208,44 @@ async def test_a_node_killed_at_any_moment_comes_back_to_the_same_states(world, 
 
 
 @pytest.mark.slow
+async def test_a_kill_after_the_last_verdict_loses_neither_its_row_nor_its_anchor(
+    world, monkeypatch
+):
+    told = trio.Event()
+
+    async def killed_here(*_):
+        told.set()
+        await trio.sleep_forever()
+
+    async with AsyncExitStack() as stack:
+        for site in world.sites[1:]:
+            await stack.enter_async_context(site.up())
+        first = world.sites[0]
+        async with first.up():
+            monkeypatch.setattr(first.runs, "_finish", killed_here)
+            run = await world.propose(rounds=1)
+            await world.until_finished(run, world.sites[1:])
+            with trio.fail_after(60):
+                await told.wait()
+            assert first.runs.rounds(run) == []
+        async with first.up():
+            await world.until_finished(run)
+            (row,) = first.runs.rounds(run)
+            assert len(row["survivors"]) >= 3
+            with trio.fail_after(10):
+                while len(world.events("RoundAnchored")) < 4:
+                    await trio.sleep(0.01)
+        # Killed once more: what is on record is told once.
+        async with first.up():
+            with trio.fail_after(10):
+                while not first.runs.record(run).trainer:
+                    await trio.sleep(0.01)
+            await trio.sleep(0.3)
+            assert len(first.runs.rounds(run)) == 1
+    assert all(len(roots) == 1 for roots in states(world, run).values())
+
+
+@pytest.mark.slow
 async def test_a_state_is_not_given_to_a_stranger_to_the_run(world):
     async with AsyncExitStack() as stack:
         for site in world.sites:

@@ -40,8 +40,7 @@ def main() -> int:
         f" {seconds:.0f} s on {options.processes} processes"
     )
     print("members: " + ", ".join(f"{n}: {k}" for n, k in sorted(report.sizes.items())))
-    for fault, count in report.faults.most_common():
-        print(f"  {count:6d}  {fault}")
+    print("\n".join(campaign.coverage(report)))
     print(f"{len(report.failures)} broke a law")
     return 1 if report.failures else 0
 

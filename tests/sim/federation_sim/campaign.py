@@ -19,7 +19,8 @@ class Report:
     runs: int = 0
     events: int = 0
     crashes: int = 0
-    faults: Counter[str] = field(default_factory=Counter)
+    faults: Counter[tuple[str, int]] = field(default_factory=Counter)
+    """By fault and number of members."""
     sizes: Counter[int] = field(default_factory=Counter)
     rejected: int = 0
     given_up: int = 0
@@ -36,9 +37,9 @@ class Report:
         self.failures += other.failures
 
 
-def one(seed: int, *, real: bool = False) -> Report:
+def one(seed: int) -> Report:
     """Run one seed; a broken law becomes a line in the report."""
-    scenario = draw(seed, real=real)
+    scenario = draw(seed)
     world = scenario.world
     report = Report(runs=1)
     try:
@@ -56,8 +57,24 @@ def one(seed: int, *, real: bool = False) -> Report:
     report.given_up += scenario.laws.given_up
     report.sizes[len(world.nodes)] += 1
     for fault in scenario.what or ("no fault",):
-        report.faults[kind(fault)] += 1
+        report.faults[kind(fault), len(world.nodes)] += 1
     return report
+
+
+BANDS = ((3, 3), (4, 4), (5, 7), (8, 16), (17, 32))
+
+
+def coverage(report: Report) -> list[str]:
+    """Which fault met how many federations of which size: a table, so that none is empty unseen."""
+    heads = [f"{low}" if low == high else f"{low}-{high}" for low, high in BANDS]
+    lines = ["".join(f"{head:>7}" for head in [*heads, "all"]) + "  members"]
+    for name in sorted({name for name, _ in report.faults}):
+        counts = [
+            sum(k for (n, m), k in report.faults.items() if n == name and a <= m <= b)
+            for a, b in BANDS
+        ]
+        lines.append("".join(f"{c:7d}" for c in [*counts, sum(counts)]) + f"  {name}")
+    return lines
 
 
 def kind(fault: str) -> str:

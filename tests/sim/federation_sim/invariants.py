@@ -58,6 +58,7 @@ class Laws:
         self._world = world
         self._cohorts: dict[bytes, Cohort] = {}
         self._recorded: dict[bytes, set[bytes]] = defaultdict(set)
+        self._passed: set[tuple[bytes, bytes]] = set()
         self._said: dict[tuple[bytes, object], bytes] = {}
         self._prekeys: dict[bytes, tuple[bytes, PreKey]] = {}
         self._kinds: dict[bytes, int] = {}
@@ -191,6 +192,8 @@ class Laws:
                 )
 
     def _says(self, node: Node, envelope: bytes) -> None:
+        if (node.name, envelope) in self._passed:
+            return
         heard = self._world.parsed(envelope)
         if heard.sender != node.name:
             return  # relayed for somebody who is away
@@ -208,6 +211,8 @@ class Laws:
             self._prekeys[heard.body.name()] = (node.name, heard.body)
         if isinstance(heard.body, Release):
             self._releases(node, heard, heard.body)
+        # What was lawful once stays so: a record made is made, the first bytes are the first.
+        self._passed.add((node.name, envelope))
 
     def _releases(self, node: Node, heard: Heard, body: Release) -> None:
         opening = self._openings.get(heard.context)

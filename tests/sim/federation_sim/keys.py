@@ -1,12 +1,16 @@
-"""Identities of simulated nodes: real ones, and ones that sign a hundred times faster.
+"""Keys of simulated nodes: real ones, and ones that are made and used a hundred times faster.
 
-The stand-in is a keyed hash that only the simulator can check, since it holds every key.  It
-is as deterministic as Ed25519 and as hard to get right by accident.  Key agreement is real
-X25519 in both, cached, since masks and sealed shares hang on it.
+The stand-in for a signature is a keyed hash that only the simulator can check, since it holds
+every key.  It is as deterministic as Ed25519 and as hard to get right by accident.  The stand-in
+for X25519 of pre-keys is a hash of both public keys: the two sides agree on it, a third member's
+key gives another.  Whoever sees public keys could work it out, so it hides nothing; no law of the
+simulator rests on hiding, and one seed in `REAL_EVERY` runs with the real things.  Long-term seal
+keys are real in both, and shared secrets of them are remembered.
 """
 
 import hashlib
 import random
+from collections.abc import Iterable
 from typing import ClassVar
 
 import nacl.signing
@@ -16,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import (
 )
 
 from protocol.envelope import verified
+from protocol.rounds import prekeys
 
 _SEAL_KEYS: list[tuple[bytes, bytes]] = []
 _AGREED: dict[tuple[bytes, bytes], bytes] = {}
@@ -28,6 +33,35 @@ def seal_pair(number: int) -> tuple[bytes, bytes]:
         private = X25519PrivateKey.from_private_bytes(secret)
         _SEAL_KEYS.append((secret, private.public_key().public_bytes_raw()))
     return _SEAL_KEYS[number]
+
+
+class _FastCurve:
+    """Stands in for the X25519 of `protocol.rounds.prekeys`."""
+
+    @staticmethod
+    def public_of(secret: bytes) -> bytes:
+        return hashlib.sha256(b"point" + secret).digest()
+
+    @classmethod
+    def exchanges(cls, secret: bytes, publics: Iterable[bytes]) -> list[bytes]:
+        mine = cls.public_of(secret)
+        pairs = [sorted((mine, public)) for public in publics]
+        return [hashlib.sha256(low + high).digest() for low, high in pairs]
+
+    @staticmethod
+    def is_usable(public: bytes) -> bool:
+        return public != bytes(len(public))
+
+
+_CURVE = ("public_of", "exchanges", "is_usable")
+_REAL_CURVE = {name: getattr(prekeys, name) for name in _CURVE}
+
+
+def use_curve(*, real: bool) -> None:
+    """Until the next call every world of this process makes pre-keys so."""
+    for name in _CURVE:
+        made = _REAL_CURVE[name] if real else getattr(_FastCurve, name)
+        setattr(prekeys, name, made)
 
 
 class Identity:

@@ -30,11 +30,11 @@ from protocol.rounds import (
     talk,
 )
 from protocol.rounds import events as ev
-from protocol.rounds.messages import Release
+from protocol.rounds.messages import Release, hear
 from protocol.rounds.prekeys import KEY
 
 SEEDS_AT_MOST = 60
-"""Every scene shows its mutant within twenty seeds; the rest is room for changes of the draw."""
+"""Every scene shows its mutant within forty seeds; the rest is room for changes of the draw."""
 
 
 class IdleError(AssertionError):
@@ -214,6 +214,18 @@ def _no_backup(_old: Any) -> Any:
     return is_mine
 
 
+def _tells_its_newest_view(old: Any) -> Any:
+    """What it cast in the last view alone, of the two that others may need."""
+
+    def newest(self: Any, slot: Any) -> list[bytes]:
+        cast = old(self, slot)
+        bodies = [hear(envelope, self.verify).body for envelope in cast]
+        last = max((body.view for body in bodies), default=0)
+        return [e for e, body in zip(cast, bodies, strict=True) if body.view == last]
+
+    return newest
+
+
 def _never_asks(_old: Any) -> Any:
     return lambda _self, _cohort, _now: 0
 
@@ -304,6 +316,11 @@ MUTANTS: dict[str, Mutant] = {
         _one(talk.Talk, "asks", _never_asks),
         ("everyone finishes",),
         scenes.apart_at_first,
+    ),
+    "tells the votes of its newest view only": Mutant(
+        _one(desk.Desk, "newest_ballots", _tells_its_newest_view),
+        ("everyone finishes",),
+        scenes.alone_in_a_view,
     ),
     "uses a pre-key again": Mutant(
         _one(stock.Stock, "is_free", _any_pre_key),

@@ -12,6 +12,7 @@ from federation_sim.invariants import Laws
 from federation_sim.scenario import Scenario
 from federation_sim.world import Node, World, quick_policy
 
+from protocol.certificate import Proposal, Step, Vote
 from protocol.rounds import events as ev
 
 END_MS = 40_000
@@ -111,6 +112,35 @@ def apart_at_first(seed: int) -> Scenario:
             world.network.sides = None
 
         world.later(2_000, join)
+
+    return _made(4, seed, arrange)
+
+
+def alone_in_a_view(seed: int) -> Scenario:
+    """Of three that are there, one gives a view up, and its vote is lost to the two others.
+
+    It goes on to the next view, where it is alone: fewer than the others may follow.
+    """
+
+    def arrange(world: World, nodes: list[Node]) -> None:
+        nodes[0].down_ms = -1
+        first: set[tuple[bytes, bytes]] = set()
+        usual = world._send
+
+        def send(node: Node, other: Node, envelope: bytes) -> None:
+            body = world.parsed(envelope).body
+            if (node.name, envelope + other.name) in first:
+                return usual(node, other, envelope)
+            first.add((node.name, envelope + other.name))
+            lost = False
+            if isinstance(body, Vote | Proposal) and body.view == 0:
+                proposes = isinstance(body, Proposal)
+                lost = (proposes and other is nodes[1]) or (
+                    not proposes and body.step == Step.PRECOMMIT and node is nodes[1]
+                )
+            return None if lost else usual(node, other, envelope)
+
+        world._send = send  # type: ignore[method-assign]
 
     return _made(4, seed, arrange)
 

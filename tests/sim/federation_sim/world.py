@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from federation_sim import work
-from federation_sim.keys import FastIdentity, RealIdentity
+from federation_sim.keys import FastIdentity, RealIdentity, use_curve
 
 from protocol.errors import ProtocolError
 from protocol.rounds import events as ev
@@ -23,7 +23,7 @@ from protocol.rounds.messages import Heard, hear
 from protocol.rounds.policy import Epoch, Policy, Seat
 from protocol.types import Digest, Millis, PublicKey, digest
 
-TICK_MS = 150
+TICKS_A_BEAT = 2
 EVENTS_AT_MOST = 400_000
 """A federation that needs more has gone round in circles."""
 
@@ -101,7 +101,8 @@ class World:
         """What a dishonest node does instead of an effect."""
         self.counts: Counter[str] = Counter()
         self._identity = RealIdentity if real else FastIdentity
-        self._heap: list[tuple[int, int, Callable[[], None]]] = []
+        use_curve(real=real)
+        self._heap: list[tuple[int, int, Callable[..., None], tuple[Any, ...]]] = []
         self._sequence = 0
         self._ended = False
         self._heard: dict[bytes, Heard] = {}
@@ -171,16 +172,20 @@ class World:
             self.later(node.down_ms, lambda: self.start(node))
 
     def later(self, delay: int, action: Callable[[], None]) -> None:
+        self.soon(delay, action)
+
+    def soon(self, delay: int, action: Callable[..., None], *what: Any) -> None:
+        """The same, with what it is called with: a closure for each message costs more."""
         self._sequence += 1
-        heapq.heappush(self._heap, (self.now + delay, self._sequence, action))
+        heapq.heappush(self._heap, (self.now + delay, self._sequence, action, what))
 
     def run(self, until: int) -> None:
         """Until everyone that should has finished, or the time is over."""
         while self._heap and self.now <= until:
             if self.counts["events"] > EVENTS_AT_MOST:
                 raise AssertionError(f"more than {EVENTS_AT_MOST} events")
-            self.now, _, action = heapq.heappop(self._heap)
-            action()
+            self.now, _, action, what = heapq.heappop(self._heap)
+            action(*what)
             if self._ended and self.done():
                 return
             self._ended = False
@@ -212,13 +217,20 @@ class World:
         if node.machine is None or node.life != life:
             return
         self.give(node, ev.Tick())
-        self.later(TICK_MS, lambda: self._tick(node, life))
+        # As often against its deadlines whatever a policy's times are.
+        self.soon(self.policy.beat_ms // TICKS_A_BEAT, self._tick, node, life)
 
     # Effects -------------------------------------------------------------------------------
 
     def _perform(self, node: Node, effect: Any) -> bool:
         """Carry out one effect; False if the node died at it."""
         match effect:
+            case ev.Publish():
+                for other in self.nodes.values():
+                    if other is not node:
+                        self._send(node, other, effect.envelope)
+            case ev.Send():
+                self._send(node, self.nodes[effect.member], effect.envelope)
             case ev.Persist():
                 return self._persist(node, effect)
             case ev.Forget():
@@ -226,12 +238,6 @@ class World:
                     node.records.pop(key, None)
                 for blob in effect.blobs:
                     node.blobs.pop(blob, None)
-            case ev.Publish():
-                for other in self.nodes.values():
-                    if other is not node:
-                        self._send(node, other, effect.envelope)
-            case ev.Send():
-                self._send(node, self.nodes[effect.member], effect.envelope)
             case ev.Fetch():
                 node.fetching[effect.blob] = effect.sources
                 self._fetch(node, effect, node.life, 0)
@@ -272,8 +278,10 @@ class World:
         for _ in range(copies):
             if net.drop and chance.random() < net.drop:
                 continue
-            delay = chance.randint(net.least_ms, net.most_ms)
-            self.later(delay, lambda: self._arrive(node, other, envelope))
+            # `randint` would be the dearest call of a large federation.
+            span = net.most_ms - net.least_ms + 1
+            delay = net.least_ms + int(chance.random() * span)
+            self.soon(delay, self._arrive, node, other, envelope)
 
     def _arrive(self, node: Node, other: Node, envelope: bytes) -> None:
         if other.machine is None or not self.network.connects(node.name, other.name):
@@ -384,10 +392,15 @@ class World:
 
 
 def quick_policy(
-    length: int, *, ring_bits: int = 32, input_bits: int = 20, **more: Any
+    length: int,
+    *,
+    ring_bits: int = 32,
+    input_bits: int = 20,
+    slower: int = 1,
+    **more: Any,
 ) -> Policy:
-    """Numbers for a network of milliseconds."""
-    numbers: dict[str, Any] = {
+    """Numbers for a network of milliseconds, `slower` times as long."""
+    times = {
         "beat_ms": 300,
         "fresh_ms": 1_500,
         "patience_ms": 400,
@@ -399,6 +412,7 @@ def quick_policy(
         "grace_ms": 8_000,
         "idle_ms": 1_000,
     }
+    numbers: dict[str, Any] = {name: slower * each for name, each in times.items()}
     return Policy(length, ring_bits, input_bits, **{**numbers, **more})
 
 

@@ -33,6 +33,7 @@ def sent(tmp_path):
                 "total": 4,
                 "members": 4,
                 "noise": noise,
+                "thin": None,
                 "seed": seed or secrets.token_bytes(32),
                 "noise_seed": seed or secrets.token_bytes(32),
                 "slices": [[0, SIZE]],
