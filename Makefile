@@ -3,7 +3,7 @@ PY := .venv/bin/python
 STAMP := .venv/.ready
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup demo test check fmt lint types imports fast-unit fast-nodes fast-tensor bench sim clean
+.PHONY: audit help setup demo test check fmt lint types imports fast-unit fast-nodes fast-tensor bench sim clean
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
@@ -43,6 +43,9 @@ fast-tensor: setup
 sim: setup ## ten thousand simulated federations, and mutants that must be caught
 	$(PY) tests/sim --mutants
 	$(PY) tests/sim
+
+audit: ## slither and halmos over the contracts, in an environment of their own
+	python3 contracts/tools/analyse.py
 
 fmt: setup ## format and fix what can be fixed
 	.venv/bin/ruff format .

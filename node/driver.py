@@ -5,7 +5,7 @@ looked at.  Everything that takes time runs beside it and comes back as an event
 is read here and nowhere below.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 
@@ -27,8 +27,21 @@ REST_AFTER_S = 30.0
 WORK_TRIES = 3
 INBOX = 4096
 
+_WORDS_AND_RECORDS = (
+    ev.Persist
+    | ev.Publish
+    | ev.Send
+    | ev.Fetch
+    | ev.Quantise
+    | ev.Mask
+    | ev.Sum
+    | ev.Apply
+    | ev.Tag
+    | ev.Check
+)
+
 Work = ev.Quantise | ev.Mask | ev.Sum | ev.Apply | ev.Tag | ev.Check
-"""Answered by one event each; a result is durable before it is named in one."""
+"""Answered by one event each; what is named in one outlives this process."""
 
 
 class Machine(Protocol):
@@ -40,7 +53,9 @@ class Machine(Protocol):
 class Hands(Protocol):
     """What the daemon does for the machine."""
 
-    async def persist(self, effect: ev.Persist) -> None: ...
+    async def persist(self, effects: Sequence[ev.Persist]) -> None:
+        """All of them on disk when this returns."""
+
     async def forget(self, effect: ev.Forget) -> None: ...
     async def publish(self, effect: ev.Publish) -> tuple[ev.Send, ...]:
         """Tell everyone; what is returned is sent to one member each, beside."""
@@ -88,8 +103,24 @@ class Driver:
             if over:
                 self._hold(nursery)
             async for event in self._inbox:
-                for effect in self._machine.handle(event, monotonic_millis()):
+                effects = self._machine.handle(event, monotonic_millis())
+                for effect in await self._recorded(effects):
                     await self._do(effect, nursery)
+
+    async def _recorded(self, effects: Sequence[ev.Effect]) -> Sequence[ev.Effect]:
+        """Records that only words stand between go to the disk together; the rest is left.
+
+        Earlier than the machine asked is always right: a promise may be on record before
+        what was to be said first.  Only what takes records away must stay in its place.
+        """
+        end = 0
+        while end < len(effects) and isinstance(effects[end], _WORDS_AND_RECORDS):
+            end += 1
+        records = [each for each in effects[:end] if isinstance(each, ev.Persist)]
+        if records:
+            await self._hands.persist(records)
+        rest = [each for each in effects[:end] if not isinstance(each, ev.Persist)]
+        return [*rest, *effects[end:]]
 
     async def _ticks(self) -> None:
         while True:
@@ -101,7 +132,7 @@ class Driver:
         hands = self._hands
         match effect:
             case ev.Persist():
-                await hands.persist(effect)
+                await hands.persist([effect])
             case ev.Forget():
                 self._drop(effect.blobs)
                 await hands.forget(effect)

@@ -7,12 +7,23 @@ opens a run, and nobody can start it under other numbers.
 
 import msgspec
 
+from protocol.aggregate.coordinates import ONE_IN_AT_MOST, count
 from protocol.aggregate.noise import Noise
 from protocol.aggregate.ring import weight_factor
 from protocol.budget import Budget
 from protocol.errors import GossipReject, LocalProtocolError, MalformedMessageError
 from protocol.rounds.policy import Epoch, Policy, Seat, Thresholds
-from protocol.runs import END, GO, PAUSE, Consent, Plan, Privacy, Proposal, Stance
+from protocol.runs import (
+    END,
+    GO,
+    PAUSE,
+    Consent,
+    Plan,
+    Privacy,
+    Proposal,
+    Stance,
+    Thin,
+)
 
 
 class Course:
@@ -76,21 +87,23 @@ class Course:
         """Every member has consented."""
         return len(self.consents) == len(self.proposal.members)
 
-    def epoch(self, length: int, plan: Plan) -> Epoch:
-        """The first epoch of the run; `length` is the model's, computed by each for itself."""
+    def epoch(self, size: int, plan: Plan) -> Epoch:
+        """The first epoch of the run; `size` is the model's, computed by each for itself."""
         if not self.complete:
             raise LocalProtocolError("not every member has consented")
         seats = tuple(
             Seat(member, self.consents[member].seal_key, self.consents[member].samples)
             for member in self.proposal.members
         )
+        length = count(size, one_in(plan))
         epoch = Epoch(self.run, 0, seats, policy(length, plan))
         epoch.check()
         return epoch
 
 
 def policy(length: int, plan: Plan) -> Policy:
-    """The numbers of a plan; unknown ones are refused by name."""
+    """The numbers of a plan; unknown ones are refused by name.  `length`: entries that travel."""
+    one_in(plan)
     known = set(Policy.__struct_fields__) - {"length", "noised"}
     odd = sorted(set(plan.sum) - known)
     if odd:
@@ -111,6 +124,17 @@ def policy(length: int, plan: Plan) -> Policy:
     found = Policy(length, noised=noised, **chosen)
     found.check()
     return found
+
+
+def one_in(plan: Plan) -> int:
+    """Of how many entries one travels; raises `MalformedMessageError` out of range."""
+    if not isinstance(plan.thin, Thin):
+        return 1
+    if not 2 <= plan.thin.one_in <= ONE_IN_AT_MOST:
+        raise MalformedMessageError(
+            f"model file: thin.one_in is {plan.thin.one_in}, need 2 to {ONE_IN_AT_MOST}"
+        )
+    return plan.thin.one_in
 
 
 def noise(epoch: Epoch, plan: Plan) -> Noise | None:

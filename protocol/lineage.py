@@ -30,7 +30,9 @@ from protocol.listing import Listing, open_listing
 from protocol.manifest import ListingAnswer
 from protocol.members import MemberSet
 from protocol.provenance import citation_digest, open_step, verify_chain
+from protocol.queries import recovery
 from protocol.queries.answer import open_attestation, open_query
+from protocol.queries.spec import Query
 from protocol.receipt import BatchProof, open_receipt
 from protocol.runs import Consent, Proposal, open_consent, open_proposal
 from protocol.types import digest
@@ -55,6 +57,8 @@ class AskedQuery(Message, frozen=True, tag="asked-query"):
 
     query: bytes
     attestations: tuple[bytes, ...]
+    votes: tuple[bytes, ...] = ()
+    """Where some dropped out: who was left, by a quorum's signatures."""
 
 
 class Records(Message, frozen=True, tag="lineage"):
@@ -381,7 +385,24 @@ class _Builder:
         for dataset, owner, _ in used.values():
             self._edge(vertex, "prov:used", dataset, BOTH)
             self._edge(vertex, "prov:wasAssociatedWith", owner, SIGNED)
-        if used.keys() == {one.dataset for one in query.datasets}:
+        if used.keys() == self._summed(query, asked.votes):
             words = b"".join(used[one][2] for one in sorted(used))
             answer = self._vertex("answer", digest(words), f"answer to a {query.kind}")
             self._edge(answer, "prov:wasGeneratedBy", vertex, SIGNED)
+
+    def _summed(self, query: Query, votes: tuple[bytes, ...]) -> set[int]:
+        """The datasets whose answers were added up: all, or those of certified survivors."""
+        asked = {one.dataset for one in query.datasets}
+        if not votes or not recovery.is_needed(query):
+            return asked
+        owners = {
+            one: self._datasets[one][0].owner for one in asked & set(self._datasets)
+        }
+        members = [self._facts.members.by_key(key) for key in owners.values()]
+        seals = {one.node_key: one.seal_key for one in members if one is not None}
+        if len(seals) != len(asked):
+            raise VerificationError("an institution that was asked is not known")
+        cohort = recovery.cohort_of(query, seals)
+        said = recovery.certified(votes, query, cohort)
+        alive = recovery.members_of(cohort, said.set)
+        return {one for one, owner in owners.items() if owner in alive}

@@ -178,6 +178,12 @@ class Privacy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     delta: float
 
 
+class Thin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A run over thin links: one entry in so many travels (docs/protocol.md §5.12)."""
+
+    one_in: int
+
+
 class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A model file: what to build, on which task, how to train it."""
 
@@ -191,6 +197,8 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Numbers of `protocol.rounds.policy.Policy` that differ from its defaults."""
     privacy: Privacy | msgspec.UnsetType = msgspec.UNSET
     """Without it sums carry no noise, and no ε bounds what they tell."""
+    thin: Thin | msgspec.UnsetType = msgspec.UNSET
+    """Without it every entry of an update travels."""
 
 
 def parse_plan(data: bytes) -> Plan:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ee.integer.spec import LIMB, WEIGHT_LIMIT
+from ee.integer.spec import WEIGHT_LIMIT
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -69,16 +69,17 @@ def isqrt(values: Integers) -> Integers:
 
 def products(
     left: NDArray[np.float32], right: NDArray[np.float32], left_limit: int
-) -> Floats:
-    """`left @ right.T` for integers, |left| <= `left_limit`, |right| <= 63, as float64.
+) -> NDArray[Any]:
+    """`left @ right.T` for integers, |left| <= `left_limit`, |right| <= 63.
 
     Blocks of the inner dimension are short enough that every partial sum of a block is
-    below 2^24, hence exact in float32 in any order.
+    below 2^24, hence exact in float32 in any order.  One block comes as float32, the sum of
+    several as float64.
     """
     inner = left.shape[-1]
     block = FLOAT32_EXACT // (left_limit * WEIGHT_LIMIT)
     if inner <= block:
-        return (left @ right.T).astype(np.float64)
+        return left @ right.T
     total = np.zeros((*left.shape[:-1], right.shape[0]), dtype=np.float64)
     for start in range(0, inner, block):
         stop = start + block
@@ -86,17 +87,10 @@ def products(
     return total
 
 
-def limb_products(wide: Floats, right: NDArray[np.float32]) -> Floats:
-    """`wide @ right.T` for |wide| <= 8192, as two 8-bit limbs in one float32 product."""
-    rows, inner = wide.shape
-    stacked = np.empty((2 * rows, inner), dtype=np.float32)
-    high = np.floor((wide + LIMB // 2) * (1.0 / LIMB))
-    stacked[:rows] = high
-    high *= -LIMB
-    high += wide
-    stacked[rows:] = high
-    parts = products(stacked, right, LIMB // 2)
-    upper = parts[:rows]
-    upper *= LIMB
-    upper += parts[rows:]
-    return upper
+def wide_products(left: Floats, right: Floats) -> Floats:
+    """`left @ right.T` for |left| <= 8192, |right| <= 63 and at most 65,536 terms.
+
+    Sums are below 2^35.  Two limbs in float32 would be two products of half the time each,
+    and the cutting.
+    """
+    return left @ right.T

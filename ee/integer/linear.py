@@ -2,14 +2,14 @@
 
 import functools
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ee.integer import arith
 from ee.integer.arith import Floats
-from ee.integer.ops import Rows
+from ee.integer.ops import ROWS_AT_ONCE, Rows
 from ee.integer.spec import RESIDUAL_LIMIT
 
 
@@ -43,17 +43,21 @@ class Matrix:
         return self.weight.astype(np.float32)
 
     @functools.cached_property
+    def weight64(self) -> Floats:
+        return self.weight.astype(np.float64)
+
+    @functools.cached_property
     def scale(self) -> Floats:
         """m[o] * 2^-shift, exact."""
         return np.ldexp(self.multiplier.astype(np.float64), -self.shift)
 
-    def sums(self, rows: Rows) -> Floats:
-        """sum_k q[k] * weight[o][k] of 8-bit rows."""
+    def sums(self, rows: Rows) -> NDArray[Any]:
+        """sum_k q[k] * weight[o][k] of 8-bit rows, exact in whatever float it comes as."""
         return arith.products(rows.q.astype(np.float32), self.weight32, 127)
 
     def sums_wide(self, rows: Rows) -> Floats:
         """The same of rows of 14 bits."""
-        return arith.limb_products(rows.q, self.weight32)
+        return arith.wide_products(rows.q, self.weight64)
 
     def apply(self, rows: Rows, limit: int) -> Floats:
         return rescaled(self.sums(rows), self.scale, rows, limit, self.bias)
@@ -79,16 +83,20 @@ class Gain:
 
 
 def rescaled(
-    sums: Floats,
+    sums: NDArray[Any],
     scale: Floats,
     rows: Rows,
     limit: int,
     bias: NDArray[np.int32] | None = None,
 ) -> Floats:
-    """half(m * sum, R - s) + bias, clamped; over `sums`."""
-    sums *= scale
-    sums *= np.ldexp(1.0, rows.s)[:, None]
-    arith.nearest(sums)
-    if bias is not None:
-        sums += bias
-    return arith.clamp(sums, limit)
+    """half(m * sum, R - s) + bias, clamped."""
+    out, power = np.empty(sums.shape), np.ldexp(1.0, rows.s)[:, None]
+    for start in range(0, len(sums), ROWS_AT_ONCE):
+        part = slice(start, start + ROWS_AT_ONCE)
+        made = np.multiply(sums[part], scale, out=out[part])
+        made *= power[part]
+        arith.nearest(made)
+        if bias is not None:
+            made += bias
+        arith.clamp(made, limit)
+    return out

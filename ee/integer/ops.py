@@ -19,7 +19,7 @@ SCORES_AT_ONCE = 1 << 16
 """Scores of one block of heads: half a MiB for each of the few arrays of that size, so that the
 steps between two products find them in a cache; 2^21 takes twice the time."""
 ROWS_AT_ONCE = 32
-"""Rows of one block of the activation, for the same reason."""
+"""Rows of one block of what comes between two products, for the same reason."""
 
 
 @dataclass(frozen=True)

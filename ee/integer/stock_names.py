@@ -4,6 +4,7 @@ An architecture is its names and four facts; whatever its configuration can swit
 those and changes what is computed is refused by name.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -107,6 +108,24 @@ _BERT_LAYER = _attention(
 ) | {"intermediate.dense": ("gate",), "output.dense": ("down",)}
 _NO_CROSS = {"is_decoder": (False, None), "add_cross_attention": (False, None)}
 
+_LLAMA = Family(
+    prefix="model.",
+    at="layers.{}",
+    modules=_attention("self_attn.", ("q_proj", "k_proj", "v_proj"), "self_attn.o_proj")
+    | {
+        "mlp.gate_proj": ("gate",),
+        "mlp.up_proj": ("up",),
+        "mlp.down_proj": ("down",),
+    },
+    norms=("input_layernorm", "post_attention_layernorm"),
+    outside=r"embed_tokens\.|norm\.|rotary_emb\.|lm_head\.|score\.",
+    centred=False,
+    causal=True,
+    gated=True,
+    rotary=True,
+    settings={"epsilon": "rms_norm_eps"},
+)
+
 FAMILIES: Mapping[str, Family] = {
     "bert": Family(
         prefix="bert.",
@@ -178,25 +197,6 @@ FAMILIES: Mapping[str, Family] = {
         norms=("layernorm_before", "layernorm_after"),
         outside=r"embeddings\.|pooler\.|layernorm\.|classifier\.",
     ),
-    "qwen2": Family(
-        prefix="model.",
-        at="layers.{}",
-        modules=_attention(
-            "self_attn.", ("q_proj", "k_proj", "v_proj"), "self_attn.o_proj"
-        )
-        | {
-            "mlp.gate_proj": ("gate",),
-            "mlp.up_proj": ("up",),
-            "mlp.down_proj": ("down",),
-        },
-        norms=("input_layernorm", "post_attention_layernorm"),
-        outside=r"embed_tokens\.|norm\.|rotary_emb\.|lm_head\.|score\.",
-        centred=False,
-        causal=True,
-        gated=True,
-        rotary=True,
-        settings={"epsilon": "rms_norm_eps"},
-        only={"use_sliding_window": (False,)},
-    ),
+    "llama": _LLAMA,
+    "qwen2": dataclasses.replace(_LLAMA, only={"use_sliding_window": (False,)}),
 }
-"""Llama's biases and RoPE scalings aside, whose plain form is op-spec 1's."""

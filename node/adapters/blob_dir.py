@@ -3,12 +3,17 @@
 A name therefore exists only with its whole content behind it, whatever instant the
 machine stopped at.  Leftovers of a crash lie in `tmp` until `tidy`, which only the daemon
 that holds the home's lock may call: its child writes blobs into the same folder.
+
+A blob that need not last lies in a folder of this start of the machine, and nothing is synced:
+kill -9 leaves it whole, because the system's memory keeps what was written; after a power cut
+nobody could say what is on the disk, and nobody looks there any more.
 """
 
 import errno
 import hashlib
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,27 +26,41 @@ from protocol.types import DIGEST_BYTES, Digest
 _CHUNK_BYTES = 1 << 20
 
 
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
+"""Another after every start of the machine (random(4))."""
+
+
 class BlobDir:
     """A folder of blobs; implements `node.ports.Blobs`."""
 
     def __init__(self, path: str | Path) -> None:
-        self._root = Path(path)
-        self._aside = self._root / "tmp"
-        with mapped(self._root):
-            self._aside.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.root = Path(path)
+        self._aside = self.root / "tmp"
+        self._passing = self.root / "passing" / _BOOT.read_text("ascii").strip()
+        with mapped(self.root):
+            for folder in (self._aside, self._passing):
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def tidy(self) -> None:
         """Remove what a crash left half written; nobody may be writing."""
-        with mapped(self._root):
+        with mapped(self.root):
             for left in self._aside.iterdir():
                 left.unlink()
+            for folder in self._passing.parent.iterdir():
+                if folder != self._passing:
+                    shutil.rmtree(folder)
 
     def path(self, digest: Digest) -> Path:
         """Where the blob lies or would lie."""
+        passing = self.place(digest, lasting=False)
+        return passing if passing.is_file() else self.place(digest, lasting=True)
+
+    def place(self, digest: Digest, *, lasting: bool) -> Path:
+        """Where a blob is put that is to last, or is not."""
         if len(digest) != DIGEST_BYTES:
             raise StorageError(f"digest has {len(digest)} bytes, not {DIGEST_BYTES}")
         name = digest.hex()
-        return self._root / name[:2] / name
+        return self.root / name[:2] / name if lasting else self._passing / name
 
     def has(self, digest: Digest) -> bool:
         return self.path(digest).is_file()
@@ -58,13 +77,14 @@ class BlobDir:
             file.seek(offset)
             return file.read(length)
 
-    def put(self, data: bytes | memoryview) -> Digest:
+    def put(self, data: bytes | memoryview, *, lasting: bool = True) -> Digest:
         """Durable when this returns; a blob that is here already is not written again."""
         digest = Digest(hashlib.sha256(data).digest())
-        if not self.has(digest):
+        here = self.place(digest, lasting=True).is_file()
+        if not here and not (self.has(digest) and not lasting):
             with BlobFile(self, self._aside / secrets.token_hex(8), digest) as writer:
                 writer.write(data)
-                writer.commit(digest)
+                writer.commit(digest, lasting=lasting)
         return digest
 
     def writer(self) -> "BlobFile":
@@ -74,7 +94,8 @@ class BlobDir:
     def delete(self, digest: Digest) -> None:
         """Nothing happens if it is not here."""
         with mapped(digest):
-            self.path(digest).unlink(missing_ok=True)
+            for lasting in (True, False):
+                self.place(digest, lasting=lasting).unlink(missing_ok=True)
 
     def check(self, digest: Digest) -> None:
         """Read it all; `StorageError` if the disk gives back something else."""
@@ -123,7 +144,7 @@ class BlobFile:
             for start in range(0, len(view), _CHUNK_BYTES):
                 self._file.write(view[start : start + _CHUNK_BYTES])
 
-    def commit(self, digest: Digest) -> None:
+    def commit(self, digest: Digest, *, lasting: bool = True) -> None:
         """Into its place, if it is what was expected; durable when this returns."""
         found = self._known or self._hasher.digest()
         if found != digest:
@@ -132,16 +153,11 @@ class BlobFile:
                 f"blob has digest {found.hex()}, not {digest.hex()}",
                 hint="other bytes arrived than were announced; ask another peer",
             )
-        place = self._blobs.path(digest)
+        place = self._blobs.place(digest, lasting=lasting)
         with mapped(digest):
             self._file.flush()
-            os.fsync(self._file.fileno())
+            move_in(self._file.fileno(), self._aside, place, lasting=lasting)
             self._file.close()
-            if not place.parent.is_dir():
-                place.parent.mkdir(mode=0o700, exist_ok=True)
-                sync_folder(place.parent.parent)
-            self._aside.replace(place)
-            sync_folder(place.parent)
 
     def abort(self) -> None:
         """Drop what was written; harmless after a commit."""
@@ -150,6 +166,18 @@ class BlobFile:
                 self._file.close()
             finally:
                 self._aside.unlink(missing_ok=True)
+
+
+def move_in(file: int, aside: Path, place: Path, *, lasting: bool) -> None:
+    """Give a written file its name; with `lasting`, both are on disk when this returns."""
+    if lasting:
+        os.fsync(file)
+    if not place.parent.is_dir():
+        place.parent.mkdir(mode=0o700, exist_ok=True)
+        sync_folder(place.parent.parent)
+    aside.replace(place)
+    if lasting:
+        sync_folder(place.parent)
 
 
 def sync_folder(path: Path) -> None:

@@ -148,21 +148,18 @@ class Link:
         return None
 
     async def deploy(self, name: str, *arguments: Any) -> str:
-        """Put one contract on the chain from our account; its address."""
+        """Put one contract on the chain from our account; its address, once it is final."""
+        doing, compiled = f"deploying {name}", evm_contracts.artifact(name)
+        factory = self.web3.eth.contract(
+            abi=compiled["abi"], bytecode=compiled["bytecode"]
+        )
+        call = guarded(doing, lambda: factory.constructor(*arguments))
         async with self._sending:
-            self._nonce = None
-            account = self._signer
-            eth = self.web3.eth
-
-            def work() -> str:
-                nonce = eth.get_transaction_count(account.address, "pending")
-                told = list(arguments)
-                return evm_contracts.deploy_one(self.web3, account, nonce, name, told)
-
-            doing = f"deploying {name}"
-            return await trio.to_thread.run_sync(
-                partial(guarded, doing, work), limiter=self._limiter
-            )
+            digest = await self._sent(doing, call)
+        receipt = await self._final(doing, digest)
+        if receipt["status"] != 1:
+            raise ChainError(f"{doing} reverted")
+        return str(receipt["contractAddress"])
 
     def sign_hash(self, digest: bytes) -> bytes:
         """Our account's signature of a digest that a contract gave."""

@@ -43,6 +43,7 @@ class MemoryStore:
         writes: Sequence[tuple[str, bytes, bytes | None]],
         *,
         event: tuple[str, Mapping[str, Any]] | None = None,
+        lasting: bool = True,  # noqa: ARG002 - here nothing is
     ) -> int | None:
         text = None if event is None else encoded(*event)
         await trio.lowlevel.checkpoint()

@@ -137,6 +137,7 @@ class MemoryTransport:
         limit_bytes: int,
         timeout_s: float,
         others: Sequence[PeerId] = (),
+        lasting: bool = True,  # noqa: ARG002 - here nothing is
     ) -> Fetched:
         liars: set[PeerId] = set()
         errors: dict[PeerId, NodeError] = {}

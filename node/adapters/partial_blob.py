@@ -18,7 +18,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 
-from node.adapters.blob_dir import BlobDir, mapped, sync_folder
+from node.adapters.blob_dir import BlobDir, mapped, move_in
 from node.errors import StorageError
 from node.ports import Blobs
 from protocol.types import Digest
@@ -176,10 +176,13 @@ class PartialBuffer(PartialBlob):
 class PartialFile(PartialBlob):
     """On disk beside the blobs of a `BlobDir`."""
 
-    def __init__(self, blobs: BlobDir, digest: Digest, size: int) -> None:
+    def __init__(
+        self, blobs: BlobDir, digest: Digest, size: int, *, lasting: bool = True
+    ) -> None:
         """Take up what an earlier life left, if it was of this size."""
-        self._place = blobs.path(digest)
-        folder = _folder(blobs, digest)
+        self._lasting = lasting
+        self._place = blobs.place(digest, lasting=lasting)
+        folder = _folder(blobs)
         self._path = folder / digest.hex()
         self._notes = folder / f"{digest.hex()}.have"
         head = _MAGIC + size.to_bytes(8, "big")
@@ -207,17 +210,13 @@ class PartialFile(PartialBlob):
             return os.pread(self._file, self.length(index), index * CHUNK_BYTES)
 
     def settle(self) -> None:
-        with mapped(self._path):
-            os.fdatasync(self._file)
+        if self._lasting:
+            with mapped(self._path):
+                os.fdatasync(self._file)
 
     def commit(self) -> None:
         with mapped(self._path):
-            os.fsync(self._file)
-            if not self._place.parent.is_dir():
-                self._place.parent.mkdir(mode=0o700, exist_ok=True)
-                sync_folder(self._place.parent.parent)
-            self._path.replace(self._place)
-            sync_folder(self._place.parent)
+            move_in(self._file, self._path, self._place, lasting=self._lasting)
             self._notes.unlink(missing_ok=True)
         self.close()
 
@@ -246,10 +245,12 @@ class PartialFile(PartialBlob):
             os.pwrite(self._map, self._have[first:end], self._head_bytes + first)
 
 
-def open_partial(blobs: Blobs, digest: Digest, size: int) -> PartialBlob:
+def open_partial(
+    blobs: Blobs, digest: Digest, size: int, lasting: bool = True
+) -> PartialBlob:
     """The kind that fits the store."""
     if isinstance(blobs, BlobDir):
-        return PartialFile(blobs, digest, size)
+        return PartialFile(blobs, digest, size, lasting=lasting)
     return PartialBuffer(blobs, digest, size)
 
 
@@ -257,7 +258,7 @@ def earlier_size(blobs: Blobs, digest: Digest) -> int | None:
     """The size of the blob whose chunks an interrupted fetch has left here."""
     if not isinstance(blobs, BlobDir):
         return None
-    notes = _folder(blobs, digest) / f"{digest.hex()}.have"
+    notes = _folder(blobs) / f"{digest.hex()}.have"
     with mapped(notes):
         head = notes.read_bytes()[: len(_MAGIC) + 8] if notes.exists() else b""
     if not head.startswith(_MAGIC) or len(head) < len(_MAGIC) + 8:
@@ -265,8 +266,8 @@ def earlier_size(blobs: Blobs, digest: Digest) -> int | None:
     return int.from_bytes(head[len(_MAGIC) :], "big")
 
 
-def _folder(blobs: BlobDir, digest: Digest) -> Path:
-    return blobs.path(digest).parent.parent / _FOLDER
+def _folder(blobs: BlobDir) -> Path:
+    return blobs.root / _FOLDER
 
 
 def _forget_old(folder: Path, keep: Path) -> None:

@@ -97,6 +97,7 @@ class SqliteStore:
         writes: Sequence[Write],
         *,
         event: tuple[str, Mapping[str, Any]] | None = None,
+        lasting: bool = True,
     ) -> int | None:
         """All of it or nothing, with an event if one is given; returns its number."""
         text = None if event is None else encoded(*event)
@@ -117,7 +118,7 @@ class SqliteStore:
                 (now_millis(), event[0], text),
             ).lastrowid
 
-        number = await self._run(lambda: self._atomically(write))
+        number = await self._run(lambda: self._atomically(write, lasting=lasting))
         if number is not None:
             self._appended.set()
             self._appended = trio.Event()
@@ -154,7 +155,17 @@ class SqliteStore:
         """A consistent copy in a new file while we go on working."""
         await self._rows("VACUUM INTO ?", str(path))
 
-    def _atomically(self, write: Callable[[], T]) -> T:
+    def _atomically(self, write: Callable[[], T], *, lasting: bool) -> T:
+        if not lasting:
+            # In the log, and on the disk with the next commit that is to last.
+            self._connection.execute("PRAGMA synchronous = NORMAL")
+        try:
+            return self._in_transaction(write)
+        finally:
+            if not lasting:
+                self._connection.execute("PRAGMA synchronous = FULL")
+
+    def _in_transaction(self, write: Callable[[], T]) -> T:
         self._connection.execute("BEGIN IMMEDIATE")
         try:
             result = write()

@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
 
-NAMES = ("start", "transport", "fetch", "data", "ee", "aggregate", "verify", "accuracy")
+NAMES = (
+    *("start", "transport", "fetch", "data", "ee", "aggregate"),
+    *("verify", "accuracy", "peer", "convergence"),
+)
 """In the order in which they run; one that is not installed is left out."""
 
 

@@ -3,7 +3,9 @@
 Both read one file and leave a whole Crypt4GH file's worth of ciphertext, synced, on the
 same disk, turn by turn in one run; what ours does besides (chunks under their digests, a
 Merkle root over the segments, a journal to go on from) is inside its time.  Memory is
-measured in a process of its own for two sizes: flat means the same peak for both.
+measured in a process of its own for two sizes: flat means the same peak for both.  What a
+grantee then waits for is `fetch_vs_raw_stream`: a verified, resumable fetch to disk against our
+own bare stream, between processes (`node.bench.fetch` has more of it).
 """
 
 import argparse
@@ -22,7 +24,7 @@ from typing import Any
 from crypt4gh import lib as c4gh
 
 from node.adapters.blob_dir import BlobDir
-from node.bench import gas
+from node.bench import fetch, gas
 from node.bench.memory import Growth
 from node.market import body, sealed
 from node.market.source import File, Stream
@@ -115,7 +117,16 @@ def run(quick: bool) -> dict[str, Any]:
     """The figures on the disk of the temporary folder; `quick` for a first look."""
     with tempfile.TemporaryDirectory() as folder:
         size, rounds = (SIZE_BYTES // 8, 1) if quick else (SIZE_BYTES, ROUNDS)
-        return {**measure(Path(folder), size, rounds), "gas": gas.measure()}
+        return figures(Path(folder), size, rounds)
+
+
+def figures(folder: Path, size: int, rounds: int) -> dict[str, Any]:
+    """Publishing below `folder`, fetching between processes, gas."""
+    return {
+        **measure(folder, size, rounds),
+        "fetch_vs_raw_stream": fetch.against_stream(size, rounds),
+        "gas": gas.measure(),
+    }
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -127,14 +138,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--folder", type=Path, help="on the disk to be measured")
     options = parser.parse_args(argv)
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        figures: dict[str, Any] = {
-            **measure(Path(folder), options.bytes, options.rounds),
-            "gas": gas.measure(),
-        }
+        found = figures(Path(folder), options.bytes, options.rounds)
     if options.json:
-        print(json.dumps(figures))
+        print(json.dumps(found))
     else:
-        for name, value in figures.items():
+        for name, value in found.items():
             print(f"{name:22} {value}")
     return 0
 

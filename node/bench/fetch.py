@@ -25,6 +25,15 @@ def run(quick: bool) -> dict[str, Any]:
     }
 
 
+def against_stream(size: int, turns: int) -> float:
+    """Median ratio of a fetch from one holder to our bare stream."""
+    ratios = []
+    for _ in range(turns):
+        stream = pair("ours", size)["mb_per_s"]
+        ratios.append(pair("node", size)["mb_per_s"] / stream)
+    return round(statistics.median(ratios), 2)
+
+
 def _turn(size: int) -> dict[str, float]:
     stream = pair("ours", size)["mb_per_s"]
     one = pair("node", size)

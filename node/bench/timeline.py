@@ -52,7 +52,7 @@ def _timed(
     call: Callable[..., Awaitable[Any]],
     note: Callable[[float, str], None],
 ) -> Callable[..., Awaitable[Any]]:
-    async def timed(self: Hands, effect: ev.Effect) -> Any:
+    async def timed(self: Hands, effect: Any) -> Any:
         began = time.perf_counter()
         try:
             return await call(self, effect)
@@ -66,8 +66,8 @@ def _name(what: Any) -> str:
     match what:
         case ev.Received():
             return type(what.heard.body).__name__
-        case ev.Persist():
-            return what.key.split("/", 1)[-1][:24]
+        case list():
+            return " ".join(each.key.split("/", 1)[-1][:12] for each in what)
         case ev.Publish() | ev.Send() if is_heartbeat(what.envelope):
             return "Heartbeat"
         case ev.Publish():

@@ -1,6 +1,6 @@
-"""An environment of its own for hivemind, which this program does not depend on.
+"""Environments of their own for what we are measured against and do not depend on.
 
-Made once, in the user's cache folder, from exact versions; a change of them makes another.
+Each is made once, in the user's cache folder, from exact versions; a change of them makes another.
 """
 
 import hashlib
@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 PACKAGES = (
@@ -56,7 +57,27 @@ PACKAGES = (
     "varint==1.0.2",
 )
 """What `pip install hivemind==1.1.12 torch==2.13.0` chose on 24 November 2026."""
-_CHECK = "import hivemind, torch"
+EZKL_PACKAGES = (
+    "ezkl==23.0.5",
+    "filelock==4.3.1",
+    "fsspec==2026.9.0",
+    "Jinja2==3.1.6",
+    "MarkupSafe==3.0.4",
+    "ml_dtypes==0.6.0",
+    "mpmath==1.3.0",
+    "networkx==3.6.1",
+    "numpy==2.4.6",
+    "onnx==1.23.2",
+    "onnx-ir==1.1.0",
+    "onnxscript==0.7.2",
+    "packaging==26.4",
+    "protobuf==7.36.2",
+    "setuptools==84.2.1",
+    "sympy==1.14.0",
+    "torch==2.13.0",
+    "typing_extensions==4.16.0",
+)
+"""What `pip install ezkl onnx onnxscript torch==2.13.0` chose on 30 November 2026."""
 
 
 class UnavailableError(Exception):
@@ -64,37 +85,42 @@ class UnavailableError(Exception):
 
 
 def interpreter() -> Path:
-    """Python of the environment; made at the first call, which takes minutes."""
-    place = _folder()
+    """Python of hivemind's environment; made at the first call, which takes minutes."""
+    return environment("hivemind", PACKAGES, "import hivemind, torch")
+
+
+def environment(name: str, packages: Sequence[str], check: str) -> Path:
+    """Python of an environment with `packages`, in which `check` ran."""
+    place = _folder(name, packages)
     python = place / "bin" / "python"
     if python.exists():
         return python
-    sys.stderr.write(f"installing hivemind into {place}, once ...\n")
+    sys.stderr.write(f"installing {name} into {place}, once ...\n")
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         # Made aside, so that what was interrupted is never taken for an environment.
         with tempfile.TemporaryDirectory(dir=place.parent) as aside:
             made = Path(aside, "made")
-            _run(sys.executable, "-m", "venv", str(made))
+            _run(name, sys.executable, "-m", "venv", str(made))
             # An environment's programs know where it lies, its interpreter does not.
             inside = str(made / "bin" / "python")
-            _run(inside, "-m", "pip", "install", "--quiet", *PACKAGES)
-            _run(inside, "-c", _CHECK)
+            _run(name, inside, "-m", "pip", "install", "--quiet", *packages)
+            _run(name, inside, "-c", check)
             made.rename(place)
     except OSError as error:
-        raise UnavailableError(f"hivemind cannot be installed: {error}") from error
+        raise UnavailableError(f"{name} cannot be installed: {error}") from error
     return python
 
 
-def _folder() -> Path:
+def _folder(name: str, packages: Sequence[str]) -> Path:
     cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    drawn = hashlib.sha256(" ".join((version, *PACKAGES)).encode())
-    return Path(cache, "rexis", f"hivemind-{drawn.hexdigest()[:12]}")
+    drawn = hashlib.sha256(" ".join((version, *packages)).encode())
+    return Path(cache, "rexis", f"{name}-{drawn.hexdigest()[:12]}")
 
 
-def _run(*command: str) -> None:
+def _run(name: str, *command: str) -> None:
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     if ended.returncode:
         lines = (ended.stderr or ended.stdout).strip().splitlines() or ["no reason"]
-        raise UnavailableError(f"hivemind cannot be installed: {lines[-1]}")
+        raise UnavailableError(f"{name} cannot be installed: {lines[-1]}")

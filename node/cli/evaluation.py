@@ -27,7 +27,7 @@ def model() -> None:
 
 @click.group(cls=Noun)
 def receipt() -> None:
-    """What this node has signed as a host."""
+    """Signed answers: those this node gave as a host, those it got."""
 
 
 @click.group(cls=Noun)
@@ -128,8 +128,12 @@ def infer(shell: Shell, model_id: str, table: str, host: str, out: str | None) -
     )
 
     def human() -> None:
-        scores = answer["scores"]
-        shown = ", ".join(f"{score:.4f}" for score in scores[:_SCORES_SHOWN])
+        scores, named = answer["scores"], answer["answers"]
+        first = [f"{score:.4f}" for score in scores[:_SCORES_SHOWN]]
+        if named:
+            pairs = zip(named, first, strict=False)
+            first = [f"{name} ({score})" for name, score in pairs]
+        shown = ", ".join(first)
         more = len(scores) - _SCORES_SHOWN
         rest = f" and {more} more" if more > 0 else ""
         receipts = ", ".join(map(short, answer["receipts"]))
@@ -157,6 +161,23 @@ def receipt_list(shell: Shell) -> None:
             "receipt": lambda row: short(row["receipt"]),
             "anchored": lambda row: row["anchored"],
             "batch": lambda row: short(row["batch"]),
+        },
+    )
+
+
+@verb(receipt)
+def certificates(shell: Shell) -> None:
+    """Answers this node has got: what it can show a regulator, without the host."""
+    shell.table(
+        shell.ask("receipts.certificates"),
+        "certificates",
+        {
+            "receipt": lambda row: short(row["receipt"]),
+            "model": lambda row: short(row["model"]),
+            "host": lambda row: row["host"] or "no member any more",
+            "cases": lambda row: row["cases"],
+            "at (UTC)": lambda row: moment(row["time"]),
+            "batch": lambda row: short(row["batch"]) if row["batch"] else "not yet",
         },
     )
 
@@ -248,7 +269,10 @@ def _finding(row: Row) -> str:
     """What a report accuses the host of, to the number."""
     entry = row["entry"]
     if row["fault"] is None:
-        return f"{count(row['layers_replayed'], 'layer')} replayed exactly"
+        layers = count(row["layers_replayed"], "layer")
+        if row["tier"] == "freivalds":
+            return f"{layers} checked by key, wrong with 2^-{row['error_bits']}"
+        return f"{layers} replayed exactly"
     if row["fault"] != "layer":
         return {"shape": "rows the model does not have", "receipt": "no receipt"}[
             row["fault"]

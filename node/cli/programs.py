@@ -16,7 +16,10 @@ from node.cli.shell import Noun
 from node.locations import Home
 
 _HERE = Path(__file__).parent.parent
-_BENCHES = ("start", "transport", "fetch", "verify", "ee", "aggregate", "data")
+_BENCHES = (
+    *("start", "transport", "fetch", "data", "ee", "aggregate"),
+    *("verify", "accuracy", "peer", "convergence"),
+)
 _PASS_ON = {
     "ignore_unknown_options": True,
     "allow_extra_args": True,
@@ -72,6 +75,13 @@ def smode_serve(context: click.Context) -> None:
 def smode_measure(context: click.Context) -> None:
     """MiniLM on two local hosts: error, leak bound, traffic (`--pad`, `--json`)."""
     become("node.smode", *context.args)
+
+
+@smode.command("tune", context_settings=_PASS_ON)
+@click.pass_context
+def smode_tune(context: click.Context) -> None:
+    """Fine-tune a public checkpoint on a table, over two hosts (`--help`)."""
+    become("node.smode.tune", *context.args)
 
 
 @click.group(cls=Noun)

@@ -1,5 +1,7 @@
 """Questions to data that stay where they are, and what a steward lets be asked."""
 
+from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Any
 
 import click
@@ -129,7 +131,7 @@ def _column(function: Any) -> Any:
 def count(shell: Shell, **asked: Any) -> None:
     """How many rows there are."""
     answer = _ask(shell, "count", asked)
-    shell.result(answer, lambda: _show(answer, [("rows", answer["result"]["count"])]))
+    shell.result(answer, lambda: _show_any(answer))
 
 
 @verb(query)
@@ -141,16 +143,7 @@ def count(shell: Shell, **asked: Any) -> None:
 def histogram(shell: Shell, column: str, **asked: Any) -> None:
     """How many rows have a value in each part of a range, or each of some texts."""
     answer = _ask(shell, "histogram", {**asked, "columns": [column]})
-    bins = answer["result"].get("bins", [])
-
-    def human() -> None:
-        _show(answer, [])
-        for one in bins:
-            named = one.get("level", f"{one.get('from')} to {one.get('to')}")
-            shown = "suppressed" if one["count"] is None else one["count"]
-            say(f"  {named}: {shown}")
-
-    shell.result(answer, human)
+    shell.result(answer, lambda: _show_any(answer))
 
 
 @verb(query)
@@ -163,11 +156,7 @@ def quantiles(shell: Shell, column: str, **asked: Any) -> None:
     """Below which value a share of the rows lies."""
     asked["probabilities"] = asked["probabilities"] or (0.25, 0.5, 0.75)
     answer = _ask(shell, "quantiles", {**asked, "columns": [column]})
-    found = answer["result"]["quantiles"]
-    pairs = [(f"at {one['probability']:g}", f"{one['value']:.6g}") for one in found]
-    shell.result(
-        answer, lambda: _show(answer, [("rows", answer["result"]["count"]), *pairs])
-    )
+    shell.result(answer, lambda: _show_any(answer))
 
 
 @verb(query)
@@ -178,15 +167,7 @@ def quantiles(shell: Shell, column: str, **asked: Any) -> None:
 def correlation(shell: Shell, **asked: Any) -> None:
     """Pearson's correlation of each pair of columns."""
     answer = _ask(shell, "correlation", asked)
-
-    def human() -> None:
-        _show(answer, [("rows", answer["result"]["count"])])
-        matrix = zip(asked["columns"], answer["result"]["matrix"], strict=False)
-        for name, row in matrix:
-            said = "  ".join("     -" if one is None else f"{one:6.3f}" for one in row)
-            say(f"  {said}  {name}")
-
-    shell.result(answer, human)
+    shell.result(answer, lambda: _show_any(answer, asked["columns"]))
 
 
 @verb(query)
@@ -204,19 +185,24 @@ def survival(shell: Shell, time: str, event: str, by: str | None, **asked: Any) 
     event_column, seen = _pair(event)
     columns = [time, event_column, *([by] if by else [])]
     answer = _ask(shell, "survival", {**asked, "columns": columns, "event": seen})
+    shell.result(answer, lambda: _show_any(answer))
 
-    def human() -> None:
-        _show(answer, [])
-        for curve in answer["result"]["curves"]:
-            if curve["group"]:
-                say(f"  {by} {curve['group']}")
-            for one in curve["points"]:
-                say(
-                    f"  {one['time']:10.6g}  {one['survival']:.3f}"
-                    f"  noise {one['noise_sd']:.3f}  at risk {one['at_risk']}"
-                )
 
-    shell.result(answer, human)
+@verb(query)
+@click.argument("name", metavar="QUERY")
+@click.option(
+    "--to", "path", callback=absolute, metavar="FILE", help="As where it was asked."
+)
+def resume(shell: Shell, name: str, path: str | None) -> None:
+    """Go on with a question that was cut; nobody pays again."""
+    answer = shell.ask(
+        "queries.resume",
+        doing="asking the institutions",
+        timeout_s=BULK_S,
+        query=name,
+        path=path,
+    )
+    shell.result(answer, lambda: _show_any(answer))
 
 
 def _ask(shell: Shell, kind: str, asked: dict[str, Any]) -> dict[str, Any]:
@@ -243,6 +229,33 @@ def _pair(text: str) -> tuple[str, str]:
     return column, value
 
 
+def _show_any(answer: Row, names: Sequence[str] = ()) -> None:
+    """An answer of whatever kind."""
+    found = answer["result"]
+    pairs: list[tuple[str, object]] = []
+    if "count" in found:
+        pairs.append(("rows", found["count"]))
+    pairs += [
+        (f"at {one['probability']:g}", f"{one['value']:.6g}")
+        for one in found.get("quantiles", ())
+    ]
+    _show(answer, pairs)
+    for one in found.get("bins", ()):
+        named = one.get("level", f"{one.get('from')} to {one.get('to')}")
+        say(f"  {named}: {'suppressed' if one['count'] is None else one['count']}")
+    for name, row in zip_longest(names, found.get("matrix", ()), fillvalue=""):
+        said = "  ".join("     -" if one is None else f"{one:6.3f}" for one in row)
+        say(f"  {said}  {name}")
+    for curve in found.get("curves", ()):
+        if curve["group"]:
+            say(f"  {curve['group']}")
+        for one in curve["points"]:
+            say(
+                f"  {one['time']:10.6g}  {one['survival']:.3f}"
+                f"  noise {one['noise_sd']:.3f}  at risk {one['at_risk']}"
+            )
+
+
 def _show(answer: Row, pairs: list[tuple[str, object]]) -> None:
     answers = answer["answers"]
     owners = ", ".join(f"{one['dataset']} of {one['owner']}" for one in answers)
@@ -252,6 +265,7 @@ def _show(answer: Row, pairs: list[tuple[str, object]]) -> None:
             ("query", short(answer["query"])),
             ("answered by", f"{counted(len(answers), 'dataset')}, {form}"),
             ("datasets", owners),
+            *([("dropped", ", ".join(answer["dropped"]))] if answer["dropped"] else []),
             ("noise", f"standard deviation {answer['noise_sd']:.3g} in each sum"),
             *(
                 (name, f"fewer than {answer['floor']}" if value is None else value)

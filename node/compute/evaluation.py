@@ -1,19 +1,14 @@
-"""Evaluation methods of the trusted child: release, encode, read, replay."""
+"""Evaluation methods of the trusted child: release, confirm, encode, read, replay."""
 
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ee import integer
 from ee.integer import IntegerModelError
-from ee.integer.agreement import check_agreement
-from ee.spec import ModelSpec, part, size, split
-from ee.table import final_norm, head_scores, parse, stem_tokens
-from node.compute import state, table
-from node.compute.models import table_spec
+from node.compute import state
+from node.compute.releasing import released
 from node.errors import ComputeError
 from node.verifier import bundle
 from node.verifier.replay import Model, Opened, audit
@@ -25,14 +20,8 @@ Progress = Callable[[dict[str, Any]], None]
 
 
 def release(params: Mapping[str, Any], _progress: Progress) -> dict[str, Any]:
-    """{spec, folder, root, seed, trunks} -> {model_root}: key, round, write the trunk."""
-    from ee.keys import TrunkKey, key_trunk
-
-    spec = table_spec(params["spec"])
-    arrays = split(spec, state.read(Path(params["folder"]), params["root"], size(spec)))
-    key = TrunkKey.generate(params["seed"], spec)
-    keyed = key_trunk(part(arrays, "trunk"), key)
-    trunk = integer.quantise(keyed, _configuration(spec), tokens=spec.tokens)
+    """{spec, folder, root, models, seed, trunks} -> {model_root}: key, round, write the trunk."""
+    trunk = released(params).quantised(params["seed"])
     root, folder = integer.model_root(trunk), Path(params["trunks"])
     folder.mkdir(parents=True, exist_ok=True)
     state.write_file(folder / f"{root.hex()}.trunk", integer.encode(trunk))
@@ -40,71 +29,50 @@ def release(params: Mapping[str, Any], _progress: Progress) -> dict[str, Any]:
 
 
 def confirm(params: Mapping[str, Any], _progress: Progress) -> dict[str, Any]:
-    """{spec, folder, root, seed, trunk (path), model_root} -> {differs}.
+    """{spec, folder, root, models, seed, trunk (path), model_root} -> {differs}.
 
     Empty where the trunk is the keyed, quantised form of the state; else what is not.
     """
-    from ee.keys import TrunkKey, key_trunk
-
-    spec = table_spec(params["spec"])
-    arrays = split(spec, state.read(Path(params["folder"]), params["root"], size(spec)))
-    key = TrunkKey.generate(params["seed"], spec)
-    keyed = key_trunk(part(arrays, "trunk"), key)
+    model = released(params)
     content = Path(params["trunk"]).read_bytes()
     try:
         trunk = integer.decode(content)
         found = integer.model_root(trunk)
         if found != params["model_root"]:
             return {"differs": f"the trunk's bytes have root {found.hex()[:16]}"}
-        check_agreement(trunk, keyed, _configuration(spec))
+        model.check(trunk, params["seed"])
     except IntegerModelError as error:
         return {"differs": str(error)}
     return {"differs": ""}
 
 
-def _configuration(spec: ModelSpec) -> dict[str, Any]:
-    """The sizes by the names of a stock checkpoint; `ee.trunk` has them too, with torch."""
+def encode(params: Mapping[str, Any], _progress: Progress) -> dict[str, Any]:
+    """{spec, folder, root, models, seed, records} -> {groups}.
+
+    A group is {places, shape, rows}: keyed integer rows of the cases of one length, and which
+    records they are.
+    """
+    groups = released(params).entered(params["records"], params["seed"])
     return {
-        "hidden_size": spec.width,
-        "num_hidden_layers": spec.layers,
-        "num_attention_heads": spec.heads,
-        "num_key_value_heads": spec.kv_heads,
-        "intermediate_size": spec.inner,
-        "rms_norm_eps": spec.norm_eps,
-        "rope_parameters": {"rope_type": "default", "rope_theta": spec.rope_base},
+        "groups": [
+            {
+                "places": group.places,
+                "shape": list(group.rows.shape),
+                "rows": integer.pack_rows(group.rows),
+            }
+            for group in groups
+        ],
     }
 
 
-def encode(params: Mapping[str, Any], _progress: Progress) -> dict[str, Any]:
-    """{spec, folder, root, seed, records} -> keyed integer rows of every record."""
-    from ee.keys import TrunkKey
-
-    spec = table_spec(params["spec"])
-    arrays = split(spec, state.read(Path(params["folder"]), params["root"], size(spec)))
-    values = parse(spec, *table.read_csv(params["records"]))
-    plain = stem_tokens(spec, part(arrays, "stem"), values)
-    keyed = TrunkKey.generate(params["seed"], spec).enter(plain)
-    rows = integer.encode_rows(keyed)
-    return {"shape": list(rows.shape), "rows": integer.pack_rows(rows)}
-
-
 def read(params: Mapping[str, Any], _progress: Progress) -> dict[str, Any]:
-    """{spec, folder, root, seed, shape, rows} -> log-odds out of a host's output rows."""
-    from ee.keys import TrunkKey
+    """{spec, folder, root, models, seed, shape, rows} -> {scores, answers} of a host's rows.
 
-    spec = table_spec(params["spec"])
-    arrays = split(spec, state.read(Path(params["folder"]), params["root"], size(spec)))
-    shape = tuple(params["shape"])
-    if shape[1:] != (spec.tokens, spec.width):
-        raise ComputeError(
-            f"the host answered rows of shape {shape}, the model has"
-            f" {spec.tokens} tokens of {spec.width}"
-        )
-    output = integer.unpack_rows(params["rows"], shape)
-    last = integer.decode_rows(output[:, -1:])[:, 0]
-    plain = TrunkKey.generate(params["seed"], spec).leave(last)
-    scores = head_scores(part(arrays, "head"), final_norm(spec, plain))
-    return {"scores": [float(score) for score in np.asarray(scores)]}
+    Log-odds of each case; where the model tells classes apart, of the class in `answers`.
+    """
+    output = integer.unpack_rows(params["rows"], tuple(params["shape"]))
+    told = released(params).left(integer.decode_rows(output), params["seed"])
+    return {"scores": told.scores, "answers": told.answers}
 
 
 def cut(params: Mapping[str, Any], _progress: Progress) -> dict[str, Any]:

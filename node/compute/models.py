@@ -80,16 +80,6 @@ def model_of(params: Mapping[str, Any], task: Mapping[str, Any] | None = None) -
     return Table(ModelSpec.from_dict(spec), task)
 
 
-def table_spec(data: Any) -> ModelSpec:
-    """The specification of a table model; a stock one is refused by what it cannot do."""
-    if is_stock(data):
-        raise EncryptionError(
-            "this run trains a stock model: only table models become integer releases;"
-            " `rexis run export` writes it as a checkpoint"
-        )
-    return ModelSpec.from_dict(data)
-
-
 class Table:
     """A transformer over columns."""
 

@@ -4,7 +4,6 @@ The rules are in `protocol.aggregate`; this is blobs in, blobs out around them. 
 is one effect of `protocol.rounds.events` and says in its docstring what it takes and gives.
 """
 
-import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,17 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from node.adapters.blob_dir import BlobDir, mapped
-from node.compute import state
+from node.compute import state, thin
 from node.errors import ComputeError
 from protocol.aggregate import checks, masks, noise
 from protocol.aggregate.ring import (
+    WORD_BYTES,
     Elements,
     Exponents,
+    Floats,
     Ring,
     blocks,
     weight_factor,
 )
-from protocol.types import KEY_BYTES, Digest
+from protocol.types import Digest
 
 Params = Mapping[str, Any]
 Progress = Callable[[dict[str, Any]], None]
@@ -39,36 +40,42 @@ def scales(params: Params, _progress: Progress) -> dict[str, Any]:
     return {"root": state.write_bytes(Path(params["folder"]), first.tobytes())}
 
 
-def quantise(params: Params, _progress: Progress) -> dict[str, Any]:
-    """{update, scales, weight, total, members, noise, ring, folder, blobs} -> {blob, cut}.
+def mask(params: Params, _progress: Progress) -> dict[str, Any]:
+    """Round an update by a recipe, mask it, and cut it.
+
+    {update, scales, weight, total, members, noise, thin, seed, noise_seed,
+    slices [[start, stop]], plus, minus, ring, folder, blobs} -> {shards, cut}.
 
     `noise` is null, or {clip, multiplier, largest_factor, shares}; `cut` counts entries that
-    rounding or noise took beyond their scale.
+    rounding or noise took beyond their scale.  `thin`: null, or which entries travel.
+    Nothing else than the arguments decides: the same call gives the same bytes.
     """
     blob_dir, ring = BlobDir(params["blobs"]), Ring(*params["ring"])
-    update = _loaded(blob_dir, params["update"], np.dtype("<f4"))
+    words, cut = _rounded(params, blob_dir, ring)
+    masks.apply(words, 0, params["plus"], params["minus"])
+    shards = [
+        blob_dir.put(_bytes(words[start:stop]), lasting=False)
+        for start, stop in params["slices"]
+    ]
+    return {"shards": shards, "cut": cut}
+
+
+def _rounded(params: Params, blobs: BlobDir, ring: Ring) -> tuple[Elements, int]:
+    update = _mapped(blobs, params["update"])
     exponents = _scales(params["folder"], params["scales"])
     factor = weight_factor(params["weight"], params["total"], params["members"])
+    choice = thin.chosen(params, update.size)
+    if choice is not None:
+        update = update[choice.places()]
     added = None if params["noise"] is None else noise.Noise(**params["noise"])
     if added is not None:
         update = noise.clipped(update, added.clip)
-    # Which way an entry is rounded must be nobody's to foresee.
-    chance = np.random.Generator(np.random.PCG64(secrets.randbits(256)))
-    encoded = ring.encode(update, exponents, factor, chance)
+    encoded = ring.encode(update, exponents, factor, masks.Coins(params["seed"]))
     cut = encoded.cut
     if added is not None:
-        seed = secrets.token_bytes(KEY_BYTES)
+        seed = params["noise_seed"]
         cut += noise.add_noise(encoded.words, exponents, ring, added, seed)
-    return {"blob": blob_dir.put(_bytes(encoded.words)), "cut": cut}
-
-
-def mask(params: Params, _progress: Progress) -> dict[str, Any]:
-    """{quantised, slices [[start, stop]], plus, minus, ring, blobs} -> {shards}."""
-    blob_dir, ring = BlobDir(params["blobs"]), Ring(*params["ring"])
-    out = _words(blob_dir, params["quantised"], ring)
-    masks.apply(out, 0, params["plus"], params["minus"])
-    shards = [blob_dir.put(_bytes(out[start:stop])) for start, stop in params["slices"]]
-    return {"shards": shards}
+    return encoded.words, cut
 
 
 def add_up(params: Params, _progress: Progress) -> dict[str, Any]:
@@ -78,6 +85,7 @@ def add_up(params: Params, _progress: Progress) -> dict[str, Any]:
     total, carry = checks.add(parts, ring, carry=params["carry"])
     packed = b"" if carry is None else checks.pack(carry, len(params["inputs"]))
     return {
+        # What is reported lasts: members may lock on it, and then nothing else will do.
         "sum": blob_dir.put(_bytes(total)),
         "carry": b"" if carry is None else blob_dir.put(packed),
     }
@@ -140,6 +148,19 @@ def _loaded(
 
 def _bytes(words: Elements) -> memoryview:
     return np.ascontiguousarray(words).data.cast("B")
+
+
+def _mapped(blobs: BlobDir, name: bytes) -> Floats:
+    """An update, read where it lies."""
+    blob = Digest(name)
+    count, rest = divmod(blobs.size(blob), WORD_BYTES)
+    if rest or not count:
+        raise ComputeError(
+            f"update {blob.hex()[:16]} has {blobs.size(blob)} bytes, which is no number"
+            f" of entries of {WORD_BYTES}"
+        )
+    with mapped(blob):
+        return np.memmap(blobs.path(blob), "<f4", "r")
 
 
 def _read(blobs: BlobDir, name: bytes) -> bytes:

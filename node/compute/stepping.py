@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from ee.outer import outer_step
 from node.adapters.blob_dir import BlobDir, mapped
-from node.compute import scoring, state
+from node.compute import scoring, state, thin
 from node.compute.models import model_of
 from node.errors import ComputeError
+from protocol.aggregate import coordinates
 from protocol.aggregate.masks import Masks
 from protocol.aggregate.ring import (
     BLOCK,
@@ -41,9 +42,10 @@ def apply(params: Params, _progress: object) -> dict[str, Any]:
     """Unmask the sums, step from the base by the weighted mean, try the result.
 
     {sums, slices [[start, stop]], plus, minus, base, scales, here, weight, members,
-    survivors, rate, tolerance, ring, spec, task, records, folder, models, blobs} ->
+    survivors, rate, tolerance, thin, ring, spec, task, records, folder, models, blobs} ->
     {strays, state, scales, accept, held_out, auc, loss}, or {strays} alone where slices have
-    an entry out of range: then no state is made.
+    an entry out of range: then no state is made.  `thin` is null, or {seed, one_in}: the sums
+    are of the entries that it chooses, and the others stay as they are.
 
     The base is not hashed again: training has done that this round, and whatever the disk
     changed since ends in a state that nobody else claims.
@@ -80,22 +82,30 @@ def _stepped(params: Params, folder: Path, length: int) -> _Stepped:
     factor = mean_factor(params["here"], params["weight"], params["members"])
     exponents = np.frombuffer(state.read_bytes(folder, params["scales"]), np.int8)
     found = _Stepped(exponents.copy())
+    chosen = thin.chosen(params, length)
+    summed = length if chosen is None else coordinates.count(length, chosen.one_in)
     masks = Masks(ring.dtype, 0, params["plus"], params["minus"])
     with (
         state.open_state(folder, params["base"], length) as base,
         state.StateFile(folder, WORD_BYTES * length) as out,
     ):
-        before = np.empty(_STEP, "<f4")
-        for at, words in _summed(params, ring, length):
+        before = np.empty(_STEP * (1 if chosen is None else chosen.one_in), "<f4")
+        for at, words in _summed(params, ring, summed):
             masks.apply(words)
             found.strays |= _strays(words, at, params["slices"], ring, params)
             if found.strays:
                 continue  # to the end all the same: every such slice is to be named
             part = slice(at // BLOCK, -(-(at + words.size) // BLOCK))
             mean = ring.decode(words, exponents[part], factor)
-            after = outer_step(
-                _filled(base, before[: words.size]), mean, rate=params["rate"]
-            )
+            if chosen is None:
+                after = outer_step(
+                    _filled(base, before[: words.size]), mean, rate=params["rate"]
+                )
+            else:
+                start, stop = chosen.span(at, words.size)
+                after = _filled(base, before[: stop - start])
+                places = chosen.places(at, words.size) - start
+                after[places] = outer_step(after[places], mean, rate=params["rate"])
             out.write(after.data.cast("B"))
             found.following[part] = ring.next_exponents(
                 words, exponents[part], params["survivors"]

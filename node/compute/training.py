@@ -18,7 +18,7 @@ def local(params: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
     """One member's steps between two sums; the update becomes a blob.
 
     params: spec, task, train, folder, models, root, records, worker (socket path), key_seed,
-    batch_seed, elapsed, blobs.
+    batch_seed, elapsed, left (root of what earlier rounds kept back, or empty), blobs.
     """
     import torch
 
@@ -38,11 +38,14 @@ def local(params: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
         tell=tell,
     )
     result = model.train(before, params["records"], steps)
+    delta = result.delta
+    if params["left"]:
+        delta = delta + state.read(Path(params["folder"]), params["left"], before.size)
     blobs = BlobDir(params["blobs"])
     return {
-        "update": blobs.put(result.delta.astype("<f4").tobytes()),
+        "update": blobs.put(delta.astype("<f4").tobytes()),
         "samples": result.samples,
         "loss_first": result.loss_first,
         "loss_last": result.loss_last,
-        "norm": float(np.linalg.norm(result.delta)),
+        "norm": float(np.linalg.norm(delta)),
     }

@@ -11,7 +11,12 @@ from importlib import resources
 from protocol.types import Digest
 
 _PACKAGES = ("protocol.queries", "node.query")
-_MODULES = (("node.market", "table.py"), ("protocol.aggregate", "masks.py"))
+_MODULES = (
+    ("node.market", "table.py"),
+    ("protocol.aggregate", "masks.py"),
+    ("protocol.aggregate", "shamir.py"),
+    ("protocol.rounds", "prekeys.py"),
+)
 
 
 @cache

@@ -151,11 +151,21 @@ class Ledger:
         return await self._store.get(_ANSWER, _key(dataset) + query.id())
 
     async def keep(
-        self, dataset: int, query: Query, answer: bytes, sealed: bytes
+        self,
+        dataset: int,
+        query: Query,
+        answer: bytes,
+        sealed: bytes,
+        more: Sequence[tuple[str, bytes, bytes | None]] = (),
     ) -> None:
-        """Durable when this returns; only then may it leave.  `sealed` is who asked what."""
+        """Durable when this returns, with `more`; only then may it leave.
+
+        `sealed` is the question as it was signed.
+        """
         place = _key(dataset) + query.id()
-        await self._store.put_many([(_ANSWER, place, answer), (_SEALED, place, sealed)])
+        await self._store.put_many(
+            [(_ANSWER, place, answer), (_SEALED, place, sealed), *more]
+        )
 
     async def kept(self) -> list[tuple[bytes, bytes, bytes]]:
         """Id, signed question and answer of everything answered here."""

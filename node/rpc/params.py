@@ -703,6 +703,24 @@ class QueriesAsk(Params, frozen=True):
     ) = None
 
 
+class QueriesResume(Params, frozen=True):
+    query: Annotated[
+        str,
+        Meta(
+            pattern=r"^[0-9a-f]*$",
+            min_length=8,
+            max_length=64,
+            description="the beginning of the question's id, as its error named it",
+        ),
+    ]
+    path: (
+        Annotated[
+            str, _path("where question, answers and attestations are written as well")
+        ]
+        | None
+    ) = None
+
+
 class EventsList(Params, frozen=True):
     after: Annotated[
         int,

@@ -405,6 +405,9 @@ class QueriesAsk(Result, frozen=True):
     kind: str
     code: Annotated[Digest, _said("of the program that answered, as attested")]
     answers: Annotated[list[QueryAnswer], _said("every one was verified")]
+    dropped: Annotated[
+        list[str], _said("institutions that were asked and are not in the sum")
+    ]
     masked: Annotated[bool, _said("only the sum could be read")]
     noise_sd: Annotated[float, _said("standard deviation of one cell of the sum")]
     floor: Annotated[Count, _said("smaller counts are null; a curve ends there")]
@@ -584,7 +587,14 @@ class InferenceRun(Result, frozen=True):
     receipts: list[Digest]
     scores: Annotated[
         list[float],
-        _said("what the model's head gives, one a row of the table; a logit"),
+        _said(
+            "what the model's head gives, one a row of the table; a logit, of the class in"
+            " `answers` where there are classes"
+        ),
+    ]
+    answers: Annotated[
+        list[str],
+        _said("the class of each row, of a model that tells classes apart; else empty"),
     ]
     path: Annotated[str | None, _said("where the scores were written too")] = None
 
@@ -597,6 +607,22 @@ class ReceiptRow(Result, frozen=True):
 
 class ReceiptsList(Result, frozen=True):
     receipts: list[ReceiptRow]
+
+
+class CertificateRow(Result, frozen=True):
+    receipt: Digest
+    model: Digest
+    host: Annotated[str | None, _said("null where it is no member any more")]
+    cases: Count
+    time: Annotated[int, _said("when the host signed, in Unix seconds")]
+    batch: Annotated[
+        Digest | None,
+        _said("Merkle root it was anchored under; null until the host has closed it"),
+    ]
+
+
+class ReceiptsCertificates(Result, frozen=True):
+    certificates: list[CertificateRow]
 
 
 class ReceiptsAnchor(Result, frozen=True):
@@ -629,6 +655,13 @@ class AuditRow(Result, frozen=True):
     entry: Annotated[AuditEntry | None, _said("its first number that differs")]
     first_layer: Count
     layers_replayed: Count
+    tier: Annotated[
+        Literal["replay", "freivalds"],
+        _said("computed again, or checked with a key and without weights"),
+    ]
+    error_bits: Annotated[
+        Count, _said("a wrong layer passes with 2 to minus this at most; 0: never")
+    ]
     time: Annotated[Count, _said("Unix seconds")]
 
 

@@ -381,6 +381,13 @@ _ALL = (
         "Receipts this node has signed as a host.",
     ),
     Method(
+        "receipts.certificates",
+        params.Nothing,
+        results.ReceiptsCertificates,
+        "Answers this node has got, each with the receipt its host signed and what else a "
+        "regulator needs to check it without that host.",
+    ),
+    Method(
         "receipts.anchor",
         params.Nothing,
         results.ReceiptsAnchor,
@@ -438,7 +445,15 @@ _ALL = (
         results.QueriesAsk,
         "Ask several datasets one of five built-in questions. Each is answered where it lies, in "
         "a sandbox, with noise, against its budget; several answers are masked so that only "
-        "their sum can be read. Every attestation is verified.",
+        "their sum can be read. Of four and more some may drop out on the way. Every attestation "
+        "is verified.",
+    ),
+    Method(
+        "queries.resume",
+        params.QueriesResume,
+        results.QueriesAsk,
+        "Go on with a question of this node that was cut, where institutions were away or this "
+        "node was. What was answered is not paid again.",
     ),
     Method(
         "disputes.open",

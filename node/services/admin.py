@@ -17,6 +17,7 @@ from node.market import publish
 from node.market.reader import write_private
 from node.market.search import Filter
 from node.services.deals_admin import DealsAdmin
+from node.services.inference import score_file
 from node.services.node import Node
 from node.services.sessions import Sessions
 from protocol.members import (
@@ -81,6 +82,7 @@ class Admin:
             "models.show": self._models_show,
             "inference.run": self._inference_run,
             "receipts.list": self._receipts_list,
+            "receipts.certificates": self._receipts_certificates,
             "receipts.anchor": self._receipts_anchor,
             "receipts.export": self._receipts_export,
             "audits.list": self._audits_list,
@@ -90,6 +92,7 @@ class Admin:
             "queries.stop": self._queries_stop,
             "queries.list": self._queries_list,
             "queries.ask": self._queries_ask,
+            "queries.resume": self._queries_resume,
             "disputes.open": self._disputes_open,
             "disputes.list": self._disputes_list,
             "events.list": self._events_list,
@@ -292,15 +295,16 @@ class Admin:
             bytes.fromhex(params.model), params.host, data
         )
         if params.out is not None:
-            lines = "".join(f"{score!r}\n" for score in found["scores"])
-            await trio.to_thread.run_sync(
-                write_private, Path(params.out), b"score\n" + lines.encode()
-            )
+            lines = score_file(found)
+            await trio.to_thread.run_sync(write_private, Path(params.out), lines)
             return {**found, "path": params.out}
         return found
 
     async def _receipts_list(self, _params: Any) -> Row:
         return {"receipts": self._node.receipts.rows()}
+
+    async def _receipts_certificates(self, _params: Any) -> Row:
+        return {"certificates": await self._node.certificates.rows()}
 
     async def _receipts_anchor(self, _params: Any) -> Row:
         root = await self._node.receipts.anchor()
@@ -339,6 +343,11 @@ class Admin:
             event=params.event,
             probabilities=params.probabilities,
             path=params.path and Path(params.path),
+        )
+
+    async def _queries_resume(self, params: Any) -> Row:
+        return await self._node.queries.resume(
+            params.query, params.path and Path(params.path)
         )
 
     async def _provenance_show(self, params: Any) -> Row:

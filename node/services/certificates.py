@@ -1,7 +1,8 @@
 """What proves an answer later: certificates of a requester, bundles for `rexis-verify`.
 
-A requester keeps the receipt, the salt and both ends of every answer it got, so that it can
-show a regulator what was computed for it, years later and without the host.  A bundle is one
+A requester keeps the receipt, the salt and both ends of every answer it got; once the host has
+closed the batch it asks for the receipt's place in it and for the trunk, and then it can show a
+regulator what was computed for it, years later and without the host.  A bundle is one
 file that checks offline; it is written for receipts of this node in any role: it signed them,
 it asked for them, or it found them wrong.
 """
@@ -9,10 +10,11 @@ it asked for them, or it found them wrong.
 from pathlib import Path
 from typing import Any
 
+import structlog
 import trio
 
 from node.compute.state import write_file
-from node.errors import StorageError
+from node.errors import NodeError, StorageError
 from node.ports import Blobs, Store, Transport
 from node.services.federation import Federation
 from node.services.receipts import Receipts, fetch_place
@@ -22,13 +24,20 @@ from node.verifier.bundle import Bundle
 from node.verifier.case import Case
 from protocol import merkle
 from protocol.boundary import case_roots, case_salt
+from protocol.errors import ProtocolError
 from protocol.evaluation import Place
 from protocol.receipt import open_receipt
 from protocol.types import Digest, digest
 from protocol.wire import Message, decode, encode
 
-_CERTIFICATES = "certificates"
+_CERTIFICATES, _PLACES = "certificates", "certificates-places"
 PLACE_TIMEOUT_S = 30.0
+COMPLETE_EVERY_S = 10.0
+"""Twice the age at which a host closes a batch."""
+COMPLETE_AT_ONCE = 16
+"""Certificates looked after in one turn, so that hosts that are away hold nobody up for long."""
+
+log = structlog.get_logger()
 
 
 class Certificate(Message, frozen=True, tag="certificate"):
@@ -62,6 +71,7 @@ class Certificates:
         self._releases = releases
         self._receipts = receipts
         self._evidence = evidence
+        self._turn = 0
 
     async def keep(
         self, sealed: bytes, salt: bytes, rows: bytes, output: bytes
@@ -70,6 +80,57 @@ class Certificates:
         blob = await trio.to_thread.run_sync(self._blobs.put, rows + output)
         certificate = Certificate(sealed, salt, blob)
         await self._store.put(_CERTIFICATES, digest(sealed), encode(certificate))
+
+    async def run(self) -> None:
+        """Complete what was answered, for ever."""
+        while True:
+            await self.complete()
+            await trio.sleep(COMPLETE_EVERY_S)
+
+    async def complete(self) -> int:
+        """Ask hosts for the places that are missing; how many came.
+
+        A host that is away, or has not closed its batch, is asked again in a later turn.
+        """
+        placed = {key for key, _ in await self._store.scan(_PLACES)}
+        missing = [
+            (key, decode(data, Certificate).receipt)
+            for key, data in await self._store.scan(_CERTIFICATES)
+            if key not in placed
+        ]
+        came = 0
+        for _ in range(min(COMPLETE_AT_ONCE, len(missing))):
+            self._turn += 1
+            key, sealed = missing[self._turn % len(missing)]
+            try:
+                place = await self._asked(sealed)
+                await self._releases.trunk(open_receipt(sealed).model_root)
+            except (NodeError, ProtocolError) as error:
+                log.debug("certificate waits", receipt=key.hex(), reason=str(error))
+                continue
+            await self._store.put(_PLACES, key, encode(place))
+            came += 1
+        return came
+
+    async def rows(self) -> list[dict[str, Any]]:
+        """For `receipts.certificates`."""
+        places = dict(await self._store.scan(_PLACES))
+        found = []
+        for key, data in await self._store.scan(_CERTIFICATES):
+            receipt = open_receipt(decode(data, Certificate).receipt)
+            host = self._federation.members.by_key(receipt.host)
+            place = decode(places[key], Place) if key in places else None
+            found.append(
+                {
+                    "receipt": key.hex(),
+                    "model": receipt.model_root.hex(),
+                    "host": None if host is None else host.name,
+                    "cases": receipt.order.shape[0],
+                    "time": receipt.time,
+                    "batch": None if place is None else place.batch.hex(),
+                }
+            )
+        return found
 
     async def receipts(self) -> list[bytes]:
         """Every receipt this node has asked for, as its host signed it."""
@@ -136,6 +197,10 @@ class Certificates:
         return {"path": str(path), "bytes": len(data)}
 
     async def _place(self, sealed: bytes) -> Place:
+        kept = await self._store.get(_PLACES, digest(sealed))
+        return await self._asked(sealed) if kept is None else decode(kept, Place)
+
+    async def _asked(self, sealed: bytes) -> Place:
         host = self._federation.members.by_key(open_receipt(sealed).host)
         if host is None:
             raise StorageError("the host of this receipt is no member any more")

@@ -47,9 +47,10 @@ class Confirmations:
         outbox: Outbox,
         compute: Compute,
         states: str,
+        models: str,
         look_every_s: float = LOOK_EVERY_S,
     ) -> None:
-        """`states` is the folder of training states by root."""
+        """`states` is the folder of training states by root, `models` that of bases by name."""
         self._store = store
         self._signer = signer
         self._transport = transport
@@ -59,6 +60,7 @@ class Confirmations:
         self._outbox = outbox
         self._compute = compute
         self._states = states
+        self._models = models
         self._look_every_s = look_every_s
         self._by: dict[bytes, dict[bytes, bytes]] = {}
         self._done: set[bytes] = set()
@@ -114,6 +116,7 @@ class Confirmations:
                     "spec": self._runs.record(release.run).spec,
                     "folder": self._states,
                     "root": mine,
+                    "models": self._models,
                     "seed": seed,
                     "trunk": str(await self._releases.trunk_file(model_root)),
                     "model_root": model_root,

@@ -1,17 +1,17 @@
 """What the driver of a run's rounds asks for, done with this node's tools.
 
 Vectors never pass through here: the compute child reads and writes them as blobs, and this
-module hands it names.  Records of a round hold secrets (pre-keys, seeds, shares), so they are
-stored under a key that only the opened key file gives.
+module hands it names.
 """
 
 import hashlib
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import nacl.secret
+import msgpack
 import structlog
 import trio
 
@@ -19,8 +19,10 @@ from node.driver import Work
 from node.errors import NodeError, TransportError
 from node.ports import Blobs, Compute, Signer, Store, Transport
 from node.services.federation import Federation
+from node.services.record_box import RECIPES, RecordBox
 from node.services.sessions import Sessions, session_context, session_opens
 from node.services.states import States
+from node.services.thin import ThinLinks
 from protocol.aggregate.ring import WORD_BYTES, blocks
 from protocol.aggregate.shards import Slice
 from protocol.course import noise
@@ -29,14 +31,13 @@ from protocol.rounds import events as ev
 from protocol.rounds.messages import DOMAIN, Heartbeat, Opening, Said
 from protocol.rounds.policy import Epoch
 from protocol.runs import ROUND_PROTOCOL, ROUND_TOPIC, Plan, canonical_plan
-from protocol.types import Digest, PeerId
+from protocol.types import KEY_BYTES, Digest, PeerId
 from protocol.wire import decode
 
-RECORDS, SHARED = "round-records", "round-shared"
+SHARED = "round-shared"
 FETCH_TIMEOUT_S = 60.0
 SEND_TIMEOUT_S = 10.0
 ANSWER_LIMIT_BYTES = 64
-_LABEL = b"rexis-round-records-1"
 
 log = structlog.get_logger()
 
@@ -85,34 +86,6 @@ class RoundNotes:
     """States and scales made in this round, by attempts that led nowhere too."""
 
 
-class RecordBox:
-    """Records of one run in the store, sealed at rest."""
-
-    def __init__(self, tools: Tools, run: bytes) -> None:
-        self._store = tools.store
-        self._run = run
-        # What this node agrees on with itself is known to whoever opens the key file.
-        own = tools.signer.agree(tools.signer.seal_key)
-        self._box = nacl.secret.SecretBox(hashlib.sha256(_LABEL + own).digest())
-
-    async def read(self) -> dict[str, bytes]:
-        """All of them, as the machine takes them up."""
-        return {
-            key[len(self._run) :].decode(): self._box.decrypt(value)
-            for key, value in await self._store.scan(RECORDS)
-            if key.startswith(self._run)
-        }
-
-    async def put(self, key: str, value: bytes) -> None:
-        sealed = bytes(self._box.encrypt(value))
-        await self._store.put(RECORDS, self._run + key.encode(), sealed)
-
-    async def delete(self, keys: tuple[str, ...]) -> None:
-        await self._store.put_many(
-            [(RECORDS, self._run + key.encode(), None) for key in keys]
-        )
-
-
 class Hands:
     """Implements `node.driver.Hands` for one run."""
 
@@ -125,11 +98,14 @@ class Hands:
         rounds: int,
         records: bytes,
         box: RecordBox,
+        size: int | None = None,
         finish: Callable[[ev.Finished, RoundNotes], Any],
         tell: Callable[[Mapping[str, Any] | None], None],
         complain: Callable[[str], None],
     ) -> None:
-        """`finish` is awaited with every verdict; `tell` and `complain` show the operator.
+        """`size`: entries of a state, where not all travel.
+
+        `finish` is awaited with every verdict; `tell` and `complain` show the operator.
 
         What progress there is, and what keeps this node from training; "" if nothing does.
         """
@@ -137,7 +113,9 @@ class Hands:
         self._plan = plan
         self._epoch = epoch
         self._rounds = rounds
+        self._size = size
         self._noise = noise(epoch, plan)
+        self._thin = ThinLinks(tools.store, tools.states, epoch.run, plan)
         self._records = records
         self._box = box
         self._finish = finish
@@ -170,14 +148,18 @@ class Hands:
 
     # --- records and words -------------------------------------------------------
 
-    async def persist(self, effect: ev.Persist) -> None:
-        await self._box.put(effect.key, effect.value)
+    async def persist(self, effects: Sequence[ev.Persist]) -> None:
+        await self._box.put({each.key: each.value for each in effects})
 
     async def forget(self, effect: ev.Forget) -> None:
         await self._box.delete(effect.keys)
         run = self._epoch.run
         await self._tools.store.put_many(
-            [(SHARED, run + blob, None) for blob in effect.blobs]
+            [
+                (name, run + blob, None)
+                for blob in effect.blobs
+                for name in (SHARED, RECIPES)
+            ]
         )
         self._shared.difference_update(effect.blobs)
         # A file system takes its time to free a large file, and heartbeats must not wait.
@@ -225,8 +207,27 @@ class Hands:
     async def finished(self, effect: ev.Finished) -> bool:
         notes, self._notes = self._notes, RoundNotes()
         self._tell(None)
+        goes_on = effect.verdict.round + 1 < self._rounds
+        if self._thin.is_on:
+            # While the update is there: it is deleted once this returns.
+            await self._keep_back(effect, goes_on=goes_on)
         await self._finish(effect, notes)
-        return effect.verdict.round + 1 < self._rounds
+        return goes_on
+
+    async def _keep_back(self, effect: ev.Finished, *, goes_on: bool) -> None:
+        if not goes_on:
+            await self._thin.end()
+            return
+        number, me = effect.verdict.round, self._tools.signer.public_key
+        update = await self._box.get(f"{number}/trained")
+        if effect.verdict.accept and me in effect.survivors and update is not None:
+            found = await self._call(
+                "round.keep",
+                update=update,
+                thin=self._thin.choice(number),
+                folder=str(self._tools.folders.states),
+            )
+            await self._thin.keep(Digest(found["root"]))
 
     # --- blobs and states ----------------------------------------------------------
 
@@ -241,6 +242,7 @@ class Hands:
                     effect.blob,
                     limit_bytes=effect.limit_bytes,
                     timeout_s=FETCH_TIMEOUT_S,
+                    lasting=False,
                 )
             except NodeError as error:
                 reasons.append(f"{member.name}: {error}")
@@ -255,19 +257,33 @@ class Hands:
 
     async def sync(self, effect: ev.SyncState) -> ev.Event:
         tools, run, length = self._tools, self._epoch.run, self._epoch.policy.length
+        whole = length if self._size is None else self._size
         peers = [self._peer(donor) for donor in effect.donors]
         self._tell({**_IDLE, "what": "fetching the state"})
         for root, size in (
-            (effect.state, WORD_BYTES * length),
+            (effect.state, WORD_BYTES * whole),
             (effect.scales, blocks(length)),
         ):
             if not tools.states.has(root):
                 await tools.states.fetch(run, root, size, peers)
         return ev.Synced(effect.state)
 
-    async def _share(self, blob: Digest) -> None:
-        await self._tools.store.put(SHARED, self._epoch.run + blob, b"")
-        self._shared.add(blob)
+    async def _share(self, *blobs: Digest) -> None:
+        # It need not outlast the blobs, which do not outlast a power cut.
+        run = self._epoch.run
+        await self._tools.store.put_many(
+            [(SHARED, run + blob, b"") for blob in blobs], lasting=False
+        )
+        self._shared.update(blobs)
+
+    async def _restore(self, *blobs: Digest) -> None:
+        """After a power cut the machine counts on blobs that are gone: others have them."""
+        me = self._tools.signer.public_key
+        others = tuple(member for member in self._epoch.members if member != me)
+        length = WORD_BYTES * self._epoch.policy.length
+        for blob in blobs:
+            if not self._tools.blobs.has(blob):
+                await self.fetch(ev.Fetch(others, blob, length))
 
     # --- vectors -------------------------------------------------------------------
 
@@ -305,6 +321,7 @@ class Hands:
                     "records": self._records,
                     "worker": tools.worker_socket,
                     "key_seed": seed,
+                    "left": await self._thin.left(),
                     "batch_seed": int.from_bytes(drawn.digest()[:8], "big"),
                     "elapsed": effect.round / self._rounds,
                     "blobs": str(tools.folders.blobs),
@@ -330,6 +347,7 @@ class Hands:
             case ev.Apply():
                 return await self._apply(effect)
             case ev.Tag():
+                await self._restore(*effect.shards)
                 found = await self._call(
                     "round.tag",
                     slices=_bounds(effect.slices),
@@ -338,6 +356,7 @@ class Hands:
                 )
                 return ev.Tagged(effect.context, tuple(found["values"]))
             case ev.Check():
+                await self._restore(effect.sum, effect.carry)
                 found = await self._call(
                     "round.check",
                     sum=effect.sum,
@@ -350,34 +369,44 @@ class Hands:
                 return ev.Checked(effect.context, effect.slice.index, found["good"])
 
     async def _quantise(self, effect: ev.Quantise) -> ev.Event:
+        """Write down how the update is rounded; the rounding follows from that to the bit.
+
+        A recipe of some hundred bytes in place of a vector: it is on record before anything
+        is masked, and after a restart it makes the same bytes again.
+        """
         me = self._tools.signer.public_key
-        found = await self._call(
-            "round.quantise",
-            update=effect.update,
-            scales=effect.opening.scales,
-            weight=sum(s.weight for s in self._epoch.seats if s.node_key == me),
-            total=sum(seat.weight for seat in self._epoch.seats),
-            members=len(self._epoch.seats),
-            noise=None if self._noise is None else asdict(self._noise),
-            folder=str(self._tools.folders.states),
+        # Which way an entry is rounded must be nobody's to foresee, nor its noise.
+        recipe = msgpack.packb(
+            {
+                "update": effect.update,
+                "scales": effect.opening.scales,
+                "weight": sum(s.weight for s in self._epoch.seats if s.node_key == me),
+                "total": sum(seat.weight for seat in self._epoch.seats),
+                "members": len(self._epoch.seats),
+                "noise": None if self._noise is None else asdict(self._noise),
+                "thin": self._thin.choice(effect.opening.round),
+                "seed": secrets.token_bytes(KEY_BYTES),
+                "noise_seed": secrets.token_bytes(KEY_BYTES),
+            }
         )
-        self._notes.cut = found["cut"]
-        return ev.Quantised(effect.context, Digest(found["blob"]))
+        return ev.Quantised(effect.context, await self._box.put_recipe(recipe))
 
     async def _mask(self, effect: ev.Mask) -> ev.Event:
         found = await self._call(
             "round.mask",
-            quantised=effect.quantised,
+            **msgpack.unpackb(await self._box.recipe(effect.quantised)),
             slices=_bounds(effect.slices),
             plus=list(effect.plus),
             minus=list(effect.minus),
+            folder=str(self._tools.folders.states),
         )
+        self._notes.cut = found["cut"]
         shards = tuple(Digest(blob) for blob in found["shards"])
-        for shard in shards:
-            await self._share(shard)
+        await self._share(*shards)
         return ev.Masked(effect.context, shards)
 
     async def _sum(self, effect: ev.Sum) -> ev.Event:
+        await self._restore(*effect.inputs)
         found = await self._call(
             "round.sum",
             inputs=list(effect.inputs),
@@ -385,13 +414,12 @@ class Hands:
             carry=effect.carry,
         )
         total, carry = Digest(found["sum"]), bytes(found["carry"])
-        await self._share(total)
-        if carry:
-            await self._share(Digest(carry))
+        await self._share(total, *([Digest(carry)] if carry else []))
         index = effect.slice.index
         return ev.Summed(effect.context, index, effect.members, total, carry)
 
     async def _apply(self, effect: ev.Apply) -> ev.Event:
+        await self._restore(*effect.sums)
         opening: Opening = effect.opening
         seats, outer = self._epoch.seats, self._plan.outer
         found = await self._call(
@@ -408,6 +436,7 @@ class Hands:
             survivors=len(effect.survivors),
             rate=float(outer.get("rate", 1.0)),
             tolerance=float(outer.get("tolerance", 0.5)),
+            thin=self._thin.choice(opening.round),
             spec=self._plan.spec,
             task=self._plan.task,
             records=self._records,

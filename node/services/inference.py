@@ -6,8 +6,11 @@ runs the integer trunk in its worker, keeps every boundary for the auditors, and
 receipt before it answers.
 """
 
+import csv
+import io
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ from node.ports import Blobs, Compute, Progress, Signer, Store, Transport
 from node.services.certificates import Certificates
 from node.services.faults import altered
 from node.services.federation import Federation
+from node.services.line import Line
 from node.services.receipts import Receipts
 from node.services.releases import Releases, Runs
 from node.worker.client import WorkerClient, WorkerRefusedError
@@ -48,8 +52,6 @@ CASES_PER_REQUEST = 16
 ROWS_LIMIT_BYTES = REQUEST_LIMIT_BYTES - (1 << 12)
 """Leaves room for the order and the salt around the rows."""
 REQUEST_TIMEOUT_S = 120.0
-WAITING_LIMIT = 16
-"""Requests in line for the one worker; more are told to come back."""
 
 log = structlog.get_logger()
 
@@ -76,9 +78,8 @@ class Host:
         self._receipts = receipts
         self._socket = worker_socket
         self._corrupt = corrupt
-        self._waiting = 0
         self._session: tuple[bytes, WorkerClient] | None = None
-        self._one_at_a_time = trio.Lock()
+        self._line = Line(self._infer)
         transport.serve(INFER_PROTOCOL, self._serve, limit_bytes=REQUEST_LIMIT_BYTES)
         if corrupt:
             log.warning("this host will lie on purpose", answers=corrupt)
@@ -89,17 +90,7 @@ class Host:
         order, signer = open_order(request.order)
         self._check(order, signer, requester)
         await trio.to_thread.run_sync(_check_rows, order, request)
-        if self._waiting >= WAITING_LIMIT:
-            raise ComputeError(
-                f"{self._waiting} requests are in line, limit is {WAITING_LIMIT}",
-                hint="ask again in a moment, or ask another host",
-            )
-        self._waiting += 1
-        try:
-            async with self._one_at_a_time:
-                return await self._answer(order, request)
-        finally:
-            self._waiting -= 1
+        return await self._answer(order, request)
 
     def _check(self, order: Order, signer: bytes, requester: Member) -> None:
         me, name = self._signer.public_key, order.model_root.hex()[:16]
@@ -117,7 +108,7 @@ class Host:
             )
 
     async def _answer(self, order: Order, request: InferRequest) -> bytes:
-        after = await self._infer(order.model_root, request.rows, order.shape, 0)
+        after = await self._line.ask(order.model_root, request.rows, order.shape)
         if self._corrupt > 0:
             self._corrupt -= 1
             after = await self._lie(order, after)
@@ -142,7 +133,7 @@ class Host:
         log.warning("answer altered on purpose", layer=layer)
         rest = []
         if layer + 1 < len(after):
-            rest = await self._infer(order.model_root, lie, order.shape, layer + 1)
+            rest = await self._line.ask(order.model_root, lie, order.shape, layer + 1)
         return [*after[:layer], lie, *rest]
 
     async def _infer(
@@ -201,8 +192,9 @@ class Requester:
         runs: Runs,
         compute: Compute,
         states: Path,
+        models: Path,
     ) -> None:
-        """`states` holds training states by root."""
+        """`states` holds training states by root, `models` bases by name."""
         self._store = store
         self._signer = signer
         self._transport = transport
@@ -212,6 +204,7 @@ class Requester:
         self._runs = runs
         self._compute = compute
         self._states = states
+        self._models = models
 
     async def run(
         self,
@@ -229,25 +222,30 @@ class Requester:
         encoded = await self._compute.call(
             "infer.encode", {**common, "records": records}
         )
-        (cases, tokens, width), rows = encoded["shape"], encoded["rows"]
-        scores: list[float] = []
+        parts = [part for group in encoded["groups"] for part in _parts(group)]
+        cases, done = sum(len(part.places) for part in parts), 0
+        told: dict[int, tuple[float, str | None]] = {}
         receipts: list[str] = []
-        size = ENTRY_BYTES * tokens * width
-        step = max(1, min(CASES_PER_REQUEST, ROWS_LIMIT_BYTES // size))
-        for start in range(0, cases, step):
-            shape = (min(step, cases - start), tokens, width)
-            part = rows[start * size : (start + shape[0]) * size]
-            receipt, output = await self._ask(member, model_root, part, shape)
+        for part in parts:
+            receipt, output = await self._ask(member, model_root, part.rows, part.shape)
             receipts.append(receipt.hex())
             read = await self._compute.call(
-                "infer.read", {**common, "shape": list(shape), "rows": output}
+                "infer.read", {**common, "shape": list(part.shape), "rows": output}
             )
-            scores += read["scores"]
+            answers = read["answers"] or [None] * len(part.places)
+            pairs = zip(read["scores"], answers, strict=True)
+            told |= zip(part.places, pairs, strict=True)
+            done += len(part.places)
             if progress is not None:
-                progress({"done": start + shape[0], "of": cases})
+                progress({"done": done, "of": cases})
         result = {"model": model_root.hex(), "host": host, "receipts": receipts}
         await self._store.append_event("inference", {**result, "rows": cases})
-        return {**result, "scores": scores}
+        found = [told[place] for place in range(cases)]
+        return {
+            **result,
+            "scores": [score for score, _ in found],
+            "answers": [answer for _, answer in found if answer is not None],
+        }
 
     def _common(self, release: Release) -> Mapping[str, Any]:
         return {
@@ -255,6 +253,7 @@ class Requester:
             "root": release.state_root,
             "seed": self._releases.key_seed(release.model_root),
             "folder": str(self._states),
+            "models": str(self._models),
         }
 
     async def _ask(
@@ -282,6 +281,42 @@ class Requester:
         await trio.to_thread.run_sync(receipt.check_answer, sealed, answer.output, salt)
         await self._certificates.keep(answer.receipt, salt, rows, answer.output)
         return receipt.digest, answer.output
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Cases that go in one order."""
+
+    places: list[int]
+    """Which records they are."""
+    shape: Shape
+    rows: bytes
+
+
+def _parts(group: Mapping[str, Any]) -> Iterator[_Part]:
+    """A group of `infer.encode`, cut to what a request holds."""
+    cases, tokens, width = group["shape"]
+    size = ENTRY_BYTES * tokens * width
+    step = max(1, min(CASES_PER_REQUEST, ROWS_LIMIT_BYTES // size))
+    for start in range(0, cases, step):
+        stop = min(start + step, cases)
+        yield _Part(
+            group["places"][start:stop],
+            (stop - start, tokens, width),
+            group["rows"][start * size : stop * size],
+        )
+
+
+def score_file(found: Mapping[str, Any]) -> bytes:
+    """What `Requester.run` found, as CSV: a score a row, and the class it is of."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    columns = [found["scores"]]
+    if found["answers"]:
+        columns.append(found["answers"])
+    writer.writerow(["score", "class"][: len(columns)])
+    writer.writerows(zip(*columns, strict=True))
+    return out.getvalue().encode()
 
 
 def _check_rows(order: Order, request: InferRequest) -> None:

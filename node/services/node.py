@@ -37,6 +37,7 @@ from node.services.federation import Federation
 from node.services.finished import Finished
 from node.services.hands import Folders, Tools
 from node.services.inference import Host, Requester
+from node.services.keyed import KeyedAudits
 from node.services.lending import Lender
 from node.services.market import Market
 from node.services.outbox import Outbox
@@ -48,6 +49,7 @@ from node.services.replaying import Replayer
 from node.services.reports import Audits
 from node.services.runs import Runs
 from node.services.states import States
+from node.services.tracing import Traces
 from protocol.confirmation import CONFIRMATION_TOPIC
 from protocol.errors import GossipIgnore, ProtocolError
 from protocol.evaluation import AUDIT_TOPIC, RELEASE_TOPIC
@@ -156,7 +158,16 @@ class Node:
             outbox=self.outbox,
             compute=parts.compute,
             states=home.states,
+            models=home.models,
             trunks=home.trunks,
+        )
+        self.traces = Traces(
+            store=parts.store,
+            transport=transport,
+            federation=self.federation,
+            receipts=self.receipts,
+            releases=self.releases,
+            compute=parts.compute,
         )
         self.certificates = Certificates(
             store=parts.store,
@@ -206,6 +217,7 @@ class Node:
             runs=self.runs,
             compute=parts.compute,
             states=home.states,
+            models=home.models,
         )
         self.confirmations = Confirmations(
             store=parts.store,
@@ -217,6 +229,7 @@ class Node:
             outbox=self.outbox,
             compute=parts.compute,
             states=str(home.states),
+            models=str(home.models),
         )
         self.queries = Queries(
             store=parts.store,
@@ -267,6 +280,7 @@ class Node:
             nursery.start_soon(self.provenance.run)
             nursery.start_soon(self.runs.run)
             nursery.start_soon(self.receipts.run)
+            nursery.start_soon(self.certificates.run)
             if self.disputes is not None:
                 nursery.start_soon(self.disputes.run)
             nursery.start_soon(self._lender.run)
@@ -287,6 +301,17 @@ class Node:
         )
         return str(path)
 
+    def _keyed_audits(self) -> KeyedAudits | None:
+        if self.parts.config.audit.tier != "freivalds":
+            return None
+        return KeyedAudits(
+            store=self.parts.store,
+            transport=self.reach(),
+            releases=self.releases,
+            compute=self.parts.compute,
+            folder=self.parts.home.audit_keys,
+        )
+
     def _verifier(self) -> Verifier:
         parts = self.parts
         return Verifier(
@@ -302,6 +327,7 @@ class Node:
                 releases=self.releases,
                 compute=parts.compute,
                 evidence=parts.home.evidence,
+                keyed=self._keyed_audits(),
             ),
             rate=parts.config.audit.rate,
             full=parts.config.audit.full,

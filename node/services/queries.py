@@ -14,45 +14,45 @@ import structlog
 import trio
 
 from node.clock import now_s
-from node.errors import AccessError, NodeError, TransportError
-from node.market.reader import write_private
+from node.errors import AccessError
 from node.ports import Chain, DatasetToken, Signer, Store, Transport
 from node.query import runner
 from node.query.code import code_digest
 from node.query.ledger import Ledger
+from node.query.masking import Masking
 from node.services.federation import Federation
+from node.services.query_asking import Asking
 from protocol.errors import ProtocolError
 from protocol.lineage import AskedQuery
-from protocol.listing import COUNT_FLOOR, Listing
+from protocol.listing import Listing
 from protocol.members import ROLE_RESEARCHER, Member
-from protocol.queries import result
+from protocol.queries import recovery
 from protocol.queries.answer import (
-    ANSWER_LIMIT_BYTES,
     CHECK_PROTOCOL,
-    QUERY_LIMIT_BYTES,
     QUERY_PROTOCOL,
     Attestation,
-    Bundle,
     Words,
     attestation,
     mask,
     open_query,
     seal_answer,
-    seal_query,
     suppressed,
 )
+from protocol.queries.recovery import (
+    ASKED_LIMIT_BYTES,
+    OPEN_PROTOCOL,
+    POLL_PROTOCOL,
+    Asked,
+    Certificate,
+    Survivors,
+)
 from protocol.queries.spec import Condition, Kind, Query, of_datasets
+from protocol.rounds.policy import Cohort
 from protocol.types import PeerId, digest
-from protocol.wire import decode, encode
+from protocol.wire import decode
 
-ANSWER_TIMEOUT_S = 900.0
-"""Longer than a sandbox may take."""
 Run = Callable[[Query, bytes], Awaitable[Words]]
-Act = Callable[[Query, Member, bytes], Awaitable[bytes]]
-"""The question, who asks, and the question as it was signed."""
-_ASKED = "query-asked"
-_ASKED_LIMIT_BYTES = 1 << 20
-"""A question and 64 attestations."""
+Act = Callable[[Query, Member, Asked], Awaitable[bytes]]
 
 log = structlog.get_logger()
 
@@ -89,10 +89,22 @@ class Queries:
         self._datasets = datasets
         self._run = run
         self._ledger = Ledger(store)
+        self._masking = Masking(store, signer)
         self._answering = trio.Lock()
-        transport.serve(QUERY_PROTOCOL, self._serve, limit_bytes=QUERY_LIMIT_BYTES)
-        transport.serve(
-            CHECK_PROTOCOL, self._serve_check, limit_bytes=QUERY_LIMIT_BYTES
+        served = {
+            CHECK_PROTOCOL: self._serve_check,
+            QUERY_PROTOCOL: self._serve,
+            POLL_PROTOCOL: self._serve_poll,
+            OPEN_PROTOCOL: self._serve_open,
+        }
+        for protocol, act in served.items():
+            transport.serve(protocol, act, limit_bytes=ASKED_LIMIT_BYTES)
+        self._asking = Asking(
+            store=store,
+            signer=signer,
+            transport=transport,
+            federation=federation,
+            local=served,
         )
 
     # --- the steward -----------------------------------------------------------
@@ -130,15 +142,11 @@ class Queries:
 
     async def signed(self) -> list[AskedQuery]:
         """Questions asked here, and those answered here, with what was signed about them."""
-        asked = [
-            (key, decode(value, AskedQuery, limit_bytes=_ASKED_LIMIT_BYTES))
-            for key, value in await self._store.scan(_ASKED)
-        ]
-        known = {key for key, _ in asked}
-        return [one for _, one in asked] + [
+        asked = dict(await self._asking.signed())
+        return [*asked.values()] + [
             AskedQuery(sealed, (attestation(answer),))
             for name, sealed, answer in await self._ledger.kept()
-            if name not in known
+            if name not in asked
         ]
 
     async def _mine(self, dataset: int) -> Listing:
@@ -159,19 +167,20 @@ class Queries:
 
     async def _serve(self, peer: PeerId, payload: bytes) -> bytes:
         """An answer, and what it costs."""
-        return await self._heard(peer, payload, self._answer)
+        asked = decode(payload, Asked, limit_bytes=ASKED_LIMIT_BYTES)
+        return await self._heard(peer, asked, self._answer)
 
     async def _serve_check(self, peer: PeerId, payload: bytes) -> bytes:
         """Whether there would be one; costs nothing, and says nothing of any row."""
-        return await self._heard(peer, payload, self._check)
+        return await self._heard(peer, Asked(payload), self._check)
 
-    async def _heard(self, peer: PeerId, payload: bytes, act: Act) -> bytes:
-        query, asker = open_query(payload)
+    async def _heard(self, peer: PeerId, asked: Asked, act: Act) -> bytes:
+        query, asker = open_query(asked.query)
         member = self._federation.peer(peer)
         if asker != member.node_key:
             raise AccessError("the question is signed by another than who brings it")
         try:
-            return await act(query, member, payload)
+            return await act(query, member, asked)
         except (AccessError, ProtocolError) as error:
             await self._store.append_event(
                 "query_refused",
@@ -183,10 +192,41 @@ class Queries:
             )
             raise
 
-    async def _check(self, query: Query, asker: Member, _sealed: bytes) -> bytes:
+    async def _check(self, query: Query, asker: Member, _asked: Asked) -> bytes:
         dataset, _, _ = await self._admitted(query, asker)
         await self._ledger.require(dataset, query)
-        return b""
+        if not recovery.is_needed(query):
+            return b""
+        return await self._masking.ready(query, await self._cohort(query), now_s())
+
+    async def _serve_poll(self, peer: PeerId, payload: bytes) -> bytes:
+        """Whom this node calls survivors of a question it answered."""
+        said = decode(payload, Survivors)
+        query, asked = await self._asked_by(peer, said.query)
+        cohort = await self._cohort(query)
+        async with self._answering:
+            return await self._masking.vote(query, cohort, asked, said.set)
+
+    async def _serve_open(self, peer: PeerId, payload: bytes) -> bytes:
+        """Shares, against a quorum's certificate."""
+        said = decode(payload, Certificate, limit_bytes=ASKED_LIMIT_BYTES)
+        query, asked = await self._asked_by(peer, said.query)
+        cohort = await self._cohort(query)
+        async with self._answering:
+            return await self._masking.open(query, cohort, asked, said.votes)
+
+    async def _asked_by(self, peer: PeerId, name: bytes) -> tuple[Query, Asked]:
+        query, asker, asked = await self._masking.asked(name)
+        if asker != self._federation.peer(peer).node_key:
+            raise AccessError("the question is another's")
+        return query, asked
+
+    async def _cohort(self, query: Query) -> Cohort:
+        """Those who are asked, with the keys the registry has of them."""
+        owners = (await self._owners(query)).values()
+        return recovery.cohort_of(
+            query, {key: self._federation.key(key).seal_key for key in owners}
+        )
 
     async def _admitted(
         self, query: Query, asker: Member
@@ -211,22 +251,32 @@ class Queries:
         _require_columns(query, listing)
         return dataset, listing, others
 
-    async def _answer(self, query: Query, asker: Member, sealed: bytes) -> bytes:
+    async def _answer(self, query: Query, asker: Member, asked: Asked) -> bytes:
         dataset, listing, others = await self._admitted(query, asker)
+        shared = recovery.is_needed(query)
         # One question at a time: a second copy of it finds the answer of the first.
         async with self._answering:
             before = await self._ledger.answered(dataset, query)
             if before is not None:
+                if shared:
+                    await self._masking.require_same(query, asked)
                 return before
+            cohort = await self._cohort(query) if shared else None
+            if cohort is not None:
+                await self._masking.require(query, cohort, asked)
             policy = await self._ledger.charge(dataset, query, asker.node_key, now_s())
             words = await self._run(query, await self._datasets.own_rows(dataset))
             words = suppressed(query, words, policy.floor)
-            me, agree = self._signer.public_key, self._signer.agree
-            if others:
+            if cohort is not None:
+                await self._masking.apply(words, query, cohort, asked)
+            elif others:
+                me, agree = self._signer.public_key, self._signer.agree
                 keys = {key: self._federation.key(key).seal_key for key in others}
                 mask(words, query, me, others, lambda key: agree(keys[key]))
             answer = self._attested(query, dataset, listing, words)
-            await self._ledger.keep(dataset, query, answer, sealed)
+            # In one write, or a crash leaves an answer and no word of its keys.
+            under = self._masking.answered(query, asked) if shared else []
+            await self._ledger.keep(dataset, query, answer, asked.query, under)
         log.info("query answered", query=query.id().hex()[:16], asker=asker.name)
         return answer
 
@@ -306,8 +356,7 @@ class Queries:
     ) -> dict[str, Any]:
         """Ask all `datasets` at once and add their answers up.
 
-        All must answer: a sum with a mask too many says nothing.  Each is asked first whether
-        it would; one that says yes and is gone before it answers costs the others their charge.
+        Each is asked first whether it would.  Up to three must all answer; of more a quorum.
         """
         tokens = {token.dataset: token for token in await self._chain.datasets()}
         owners = {one: self._owner(tokens.get(one), one, None) for one in set(datasets)}
@@ -327,90 +376,24 @@ class Queries:
             probabilities=tuple(map(float, probabilities)),
         )
         query.check()
-        manifests: dict[int, bytes] = {}
-        for one in owners:
-            listing = await self._datasets.listing(one)
-            # What is refused for its columns should be refused before anybody pays.
+        manifests = await self._manifests(query)
+        return await self._asking.ask(query, owners, manifests, path)
+
+    async def resume(self, name: str, path: Path | None = None) -> dict[str, Any]:
+        """Go on with a question of this node that was cut; nobody pays again."""
+        query = await self._asking.stored(name)
+        owners = await self._owners(query)
+        manifests = await self._manifests(query)
+        return await self._asking.resume(query, owners, manifests, path)
+
+    async def _manifests(self, query: Query) -> dict[int, bytes]:
+        """Of every dataset's listing; what is refused for its columns is refused unpaid."""
+        found: dict[int, bytes] = {}
+        for one in query.datasets:
+            listing = await self._datasets.listing(one.dataset)
             _require_columns(query, listing)
-            manifests[one] = listing.manifest
-        me = self._signer
-        sealed = seal_query(me.sign, me.public_key, query)
-        # Nobody pays before all have said that they would answer.
-        await self._gather(query, sealed, owners, CHECK_PROTOCOL)
-        answers = await self._gather(query, sealed, owners, QUERY_PROTOCOL)
-        bundle = Bundle(sealed, answers)
-        _, totals = bundle.totals(owners, manifests)
-        if path is not None:
-            data = encode(bundle)
-            await trio.to_thread.run_sync(write_private, path, data)
-        asked = AskedQuery(sealed, tuple(map(attestation, answers)))
-        await self._store.put_many(
-            [(_ASKED, query.id(), encode(asked))],
-            event=(
-                "query_asked",
-                {"query": query.id().hex(), "datasets": sorted(owners)},
-            ),
-        )
-        return {
-            "query": query.id().hex(),
-            "kind": kind,
-            "code": query.code.hex(),
-            "answers": [
-                {
-                    "dataset": one.dataset,
-                    "owner": self._federation.name_of(owners[one.dataset]),
-                    "record": one.record.hex(),
-                    "manifest": manifests[one.dataset].hex(),
-                }
-                for one in query.datasets
-            ],
-            "masked": len(answers) > 1,
-            "noise_sd": result.noise_sd(query, len(answers)),
-            "floor": COUNT_FLOOR,
-            "result": result.read(query, totals, len(answers), COUNT_FLOOR),
-            "path": None if path is None else str(path),
-        }
-
-    async def _gather(
-        self, query: Query, sealed: bytes, owners: dict[int, bytes], protocol: str
-    ) -> tuple[bytes, ...]:
-        """One answer from every owner, in the order of the datasets."""
-        answers: dict[int, bytes] = {}
-        failed: dict[str, Exception] = {}
-
-        async def one(dataset: int, key: bytes) -> None:
-            member = self._federation.key(key)
-            try:
-                answers[dataset] = await self._from(member, query, sealed, protocol)
-            except (NodeError, ProtocolError) as error:
-                failed[member.name] = error
-
-        async with trio.open_nursery() as nursery:
-            for dataset, key in owners.items():
-                nursery.start_soon(one, dataset, key)
-        if failed:
-            told = "; ".join(f"{name}: {error}" for name, error in failed.items())
-            refused = all(isinstance(one, AccessError) for one in failed.values())
-            kind = AccessError if refused else TransportError
-            raise kind(
-                f"{len(failed)} of {len(owners)} did not answer: {told}",
-                hint="the sum needs every one; leave them out, or ask them first",
-            )
-        return tuple(answers[dataset] for dataset in sorted(answers))
-
-    async def _from(
-        self, member: Member, query: Query, sealed: bytes, protocol: str
-    ) -> bytes:
-        if member.node_key == self._signer.public_key:
-            act = self._answer if protocol == QUERY_PROTOCOL else self._check
-            return await act(query, member, sealed)
-        return await self._transport.request(
-            member.peer_id,
-            protocol,
-            sealed,
-            timeout_s=ANSWER_TIMEOUT_S,
-            limit_bytes=ANSWER_LIMIT_BYTES,
-        )
+            found[one.dataset] = listing.manifest
+        return found
 
 
 def _require_columns(query: Query, listing: Listing) -> None:

@@ -83,9 +83,12 @@ class Releases:
         outbox: Outbox,
         compute: Compute,
         states: Path,
+        models: Path,
         trunks: Path,
     ) -> None:
-        """`states` holds training states by root, `trunks` trunks and slices by root."""
+        """`states` holds training states by root, `models` bases by name, `trunks` trunks and
+        slices by root.
+        """
         self._store = store
         self._blobs = blobs
         self._signer = signer
@@ -95,6 +98,7 @@ class Releases:
         self._outbox = outbox
         self._compute = compute
         self._states = states
+        self._models = models
         self._trunks = trunks
         self._known: dict[bytes, tuple[Release, bytes]] = {}
         self._slices: set[Digest] = set()
@@ -120,6 +124,7 @@ class Releases:
                 "spec": record.spec,
                 "folder": str(self._states),
                 "root": state_root,
+                "models": str(self._models),
                 "seed": seed,
                 "trunks": str(self._trunks),
             },

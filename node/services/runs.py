@@ -263,11 +263,11 @@ class Runs:
         course, folder = record.course, str(self._tools.folders.states)
         try:
             created = await self._create(record.plan)
+            epoch = course.epoch(created["size"], record.plan)
             first = await self._tools.compute.call(
-                "round.scales", {"length": created["size"], "folder": folder}
+                "round.scales", {"length": epoch.policy.length, "folder": folder}
             )
             records = await self._datasets.own_rows(dataset)
-            epoch = course.epoch(created["size"], record.plan)
         except (NodeError, ProtocolError) as error:
             record.reason, record.starting = str(error), False
             log.warning("run cannot start", run=_short(record), reason=str(error))
@@ -287,6 +287,7 @@ class Runs:
             state=Digest(course.proposal.initial),
             scales=Digest(first["root"]),
             records=records,
+            size=created["size"],
             finish=finish,
         )
         record.trainer.hold(hold=self._steering.holds(course))
@@ -294,6 +295,8 @@ class Runs:
 
     async def _finish(self, record: Record, end: Finished, notes: RoundNotes) -> None:
         verdict, run = end.verdict, record.course.run
+        if verdict.round < record.done:
+            return  # told of before a restart
         seconds = trio.current_time() - record.last_end
         row = self._round_row(run, end, notes, seconds)
         stored = {

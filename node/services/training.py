@@ -11,7 +11,8 @@ from typing import Any
 import structlog
 
 from node.driver import Driver
-from node.services.hands import Hands, RecordBox, RoundNotes, Tools
+from node.services.hands import Hands, RoundNotes, Tools
+from node.services.record_box import RecordBox
 from protocol.errors import GossipIgnore
 from protocol.rounds import events as ev
 from protocol.rounds.machine import Rounds
@@ -47,16 +48,20 @@ class Trainer:
         state: Digest,
         scales: Digest,
         records: bytes,
+        size: int | None = None,
         finish: Callable[[ev.Finished, RoundNotes], Any],
     ) -> None:
-        """`state` and `scales` are the run's first; `records` this member's table."""
+        """`state` and `scales` are the run's first; `records` this member's table.
+
+        `size`: entries of a state, where fewer travel.
+        """
         self.progress: Mapping[str, Any] | None = None
         self.reason = ""
         self._tools = tools
         self._epoch = epoch
         self._rounds = rounds
         self._first = state, scales
-        self._box = RecordBox(tools, epoch.run)
+        self._box = RecordBox(tools.store, tools.signer, epoch.run)
         self._hands = Hands(
             tools=tools,
             plan=plan,
@@ -64,6 +69,7 @@ class Trainer:
             rounds=rounds,
             records=records,
             box=self._box,
+            size=size,
             finish=finish,
             tell=self._tell,
             complain=self._complain,
@@ -84,6 +90,10 @@ class Trainer:
             scales=scales,
             records=await self._box.read(),
         )
+        newest = self._machine.newest()
+        if newest is not None:
+            # Killed between the record of a verdict and the row: its round was never told of.
+            await self._hands.finished(newest)
         self._driver = Driver(self._machine, self._hands)
         over = self._machine.round >= self._rounds
         await self._driver.run(over=over, hold=self._held)

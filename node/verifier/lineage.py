@@ -15,11 +15,9 @@ from protocol.lineage_graph import Direction, Graph
 from protocol.listing import COUNT_FLOOR, open_listing
 from protocol.members import peer_id
 from protocol.queries import result
-from protocol.queries.answer import Bundle, open_answer, open_query
+from protocol.queries.answer import open_query
+from protocol.queries.bundle import BUNDLE_LIMIT_BYTES, Bundle
 from protocol.wire import decode
-
-BUNDLE_LIMIT_BYTES = 1 << 25
-"""A question and 64 answers."""
 
 
 @dataclass(frozen=True)
@@ -84,10 +82,16 @@ def query_report(data: bytes, trusted: LineageFile | None) -> dict[str, Any]:
     With a trusted lineage also that each dataset's owner signed, for the listing on the chain.
     """
     bundle = decode(data, Bundle, limit_bytes=BUNDLE_LIMIT_BYTES)
-    query, asker = open_query(bundle.query)
-    opened = [open_answer(answer, query) for answer in bundle.answers]
+    _, asker = open_query(bundle.query)
+    query, opened = bundle.opened()
     owners: dict[int, bytes] = {said.dataset: signer for said, _, signer in opened}
     manifests = {said.dataset: said.manifest for said, _, _ in opened}
+    # Of who dropped out a file alone says only that it was one of those with a key.
+    gone = [one.dataset for one in query.datasets if one.dataset not in owners]
+    seats = [
+        one.node_key for one in bundle.seats if one.node_key not in owners.values()
+    ]
+    owners |= dict(zip(gone, seats, strict=False))
     if trusted is not None:
         owners, manifests = _as_listed(trusted, trusted.facts())
     _, totals = bundle.totals(owners, manifests)
@@ -105,6 +109,7 @@ def query_report(data: bytes, trusted: LineageFile | None) -> dict[str, Any]:
             }
             for said, _, signer in opened
         ],
+        "dropped": gone,
         "owners_checked": trusted is not None,
         "noise_sd": result.noise_sd(query, len(opened)),
         "result": result.read(query, totals, len(opened), COUNT_FLOOR),

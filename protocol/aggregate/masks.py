@@ -6,6 +6,7 @@ lacks one of its keys (computational: AES-256-CTR under HKDF-SHA256 of an X25519
 The context is in every key, so no two attempts share a mask.
 """
 
+import hashlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -37,6 +38,7 @@ core's second-level cache (measured: 64 to 256 KiB are equal, 16 KiB and 1 MiB s
 _LINE = 64
 
 _PAIR, _SELF = b"rexis-pair-mask-1", b"rexis-self-mask-1"
+_COINS = b"rexis-coins-1"
 
 
 def pair_key(secret: bytes, context: Digest, one: bytes, other: bytes) -> bytes:
@@ -101,6 +103,19 @@ class Masks:
             for encryptor, join in self._work:
                 encryptor.update_into(plain, into)
                 join(part, mask, out=part)
+
+
+class Coins:
+    """Numbers uniform in [0, 1) with 32 bits each, from a seed; the same again from the same."""
+
+    def __init__(self, seed: bytes) -> None:
+        require_length("seed of coins", seed, SEED_BYTES)
+        self._cipher = _encryptor(hashlib.sha256(_COINS + seed).digest(), bytes(16))
+
+    def random(self, *, out: NDArray[np.float64]) -> None:
+        """The next `out.size` of them."""
+        drawn = np.frombuffer(self._cipher.update(bytes(4 * out.size)), "<u4")
+        np.multiply(drawn, 2.0**-32, out=out)
 
 
 def _chunks(words: Words, size: int) -> Iterable[tuple[int, int]]:

@@ -9,7 +9,7 @@ wrap: each term is held within its part of the ring.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,7 +82,7 @@ class Ring:
         update: Floats,
         exponents: Exponents,
         factor: float,
-        chance: np.random.Generator,
+        chance: "Chance",
     ) -> "EncodedUpdate":
         """`factor` is the member's weight over the mean weight: `weight_factor`."""
         require_blocks(update.size, exponents)
@@ -93,11 +93,8 @@ class Ring:
         for at, rows, each in _stretches(update.size):
             size = rows * each
             part = wide[:size]
-            np.multiply(
-                update[at : at + size].reshape(rows, each),
-                _column(grid, at, rows),
-                out=part.reshape(rows, each),
-            )
+            part[:] = update[at : at + size]
+            part.reshape(rows, each)[:] *= _column(grid, at, rows)
             chance.random(out=drawn[:size])
             part += drawn[:size]
             np.floor(part, out=part)
@@ -153,6 +150,13 @@ class Ring:
                     )
                     out[block] = min(high, max(low, int(exponents[block]) + step))
         return out
+
+
+class Chance(Protocol):
+    """Where the coins for rounding come from; a numpy generator is one."""
+
+    def random(self, *, out: NDArray[np.float64]) -> object:
+        """Fill `out` with numbers uniform in [0, 1)."""
 
 
 @dataclass(frozen=True)

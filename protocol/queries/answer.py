@@ -7,7 +7,7 @@ visible from outside.  What it cannot do is to say different things to different
 without leaving two signatures.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ from protocol.queries.spec import Query, cells
 from protocol.types import DIGEST_BYTES, Digest, PublicKey, digest
 from protocol.wire import Message, decode, encode
 
-QUERY_PROTOCOL, CHECK_PROTOCOL = "/rexis/query/1", "/rexis/query-check/1"
+QUERY_PROTOCOL, CHECK_PROTOCOL = "/rexis/query/2", "/rexis/query-check/2"
 QUERY_DOMAIN, ANSWER_DOMAIN = "rexis/query/1", "rexis/answer/1"
 QUERY_LIMIT_BYTES = 1 << 18
 ANSWER_LIMIT_BYTES = 1 << 18
@@ -156,41 +156,6 @@ def suppressed(query: Query, noisy: Words, floor: int) -> Words:
     if len(query.datasets) > 1 or query.kind not in {"count", "histogram"}:
         return noisy
     return np.where(noisy.view(np.int64) < floor, 0, noisy)
-
-
-class Bundle(Message, frozen=True, tag="query-bundle"):
-    """A question and all its answers; whoever has it and reads the chain can check it."""
-
-    query: bytes
-    answers: tuple[bytes, ...]
-
-    def totals(
-        self, owners: Mapping[int, bytes], manifests: Mapping[int, bytes]
-    ) -> tuple[Query, NDArray[np.int64]]:
-        """The question and the sum, if every dataset's owner has answered exactly once.
-
-        `owners` are node keys and `manifests` Merkle roots, by dataset, as the reader knows
-        them from the chain and from the listings behind its records.
-        """
-        query, _ = open_query(self.query)
-        opened = [open_answer(answer, query) for answer in self.answers]
-        wanted = [one.dataset for one in query.datasets]
-        if sorted(said.dataset for said, _, _ in opened) != wanted:
-            raise VerificationError(
-                "datasets that answered",
-                wanted,
-                [said.dataset for said, _, _ in opened],
-            )
-        for said, _, signer in opened:
-            if signer != owners.get(said.dataset):
-                raise VerificationError(
-                    f"dataset {said.dataset} was answered by another than its owner"
-                )
-            if said.manifest != manifests.get(said.dataset):
-                raise VerificationError(
-                    f"dataset {said.dataset} was answered from other data than listed"
-                )
-        return query, added([words for _, words, _ in opened])
 
 
 def added(vectors: Sequence[Words]) -> NDArray[np.int64]:

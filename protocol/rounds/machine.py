@@ -177,6 +177,18 @@ class Rounds:
             return "ready" if self._update is not None else "training"
         return "uploading" if self._attempt.settling is None else "settling"
 
+    def newest(self) -> Finished | None:
+        """The last verdict on record: a driver killed right after it has told nobody of it.
+
+        `survivors` are empty once the records of that round are deleted.
+        """
+        certificate = self._history.certificate
+        if certificate is None:
+            return None
+        verdict = decode(certificate.value, Verdict)
+        survivors = recall.survivors(self._desk, verdict)
+        return Finished(verdict, certificate, survivors)
+
     def absent(self) -> tuple[bytes, ...]:
         """Members not heard from lately."""
         expected = self.expected(self._now)

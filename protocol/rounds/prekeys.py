@@ -155,6 +155,11 @@ def open_secret(
     return secret
 
 
+def seed_of(cohort: Cohort, dealer: bytes, prekey: PreKey, seed: bytes) -> bool:
+    """Is this the seed that the dealer announced?"""
+    return seed_digest(_scope(cohort, dealer, prekey.number), seed) == prekey.seed
+
+
 def public_of(secret: bytes) -> bytes:
     """The X25519 public key of 32 secret bytes."""
     return X25519PrivateKey.from_private_bytes(secret).public_key().public_bytes_raw()

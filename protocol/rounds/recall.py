@@ -4,10 +4,10 @@ Keys start with the number of their round, so that everything of a round can be 
 again, or deleted, without knowing what it was.
 """
 
-from protocol.certificate import NOTHING, Kind, Step, Vote
+from protocol.certificate import NOTHING, Certificate, Kind, Step, Vote
 from protocol.rounds.attempt import OpenRecord
 from protocol.rounds.desk import RECORD_LIMIT_BYTES, Desk
-from protocol.rounds.messages import Upload
+from protocol.rounds.messages import Opening, Survivors, Upload, Verdict
 from protocol.rounds.openings import Openings
 from protocol.types import Digest
 from protocol.wire import decode
@@ -46,6 +46,30 @@ def opened(desk: Desk, number: int) -> list[OpenRecord]:
         if key.startswith(prefix)
     ]
     return sorted(found, key=lambda each: each.certificate.slot.attempt)
+
+
+def survivors(desk: Desk, verdict: Verdict) -> tuple[bytes, ...]:
+    """Whose updates a verdict's sum is over, as far as the records of its round still tell."""
+    opening = next(
+        (
+            decode(each.certificate.value, Opening)
+            for each in opened(desk, verdict.round)
+            if decode(each.certificate.value, Opening).context() == verdict.context
+        ),
+        None,
+    )
+    if opening is None:
+        return ()
+    prefix = f"{verdict.round}/certificate/"
+    for key, record in desk.records.items():
+        if key.startswith(prefix):
+            found = decode(record, Certificate, limit_bytes=RECORD_LIMIT_BYTES)
+            if found.slot.context == verdict.context:
+                chosen = decode(found.value, Survivors).members
+                return tuple(
+                    m for i, m in enumerate(opening.members) if chosen >> i & 1
+                )
+    return ()
 
 
 def recall_uses(desk: Desk, openings: Openings, number: int) -> None:

@@ -19,9 +19,14 @@ from node.locations import Home
 from node.rpc.client import call
 from protocol.members import ROLE_DATA_PROVIDER, Member
 
-# Modules beside each other, no package.
-sys.path.insert(0, str(Path(__file__).parent))
-from movable import federation
+# Modules beside each other, the lies of the simulator, which real daemons repeat, and the
+# federation that chain tests share.
+_HERE = Path(__file__).parent
+sys.path[:0] = [
+    str(_HERE),
+    *(str(_HERE.parent / name) for name in ("sim", "conformance")),
+]
+from movable import federation  # noqa: E402 - the path is made above
 
 CHAIN_ID = 31337
 OWNER = bytes.fromhex("22" * 32)
@@ -114,9 +119,10 @@ class OneNode:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """Four daemons that the tests of a module share."""
-    with federation(tmp_path_factory.mktemp("f")) as found:
+def place(request, tmp_path_factory):
+    """Four daemons that the tests of a module share; the parameter is the chain."""
+    chain = getattr(request, "param", "devchain")
+    with federation(tmp_path_factory.mktemp("f"), chain) as found:
         yield found
 
 

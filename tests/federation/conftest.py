@@ -226,6 +226,12 @@ class World:
 
 
 @pytest.fixture(scope="session")
+def spec():
+    """The model of every run here, unless a test says otherwise."""
+    return SPEC
+
+
+@pytest.fixture(scope="session")
 def worker(tmp_path_factory):
     path = tmp_path_factory.mktemp("w") / "worker.sock"
     threading.Thread(target=serve, args=(path,), daemon=True).start()

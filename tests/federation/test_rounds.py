@@ -10,7 +10,8 @@ import trio
 
 from node.compute import state as state_file
 from node.errors import AccessError, ComputeError, NodeError, RoundError
-from node.services.hands import RecordBox
+from node.services.hands import Hands
+from node.services.record_box import RecordBox
 from protocol.errors import MalformedMessageError, ProtocolError
 
 ALL = ["clinic-0", "clinic-1", "clinic-2", "clinic-3"]
@@ -44,6 +45,42 @@ async def test_four_clinics_end_every_round_with_the_same_state(world):
             while len(world.events("RoundAnchored")) < 8:
                 await trio.sleep(0.01)
     assert world.refused == []
+
+
+async def test_what_a_power_cut_has_taken_is_fetched_again(world, monkeypatch):
+    apply, taken, failed = Hands._apply, set(), []
+
+    async def after_a_cut(self, effect):
+        me = self._tools.signer.public_key
+        if me not in taken:
+            taken.add(me)
+            for blob in effect.sums:
+                # One's own sum is on disk; what was fetched is in the system's memory only.
+                if blob not in own[me]:
+                    self._tools.blobs.delete(blob)
+        try:
+            return await apply(self, effect)
+        except NodeError as error:
+            failed.append(error)
+            raise
+
+    sums, own = Hands._sum, {}
+
+    async def noted(self, effect):
+        event = await sums(self, effect)
+        own.setdefault(self._tools.signer.public_key, set()).add(event.sum)
+        return event
+
+    monkeypatch.setattr(Hands, "_sum", noted)
+    monkeypatch.setattr(Hands, "_apply", after_a_cut)
+    async with AsyncExitStack() as stack:
+        for site in world.sites:
+            await stack.enter_async_context(site.up())
+        run = await world.propose(rounds=1)
+        await world.until_finished(run)
+    assert len(taken) == 4
+    assert failed == []
+    assert len(states(world, run)[0]) == 1
 
 
 class Slow:
@@ -93,6 +130,7 @@ async def test_a_finished_run_leaves_no_shard_update_or_secret_behind(world):
         left = [p for p in (site.folder / "blobs").rglob("*") if p.is_file()]
         assert left == []
         assert await site.store.scan("round-shared") == []
+        assert await site.store.scan("round-recipes") == []
         # The newest state, its scales, and the run's first state.
         assert len(list((site.folder / "states").iterdir())) == 3
 
@@ -106,18 +144,19 @@ async def test_records_of_a_round_are_sealed_at_rest(world):
         await world.until_finished(run)
         site, other = world.sites[:2]
         # What a finished round leaves is being deleted meanwhile: what was read first stays.
-        opened = await RecordBox(_tools(site), run).read()
+        opened = await _box(site, run).read()
         assert opened
         for _, sealed in await site.store.scan("round-records"):
             assert not any(plain in sealed for plain in opened.values())
         with pytest.raises(nacl.exceptions.CryptoError):
-            box = RecordBox(_tools(site), run)
-            box._box = RecordBox(_tools(other), run)._box
+            box = _box(site, run)
+            box._box = _box(other, run)._box
             await box.read()
 
 
-def _tools(site):
-    return site.runs._tools
+def _box(site, run):
+    tools = site.runs._tools
+    return RecordBox(tools.store, tools.signer, run)
 
 
 @pytest.mark.slow
@@ -166,6 +205,44 @@ async def test_a_node_killed_at_any_moment_comes_back_to_the_same_states(world, 
             found = states(world, run)
     assert sorted(found) == [0, 1, 2]
     assert all(len(roots) == 1 for roots in found.values())
+
+
+@pytest.mark.slow
+async def test_a_kill_after_the_last_verdict_loses_neither_its_row_nor_its_anchor(
+    world, monkeypatch
+):
+    told = trio.Event()
+
+    async def killed_here(*_):
+        told.set()
+        await trio.sleep_forever()
+
+    async with AsyncExitStack() as stack:
+        for site in world.sites[1:]:
+            await stack.enter_async_context(site.up())
+        first = world.sites[0]
+        async with first.up():
+            monkeypatch.setattr(first.runs, "_finish", killed_here)
+            run = await world.propose(rounds=1)
+            await world.until_finished(run, world.sites[1:])
+            with trio.fail_after(60):
+                await told.wait()
+            assert first.runs.rounds(run) == []
+        async with first.up():
+            await world.until_finished(run)
+            (row,) = first.runs.rounds(run)
+            assert len(row["survivors"]) >= 3
+            with trio.fail_after(10):
+                while len(world.events("RoundAnchored")) < 4:
+                    await trio.sleep(0.01)
+        # Killed once more: what is on record is told once.
+        async with first.up():
+            with trio.fail_after(10):
+                while not first.runs.record(run).trainer:
+                    await trio.sleep(0.01)
+            await trio.sleep(0.3)
+            assert len(first.runs.rounds(run)) == 1
+    assert all(len(roots) == 1 for roots in states(world, run).values())
 
 
 @pytest.mark.slow

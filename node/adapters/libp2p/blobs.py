@@ -68,6 +68,7 @@ class BlobExchange:
         *,
         limit_bytes: int,
         timeout_s: float,
+        lasting: bool = True,
     ) -> Fetched:
         lock = self._under_way.setdefault(digest, trio.Lock())
         try:
@@ -81,6 +82,7 @@ class BlobExchange:
                         digest,
                         limit_bytes=limit_bytes,
                         timeout_s=timeout_s,
+                        lasting=lasting,
                     )
                     return await fetch(wanted, peers)
         except trio.TooSlowError as error:

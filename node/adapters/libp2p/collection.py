@@ -209,8 +209,9 @@ class Collection:
                 raise RefusedError(f"blob of {peer} has {size} bytes, not {self._size}")
             if self._partial is None:
                 self._size = size
+                wanted = self._wanted
                 partial = await in_thread(
-                    open_partial, self._wanted.blobs, self._wanted.digest, size
+                    open_partial, wanted.blobs, wanted.digest, size, wanted.lasting
                 )
                 self._pool = Pool(partial.missing(), len(self._peers))
                 self._pool.claim(peer, span, trio.current_time())

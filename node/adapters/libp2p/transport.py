@@ -83,7 +83,12 @@ class Libp2pTransport:
         limit_bytes: int,
         timeout_s: float,
         others: Sequence[PeerId] = (),
+        lasting: bool = True,
     ) -> Fetched:
         return await self._blobs.fetch(
-            (peer, *others), digest, limit_bytes=limit_bytes, timeout_s=timeout_s
+            (peer, *others),
+            digest,
+            limit_bytes=limit_bytes,
+            timeout_s=timeout_s,
+            lasting=lasting,
         )

@@ -35,12 +35,14 @@ class Wanted:
         *,
         limit_bytes: int,
         timeout_s: float,
+        lasting: bool = True,
     ) -> None:
         self._exchange = exchange
         self._timeout = timeout_s
         self.blobs = blobs
         self.digest = digest
         self.limit_bytes = limit_bytes
+        self.lasting = lasting
         self.sources: Counter[PeerId] = Counter()
         self.liars: set[PeerId] = set()
         self.errors: dict[PeerId, NodeError] = {}

@@ -1,5 +1,6 @@
 """What the trusted child sends of a run with noise: clipped, noisy, and never twice the same."""
 
+import secrets
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +24,8 @@ def sent(tmp_path):
     folder = tmp_path / "states"
     scales = rounds.scales({"length": SIZE, "folder": str(folder)}, print)["root"]
 
-    def quantised(update, noise):
-        found = rounds.quantise(
+    def masked(update, noise, seed=None):
+        found = rounds.mask(
             {
                 "update": blobs.put(update.astype("<f4").tobytes()),
                 "scales": scales,
@@ -32,16 +33,22 @@ def sent(tmp_path):
                 "total": 4,
                 "members": 4,
                 "noise": noise,
+                "thin": None,
+                "seed": seed or secrets.token_bytes(32),
+                "noise_seed": seed or secrets.token_bytes(32),
+                "slices": [[0, SIZE]],
+                "plus": [],
+                "minus": [],
                 "ring": [RING.bits, RING.input_bits],
                 "folder": str(folder),
                 "blobs": str(tmp_path / "blobs"),
             },
             print,
         )
-        data = Path(blobs.path(found["blob"])).read_bytes()
+        data = Path(blobs.path(found["shards"][0])).read_bytes()
         return RING.signed(np.frombuffer(data, RING.dtype)) * GRID
 
-    return quantised
+    return masked
 
 
 def test_an_update_is_clipped_and_then_carries_its_share_of_noise(sent):
@@ -64,6 +71,14 @@ def test_the_noise_is_drawn_anew_each_time(sent):
     one, other = sent(zero, NOISE), sent(zero, NOISE)
     assert abs(np.corrcoef(one, other)[0, 1]) < 0.05
     assert not (sent(zero, None)).any()
+
+
+def test_a_recipe_makes_the_same_bytes_again(sent):
+    update = np.full(SIZE, 0.3 / np.sqrt(SIZE))
+    for noise in (NOISE, None):
+        one, again, other = (sent(update, noise, bytes([n]) * 32) for n in (1, 1, 2))
+        assert (one == again).all()
+        assert (one != other).any()
 
 
 def test_noise_finer_than_the_grid_is_refused(sent):

@@ -5,8 +5,9 @@ import pytest
 
 from ee.spec import Column, ModelSpec, size
 from node.adapters.blob_dir import BlobDir
-from node.compute import rounds, state, stepping
+from node.compute import rounds, state, stepping, thin
 from node.errors import ComputeError
+from protocol.aggregate import coordinates
 from protocol.aggregate.ring import WORD_BYTES, Ring, mean_factor
 from protocol.aggregate.shards import slices
 from protocol.types import Digest
@@ -42,26 +43,25 @@ class Node:
     def call(self, method, **params):
         return method({**self.common, "folder": str(self.folder), **params}, print)
 
-    def masked(self, name, update):
-        rounded = self.call(
-            rounds.quantise,
+    def masked(self, name, update, thin=None, bounds=BOUNDS):
+        found = self.call(
+            rounds.mask,
             update=self.blobs.put(update.astype("<f4").tobytes()),
             scales=self.scales,
             weight=1,
             total=4,
             members=4,
             noise=None,
-        )
-        found = self.call(
-            rounds.mask,
-            quantised=rounded["blob"],
-            slices=BOUNDS,
+            thin=thin,
+            seed=name * 32,
+            noise_seed=b"",
+            slices=bounds,
             plus=[SEEDS[name]],
             minus=[],
         )
         return found["shards"]
 
-    def sums(self, shards):
+    def sums(self, shards, cut=SLICES):
         return [
             self.call(
                 rounds.add_up,
@@ -69,7 +69,7 @@ class Node:
                 size=s.size,
                 carry=True,
             )
-            for s in SLICES
+            for s in cut
         ]
 
     def apply(self, sums, **other):
@@ -88,6 +88,7 @@ class Node:
                 "survivors": 4,
                 "rate": 1.0,
                 "tolerance": 0.5,
+                "thin": None,
                 "spec": SPEC.to_dict(),
                 "task": {"id": "id", "label": "y", "above": 0.5},
                 "records": RECORDS,
@@ -133,6 +134,40 @@ def test_the_state_is_the_base_and_the_mean_update(node, updates):
     assert state.state_root(whole) == found["state"]
     following = RING.next_exponents(total, scales, 4)
     assert state.root_of(following.tobytes()) == found["scales"]
+
+
+@pytest.mark.parametrize("one_in", [2, 7])
+def test_over_thin_links_the_chosen_entries_step_and_the_others_stay(
+    node, updates, one_in
+):
+    choice = {"seed": coordinates.seed(b"r" * 32, 5), "one_in": one_in}
+    many = coordinates.count(LENGTH, one_in)
+    cut = slices(many, 2, MEMBERS, b"context")
+    bounds = [[each.start, each.stop] for each in cut]
+    node.scales = node.call(rounds.scales, length=many)["root"]
+    shards = [
+        node.masked(name, update, choice, bounds) for name, update in updates.items()
+    ]
+    sums = [each["sum"] for each in node.sums(shards, cut)]
+    found = node.apply(sums, slices=bounds, thin=choice)
+    before = state.read(node.folder, node.base, LENGTH)
+    after = state.read(node.folder, found["state"], LENGTH)
+    places = coordinates.Chosen(choice["seed"], LENGTH, one_in).places()
+    assert len(set(places)) == many
+    mean = sum(updates.values())[places] / 4
+    assert (
+        np.abs(after[places] - before[places] - mean).max() < 2.0**rounds.FIRST_EXPONENT
+    )
+    others = np.setdiff1d(np.arange(LENGTH), places)
+    assert np.array_equal(after[others], before[others])
+    # What did not travel is kept, what did is not: nothing is counted twice, nothing lost.
+    update = updates[MEMBERS[0]].astype("<f4")
+    root = node.call(thin.keep, update=node.blobs.put(update.tobytes()), thin=choice)[
+        "root"
+    ]
+    left = state.read(node.folder, root, LENGTH)
+    assert not left[places].any()
+    assert np.array_equal(left[others], update[others])
 
 
 def test_slices_out_of_range_are_named_and_no_state_is_left(node, updates):

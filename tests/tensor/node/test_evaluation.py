@@ -12,11 +12,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import msgpack
+import msgspec
 import numpy as np
 import pytest
 import trio
 
 from ee import integer
+from ee.recipe import StockSpec
 from ee.spec import Column, ModelSpec, initial_state, part, split
 from ee.table import final_norm, head_scores, parse, stem_tokens
 from node.adapters.compute_child import open_compute_child
@@ -25,7 +27,8 @@ from node.adapters.memory_chain import Ledger, MemoryChain
 from node.adapters.memory_store import MemoryBlobs, MemoryStore
 from node.adapters.memory_transport import MemoryNetwork, MemoryTransport
 from node.clock import now_s
-from node.compute import evaluation, methods, state, table
+from node.compute import methods, releasing, state, table
+from node.compute.stock import Stock
 from node.errors import AccessError, ComputeError, NodeError
 from node.services import auditing
 from node.services.auditing import Verifier
@@ -33,13 +36,16 @@ from node.services.certificates import Certificates
 from node.services.confirming import Confirmations
 from node.services.faults import altered
 from node.services.federation import Federation
-from node.services.inference import Host, Requester
+from node.services.inference import Host, Requester, score_file
+from node.services.keyed import KeyedAudits
 from node.services.outbox import Outbox
 from node.services.receipts import Receipts, fetch_rows
 from node.services.releases import Releases
 from node.services.replaying import Replayer, Subject
 from node.services.reports import Audits
+from node.services.tracing import Traces
 from node.verifier import bundle, case
+from node.verifier import keyed as verifier_keyed
 from node.worker import server
 from protocol.audit import open_audit, seal_audit
 from protocol.confirmation import (
@@ -110,6 +116,8 @@ class Inline:
 
     def __init__(self):
         self.calls = []
+        self.bend = False
+        """Show sums of which one is another."""
 
     async def call(self, method, params, *, progress=None):
         self.calls.append(method)
@@ -119,17 +127,21 @@ class Inline:
             found = await trio.to_thread.run_sync(run, plain, lambda _: None)
         except Exception as error:
             raise ComputeError(str(error)) from error
+        if self.bend and method == "audit.trace":
+            first, *rest = found["sums"]
+            found = {"sums": [bytes([first[0] ^ 1]) + first[1:], *rest]}
         return msgpack.unpackb(msgpack.packb(found))
 
 
 @dataclass
 class FakeRuns:
     root: bytes
+    spec: dict
 
     def record(self, run):
         assert run == RUN
         return SimpleNamespace(
-            spec=SPEC.to_dict(),
+            spec=self.spec,
             members=(CLINIC.public_key, KEYS["partner"].public_key),
             initial=digest(b"first state"),
             datasets=(),
@@ -177,7 +189,14 @@ class Node:
             outbox=self.outbox,
             compute=self.compute,
             states=world.folder / "states",
+            models=world.folder / "models",
             trunks=folder / "trunks",
+            **shared,
+        )
+        self.traces = Traces(
+            receipts=self.receipts,
+            releases=self.releases,
+            compute=self.compute,
             **shared,
         )
         self.certificates = Certificates(
@@ -197,7 +216,7 @@ class Node:
             worker_socket=str(world.socket),
             corrupt=corrupt,
         )
-        self.runs = FakeRuns(world.state)
+        self.runs = FakeRuns(world.state, world.spec)
         self.requester = Requester(
             signer=key,
             releases=self.releases,
@@ -205,6 +224,7 @@ class Node:
             runs=self.runs,
             compute=self.compute,
             states=world.folder / "states",
+            models=world.folder / "models",
             **shared,
         )
         self.confirmations = Confirmations(
@@ -214,6 +234,7 @@ class Node:
             outbox=self.outbox,
             compute=self.compute,
             states=str(world.folder / "states"),
+            models=str(world.folder / "models"),
             look_every_s=0.01,
             **shared,
         )
@@ -228,12 +249,22 @@ class Node:
                 releases=self.releases,
                 compute=self.compute,
                 evidence=folder / "evidence",
+                keyed=self.keyed(folder) if world.tier == "freivalds" else None,
                 retry_s=0.01,
             ),
             rate=1.0,
             full=world.full,
             retry_s=0.01,
             **shared,
+        )
+
+    def keyed(self, folder):
+        return KeyedAudits(
+            store=self.store,
+            transport=self.transport,
+            releases=self.releases,
+            compute=self.compute,
+            folder=folder / "audit-keys",
         )
 
     async def listen(self):
@@ -264,7 +295,15 @@ def socket_path():
 @pytest.fixture
 def federation(tmp_path, socket_path):
     @asynccontextmanager
-    async def opened(*, corrupt=0, verify=True, full=1.0):
+    async def opened(
+        *,
+        corrupt=0,
+        verify=True,
+        full=1.0,
+        tier="replay",
+        spec=None,
+        vector=trained,
+    ):
         ledger = Ledger(b"\x01" * 20)
         world = SimpleNamespace(
             network=MemoryNetwork(),
@@ -272,8 +311,10 @@ def federation(tmp_path, socket_path):
             folder=tmp_path,
             socket=socket_path,
             full=full,
+            tier=tier,
+            spec=SPEC.to_dict() if spec is None else spec,
         )
-        world.state = state.write(tmp_path / "states", trained())
+        world.state = state.write(tmp_path / "states", vector())
         nodes = SimpleNamespace()
         async with trio.open_nursery() as nursery:
             for name, roles in ROLES.items():
@@ -321,7 +362,7 @@ def scores_without_a_key():
     values = parse(SPEC, *table.read_csv(CSV))
     rows = stem_tokens(SPEC, part(arrays, "stem"), values)
     trunk = integer.quantise(
-        part(arrays, "trunk"), evaluation._configuration(SPEC), tokens=SPEC.tokens
+        part(arrays, "trunk"), releasing._configuration(SPEC), tokens=SPEC.tokens
     )
     last = trunk.forward(integer.encode_rows(rows)).output[:, -1]
     return head_scores(
@@ -423,6 +464,82 @@ async def test_a_wrong_layer_is_escalated_to_the_whole_receipt(
         assert bad["entry"]["differing"] == 1
 
 
+@pytest.mark.parametrize("full", [0.0, 1.0])
+async def test_an_auditor_without_weights_needs_a_key_and_the_sums(
+    federation, tmp_path, full
+):
+    async with federation(full=full, tier="freivalds") as nodes:
+        await nodes.clinic.requester.run(nodes.model, "host", CSV)
+        await nodes.host.receipts.anchor()
+        reports = await audited(nodes.clinic, 2)
+        assert {(row["verdict"], row["tier"]) for row in reports} == {
+            ("passed", "freivalds")
+        }
+        layers = SPEC.layers if full else 1
+        assert {row["layers_replayed"] for row in reports} == {layers}
+        assert all(40 < row["error_bits"] < 60 for row in reports)
+        assert "audit.replay" not in nodes.auditor.compute.calls
+        # The weights are gone, the keys are nobody else's.
+        assert not list((tmp_path / "auditor" / "trunks").glob("*"))
+        keys = list((tmp_path / "auditor" / "audit-keys").iterdir())
+        assert keys
+        assert {key.stat().st_mode & 0o777 for key in keys} == {0o600}
+        assert len(await nodes.host.events("receipt.opened")) == 2 * layers
+
+
+async def test_a_lie_that_a_key_finds_is_replayed_and_proved(federation):
+    async with federation(corrupt=1, tier="freivalds") as nodes:
+        found = await nodes.clinic.requester.run(nodes.model, "host", CSV)
+        await nodes.host.receipts.anchor()
+        reports = {row["receipt"]: row for row in await audited(nodes.clinic, 2)}
+        bad, good = (reports[name] for name in found["receipts"])
+        assert (good["verdict"], good["tier"]) == ("passed", "freivalds")
+        assert (bad["verdict"], bad["tier"], bad["error_bits"]) == (
+            *("failed", "replay"),
+            0,
+        )
+        assert bad["entry"]["differing"] == 1
+        (escalated,) = await nodes.auditor.events("audit.escalated")
+        assert "are not what its sums make" in escalated["reason"]
+
+
+@pytest.mark.parametrize("what", ["sums", "key"])
+async def test_wrong_sums_or_a_forged_key_accuse_nobody(federation, tmp_path, what):
+    async with federation(full=0.0, tier="freivalds", verify=False) as nodes:
+        await nodes.clinic.requester.run(nodes.model, "host", CSV)
+        await nodes.host.receipts.anchor()
+        if what == "sums":
+            nodes.host.compute.bend = True
+        else:
+            # Keys of the right form and of other weights, where this node keeps its own.
+            await forge(nodes.auditor, nodes.model, tmp_path / "auditor" / "audit-keys")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(nodes.auditor.verifier.run)
+            reports = await audited(nodes.clinic, 2)
+            nursery.cancel_scope.cancel()
+        # A forged key is made anew once it was found, so it may cost one audit only.
+        tiers = {(row["verdict"], row["tier"]) for row in reports}
+        assert ("passed", "replay") in tiers
+        assert tiers <= {("passed", "replay"), ("passed", "freivalds")}
+        escalated = await nodes.auditor.events("audit.escalated")
+        assert len(escalated) == 2 or what == "key"
+        assert escalated
+        wanted = {"sums": "sums of ", "key": "is not the key that was made here"}
+        assert all(wanted[what] in event["reason"] for event in escalated)
+
+
+async def forge(auditor, model, folder):
+    keyed = auditor.keyed(folder.parent)
+    for layer in range(SPEC.layers):
+        path, _ = await keyed._key(model, layer)
+        key = verifier_keyed.read(path.read_bytes())
+        parts = tuple(
+            msgspec.structs.replace(part, vector=bytes(len(part.vector)))
+            for part in key.parts
+        )
+        path.write_bytes(encode(msgspec.structs.replace(key, parts=parts)))
+
+
 async def test_the_requester_and_the_host_write_bundles_that_pass(federation, tmp_path):
     async with federation(verify=False) as nodes:
         found = await nodes.clinic.requester.run(nodes.model, "host", CSV)
@@ -461,6 +578,134 @@ async def test_the_requester_shows_one_case_and_no_other(federation, tmp_path):
             await nodes.clinic.certificates.disclose(receipt, 16, path)
         with pytest.raises(NodeError, match="did not ask"):
             await nodes.host.certificates.disclose(receipt, 0, path)
+
+
+PROTEIN = {
+    "kind": "stock",
+    "text": "peptide",
+    "classes": ["inert", "active", "unclear"],
+    "config": {
+        "model_type": "esm",
+        "vocab_size": 24,
+        "hidden_size": 16,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 2,
+        "intermediate_size": 24,
+        "max_position_embeddings": 40,
+        "position_embedding_type": "rotary",
+        "pad_token_id": 1,
+        "mask_token_id": 3,
+    },
+    "letters": "ACDEFGHIKLMNPQRSTVWY",
+    "tokens": 16,
+    "rank": 2,
+}
+
+
+def peptides(count):
+    draw = np.random.default_rng(0)
+    letters = list(PROTEIN["letters"])
+    return ["".join(draw.choice(letters, 4 + number % 5)) for number in range(count)]
+
+
+def protein_vector():
+    """Adapters and a head that are not zero."""
+    size = Stock(StockSpec.from_dict(PROTEIN), None, Path()).size
+    return 0.5 * np.random.default_rng(1).standard_normal(size).astype(np.float32)
+
+
+@pytest.mark.parametrize("corrupt", [0, 1])
+async def test_a_stock_model_of_a_run_is_released_asked_and_audited(
+    federation, tmp_path, corrupt
+):
+    texts = peptides(20)
+    table = b"peptide\n" + b"".join(b"%s\n" % text.encode() for text in texts)
+    about = {"spec": PROTEIN, "vector": protein_vector, "corrupt": corrupt}
+    async with federation(**about) as nodes:
+        await nodes.clinic.confirmations._judge(nodes.model)
+        assert nodes.clinic.confirmations.of(nodes.model) == ["clinic"]
+        assert not await nodes.clinic.events("model.refuted")
+        found = await nodes.clinic.requester.run(nodes.model, "host", table)
+        assert len(found["receipts"]) == 5  # texts of five lengths, none padded
+        await nodes.host.receipts.anchor()
+        await eventually(lambda: len(nodes.auditor.audits.rows()) == 5)
+        verdicts = sorted(row["verdict"] for row in nodes.auditor.audits.rows())
+        assert verdicts == ["failed"] * corrupt + ["passed"] * (5 - corrupt)
+        if corrupt:
+            return
+        model = Stock(StockSpec.from_dict(PROTEIN), None, tmp_path)
+        logits = model.model.scores(protein_vector(), model._rows(texts))
+        best = logits.max(1)
+        wanted = best - np.log(np.exp(logits).sum(1) - np.exp(best))
+        gap = np.array(found["scores"]) - wanted
+        assert np.linalg.norm(gap) < 0.1 * np.linalg.norm(wanted)
+        # Which of two is larger is only asked where they are further apart than rounding.
+        runner_up = np.sort(logits, axis=1)[:, -2]
+        clear = np.flatnonzero(best - runner_up > 0.3)
+        assert len(clear) > 10
+        for place in clear:
+            expected = PROTEIN["classes"][logits[place].argmax()]
+            assert found["answers"][place] == expected
+        assert score_file(found).splitlines()[0] == b"score,class"
+        receipt = bytes.fromhex(found["receipts"][0])
+        await nodes.clinic.certificates.disclose(receipt, 1, tmp_path / "one")
+        shown = case.check(case.read((tmp_path / "one").read_bytes()))
+        assert (shown.fault, shown.count) == (None, 3)
+
+
+async def test_a_stock_release_of_another_state_is_refuted(federation):
+    async with federation(verify=False, spec=PROTEIN, vector=protein_vector) as nodes:
+        releases = nodes.clinic.releases
+        about = {
+            "spec": PROTEIN,
+            "folder": str(nodes.folder / "states"),
+            "models": "",
+            "seed": releases.key_seed(nodes.model),
+            "trunk": str(await releases.trunk_file(nodes.model)),
+            "model_root": nodes.model,
+        }
+        for vector, differs in (
+            (protein_vector(), ""),
+            (1.01 * protein_vector(), "layer 0 q"),
+        ):
+            root = state.write(nodes.folder / "states", vector)
+            found = await nodes.clinic.compute.call(
+                "model.confirm", {**about, "root": root}
+            )
+            assert found["differs"].startswith(differs)
+            assert bool(found["differs"]) == bool(differs)
+
+
+async def test_a_certificate_outlives_its_host(federation, tmp_path):
+    """Once complete, both exports need nobody; before, they need the host."""
+    async with federation(verify=False) as nodes:
+        found = await nodes.clinic.requester.run(nodes.model, "host", CSV)
+        first, second = (bytes.fromhex(one) for one in found["receipts"])
+        own = nodes.clinic.certificates
+        assert await own.complete() == 0  # the batch is open
+        assert [row["batch"] for row in await own.rows()] == [None, None]
+        root = await nodes.host.receipts.anchor()
+        assert await own.complete() == 2
+        rows = await own.rows()
+        assert {row["batch"] for row in rows} == {root.hex()}
+        assert {row["receipt"] for row in rows} == set(found["receipts"])
+        assert sorted(row["cases"] for row in rows) == [4, 16]
+        later = await nodes.clinic.requester.run(nodes.model, "host", CSV)
+        await nodes.host.receipts.anchor()
+
+        async def away(*_args, **_options):
+            raise NodeError("nobody answers")
+
+        nodes.clinic.transport.request = away
+        for receipt in (first, second):
+            await own.export(receipt, tmp_path / "whole")
+            whole = bundle.check(bundle.read((tmp_path / "whole").read_bytes()))
+            assert (whole.fault, whole.receipt.digest) == (None, receipt)
+        await own.disclose(first, 3, tmp_path / "one")
+        assert case.check(case.read((tmp_path / "one").read_bytes())).fault is None
+        with pytest.raises(NodeError, match="nobody answers"):
+            await own.export(bytes.fromhex(later["receipts"][0]), tmp_path / "none")
+        assert await own.complete() == 0
 
 
 async def test_only_auditors_and_the_requester_see_rows(federation):
@@ -709,7 +954,7 @@ async def test_what_is_drawn_depends_on_the_auditors_coins(federation, monkeypat
 
 
 async def test_a_busy_host_says_so(federation, monkeypatch):
-    monkeypatch.setattr("node.services.inference.WAITING_LIMIT", 0)
+    monkeypatch.setattr("node.services.line.WAITING_LIMIT", 0)
     async with federation(verify=False) as nodes:
         with pytest.raises(NodeError, match="0 requests are in line, limit is 0"):
             await nodes.clinic.requester.run(nodes.model, "host", CSV)

@@ -1,5 +1,6 @@
 """Before the first round: consents, and the numbers that follow from them."""
 
+import msgspec
 import nacl.signing
 import pytest
 
@@ -22,6 +23,7 @@ from protocol.runs import (
     Privacy,
     Proposal,
     Stance,
+    Thin,
     canonical_plan,
     open_consent,
     open_proposal,
@@ -49,6 +51,24 @@ def sign(member):
 
 def plan(**numbers):
     return Plan(title="t", spec={}, task={}, train={}, sum=numbers)
+
+
+@pytest.mark.parametrize("one_in", [-1, 0, 1, 65])
+def test_a_run_too_thin_is_refused_by_name(one_in):
+    made = msgspec.structs.replace(plan(), thin=Thin(one_in))
+    with pytest.raises(
+        MalformedMessageError, match=f"one_in is {one_in}, need 2 to 64"
+    ):
+        policy(64, made)
+
+
+def test_over_thin_links_the_sum_is_of_fewer_entries():
+    made = msgspec.structs.replace(plan(), thin=Thin(8))
+    assert consented().epoch(65, made).policy.length == 9
+    assert consented().epoch(65, plan()).policy.length == 65
+    # Runs without it keep the names they had: the field is not in their text.
+    assert b"thin" not in canonical_plan(plan())
+    assert parse_plan(canonical_plan(made)) == made
 
 
 def consented(samples=(10, 20, 30)):

@@ -20,7 +20,6 @@ from protocol.queries import result, sketch
 from protocol.queries.answer import (
     Answer,
     Attestation,
-    Bundle,
     added,
     mask,
     open_answer,
@@ -30,6 +29,7 @@ from protocol.queries.answer import (
     suppressed,
 )
 from protocol.queries.budget import affordable, epsilon_of
+from protocol.queries.bundle import Bundle
 from protocol.queries.noise import discrete_gaussian
 from protocol.queries.spec import (
     MICRO,

@@ -18,6 +18,7 @@ from node.services.market import Market
 from node.services.queries import Queries
 from protocol.members import ROLE_DATA_PROVIDER, ROLE_RESEARCHER, Member
 from protocol.queries.answer import CHECK_PROTOCOL, QUERY_PROTOCOL
+from protocol.queries.recovery import OPEN_PROTOCOL, POLL_PROTOCOL
 from protocol.queries.spec import MICRO, Named, Query
 
 TEXTS = ("Lung cancer", "CC0-1.0", ["DUO:0000042"], "NCCTG, Loprinzi et al. 1994")
@@ -67,7 +68,7 @@ class Site:
 
     def start(self):
         """A new process over the same store."""
-        for protocol in (QUERY_PROTOCOL, CHECK_PROTOCOL):
+        for protocol in (QUERY_PROTOCOL, CHECK_PROTOCOL, POLL_PROTOCOL, OPEN_PROTOCOL):
             self.transport._served.pop(protocol, None)
         self.queries = Queries(
             store=self.store,

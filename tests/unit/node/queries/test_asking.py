@@ -8,9 +8,11 @@ from query_world import question
 from node.errors import AccessError, ComputeError, TransportError
 from node.rpc import results
 from protocol.errors import MalformedMessageError
-from protocol.queries.answer import QUERY_PROTOCOL, Bundle, seal_query
+from protocol.queries.answer import QUERY_PROTOCOL, seal_query
+from protocol.queries.bundle import Bundle
+from protocol.queries.recovery import Asked
 from protocol.queries.spec import MICRO, Named
-from protocol.wire import decode
+from protocol.wire import decode, encode
 
 
 @pytest.mark.slow
@@ -47,7 +49,7 @@ async def test_the_same_question_costs_once_and_has_one_answer_also_after_a_cras
 
     async def ask():
         return await world.lab.transport.request(
-            *(site.key.peer_id, QUERY_PROTOCOL, sealed),
+            *(site.key.peer_id, QUERY_PROTOCOL, encode(Asked(sealed))),
             timeout_s=60,
             limit_bytes=1 << 20,
         )
@@ -110,7 +112,7 @@ async def test_what_is_not_allowed_is_refused_and_costs_nothing(world):
             1000, **{"datasets": (Named(token.dataset, token.record),), **changes}
         )
         with pytest.raises(AccessError, match=reason):
-            await site.queries._answer(asked, world.lab.member(), b"")
+            await site.queries._answer(asked, world.lab.member(), Asked(b""))
     # One of three refuses: the other two have not paid.
     for other, dataset in zip(world.sites[1:], world.datasets[1:], strict=True):
         await other.queries.allow(dataset, ["count", "histogram"], 5.0, 1e-6, 10)
@@ -136,4 +138,4 @@ async def test_a_question_brought_by_another_than_its_signer_is_refused(world):
     key = world.sites[1].key
     sealed = seal_query(key.sign, key.public_key, asked)
     with pytest.raises(AccessError, match="signed by another"):
-        await site.queries._serve(world.lab.key.peer_id, sealed)
+        await site.queries._serve(world.lab.key.peer_id, encode(Asked(sealed)))

@@ -11,7 +11,7 @@ from protocol import lineage_file
 from protocol.lineage import AskedQuery, build
 from protocol.lineage_file import Seen
 from protocol.lineage_graph import BOTH, SIGNED
-from protocol.queries.answer import Bundle
+from protocol.queries.bundle import Bundle
 from protocol.queries.spec import MICRO
 from protocol.wire import decode, encode
 

@@ -1,0 +1,67 @@
+"""What a run's machine must not lose, sealed at rest.
+
+Records of a round hold secrets (pre-keys, seeds, shares), and so do the recipes by which
+updates are rounded; both are stored under a key that only the opened key file gives.
+"""
+
+import hashlib
+from collections.abc import Mapping
+
+import nacl.secret
+
+from node.errors import StorageError
+from node.ports import Signer, Store
+from protocol.types import Digest, digest
+
+RECORDS, RECIPES = "round-records", "round-recipes"
+_LABEL = b"rexis-round-records-1"
+
+
+class RecordBox:
+    """Records of one run in the store, sealed at rest."""
+
+    def __init__(self, store: Store, signer: Signer, run: bytes) -> None:
+        self._store = store
+        self._run = run
+        # What this node agrees on with itself is known to whoever opens the key file.
+        own = signer.agree(signer.seal_key)
+        self._box = nacl.secret.SecretBox(hashlib.sha256(_LABEL + own).digest())
+
+    async def read(self) -> dict[str, bytes]:
+        """All of them, as the machine takes them up."""
+        return {
+            key[len(self._run) :].decode(): self._box.decrypt(value)
+            for key, value in await self._store.scan(RECORDS)
+            if key.startswith(self._run)
+        }
+
+    async def get(self, key: str) -> bytes | None:
+        """One record, or None."""
+        sealed = await self._store.get(RECORDS, self._run + key.encode())
+        return None if sealed is None else self._box.decrypt(sealed)
+
+    async def put(self, records: Mapping[str, bytes]) -> None:
+        """All of them, on disk when this returns."""
+        await self._store.put_many(
+            [
+                (RECORDS, self._run + key.encode(), bytes(self._box.encrypt(value)))
+                for key, value in records.items()
+            ]
+        )
+
+    async def put_recipe(self, recipe: bytes) -> Digest:
+        """On disk when this returns; named by its digest, which is what the machine knows."""
+        name, sealed = digest(recipe), bytes(self._box.encrypt(recipe))
+        await self._store.put(RECIPES, self._run + name, sealed)
+        return name
+
+    async def recipe(self, name: Digest) -> bytes:
+        sealed = await self._store.get(RECIPES, self._run + name)
+        if sealed is None:
+            raise StorageError(f"no recipe {name.hex()[:16]}: its round is over")
+        return self._box.decrypt(sealed)
+
+    async def delete(self, keys: tuple[str, ...]) -> None:
+        await self._store.put_many(
+            [(RECORDS, self._run + key.encode(), None) for key in keys]
+        )
