@@ -16,7 +16,7 @@ from ee.integer_torch import TorchCache, TorchTrunk
 from ee.keys import Key, state_keyed
 from ee.split import split_model
 
-NAMES = ("bert", "gpt2", "biogpt", "esm", "vit", "qwen2")
+NAMES = ("bert", "gpt2", "biogpt", "esm", "vit", "llama", "qwen2")
 SEED = bytes(range(32))
 
 
