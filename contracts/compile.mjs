@@ -25,6 +25,7 @@ const contracts = [
   "Market",
   "Board",
   "Anchors",
+  "Judge",
   "Disputes",
   "Reputation",
   "Committee",

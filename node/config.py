@@ -213,6 +213,14 @@ class Audit(Table, frozen=True):
             "layer is, any of them",
         ),
     ] = 0.1
+    tier: Annotated[
+        Literal["replay", "freivalds"],
+        Meta(
+            description="replay: a layer is computed again from its weights. freivalds: it is "
+            "checked with a secret key made from them once, and they are not kept; a wrong one "
+            "passes with 2^-40 or less, and what does not pass is replayed",
+        ),
+    ] = "replay"
     dispute: Annotated[
         bool,
         Meta(

@@ -27,6 +27,7 @@ class Home:
         self.trunks = self.path / "trunks"
         self.models = self.path / "models"
         self.evidence = self.path / "evidence"
+        self.audit_keys = self.path / "audit-keys"
         self.rpc_socket = self.path / "rpc.sock"
         self.worker_socket = self.path / "worker.sock"
         self.borrowed_socket = self.path / "borrowed.sock"

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Any, Protocol
 
-from protocol.dispute import Claim, NormProof, Proof, Row, Turn
+from protocol.dispute import Asked, Claim, Leaf, Proof, SaltProof, Trunk, Turn
 from protocol.members import Member, MemberSet
 from protocol.receipt import BatchProof
 from protocol.types import Digest, PeerId, PublicKey
@@ -224,7 +224,8 @@ class Case:
     closes: int
     quorum: int
     bond: int
-    locked: int
+    taken: int
+    """Of a host's stake, once a receipt is found wrong."""
     outcome: Outcome
     upholding: int = 0
     rejecting: int = 0
@@ -236,8 +237,8 @@ class Case:
             rejecting=self.rejecting + (not uphold),
         )
 
-    def closed(self, outcome: Outcome) -> "Case":
-        return replace(self, outcome=outcome)
+    def closed(self, outcome: Outcome, taken: int) -> "Case":
+        return replace(self, outcome=outcome, taken=taken)
 
 
 @dataclass(frozen=True)
@@ -630,33 +631,36 @@ class Arbiter(Protocol):
         batch: bytes,
         proof: BatchProof,
         receipt: bytes,
+        trunk: Trunk,
         place: tuple[int, int, int],
     ) -> int:
         """Dispute the row at (layer, case, token) of a sealed receipt; the number."""
 
-    async def answer(self, number: int, hashes: Sequence[bytes]) -> None: ...
+    async def answer(self, number: int, roots: Sequence[bytes]) -> None: ...
 
-    async def ask(self, number: int, step: int) -> None: ...
+    async def ask(self, number: int, claim: Claim, asked: Asked) -> None: ...
 
     async def show(
-        self, number: int, claim: Claim, hashes: Sequence[bytes], row: Row
+        self, number: int, claim: Claim, roots: Sequence[bytes], leaf: Leaf
     ) -> None: ...
 
-    async def prove(
-        self, number: int, claim: Claim, hashes: Sequence[bytes], proof: Proof
-    ) -> None: ...
-
-    async def prove_norm(
+    async def split(
         self,
         number: int,
         claim: Claim,
-        hashes: Sequence[bytes],
-        step: int,
-        proof: NormProof,
-    ) -> None: ...
+        roots: Sequence[bytes],
+        nodes: Sequence[bytes],
+        path: Sequence[bytes],
+    ) -> None:
+        """What is below the node that was asked for, and the way up from it."""
 
-    async def drop(self, number: int) -> None:
-        """There is nothing the contract could be shown; both keep what is theirs."""
+    async def prove(
+        self,
+        number: int,
+        claim: Claim,
+        roots: Sequence[bytes],
+        proof: Proof | SaltProof,
+    ) -> None: ...
 
     async def close(self, number: int) -> None:
         """Whoever had to move let the time pass."""

@@ -12,7 +12,7 @@ from protocol.receipt import LAYERS_LIMIT, RECEIPT_LIMIT_BYTES, Sign
 from protocol.types import DIGEST_BYTES, PublicKey
 from protocol.wire import Message, decode, encode
 
-AUDIT_DOMAIN = "rexis/audit/1"
+AUDIT_DOMAIN = "rexis/audit/2"
 
 
 class Entry(Message, frozen=True, tag="entry"):
@@ -40,6 +40,7 @@ class Fault(Message, frozen=True, tag="fault"):
     """Unknown where the host did not show the rows it committed to."""
 
 
+TIERS = frozenset({"replay", "freivalds"})
 FAULT_KINDS = frozenset({"layer", "shape", "receipt"})
 
 
@@ -57,6 +58,11 @@ class Audit(Message, frozen=True, tag="audit"):
     """How many layers were replayed, up to the first that differed."""
     fault: Fault | None
     time: int
+    tier: str = "replay"
+    """`replay`: computed again.  `freivalds`: checked with a secret key and no weights; such a
+    report never accuses, because what it rests on convinces its auditor alone."""
+    error_bits: int = 0
+    """A wrong layer passes `freivalds` with probability 2^-error_bits at most; 0: never."""
 
     def check(self) -> None:
         """Lengths and closed sets."""
@@ -65,6 +71,14 @@ class Audit(Message, frozen=True, tag="audit"):
                 raise MalformedMessageError(f"{name} is not {DIGEST_BYTES} bytes")
         if not (0 <= self.first < LAYERS_LIMIT and 0 <= self.count <= LAYERS_LIMIT):
             raise MalformedMessageError(f"layers {self.first} and {self.count} more")
+        if self.tier not in TIERS or (self.tier == "freivalds") != (
+            self.error_bits > 0
+        ):
+            raise MalformedMessageError(
+                f"report of tier {self.tier[:32]!r} with error 2^-{self.error_bits}"
+            )
+        if self.fault is not None and self.tier != "replay":
+            raise MalformedMessageError(f"report of tier {self.tier} accuses a host")
         if self.fault is not None and self.fault.kind not in FAULT_KINDS:
             raise MalformedMessageError(f"fault of kind {self.fault.kind[:32]!r}")
 
@@ -86,6 +100,8 @@ class Audit(Message, frozen=True, tag="audit"):
             "entry": None if entry is None else {n: getattr(entry, n) for n in names},
             "first_layer": self.first,
             "layers_replayed": self.count,
+            "tier": self.tier,
+            "error_bits": self.error_bits,
             "time": self.time,
         }
 

@@ -1,9 +1,10 @@
 """A dispute about one token's row after one layer, proved to a contract (docs/verify.md §10).
 
-The host hashes the ten rows inside the layer; each matrix reads one of them and writes
-another.  Whoever holds the rows and the model finds a matrix whose output is not what its input
-makes, and shows one channel of it.  What is here is the bytes that the contract reads and who
-moves next; the arithmetic is `ee.integer`'s.
+The host answers with the roots of the parts inside the layer.  Each part follows from those
+before it, so whoever holds the model and the rows before the layer computes them all, finds
+the first that differs and in it the first number, and shows what makes that number another.
+What is here is the bytes that the contract reads and who moves next; the arithmetic is
+`ee.integer`'s.
 """
 
 import hashlib
@@ -13,23 +14,42 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
 
+from protocol import merkle
 from protocol.boundary import RowOpening, case_salt
 from protocol.errors import MalformedMessageError
 from protocol.types import DIGEST_BYTES, Digest
 
-STEPS = 10
-READS = (0, 0, 0, 4, 6, 6, 9)
-"""Step that each matrix reads, in the order q, k, v, o, gate, up, down."""
-WRITES = (1, 2, 3, 5, 7, 8, None)
-"""Step that it writes; the last one writes the row after the layer."""
-MIDDLE = 5
-NORMS = (0, 6)
-"""Steps that are a norm, of the row before the layer and of `MIDDLE`."""
-OUTPUT_PROJECTION, DOWN = 3, 6
 
-_LABEL = b"rexis-trace-1"
-_SALT_LABEL = b"rexis-trace-salt-1"
-_PLACE = struct.Struct(">BIII")
+class Part(IntEnum):
+    """Parts of a layer, each made of those before it; the contract's numbers."""
+
+    NORM = 0
+    QUERY = 1
+    KEY = 2
+    VALUE = 3
+    COLUMN = 4
+    SCORE = 5
+    MIXED = 6
+    MIXED_TOP = 7
+    MIXED_ROW = 8
+    MIDDLE = 9
+    NORM2 = 10
+    GATE = 11
+    UP = 12
+    PRODUCT = 13
+    PRODUCT_TOP = 14
+    WIDE = 15
+    AFTER = 16
+    """The row after the layer, which stands in the receipt and in no answer."""
+
+
+PARTS = 16
+SPAN = 5
+"""Levels of a part's tree that a host shows at once."""
+
+_LABEL = b"rexis-trace-2"
+_SALT_LABEL = b"rexis-trace-salt-2"
+_PLACE = struct.Struct(">BIIII")
 
 
 class Turn(IntEnum):
@@ -42,65 +62,60 @@ class Turn(IntEnum):
 
 @dataclass(frozen=True)
 class Claim:
-    """Which row is disputed; the contract's order of fields."""
+    """Which row of which model is disputed; the contract's order of fields."""
 
     model: bytes
     before: bytes
     """Boundary root of the rows before the layer."""
     afterwards: bytes
+    layer_root: bytes
+    tables: bytes
     cases: int
     tokens: int
     width: int
     layer: int
-    case: int
+    case_number: int
     token: int
+    inner: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    positions: int
+    causal: bool
+    bias: int
+    multiplier: int
+
+
+_CLAIM_FIELDS = (
+    *("model", "before", "afterwards", "layerRoot", "tables"),
+    *("cases", "tokens", "width", "layer", "caseNumber", "token"),
+    *("inner", "heads", "kvHeads", "headDim", "positions"),
+    *("causal", "bias", "multiplier"),
+)
 
 
 @dataclass(frozen=True)
-class Row:
-    """A row inside a layer."""
+class Leaf:
+    """A leaf of a part, and its way up to what the host answered."""
 
     salt: bytes
-    exponent: int
     entries: bytes
-
-    def digest(self, step: int, claim: Claim) -> Digest:
-        """The leaf that stands for it."""
-        place = _PLACE.pack(step, claim.layer, claim.case, claim.token)
-        parts = (b"\x00", _LABEL, place, self.salt, bytes([self.exponent]))
-        return Digest(hashlib.sha256(b"".join((*parts, self.entries))).digest())
-
-
-@dataclass(frozen=True)
-class Channel:
-    """One output channel of a matrix, and its way up to the model root."""
-
-    header: bytes
-    layers: tuple[bytes, ...]
-    index: int
-    size: int
     path: tuple[bytes, ...]
-    leaf: bytes
+
+    def digest(self, claim: Claim, part: int, index: int) -> Digest:
+        """What stands for it in its part's tree."""
+        place = _place(claim, part, index)
+        return merkle.leaf_digest(_LABEL + place + self.salt + self.entries)
 
 
+NO_LEAF = Leaf(bytes(DIGEST_BYTES), b"", ())
 NO_ROW = RowOpening(bytes(DIGEST_BYTES), b"", (), ())
-"""Where a matrix needs no row between layers."""
-
-
-@dataclass(frozen=True)
-class Proof:
-    """One wrong number, as the contract takes it."""
-
-    channel: Channel
-    input: Row
-    other: Row
-    """What the matrix wrote; for `DOWN` the row its output is added to."""
-    boundary: RowOpening = NO_ROW
+"""Where a number is not made of a row between layers."""
 
 
 @dataclass(frozen=True)
 class Trunk:
-    """What a norm needs of the model, and its way into the model root."""
+    """What an accusation needs of the model: its way into the model root."""
 
     numbers: bytes
     tables: bytes
@@ -108,15 +123,118 @@ class Trunk:
 
 
 @dataclass(frozen=True)
-class NormProof:
-    """One wrong number of a norm, as the contract takes it."""
+class Channel:
+    """One output channel of a matrix, and its way up to the layer's root."""
 
-    trunk: Trunk
-    boundary: RowOpening
-    """The row before the layer; `NO_ROW` for the second norm."""
-    middle: Row
-    claimed: Row
-    entry: int
+    index: int
+    size: int
+    path: tuple[bytes, ...]
+    leaf: bytes
+
+
+NO_CHANNEL = Channel(0, 0, (), b"")
+
+
+@dataclass(frozen=True)
+class Angles:
+    """A position's row of the RoPE tables, and its way up to their root."""
+
+    row: bytes
+    path: tuple[bytes, ...]
+
+
+@dataclass(frozen=True)
+class Proof:
+    """One wrong number, as the contract takes it."""
+
+    part: int
+    index: int
+    """Which leaf of the part."""
+    place: int
+    """Which entry of the leaf."""
+    claimed: Leaf
+    inputs: tuple[Leaf, ...] = ()
+    boundary: RowOpening = NO_ROW
+    channel: Channel = NO_CHANNEL
+    angles: tuple[Angles, ...] = ()
+
+
+@dataclass(frozen=True)
+class SaltProof:
+    """A leaf with another salt than its place gives it."""
+
+    part: int
+    index: int
+    leaf: Leaf
+    case_salt: bytes
+    before: RowOpening
+    """The claim's row before the layer, whose salt says that `case_salt` is the one."""
+
+
+class Trace:
+    """All parts of a claim, as trees."""
+
+    def __init__(
+        self, claim: Claim, salt: bytes, entries: Sequence[Sequence[bytes]]
+    ) -> None:
+        """`entries` are the leaves of every part, `salt` is the receipt's."""
+        if len(entries) != PARTS:
+            raise MalformedMessageError(f"{len(entries)} parts, a layer has {PARTS}")
+        self._entries = entries
+        own = case_salt(salt, claim.case_number)
+        self._salts = [
+            [leaf_salt(own, claim, part, index) for index in range(len(leaves))]
+            for part, leaves in enumerate(entries)
+        ]
+        self._levels = [
+            merkle.levels(
+                [
+                    Leaf(salt, leaf, ()).digest(claim, part, index)
+                    for index, (salt, leaf) in enumerate(
+                        zip(salts, leaves, strict=True)
+                    )
+                ]
+            )
+            for part, (salts, leaves) in enumerate(
+                zip(self._salts, entries, strict=True)
+            )
+        ]
+
+    @property
+    def roots(self) -> tuple[bytes, ...]:
+        return tuple(levels[-1][0] for levels in self._levels)
+
+    def height(self, part: int) -> int:
+        """Levels above the leaves."""
+        return len(self._levels[part]) - 1
+
+    def leaf(self, part: int, index: int) -> Leaf:
+        path = merkle.proof_of_digests(self._levels[part][0], index)
+        return Leaf(self._salts[part][index], self._entries[part][index], tuple(path))
+
+    def below(self, part: int, level: int, index: int) -> tuple[bytes, ...]:
+        """Nodes `SPAN` levels below a node, or the leaves' hashes."""
+        lower = max(0, level - SPAN)
+        first = index << (level - lower)
+        return tuple(self._level(part, lower)[first : first + (1 << (level - lower))])
+
+    def path(self, part: int, level: int, index: int) -> tuple[bytes, ...]:
+        """From a node to the part's root."""
+        return tuple(merkle.proof_of_digests(self._level(part, level), index))
+
+    def _level(self, part: int, level: int) -> list[bytes]:
+        """Above the root there is the root."""
+        levels = self._levels[part]
+        return levels[min(level, len(levels) - 1)]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a host is to show: a leaf (level 0), or what is below a node."""
+
+    part: int
+    level: int
+    index: int
 
 
 @dataclass
@@ -129,68 +247,81 @@ class Game:
     leaf: bytes
     """Leaf hash of the receipt in its batch."""
     claim: Claim
-    hashes: tuple[bytes, ...] = ()
+    roots: tuple[bytes, ...] = ()
     """The host's answer."""
-    shown: dict[int, Row] = field(default_factory=dict)
-    asked: int | None = None
+    nodes: dict[str, tuple[bytes, ...]] = field(default_factory=dict)
+    """What was shown below nodes, by `_named`."""
+    leaves: dict[str, Leaf] = field(default_factory=dict)
+    asked: Asked | None = None
     turn: Turn = Turn.HOST
     outcome: str = ""
     """Empty while it runs."""
 
-    def answered(self, hashes: Sequence[bytes]) -> None:
-        if len(hashes) != STEPS:
-            raise MalformedMessageError(f"{len(hashes)} rows, a layer has {STEPS}")
-        self.hashes, self.turn = tuple(hashes), Turn.CHALLENGER
+    def answered(self, roots: Sequence[bytes]) -> None:
+        if len(roots) != PARTS:
+            raise MalformedMessageError(
+                f"{len(roots)} roots, a layer has {PARTS} parts"
+            )
+        self.roots, self.turn = tuple(roots), Turn.CHALLENGER
 
-    def row_asked(self, step: int) -> None:
-        self.asked, self.turn = step, Turn.HOST
+    def part_asked(self, asked: Asked) -> None:
+        self.asked, self.turn = asked, Turn.HOST
 
-    def row_shown(self, step: int, row: Row) -> None:
-        self.shown[step] = row
+    def nodes_shown(self, asked: Asked, nodes: Sequence[bytes]) -> None:
+        self.nodes[_named(asked)] = tuple(nodes)
+        self.asked, self.turn = None, Turn.CHALLENGER
+
+    def leaf_shown(self, part: int, index: int, leaf: Leaf) -> None:
+        self.leaves[_named(Asked(part, 0, index))] = leaf
         self.asked, self.turn = None, Turn.CHALLENGER
 
     def closed(self, outcome: str) -> None:
         self.outcome, self.turn = outcome, Turn.NOBODY
 
-    def unknown_step(self, own: Sequence[Row]) -> int | None:
-        """The first row of the host that is neither the challenger's nor shown."""
-        for step, (row, told) in enumerate(zip(own, self.hashes, strict=True)):
-            if step not in self.shown and row.digest(step, self.claim) != told:
-                return step
-        return None
+    def wrong_part(self, own: Trace) -> int:
+        """The first part of the host's that is not the challenger's; else `Part.AFTER`."""
+        pairs = zip(own.roots, self.roots, strict=True)
+        return next((part for part, (a, b) in enumerate(pairs) if a != b), Part.AFTER)
 
-    def rows(self, own: Sequence[Row]) -> list[Row]:
-        """The host's rows, once `unknown_step` is None."""
-        return [self.shown.get(step, row) for step, row in enumerate(own)]
+    def wrong_leaf(self, own: Trace, part: int) -> Asked | tuple[int, Leaf]:
+        """Down the tree of a part that differs, to its first leaf that does.
+
+        Either what to ask for next, or that leaf's index and the leaf.
+        """
+        level, index = own.height(part), 0
+        while level:
+            asked = Asked(part, level, index)
+            told = self.nodes.get(_named(asked))
+            if told is None:
+                return asked
+            mine = own.below(part, level, index)
+            child = next(
+                i
+                for i, pair in enumerate(zip(mine, told, strict=True))
+                if pair[0] != pair[1]
+            )
+            index = (index << min(level, SPAN)) + child
+            level = max(0, level - SPAN)
+        asked = Asked(part, 0, index)
+        shown = self.leaves.get(_named(asked))
+        return asked if shown is None else (index, shown)
 
 
-def trace_salt(salt: bytes, claim: Claim, step: int) -> bytes:
-    """Salt of one row inside a layer, from the salt of the receipt; opens no other row."""
-    place = _PLACE.pack(step, claim.layer, claim.case, claim.token)
-    own = case_salt(salt, claim.case)
-    return hashlib.sha256(_SALT_LABEL + own + place).digest()
-
-
-def salted(
-    rows: Sequence[tuple[int, bytes]], salt: bytes, claim: Claim
-) -> tuple[Row, ...]:
-    """The ten rows of (exponent, entries) under the receipt's salt."""
-    return tuple(
-        Row(trace_salt(salt, claim, step), exponent, entries)
-        for step, (exponent, entries) in enumerate(rows)
-    )
+def leaf_salt(own: bytes, claim: Claim, part: int, index: int) -> bytes:
+    """Salt of one leaf, from the salt of its case; opens no other leaf."""
+    return hashlib.sha256(_SALT_LABEL + own + _place(claim, part, index)).digest()
 
 
 def claim_from(data: Mapping[str, Any]) -> Claim:
     """Out of the fields of the event that opens a dispute."""
-    return Claim(
-        model=bytes(data["model"]),
-        before=bytes(data["before"]),
-        afterwards=bytes(data["afterwards"]),
-        cases=int(data["cases"]),
-        tokens=int(data["tokens"]),
-        width=int(data["width"]),
-        layer=int(data["layer"]),
-        case=int(data["caseNumber"]),
-        token=int(data["token"]),
-    )
+    found = [data[name] for name in _CLAIM_FIELDS]
+    values: list[Any] = [bytes(v) if isinstance(v, bytes) else v for v in found]
+    return Claim(*values)
+
+
+def _place(claim: Claim, part: int, index: int) -> bytes:
+    return _PLACE.pack(part, claim.layer, claim.case_number, claim.token, index)
+
+
+def _named(asked: Asked) -> str:
+    return f"{asked.part} {asked.level} {asked.index}"

@@ -17,6 +17,7 @@ RECEIPTS_PROTOCOL = "/rexis/receipts/1"
 PLACE_PROTOCOL = "/rexis/place/1"
 OPEN_PROTOCOL = "/rexis/open/1"
 SLICE_PROTOCOL = "/rexis/slice/1"
+TRACE_PROTOCOL = "/rexis/trace/1"
 RELEASE_TOPIC = "release"
 AUDIT_TOPIC = "audit"
 
@@ -26,6 +27,8 @@ RELEASE_LIMIT_BYTES = 1 << 18
 TRUNK_LIMIT_BYTES = 1 << 30
 REQUEST_LIMIT_BYTES = 16 << 20
 """One inference: rows in or rows out; more cases are more requests."""
+TRACE_LIMIT_BYTES = 32 << 20
+"""Rows and sums of one layer; six sequences of 128 tokens at the size of BERT-base."""
 BATCH_LIMIT_BYTES = 4 << 20
 SMALL_LIMIT_BYTES = 1 << 12
 
@@ -107,6 +110,35 @@ class SliceAnswer(Message, frozen=True, tag="sliced"):
         if not 0 < self.blob_bytes <= TRUNK_LIMIT_BYTES:
             raise MalformedMessageError(
                 f"slice of {self.blob_bytes} bytes, limit is {TRUNK_LIMIT_BYTES}"
+            )
+
+
+class TraceRequest(Message, frozen=True, tag="trace"):
+    """An auditor without weights asks for what the matrices of one layer gave."""
+
+    receipt: bytes
+    """Digest of the sealed receipt."""
+    layer: int
+
+    def check(self) -> None:
+        _require("receipt", self.receipt)
+        if not 0 <= self.layer < LAYERS_LIMIT:
+            raise MalformedMessageError(
+                f"layer is {self.layer}, limit is {LAYERS_LIMIT - 1}"
+            )
+
+
+class TraceAnswer(Message, frozen=True, tag="traced"):
+    """The rows before the layer, and the packed sums of its matrices; worth what a check says."""
+
+    salt: bytes
+    rows: bytes
+    sums: tuple[bytes, ...]
+
+    def check(self) -> None:
+        if len(self.salt) != SALT_BYTES:
+            raise MalformedMessageError(
+                f"salt has {len(self.salt)} bytes, needs {SALT_BYTES}"
             )
 
 

@@ -41,7 +41,7 @@ def root_of_digests(digests: Sequence[bytes]) -> Digest:
     """Root over leaves already hashed by `leaf_digest`."""
     if not digests:
         return Digest(hashlib.sha256(b"").digest())
-    return Digest(_levels(digests)[-1][0])
+    return Digest(levels(digests)[-1][0])
 
 
 def inclusion_proof(leaves: Sequence[bytes], index: int) -> list[Digest]:
@@ -54,7 +54,7 @@ def proof_of_digests(digests: Sequence[bytes], index: int) -> list[Digest]:
     if not 0 <= index < len(digests):
         raise LocalProtocolError(f"leaf {index} of a tree with {len(digests)} leaves")
     proof: list[Digest] = []
-    for level in _levels(digests)[:-1]:
+    for level in levels(digests)[:-1]:
         sibling = index ^ 1
         # The last node of an odd level has no sibling: it is carried up unchanged.
         if sibling < len(level):
@@ -100,7 +100,7 @@ def root_from(leaf: bytes, index: int, size: int, proof: Sequence[bytes]) -> Dig
     return Digest(current)
 
 
-def _levels(digests: Sequence[bytes]) -> list[list[bytes]]:
+def levels(digests: Sequence[bytes]) -> list[list[bytes]]:
     """All levels, leaves first.
 
     Pairing neighbours and carrying the odd one up gives the same tree as RFC 9162's

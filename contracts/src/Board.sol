@@ -43,7 +43,8 @@ contract Board is Membership, Credits {
         uint16 upholding;
         uint16 rejecting;
         uint96 bond;
-        uint96 locked;
+        /// What the case took of the host's stake, once it is upheld.
+        uint96 taken;
         /// The request's id, or the key of the receipt.
         uint256 subject;
     }
@@ -81,6 +82,8 @@ contract Board is Membership, Credits {
     mapping(uint256 number => mapping(address auditor => bool)) private _voted;
     mapping(uint256 receipt => bool) private _challenged;
     mapping(address host => Stake) private _stakes;
+    /// Cases and disputes about a host's receipts that are not decided yet.
+    mapping(address host => uint256) public pending;
     mapping(address account => Tally) private _tally;
 
     event CaseOpened(
@@ -90,8 +93,7 @@ contract Board is Membership, Credits {
         Kind kind,
         uint256 subject,
         bytes32 claim,
-        uint96 bond,
-        uint96 locked
+        uint96 bond
     );
     event ReceiptChallenged(
         uint256 indexed number, address indexed host, bytes32 root, uint256 index, bytes32 leaf
@@ -116,6 +118,7 @@ contract Board is Membership, Credits {
     error StakeTooSmall(uint96 stake, uint96 needed);
     error StillLiable(uint40 leaves);
     error NothingLeaves();
+    error CasesPending(uint256 cases);
 
     constructor(
         Registry registry_,
@@ -152,12 +155,13 @@ contract Board is Membership, Credits {
         _told(msg.sender);
     }
 
-    /// What was asked back becomes collectable.
+    /// What was asked back becomes collectable, unless something is still undecided.
     function release() external {
         Stake storage mine = _stakes[msg.sender];
         uint96 amount = mine.leaving;
         if (amount == 0) revert NothingLeaves();
         if (block.timestamp < mine.leaves) revert StillLiable(mine.leaves);
+        if (pending[msg.sender] != 0) revert CasesPending(pending[msg.sender]);
         mine.leaving = 0;
         _credit(token, msg.sender, amount);
         _told(msg.sender);
@@ -182,8 +186,8 @@ contract Board is Membership, Credits {
         if (_challenged[receipt]) revert AlreadyChallenged(receipt);
         _challenged[receipt] = true;
         uint96 bond = token == address(0) ? 0 : values.bond;
-        uint96 locked = _lock(host, bond);
-        number = _open(Kind.Receipt, msg.sender, host, receipt, claim, bond, locked, values);
+        pending[host] += 1;
+        number = _open(Kind.Receipt, msg.sender, host, receipt, claim, bond, values);
         emit ReceiptChallenged(number, host, root, index, leaf);
         _take(token, msg.sender, bond);
     }
@@ -197,32 +201,29 @@ contract Board is Membership, Credits {
         if (msg.sender != address(market)) revert NotMarket(msg.sender);
         Parameters.Values memory values = parameters.values();
         uint96 bond = token == address(0) ? 0 : values.bond;
-        number = _open(Kind.Delivery, plaintiff, defendant, request, claim, bond, 0, values);
+        number = _open(Kind.Delivery, plaintiff, defendant, request, claim, bond, values);
         _take(token, plaintiff, bond);
     }
 
-    /// A dispute begins: the challenger's bond against as much of the host's stake.
-    function lock(address host, address challenger)
+    /// A dispute begins, for the challenger's bond.
+    function begin(address host, address challenger)
         external
         nonReentrant
-        returns (uint96 bond, uint96 locked)
+        returns (uint96 bond)
     {
         if (msg.sender != disputes) revert NotDisputes(msg.sender);
         bond = token == address(0) ? 0 : parameters.values().bond;
-        locked = _lock(host, bond);
+        pending[host] += 1;
         _take(token, challenger, bond);
     }
 
     /// A dispute ends.
-    function settle(
-        address host,
-        address challenger,
-        uint96 bond,
-        uint96 locked,
-        Outcome outcome
-    ) external nonReentrant {
+    function settle(address host, address challenger, uint96 bond, Outcome outcome)
+        external
+        nonReentrant
+    {
         if (msg.sender != disputes) revert NotDisputes(msg.sender);
-        _pay(challenger, host, bond, locked, outcome);
+        _payReceipt(challenger, host, bond, outcome);
         if (outcome != Outcome.Undecided) _tallied(challenger, host, outcome);
     }
 
@@ -282,13 +283,13 @@ contract Board is Membership, Credits {
     }
 
     /// As much of the host's stake as the bond, the part that leaves included.
-    function _lock(address host, uint96 bond) private returns (uint96 locked) {
+    function _slash(address host, uint96 bond) private returns (uint96 taken) {
         Stake storage theirs = _stakes[host];
         uint96 fromFree = bond < theirs.free ? bond : theirs.free;
         uint96 rest = bond - fromFree;
         uint96 fromLeaving = rest < theirs.leaving ? rest : theirs.leaving;
-        locked = fromFree + fromLeaving;
-        if (locked == 0) return 0;
+        taken = fromFree + fromLeaving;
+        if (taken == 0) return 0;
         theirs.free -= fromFree;
         theirs.leaving -= fromLeaving;
         _told(host);
@@ -301,7 +302,6 @@ contract Board is Membership, Credits {
         uint256 subject,
         bytes32 claim,
         uint96 bond,
-        uint96 locked,
         Parameters.Values memory values
     ) private returns (uint256 number) {
         number = count++;
@@ -316,17 +316,21 @@ contract Board is Membership, Credits {
             upholding: 0,
             rejecting: 0,
             bond: bond,
-            locked: locked,
+            taken: 0,
             subject: subject
         });
-        emit CaseOpened(number, plaintiff, defendant, kind, subject, claim, bond, locked);
+        emit CaseOpened(number, plaintiff, defendant, kind, subject, claim, bond);
     }
 
     function _close(uint256 number, Outcome outcome) private {
         Case storage found = _cases[number];
         found.outcome = outcome;
         (address plaintiff, address defendant) = (found.plaintiff, found.defendant);
-        _pay(plaintiff, defendant, found.bond, found.locked, outcome);
+        if (found.kind == Kind.Receipt) {
+            found.taken = _payReceipt(plaintiff, defendant, found.bond, outcome);
+        } else {
+            _credit(token, outcome == Outcome.Rejected ? defendant : plaintiff, found.bond);
+        }
         emit CaseClosed(number, outcome);
         if (found.kind == Kind.Delivery) {
             market.resolve(found.subject, outcome);
@@ -337,23 +341,27 @@ contract Board is Membership, Credits {
         }
     }
 
-    /// The winner has both; undecided, everybody what is theirs.
-    function _pay(
-        address plaintiff,
-        address defendant,
-        uint96 bond,
-        uint96 locked,
-        Outcome outcome
-    ) private {
-        if (outcome == Outcome.Upheld) {
-            _credit(token, plaintiff, uint256(bond) + locked);
-            return;
+    /// The winner has its own and half of what the loser loses; undecided, everybody theirs.
+    ///
+    /// The stake is taken at the end and not set aside at the beginning, so nobody keeps it from
+    /// others by disputes that lead nowhere.  The other half goes to all, so a host that loses
+    /// to a friend, or a friend to a host, does not get its own money back.
+    function _payReceipt(address challenger, address host, uint96 bond, Outcome outcome)
+        private
+        returns (uint96 taken)
+    {
+        pending[host] -= 1;
+        if (outcome == Outcome.Undecided) {
+            _credit(token, challenger, bond);
+            return 0;
         }
-        _credit(token, outcome == Outcome.Rejected ? defendant : plaintiff, bond);
-        if (locked != 0) {
-            _stakes[defendant].free += locked;
-            _told(defendant);
-        }
+        bool upheld = outcome == Outcome.Upheld;
+        taken = upheld ? _slash(host, bond) : 0;
+        uint96 lost = upheld ? taken : bond;
+        uint96 shared = lost / 2;
+        _credit(token, upheld ? challenger : host, lost - shared);
+        if (upheld) _credit(token, challenger, bond);
+        _credit(token, parameters.owner(), shared);
     }
 
     function _tallied(address plaintiff, address defendant, Outcome outcome) private {

@@ -3,19 +3,20 @@ pragma solidity 0.8.37;
 
 import {Anchors} from "./Anchors.sol";
 import {Board} from "./Board.sol";
+import {Judge} from "./Judge.sol";
 import {Membership} from "./Membership.sol";
 import {Parameters} from "./Parameters.sol";
 import {Receipts} from "./Receipts.sol";
 import {Registry} from "./Registry.sol";
-import {Steps} from "./Steps.sol";
+import {PARTS, Steps} from "./Steps.sol";
 
-/// Receipts that are proved wrong to the chain itself, by one dot product (docs/verify.md §10).
+/// Receipts that are proved wrong to the chain itself, by one number (docs/verify.md §10).
 ///
 /// A challenger names one token's row after one layer of an anchored receipt.  The host answers
-/// with the hashes of the ten rows inside the layer from which it follows.  Whatever is wrong in
-/// the layer is then wrong between two rows, and those of a matrix or a norm are checked here: of a
-/// matrix the input row, one output channel of the released model and the output.  Who does not move in time loses;
-/// the loser's bond is the winner's (`Board`).
+/// with the roots of the parts inside the layer that the row follows from.  Whatever is wrong in
+/// the layer is then wrong in the first part that does not follow from those before it, and one
+/// number of it is computed here (`Judge`).  A challenger that was not shown that part asks for
+/// it.  Who does not move in time loses; the loser's bond is the winner's (`Board`).
 ///
 /// A host that answers what the model says cannot lose: every way to its bond ends in a number
 /// of its own that differs from the one computed here from its own rows and the model's weights.
@@ -28,52 +29,34 @@ contract Disputes is Membership {
         Nobody
     }
 
-    /// Four slots; what it is about is kept as digests and told again by who moves.
+    /// Five slots; what it is about is kept as digests and told again by who moves.
     struct Dispute {
         address challenger;
         uint40 deadline;
         Turn turn;
         Board.Outcome outcome;
-        /// Step asked for, while it is the host's turn to show it.
-        uint8 asked;
+        /// What was asked for, while it is the host's turn to show it.
+        uint8 part;
+        uint8 level;
+        uint8 asks;
         address host;
-        /// Bit s: step s was asked for.
-        uint16 steps;
+        uint32 index;
         uint96 bond;
-        uint96 locked;
         bytes32 claim;
-        bytes32 rows;
+        bytes32 roots;
     }
 
-    /// One wrong number: what it was computed from, what it should have been.
-    struct Proof {
-        Steps.Channel channel;
-        Steps.Row input;
-        /// The matrix's output; for the last one the row that its output is added to.
-        Steps.Row other;
-        /// The row before the layer (output projection) or after it (down projection).
-        Steps.Opened boundary;
-    }
-
-    /// One wrong number of a norm: the row it is of, and the row the host has of it.
-    struct NormProof {
-        Steps.Trunk trunk;
-        /// The row before the layer; empty for the second norm.
-        Steps.Opened boundary;
-        /// Step 5, for the second norm.
-        Steps.Row middle;
-        Steps.Row claimed;
-        uint256 entry;
-    }
-
-    uint256 public constant STEPS = 10;
+    /// Levels of a tree that are shown at once: 32 nodes.
+    uint256 public constant SPAN = 5;
+    /// Enough to get from a root to one of 2^25 leaves, and for the leaf.
+    uint8 public constant MAX_ASKS = 6;
+    uint8 private constant _MAX_LEVEL = 25;
     uint8 private constant _NOTHING = 255;
-    int256 private constant _RESIDUAL = (1 << 23) - 1;
-    int256 private constant _MIDDLE = (1 << 24) - 1;
 
     Parameters public immutable parameters;
     Anchors public immutable anchors;
     Board public immutable board;
+    Judge public immutable judge;
     /// Seconds for each move.
     uint40 public immutable moveTime;
 
@@ -89,9 +72,19 @@ contract Disputes is Membership {
         Steps.Claim claim,
         uint40 deadline
     );
-    event DisputeAnswered(uint256 indexed number, bytes32[STEPS] rows, uint40 deadline);
-    event RowAsked(uint256 indexed number, uint8 step, uint40 deadline);
-    event RowShown(uint256 indexed number, uint8 step, Steps.Row row, uint40 deadline);
+    event DisputeAnswered(uint256 indexed number, bytes32[PARTS] roots, uint40 deadline);
+    event PartAsked(uint256 indexed number, uint8 part, uint8 level, uint32 index, uint40 deadline);
+    event NodesShown(
+        uint256 indexed number,
+        uint8 part,
+        uint8 level,
+        uint32 index,
+        bytes32[] nodes,
+        uint40 deadline
+    );
+    event LeafShown(
+        uint256 indexed number, uint8 part, uint32 index, Steps.Leaf leaf, uint40 deadline
+    );
     event DisputeClosed(uint256 indexed number, Board.Outcome outcome);
 
     error InvalidMoveTime(uint40 moveTime);
@@ -104,23 +97,24 @@ contract Disputes is Membership {
     error WindowOver(uint256 ended);
     error AlreadyDisputed(bytes32 leaf);
     error NoSuchRow(uint32 caseNumber, uint32 token);
-    error NoSuchStep(uint256 step);
-    error AlreadyAsked(uint8 step);
+    error NoSuchNode(uint8 part, uint8 level, uint32 index);
+    error AskedEnough(uint8 asks);
     error AnotherClaim();
-    error AnotherRow(uint8 step);
-    error NotWrong(int256 number);
+    error NotWrong();
 
     constructor(
         Registry registry_,
         Parameters parameters_,
         Anchors anchors_,
         Board board_,
+        Judge judge_,
         uint40 moveTime_
     ) Membership(registry_) {
         if (moveTime_ == 0 || moveTime_ > 30 days) revert InvalidMoveTime(moveTime_);
         parameters = parameters_;
         anchors = anchors_;
         board = board_;
+        judge = judge_;
         moveTime = moveTime_;
     }
 
@@ -132,6 +126,7 @@ contract Disputes is Membership {
         uint256 index,
         bytes32[] calldata path,
         bytes calldata receipt,
+        Steps.Trunk calldata trunk,
         uint32 layer,
         uint32 caseNumber,
         uint32 token
@@ -140,6 +135,7 @@ contract Disputes is Membership {
         bytes32 leaf = sha256(abi.encodePacked(bytes1(0), receipt));
         _requireOpen(host, root, leaf, index, path);
         Steps.Claim memory claim = _claimOf(receipt, layer, caseNumber, token);
+        Steps.read(claim, trunk);
         bytes32 key = keccak256(abi.encode(host, leaf, msg.sender));
         if (_begun[key]) revert AlreadyDisputed(leaf);
         _begun[key] = true;
@@ -147,82 +143,116 @@ contract Disputes is Membership {
         Dispute storage made = _disputes[number];
         made.challenger = msg.sender;
         made.host = host;
-        made.asked = _NOTHING;
+        made.part = _NOTHING;
         made.claim = keccak256(abi.encode(claim));
         made.deadline = uint40(block.timestamp) + moveTime;
         emit DisputeOpened(number, msg.sender, host, leaf, claim, made.deadline);
-        (made.bond, made.locked) = board.lock(host, msg.sender);
+        made.bond = board.begin(host, msg.sender);
     }
 
-    /// The host's rows inside the layer, as hashes in the order of the steps.
-    function answer(uint256 number, bytes32[STEPS] calldata rows) external {
+    /// The host's parts of the layer, as roots in their order.
+    function answer(uint256 number, bytes32[PARTS] calldata roots) external {
         Dispute storage found = _moving(number, Turn.Host);
-        if (found.rows != 0) revert NotYourTurn(number, msg.sender);
-        found.rows = keccak256(abi.encode(rows));
-        emit DisputeAnswered(number, rows, _pass(found, Turn.Challenger));
+        if (found.roots != 0) revert NotYourTurn(number, msg.sender);
+        found.roots = keccak256(abi.encode(roots));
+        emit DisputeAnswered(number, roots, _pass(found, Turn.Challenger));
     }
 
-    /// Ask what stands in one of these rows.
-    function ask(uint256 number, uint8 step) external {
+    /// Ask for leaf `index` of a part (level 0), or for what is below a node of its tree.
+    function ask(
+        uint256 number,
+        Steps.Claim calldata claim,
+        uint8 part,
+        uint8 level,
+        uint32 index
+    ) external {
         Dispute storage found = _moving(number, Turn.Challenger);
-        if (step >= STEPS) revert NoSuchStep(step);
-        uint16 bit = uint16(1 << step);
-        if (found.steps & bit != 0) revert AlreadyAsked(step);
-        found.steps |= bit;
-        found.asked = step;
-        emit RowAsked(number, step, _pass(found, Turn.Host));
+        if (keccak256(abi.encode(claim)) != found.claim) revert AnotherClaim();
+        if (found.asks >= MAX_ASKS) revert AskedEnough(found.asks);
+        // What there is not, a host cannot show, and must not lose for.
+        if (level > _MAX_LEVEL || index >= Steps.nodesAt(claim.countOf(part), level)) {
+            revert NoSuchNode(part, level, index);
+        }
+        found.asks += 1;
+        (found.part, found.level, found.index) = (part, level, index);
+        emit PartAsked(number, part, level, index, _pass(found, Turn.Host));
     }
 
-    /// The host shows the row that was asked for.
+    /// The host shows the leaf that was asked for.
     function show(
         uint256 number,
         Steps.Claim calldata claim,
-        bytes32[STEPS] calldata rows,
-        Steps.Row calldata row
+        bytes32[PARTS] calldata roots,
+        Steps.Leaf calldata leaf
     ) external {
-        Dispute storage found = _moving(number, Turn.Host);
-        uint8 step = found.asked;
-        if (step == _NOTHING) revert NotYourTurn(number, msg.sender);
-        _requireSame(found, claim, rows);
-        if (claim.rowLeaf(step, row) != rows[step]) revert AnotherRow(step);
-        found.asked = _NOTHING;
-        emit RowShown(number, step, row, _pass(found, Turn.Challenger));
+        Dispute storage found = _asked(number, claim, roots);
+        if (found.level != 0) revert NotYourTurn(number, msg.sender);
+        (uint8 part, uint32 index) = (found.part, found.index);
+        claim.requireLeaf(roots, part, index, leaf);
+        found.part = _NOTHING;
+        emit LeafShown(number, part, index, leaf, _pass(found, Turn.Challenger));
+    }
+
+    /// The host shows the nodes `SPAN` levels below the one that was asked for, or the leaves'
+    /// hashes; `path` leads from that one to the part's root.
+    function split(
+        uint256 number,
+        Steps.Claim calldata claim,
+        bytes32[PARTS] calldata roots,
+        bytes32[] calldata nodes,
+        bytes32[] calldata path
+    ) external {
+        Dispute storage found = _asked(number, claim, roots);
+        (uint8 part, uint8 level, uint32 index) = (found.part, found.level, found.index);
+        if (level == 0) revert NotYourTurn(number, msg.sender);
+        Steps.requireNodes(claim.countOf(part), level, index, nodes, path, roots[part], SPAN);
+        found.part = _NOTHING;
+        uint40 deadline = _pass(found, Turn.Challenger);
+        emit NodesShown(number, part, level, index, nodes, deadline);
     }
 
     /// Show one number that the model's weights and the host's own rows make another.
     function prove(
         uint256 number,
         Steps.Claim calldata claim,
-        bytes32[STEPS] calldata rows,
-        Proof calldata proof
+        bytes32[PARTS] calldata roots,
+        Judge.Proof calldata
     ) external {
         Dispute storage found = _moving(number, Turn.Challenger);
-        _requireSame(found, claim, rows);
-        (bool there, int256 claimed, int256 computed) = _product(claim, rows, proof);
-        // A row too short for the model's channels is as wrong as a wrong number.
-        if (there && claimed == computed) revert NotWrong(computed);
+        _requireSame(found, claim, roots);
+        // The judge takes the same arguments, so they need not be taken apart and put together.
+        (bool heard, bytes memory said) =
+            address(judge).staticcall(bytes.concat(Judge.wrong.selector, msg.data[4:]));
+        if (!heard) {
+            assembly ("memory-safe") {
+                revert(add(said, 32), mload(said))
+            }
+        }
+        if (!abi.decode(said, (bool))) revert NotWrong();
         _close(number, found, Board.Outcome.Upheld);
     }
 
-    /// Show one number of a norm that the host's own row before it makes another: step 0 or 6.
-    function proveNorm(
+    /// Show a leaf whose salt is not the one that follows from the case's.  Without this a host
+    /// could answer with hashes that nobody else can make, true numbers behind them, and be
+    /// asked for all of them before the one that lies.
+    function proveSalt(
         uint256 number,
         Steps.Claim calldata claim,
-        bytes32[STEPS] calldata rows,
-        uint8 step,
-        NormProof calldata proof
+        bytes32[PARTS] calldata roots,
+        uint8 part,
+        uint32 index,
+        Steps.Leaf calldata leaf,
+        bytes32 caseSalt,
+        Steps.Opened calldata before
     ) external {
         Dispute storage found = _moving(number, Turn.Challenger);
-        _requireSame(found, claim, rows);
-        if (step != 0 && step != 6) revert NoSuchStep(step);
-        if (claim.rowLeaf(step, proof.claimed) != rows[step]) revert AnotherRow(step);
-        if (!_normWrong(claim, rows, step == 0, proof)) revert NotWrong(int256(proof.entry));
+        _requireSame(found, claim, roots);
+        claim.requireLeaf(roots, part, index, leaf);
+        // The row before the layer has its salt from the case's, so that is what it must be.
+        claim.requireBoundary(claim.layer, claim.token, claim.before, before);
+        if (before.salt != claim.rowSalt(caseSalt)) revert Steps.NotInReceipt();
+        if (leaf.salt == claim.leafSalt(caseSalt, part, index)) revert NotWrong();
         _close(number, found, Board.Outcome.Upheld);
-    }
-
-    /// The challenger sees nothing that can be shown here; both keep what is theirs.
-    function drop(uint256 number) external {
-        _close(number, _moving(number, Turn.Challenger), Board.Outcome.Undecided);
     }
 
     /// Time is up: who had to move loses.  Anybody may say so.
@@ -264,87 +294,32 @@ contract Disputes is Membership {
     function _claimOf(bytes calldata receipt, uint32 layer, uint32 caseNumber, uint32 token)
         private
         pure
-        returns (Steps.Claim memory)
+        returns (Steps.Claim memory claim)
     {
         Receipts.Terms memory terms = Receipts.termsOf(receipt, layer);
         if (caseNumber >= terms.cases || token >= terms.tokens) {
             revert NoSuchRow(caseNumber, token);
         }
-        return Steps.Claim({
-            model: terms.model,
-            before: terms.before,
-            afterwards: terms.afterwards,
-            cases: terms.cases,
-            tokens: terms.tokens,
-            width: terms.width,
-            layer: layer,
-            caseNumber: caseNumber,
-            token: token
-        });
+        claim.model = terms.model;
+        claim.before = terms.before;
+        claim.afterwards = terms.afterwards;
+        claim.cases = terms.cases;
+        claim.tokens = terms.tokens;
+        claim.width = terms.width;
+        claim.layer = layer;
+        claim.caseNumber = caseNumber;
+        claim.token = token;
     }
 
-    /// Matrices q, k, v (0 to 2) read step 0 and write steps 1 to 3; the output projection (3)
-    /// reads step 4 and, added to the row before the layer, writes step 5; gate and up (4, 5)
-    /// read step 6 and write 7 and 8; down (6) reads step 9 and, added to step 5, is the row
-    /// after the layer.
-    function _product(
+    /// The dispute, if its host was asked for something.
+    function _asked(
+        uint256 number,
         Steps.Claim calldata claim,
-        bytes32[STEPS] calldata rows,
-        Proof calldata proof
-    ) private pure returns (bool there, int256 claimed, int256 computed) {
-        Steps.Head memory head = claim.headOf(proof.channel);
-        if (head.matrix > 6) revert Steps.Malformed();
-        (uint8 from, uint8 to) = _between(head.matrix);
-        if (claim.rowLeaf(from, proof.input) != rows[from]) revert AnotherRow(from);
-        if (claim.rowLeaf(to, proof.other) != rows[to]) revert AnotherRow(to);
-        uint256 size = head.matrix == 6 ? 2 : 1;
-        if (proof.input.entries.length != size * head.inputs) return (false, 0, 0);
-        bool adds = head.matrix == 3 || head.matrix == 6;
-        computed = Steps.linear(
-            head, proof.channel.leaf, proof.input, size, adds ? _RESIDUAL : _MIDDLE
-        );
-        (there, claimed) = Steps.entryOf(proof.other.entries, head.channel);
-        if (!adds || !there) return (there, claimed, computed);
-        int256 base;
-        if (head.matrix == 3) {
-            claim.requireBoundary(claim.layer, claim.before, proof.boundary);
-            (there, base) = Steps.packedOf(proof.boundary.row, head.channel);
-            // The row before is the requester's, or what another layer put out.
-            if (!there) revert Steps.Malformed();
-        } else {
-            base = claimed;
-            claim.requireBoundary(claim.layer + 1, claim.afterwards, proof.boundary);
-            (there, claimed) = Steps.packedOf(proof.boundary.row, head.channel);
-        }
-        computed = Steps.clamp(base + computed, _RESIDUAL);
-    }
-
-    function _normWrong(
-        Steps.Claim calldata claim,
-        bytes32[STEPS] calldata rows,
-        bool first,
-        NormProof calldata proof
-    ) private pure returns (bool) {
-        bytes calldata row = first ? proof.boundary.row : proof.middle.entries;
-        if (first) {
-            claim.requireBoundary(claim.layer, claim.before, proof.boundary);
-        } else if (claim.rowLeaf(5, proof.middle) != rows[5]) {
-            revert AnotherRow(5);
-        }
-        Steps.Norm memory norm = claim.normOf(proof.trunk, row, first);
-        bytes calldata claimed = proof.claimed.entries;
-        if (claimed.length != norm.width) return true;
-        if (int256(uint256(proof.claimed.exponent)) != norm.exponent) return true;
-        if (proof.entry >= norm.width) revert Steps.Malformed();
-        int256 entry = int8(uint8(claimed[proof.entry]));
-        return entry != Steps.normed(norm, row, first, proof.entry);
-    }
-
-    function _between(uint256 matrix) private pure returns (uint8 from, uint8 to) {
-        if (matrix < 3) return (0, uint8(1 + matrix));
-        if (matrix == 3) return (4, 5);
-        if (matrix == 6) return (9, 5);
-        return (6, uint8(3 + matrix));
+        bytes32[PARTS] calldata roots
+    ) private view returns (Dispute storage found) {
+        found = _moving(number, Turn.Host);
+        if (found.part == _NOTHING) revert NotYourTurn(number, msg.sender);
+        _requireSame(found, claim, roots);
     }
 
     function _known(uint256 number) private view returns (Dispute storage found) {
@@ -363,10 +338,10 @@ contract Disputes is Membership {
     function _requireSame(
         Dispute storage found,
         Steps.Claim calldata claim,
-        bytes32[STEPS] calldata rows
+        bytes32[PARTS] calldata roots
     ) private view {
         if (keccak256(abi.encode(claim)) != found.claim) revert AnotherClaim();
-        if (keccak256(abi.encode(rows)) != found.rows) revert AnotherClaim();
+        if (keccak256(abi.encode(roots)) != found.roots) revert AnotherClaim();
     }
 
     function _pass(Dispute storage found, Turn turn) private returns (uint40 deadline) {
@@ -379,6 +354,6 @@ contract Disputes is Membership {
         found.turn = Turn.Nobody;
         found.outcome = outcome;
         emit DisputeClosed(number, outcome);
-        board.settle(found.host, found.challenger, found.bond, found.locked, outcome);
+        board.settle(found.host, found.challenger, found.bond, outcome);
     }
 }

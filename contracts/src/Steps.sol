@@ -1,41 +1,49 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.37;
 
-import {Math} from "@openzeppelin/contracts/utils/math/Math.sol";
-
 import {Inclusion} from "./Inclusion.sol";
 
-/// The leaves behind a layer's result and the arithmetic between them, as docs/verify.md §2 and
-/// §10 have it to the bit.
+// Parts of a layer that a host answers with.
+uint256 constant PARTS = 16;
+
+/// What a dispute is about, and the parts of a layer that a host answers with: their leaves,
+/// their sizes and their places, as docs/verify.md §10.2 has them.
 library Steps {
-    /// What is disputed: one token's row after one layer.
+    /// One token's row after one layer of one model.
     struct Claim {
         bytes32 model;
         bytes32 before;
         bytes32 afterwards;
+        bytes32 layerRoot;
+        bytes32 tables;
         uint32 cases;
         uint32 tokens;
         uint32 width;
         uint32 layer;
         uint32 caseNumber;
         uint32 token;
+        uint32 inner;
+        uint32 heads;
+        uint32 kvHeads;
+        uint32 headDim;
+        uint32 positions;
+        bool causal;
+        uint64 bias;
+        uint64 multiplier;
     }
 
-    /// A row inside a layer: what a host hashed for one step of one token.
-    struct Row {
-        bytes32 salt;
-        uint8 exponent;
-        bytes entries;
-    }
-
-    /// One output channel of a matrix, and its way up to the model root.
-    struct Channel {
-        bytes32 header;
+    /// The head of a trunk: its numbers, the root of its tables, the roots of its layers.
+    struct Trunk {
+        bytes numbers;
+        bytes32 tables;
         bytes32[] layers;
-        uint256 index;
-        uint256 size;
+    }
+
+    /// A leaf of a part, and its way up to what the host answered.
+    struct Leaf {
+        bytes32 salt;
+        bytes entries;
         bytes32[] path;
-        bytes leaf;
     }
 
     /// A row between layers, and its way up to a boundary root of the receipt.
@@ -46,62 +54,193 @@ library Steps {
         bytes32[] casePath;
     }
 
-    /// The head of a trunk: its numbers, the digest of its tables, the roots of its layers.
-    struct Trunk {
-        bytes numbers;
-        bytes32 tables;
-        bytes32[] layers;
-    }
+    uint8 internal constant NORM = 0;
+    uint8 internal constant QUERY = 1;
+    uint8 internal constant KEY = 2;
+    uint8 internal constant VALUE = 3;
+    uint8 internal constant COLUMN = 4;
+    uint8 internal constant SCORE = 5;
+    uint8 internal constant MIXED = 6;
+    uint8 internal constant MIXED_TOP = 7;
+    uint8 internal constant MIXED_ROW = 8;
+    uint8 internal constant MIDDLE = 9;
+    uint8 internal constant NORM2 = 10;
+    uint8 internal constant GATE = 11;
+    uint8 internal constant UP = 12;
+    uint8 internal constant PRODUCT = 13;
+    uint8 internal constant PRODUCT_TOP = 14;
+    uint8 internal constant WIDE = 15;
+    /// The row after the layer, which stands in the receipt and in no answer.
+    uint8 internal constant AFTER = 16;
 
-    /// What a norm is of a row.
-    struct Norm {
-        uint256 width;
-        int256 gain;
-        int256 shift;
-        int256 exponent;
-    }
+    /// Entries of one leaf where a row is cut into blocks.
+    uint256 internal constant BLOCK = 64;
 
-    /// Numbers of a channel's leaf; the weights follow.
-    struct Head {
-        uint256 matrix;
-        uint256 shift;
-        uint256 channel;
-        uint256 inputs;
-        uint256 multiplier;
-    }
-
-    uint256 internal constant HEAD_BYTES = 14;
-    uint256 internal constant NUMBERS_BYTES = 84;
+    uint256 private constant _NUMBERS_BYTES = 84;
+    /// The only rules that are computed here (docs/verify.md §2).
+    bytes32 internal constant OP_SPEC =
+        0x4a3cedd562391b6cb19c4c785803b8f4bf7923f4c6e5c91b312f3635d5796273;
 
     error NotInReceipt();
     error NotInModel();
+    error AnotherOpSpec(bytes32 digest);
     error Malformed();
+    error NoSuchPart(uint256 part);
+    error AnotherRow(uint8 part);
 
-    /// The hash of a row inside a layer.
-    function rowLeaf(Claim memory claim, uint8 step, Row calldata row)
+    /// The numbers of a model that is what its root says, in a claim about it.
+    function read(Claim memory claim, Trunk calldata trunk) internal pure {
+        bytes calldata numbers = trunk.numbers;
+        if (numbers.length != _NUMBERS_BYTES) revert Malformed();
+        bytes32 header = sha256(abi.encodePacked(numbers, trunk.tables));
+        bytes32 model = sha256(abi.encodePacked("rexis-model-root-3", header, trunk.layers));
+        if (model != claim.model) revert NotInModel();
+        if (bytes32(numbers) != OP_SPEC) revert AnotherOpSpec(bytes32(numbers));
+        uint256 layers = _little(numbers, 32);
+        // A receipt of another shape than its model has is wrong as a whole, not in one row.
+        if (layers != trunk.layers.length || claim.layer >= layers) revert NotInModel();
+        if (_little(numbers, 36) != claim.width) revert NotInModel();
+        claim.layerRoot = trunk.layers[claim.layer];
+        claim.tables = trunk.tables;
+        claim.inner = uint32(_little(numbers, 40));
+        claim.heads = uint32(_little(numbers, 44));
+        claim.kvHeads = uint32(_little(numbers, 48));
+        claim.headDim = uint32(_little(numbers, 52));
+        claim.positions = uint32(_little(numbers, 56));
+        if (claim.tokens > claim.positions) revert NotInModel();
+        claim.bias = uint64(_little(numbers, 64) | (_little(numbers, 68) << 32));
+        claim.multiplier = uint64(_little(numbers, 72) | (_little(numbers, 76) << 32));
+        claim.causal = _little(numbers, 80) != 0;
+    }
+
+    /// How many leaves a part has.
+    function countOf(Claim calldata claim, uint8 part) internal pure returns (uint256) {
+        if (part == NORM) return claim.tokens;
+        if (part == QUERY || part == SCORE) return claim.heads;
+        if (part == KEY || part == VALUE) return uint256(claim.tokens) * claim.kvHeads;
+        if (part == COLUMN) return uint256(claim.kvHeads) * claim.headDim;
+        if (part == MIXED) return _blocks(_joined(claim));
+        if (part >= GATE && part <= PRODUCT) return _blocks(claim.inner);
+        if (part >= PARTS) revert NoSuchPart(part);
+        return 1;
+    }
+
+    /// Bytes of the entries of leaf `index`.
+    function bytesOf(Claim calldata claim, uint8 part, uint256 index)
+        internal
+        pure
+        returns (uint256)
+    {
+        if (part == NORM || part == NORM2) return 1 + uint256(claim.width);
+        if (part >= QUERY && part <= VALUE) return 4 * uint256(claim.headDim);
+        if (part == COLUMN) return 2 * uint256(claim.tokens);
+        if (part == SCORE) return 4 * visible(claim);
+        if (part == MIXED) return 4 * _inBlock(_joined(claim), index);
+        if (part == MIXED_TOP) return 8 * _blocks(_joined(claim));
+        if (part == MIXED_ROW) return 1 + _joined(claim);
+        if (part == MIDDLE) return 4 * uint256(claim.width);
+        if (part == GATE || part == UP) return 4 * _inBlock(claim.inner, index);
+        if (part == PRODUCT) return 8 * _inBlock(claim.inner, index);
+        if (part == PRODUCT_TOP) return 8 * _blocks(claim.inner);
+        return 1 + 2 * uint256(claim.inner);
+    }
+
+    /// How many tokens the claim's token attends to.
+    function visible(Claim calldata claim) internal pure returns (uint256) {
+        return claim.causal ? uint256(claim.token) + 1 : claim.tokens;
+    }
+
+    /// Nodes of a tree of `count` leaves at `level`, leaves being level 0.
+    function nodesAt(uint256 count, uint256 level) internal pure returns (uint256) {
+        return (count + (1 << level) - 1) >> level;
+    }
+
+    /// Fail unless the host answered with this leaf.
+    function requireLeaf(
+        Claim calldata claim,
+        bytes32[PARTS] calldata roots,
+        uint8 part,
+        uint256 index,
+        Leaf calldata leaf
+    ) internal pure {
+        bytes32 hashed = sha256(
+            abi.encodePacked(
+                bytes1(0), "rexis-trace-2", placeOf(claim, part, index), leaf.salt, leaf.entries
+            )
+        );
+        bytes32 root = Inclusion.rootOf(hashed, index, countOf(claim, part), leaf.path);
+        if (root != roots[part]) revert AnotherRow(part);
+    }
+
+    /// Fail unless these are all nodes `span` levels below a node of a tree of `count` leaves.
+    function requireNodes(
+        uint256 count,
+        uint256 level,
+        uint256 index,
+        bytes32[] calldata nodes,
+        bytes32[] calldata path,
+        bytes32 root,
+        uint256 span
+    ) internal pure {
+        if (span > level) span = level;
+        uint256 wanted = nodesAt(count, level - span) - (index << span);
+        if (wanted > 1 << span) wanted = 1 << span;
+        if (nodes.length != wanted) revert Malformed();
+        bytes32[] memory row = nodes;
+        for (uint256 length = wanted; span > 0; --span) {
+            for (uint256 i = 0; i < length / 2; ++i) {
+                row[i] = sha256(abi.encodePacked(bytes1(0x01), row[2 * i], row[2 * i + 1]));
+            }
+            // The last node of an odd level is carried up unchanged.
+            if (length % 2 == 1) row[length / 2] = row[length - 1];
+            length = (length + 1) / 2;
+        }
+        if (Inclusion.rootOf(row[0], index, nodesAt(count, level), path) != root) {
+            revert Malformed();
+        }
+    }
+
+    /// The salt that a leaf has under a case's salt.
+    function leafSalt(Claim calldata claim, bytes32 caseSalt, uint8 part, uint256 index)
         internal
         pure
         returns (bytes32)
     {
         return sha256(
+            abi.encodePacked("rexis-trace-salt-2", caseSalt, placeOf(claim, part, index))
+        );
+    }
+
+    /// The salt that the claim's row before the layer has under a case's salt.
+    function rowSalt(Claim calldata claim, bytes32 caseSalt) internal pure returns (bytes32) {
+        return sha256(
             abi.encodePacked(
-                bytes1(0),
-                "rexis-trace-1",
-                step,
+                "rexis-row-salt-1",
+                caseSalt,
                 claim.layer,
                 claim.caseNumber,
                 claim.token,
-                row.salt,
-                row.exponent,
-                row.entries
+                claim.width
             )
         );
     }
 
-    /// Fail unless this is the token's row at the boundary with root `root`.
+    /// Where a leaf stands, as its salt and its hash have it.
+    function placeOf(Claim calldata claim, uint8 part, uint256 index)
+        internal
+        pure
+        returns (bytes memory)
+    {
+        return abi.encodePacked(
+            part, claim.layer, claim.caseNumber, claim.token, uint32(index)
+        );
+    }
+
+    /// Fail unless this is row `token` of the claim's case at the boundary with root `root`.
     function requireBoundary(
-        Claim memory claim,
+        Claim calldata claim,
         uint32 boundary,
+        uint32 token,
         bytes32 root,
         Opened calldata opened
     ) internal pure {
@@ -111,185 +250,32 @@ library Steps {
                 "rexis-row-1",
                 boundary,
                 claim.caseNumber,
-                claim.token,
+                token,
                 claim.width,
                 opened.salt,
                 opened.row
             )
         );
-        bytes32 ofCase = Inclusion.rootOf(leaf, claim.token, claim.tokens, opened.tokenPath);
+        bytes32 ofCase = Inclusion.rootOf(leaf, token, claim.tokens, opened.tokenPath);
         bytes32 caseLeaf = sha256(abi.encodePacked(bytes1(0), ofCase));
         if (Inclusion.rootOf(caseLeaf, claim.caseNumber, claim.cases, opened.casePath) != root) {
             revert NotInReceipt();
         }
+        if (opened.row.length != 3 * uint256(claim.width)) revert Malformed();
     }
 
-    /// The numbers of a channel that is in the model.
-    function headOf(Claim memory claim, Channel calldata channel)
-        internal
-        pure
-        returns (Head memory head)
-    {
-        _requireModel(claim, channel.header, channel.layers);
-        if (claim.layer >= channel.layers.length) revert NotInModel();
-        bytes32 leaf = sha256(abi.encodePacked(bytes1(0), channel.leaf));
-        // A leaf says itself which channel it is, so where it stands need not be believed.
-        bytes32 root = Inclusion.rootOf(leaf, channel.index, channel.size, channel.path);
-        if (root != channel.layers[claim.layer]) revert NotInModel();
-        bytes calldata data = channel.leaf;
-        if (data.length < HEAD_BYTES) revert Malformed();
-        head.matrix = uint8(data[0]);
-        head.shift = uint8(data[1]);
-        head.channel = _little(data, 2);
-        head.inputs = _little(data, 6);
-        head.multiplier = _little(data, 10);
-        if (data.length != HEAD_BYTES + head.inputs) revert Malformed();
+    /// Heads and their dimensions, side by side.
+    function _joined(Claim calldata claim) private pure returns (uint256) {
+        return uint256(claim.heads) * claim.headDim;
     }
 
-    /// norm of the op-spec for a row (packed: between layers; else of four-byte numbers): all
-    /// that its entries have in common.
-    function normOf(Claim memory claim, Trunk calldata trunk, bytes calldata row, bool packed)
-        internal
-        pure
-        returns (Norm memory norm)
-    {
-        if (trunk.numbers.length != NUMBERS_BYTES) revert Malformed();
-        bytes32 header = sha256(abi.encodePacked(trunk.numbers, trunk.tables));
-        _requireModel(claim, header, trunk.layers);
-        // After the digest of the op-spec: layers, width, …; the bias after eight of them.
-        norm.width = _little(trunk.numbers, 36);
-        if (row.length != norm.width * (packed ? 3 : 4)) revert Malformed();
-        (uint256 total, int256 low, int256 high) = _spread(row, packed);
-        total += _little(trunk.numbers, 64) | (_little(trunk.numbers, 68) << 32);
-        uint256 bits = Math.log2(total) + 1;
-        if (total == 0 || bits > 62) revert Malformed();
-        uint256 lift = (62 - bits) & ~uint256(1);
-        norm.gain = int256((Math.sqrt(norm.width << 40) << 31) / Math.sqrt(total << lift));
-        norm.shift = 35 - int256(lift / 2);
-        // Rounding keeps the order, so the largest comes of one of the two ends.
-        int256 top = half(high * norm.gain, norm.shift);
-        int256 bottom = -half(low * norm.gain, norm.shift);
-        uint256 largest = uint256(top > bottom ? top : bottom);
-        uint256 length = largest == 0 ? 0 : Math.log2(largest) + 1;
-        norm.exponent = length > 7 ? int256(length - 7) : int256(0);
+    function _blocks(uint256 entries) private pure returns (uint256) {
+        return (entries + BLOCK - 1) / BLOCK;
     }
 
-    /// Entry of the normed row that comes of entry `place` of the row.
-    function normed(Norm memory norm, bytes calldata row, bool packed, uint256 place)
-        internal
-        pure
-        returns (int256)
-    {
-        (, int256 entry) = packed ? packedOf(row, place) : entryOf(row, place);
-        return clamp(half(half(entry * norm.gain, norm.shift), norm.exponent), 127);
-    }
-
-    /// linear of the op-spec, limited: `entries` are of `size` bytes each, big-endian.
-    function linear(
-        Head memory head,
-        bytes calldata weights,
-        Row calldata input,
-        uint256 size,
-        int256 limit
-    ) internal pure returns (int256) {
-        int256 sum = dot(input.entries, size, weights, head.inputs);
-        int256 scaled = int256(head.multiplier) * sum;
-        return clamp(half(scaled, int256(head.shift) - int256(uint256(input.exponent))), limit);
-    }
-
-    /// Sum of products of `count` signed entries of `size` bytes with weights behind a head.
-    function dot(bytes calldata entries, uint256 size, bytes calldata weights, uint256 count)
-        internal
-        pure
-        returns (int256 sum)
-    {
-        assembly ("memory-safe") {
-            let left := entries.offset
-            let right := add(weights.offset, HEAD_BYTES)
-            let end := add(right, count)
-            let shift := sub(256, mul(8, size))
-            let top := sub(size, 1)
-            for {} lt(right, end) {
-                right := add(right, 1)
-                left := add(left, size)
-            } {
-                let a := signextend(top, shr(shift, calldataload(left)))
-                sum := add(sum, mul(a, signextend(0, shr(248, calldataload(right)))))
-            }
-        }
-    }
-
-    /// floor(n / 2^e + 1/2).
-    function half(int256 n, int256 e) internal pure returns (int256) {
-        if (e <= 0) return n << uint256(-e);
-        return (n + int256(1 << uint256(e - 1))) >> uint256(e);
-    }
-
-    function clamp(int256 n, int256 limit) internal pure returns (int256) {
-        return n > limit ? limit : n < -limit ? -limit : n;
-    }
-
-    /// Entry of a row of four-byte numbers; `there` is false beyond its end.
-    function entryOf(bytes calldata entries, uint256 place)
-        internal
-        pure
-        returns (bool there, int256 value)
-    {
-        there = 4 * place + 4 <= entries.length;
-        if (there) value = int32(uint32(bytes4(entries[4 * place:])));
-    }
-
-    /// Entry of a packed row between layers: three bytes, little-endian.
-    function packedOf(bytes calldata row, uint256 place)
-        internal
-        pure
-        returns (bool there, int256 value)
-    {
-        there = 3 * place + 3 <= row.length;
-        if (!there) return (false, 0);
-        uint256 raw = uint256(uint8(row[3 * place])) | (uint256(uint8(row[3 * place + 1])) << 8)
-            | (uint256(uint8(row[3 * place + 2])) << 16);
-        value = int24(uint24(raw));
-    }
-
-    function _requireModel(Claim memory claim, bytes32 header, bytes32[] calldata layers)
-        private
-        pure
-    {
-        bytes32 model = sha256(abi.encodePacked("rexis-model-root-2", header, layers));
-        if (model != claim.model) revert NotInModel();
-    }
-
-    /// Sum of squares, and the smallest and largest entry, or 0.
-    function _spread(bytes calldata row, bool packed)
-        private
-        pure
-        returns (uint256 squares, int256 low, int256 high)
-    {
-        assembly ("memory-safe") {
-            let end := add(row.offset, row.length)
-            for { let next := row.offset } lt(next, end) {} {
-                let entry := shr(224, calldataload(next))
-                switch packed
-                case 0 {
-                    entry := signextend(3, entry)
-                    next := add(next, 4)
-                }
-                default {
-                    entry := signextend(
-                        2,
-                        or(
-                            or(and(shr(24, entry), 0xff), and(shr(8, entry), 0xff00)),
-                            and(shl(8, entry), 0xff0000)
-                        )
-                    )
-                    next := add(next, 3)
-                }
-                squares := add(squares, mul(entry, entry))
-                if slt(entry, low) { low := entry }
-                if sgt(entry, high) { high := entry }
-            }
-        }
+    function _inBlock(uint256 entries, uint256 index) private pure returns (uint256) {
+        uint256 left = entries - BLOCK * index;
+        return left < BLOCK ? left : BLOCK;
     }
 
     function _little(bytes calldata data, uint256 place) private pure returns (uint256) {

@@ -9,17 +9,21 @@ from ee.integer.block import LLAMA, Style
 from ee.integer.codec import (
     SLICE_MAGIC,
     TRUNK_MAGIC,
+    AngleOpening,
     ChannelOpening,
     Slice,
     cut,
     decode,
+    decode_header,
     decode_slice,
     encode,
+    encode_header,
     encode_slice,
     header_digest,
     header_parts,
     layer_root,
     model_root,
+    open_angles,
     open_channel,
     root_over_layers,
 )
@@ -37,7 +41,7 @@ from ee.integer.rows import (
 )
 from ee.integer.spec import op_spec_digest
 from ee.integer.stock import head_norm, quantise_stock
-from ee.integer.trace import TraceRow, trace_token
+from ee.integer.trace import BLOCK, trace_token
 from ee.integer.trunk import (
     Cache,
     Header,
@@ -49,11 +53,13 @@ from ee.integer.trunk import (
 )
 
 __all__ = [
+    "BLOCK",
     "ENTRY_BYTES",
     "LLAMA",
     "RESIDUAL_BITS",
     "SLICE_MAGIC",
     "TRUNK_MAGIC",
+    "AngleOpening",
     "Cache",
     "ChannelOpening",
     "Gain",
@@ -68,13 +74,14 @@ __all__ = [
     "Slice",
     "Style",
     "Trace",
-    "TraceRow",
     "TrunkConfig",
     "cut",
     "decode",
+    "decode_header",
     "decode_rows",
     "decode_slice",
     "encode",
+    "encode_header",
     "encode_rows",
     "encode_slice",
     "head_norm",
@@ -83,6 +90,7 @@ __all__ = [
     "layer_root",
     "model_root",
     "op_spec_digest",
+    "open_angles",
     "open_channel",
     "pack_rows",
     "quantise",

@@ -40,7 +40,8 @@ from ee.integer.trunk import (
 
 TRUNK_MAGIC = b"rexis-integer-trunk-1\n"
 SLICE_MAGIC = b"rexis-integer-slice-1\n"
-_ROOT_LABEL = b"rexis-model-root-2"
+_HEADER_MAGIC = b"rexis-integer-header-1\n"
+_ROOT_LABEL = b"rexis-model-root-3"
 _STOCK_LABEL = b"rexis-stock-root-1"
 """Of op-spec 2: the contract that settles disputes computes op-spec 1, and whoever shows it
 another trunk shows it nothing."""
@@ -86,6 +87,19 @@ def decode(data: bytes) -> IntegerTrunk:
     reader.expect(layer_size(header.config) * header.config.layers)
     layers = [_layer(reader, header.config) for _ in range(header.config.layers)]
     return IntegerTrunk(header, tuple(layers))
+
+
+def encode_header(header: Header) -> bytes:
+    """The bytes of what all layers share."""
+    return _HEADER_MAGIC + _header_bytes(header)
+
+
+def decode_header(data: bytes) -> Header:
+    """The header whose bytes these are."""
+    reader = _Reader(data, _HEADER_MAGIC)
+    header = _header(reader)
+    reader.expect(0)
+    return header
 
 
 def cut(trunk: IntegerTrunk, index: int) -> Slice:
@@ -160,19 +174,44 @@ def open_channel(layer: Layer, matrix: int, channel: int) -> ChannelOpening:
     )
 
 
+@dataclass(frozen=True)
+class AngleOpening:
+    """The RoPE angles of one position and their path to the root of the tables."""
+
+    row: bytes
+    path: tuple[bytes, ...]
+
+
+def open_angles(header: Header, position: int) -> AngleOpening:
+    """Cosines, then sines, of `position`."""
+    rows = _angle_rows(header)
+    if not 0 <= position < len(rows):
+        raise IntegerModelError(f"no position {position} in tables of {len(rows)}")
+    digests = [hashlib.sha256(b"\x00" + row).digest() for row in rows]
+    return AngleOpening(rows[position], tuple(_path(digests, position)))
+
+
 def header_digest(header: Header) -> bytes:
     """What stands for the header in the model root.
 
-    The tables are long and only attention needs them, so they stand in it by their digest and
-    the numbers can be shown alone.
+    The tables are long, so they stand in it by a root: the numbers can be shown alone, and in
+    op-spec 1 the angles of one position.
     """
     return hashlib.sha256(b"".join(header_parts(header))).digest()
 
 
 def header_parts(header: Header) -> tuple[bytes, bytes]:
-    """The header's numbers, and the digest of its tables."""
-    numbers, tables = _numbers_bytes(header), _tables_bytes(header)
-    return numbers, hashlib.sha256(tables).digest()
+    """The header's numbers, and the root of its tables."""
+    numbers = _numbers_bytes(header)
+    if header.config.op_spec > 1:
+        return numbers, hashlib.sha256(_tables_bytes(header)).digest()
+    digests = [hashlib.sha256(b"\x00" + row).digest() for row in _angle_rows(header)]
+    return numbers, _merkle(digests)
+
+
+def _angle_rows(header: Header) -> list[bytes]:
+    pairs = zip(header.cos.astype("<i2"), header.sin.astype("<i2"), strict=True)
+    return [cos.tobytes() + sin.tobytes() for cos, sin in pairs]
 
 
 def _channels(layer: Layer) -> Iterator[tuple[bytes, bytes]]:

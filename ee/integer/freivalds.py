@@ -15,6 +15,7 @@ by at most 2^16 terms stay below 2^53, so the sums are exact in any order.
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +36,8 @@ SUM_LIMIT = 1 << 46
 """No honest sum is larger: 8192 * 63 * 65536 < 2^45.  Larger ones are refused, because the
 limbs are exact up to here only."""
 SECRET_BYTES = 32
+_SUM_BYTES = {"down": 6}
+"""Bytes of a packed sum, little-endian: 127 * 63 * 65536 fits the four of all other matrices."""
 
 
 class WrongSumError(IntegerModelError):
@@ -114,6 +117,44 @@ def checked(header: Header, key: LayerKey, rows: RowArray, sums: Sums) -> RowArr
         )
     checkers = [_Checker(key, place, claimed) for place, claimed in enumerate(sums)]
     return header.replay(StandIn.of(checkers, key.gains), rows)
+
+
+def pack_sums(layer: Layer, sums: Sums) -> tuple[bytes, ...]:
+    """Sums as they travel, a byte string for each matrix."""
+    packed = []
+    for (name, _), found in zip(layer.named(), sums, strict=True):
+        words = np.ascontiguousarray(found, "<i8").view(np.uint8).reshape(-1, 8)
+        packed.append(words[:, : _SUM_BYTES.get(name, 4)].tobytes())
+    return tuple(packed)
+
+
+def unpack_sums(key: LayerKey, packed: Sequence[bytes], rows: int) -> Sums:
+    """The inverse for `rows` rows; lengths are checked before anything is allocated."""
+    if len(packed) != len(key.matrices):
+        raise IntegerModelError(
+            f"sums of {len(packed)} matrices, need {len(key.matrices)}"
+        )
+    found = []
+    for matrix, data in zip(key.matrices, packed, strict=True):
+        size, outputs = _SUM_BYTES.get(matrix.name, 4), len(matrix.scale)
+        if len(data) != size * rows * outputs:
+            raise IntegerModelError(
+                f"sums of {matrix.name} have {len(data)} bytes,"
+                f" need {size * rows * outputs}"
+            )
+        words = np.zeros((rows * outputs, 8), np.uint8)
+        words[:, 8 - size :] = np.frombuffer(data, np.uint8).reshape(-1, size)
+        wide = words.view("<i8") >> (64 - 8 * size)
+        found.append(wide.astype(np.int64).reshape(rows, outputs))
+    return tuple(found)
+
+
+def error_bits(rows: int, layers: int) -> int:
+    """A wrong layer among these passes with probability 2^-this at most.
+
+    Seven tests a row, each passed with 1/p, and one bit for r that is 0 twice as often.
+    """
+    return 60 - (7 * rows * layers).bit_length()
 
 
 class _Recorder:

@@ -1,33 +1,35 @@
-"""The rows inside one layer, for one token: what a dispute is about (docs/verify.md §10).
+"""The parts of one layer that one token's row follows from (docs/verify.md §10.2).
 
-Ten rows lie between the row before a layer and the row after it.  Every matrix reads one of
-them and writes another, so they are what a block hands to its matrices and gets back; a block
-asks for nothing else of a matrix, and one that writes down what passes stands in for it.
+What a block hands to its matrices and gets back is written down as it passes: a block asks for
+nothing else of a matrix, so one that keeps copies stands in for it.  Attention and activation
+lie between matrices, so their parts are computed here a second time, in long integers and not
+in the floats of `ops`; a test holds the two together.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ee.integer import arith, spec
-from ee.integer.arith import Floats
+from ee.integer import arith, ops, spec
+from ee.integer.arith import Floats, Integers
 from ee.integer.errors import IntegerModelError
 from ee.integer.linear import Gain, Linear
 from ee.integer.ops import Rows
 from ee.integer.trunk import Header, Layer, RowArray
 
-STEPS = ("norm", "q", "k", "v", "mixed", "middle", "norm2", "gate", "up", "wide")
-"""In the order of the op-spec; `middle` is x' of step 6, `wide` is h of step 8."""
+PARTS = (
+    *("norm", "query", "key", "value", "column", "score"),
+    *("mixed", "mixed top", "mixed row", "middle"),
+    *("norm2", "gate", "up", "product", "product top", "wide"),
+)
+"""In the order of the op-spec, and each follows from those before it."""
+BLOCK = 64
+"""Entries of a leaf where a row is cut into blocks."""
 
-
-@dataclass(frozen=True)
-class TraceRow:
-    """Numbers of one step, with the exponent of the row (0 where it has none)."""
-
-    exponent: int
-    entries: bytes
-    """Signed, big-endian: one byte of an 8-bit row, two of `wide`, else four."""
+Leaves = tuple[bytes, ...]
 
 
 @dataclass
@@ -70,8 +72,11 @@ class _Recorded:
 
 def trace_token(
     header: Header, layer: Layer, rows: RowArray, token: int
-) -> tuple[TraceRow, ...]:
-    """The ten rows of `token`, given the rows (1, tokens, width) of its case before `layer`."""
+) -> tuple[Leaves, ...]:
+    """The leaves' entries of every part, for `token` of the rows (1, tokens, width).
+
+    Numbers are signed and big-endian; a row with an exponent begins with it.
+    """
     if len(rows) != 1 or not 0 <= token < rows.shape[1]:
         raise IntegerModelError(f"token {token} of rows of shape {rows.shape}")
     if header.config.op_spec != 1:
@@ -79,23 +84,107 @@ def trace_token(
     seen = _Recorded(*map(_Recorder, layer.matrices()))
     header.replay(seen, rows)
     middle = arith.clamp(rows[0] + seen.o.made[0], spec.RESIDUAL_LIMIT)
-
-    def short(rows: Rows, kind: str) -> TraceRow:
-        return TraceRow(int(rows.s[token]), _packed(rows.q[token], kind))
-
-    def plain(values: Floats) -> TraceRow:
-        return TraceRow(0, _packed(values[token], ">i4"))
-
+    gate, up = seen.gate.made[0][token], seen.up.made[0][token]
+    activated = ops.activated(gate[None].copy(), header.activations)[0]
+    product = (activated * up).astype(np.int64)
     return (
-        short(seen.q.given[0], ">i1"),
-        *(plain(one.made[0]) for one in (seen.q, seen.k, seen.v)),
-        short(seen.o.given[0], ">i1"),
-        plain(middle),
-        short(seen.gate.given[0], ">i1"),
-        *(plain(one.made[0]) for one in (seen.gate, seen.up)),
-        short(seen.down.given[0], ">i2"),
+        tuple(_short(seen.q.given[0], one, ">i1") for one in range(rows.shape[1])),
+        *_attention(header, seen, token),
+        (_short(seen.o.given[0], token, ">i1"),),
+        (_packed(middle[token], ">i4"),),
+        (_short(seen.gate.given[0], token, ">i1"),),
+        _blocks(gate, ">i4"),
+        _blocks(up, ">i4"),
+        _blocks(product, ">i8"),
+        (_tops(product),),
+        (_short(seen.down.given[0], token, ">i2"),),
     )
 
 
-def _packed(values: Floats, kind: str) -> bytes:
+def _attention(header: Header, seen: _Recorded, token: int) -> tuple[Leaves, ...]:
+    """Parts 1 to 7."""
+    config = header.config
+    tokens = len(seen.k.made[0])
+    kv = (tokens, config.kv_heads, config.head_dim)
+    q = seen.q.made[0][token].reshape(1, config.heads, config.head_dim)
+    k, v = seen.k.made[0].reshape(kv), seen.v.made[0].reshape(kv)
+    columns = ops.rows(v.copy(), spec.ROW_BITS)
+    value, exponent = columns.q.astype(np.int64), columns.s
+    turned_q = _turned(header, q, slice(token, token + 1))
+    turned_k = _turned(header, k, slice(0, tokens))
+    visible = token + 1 if config.causal else tokens
+    scores, mixed = [], []
+    for head in range(config.heads):
+        group = head * config.kv_heads // config.heads
+        sums = turned_k.q[:visible, group].astype(np.int64) @ turned_q.q[
+            0, head
+        ].astype(np.int64)
+        shift = spec.SCORE_SHIFT - turned_q.s[0, head] - turned_k.s[:visible, group]
+        score = _half(config.score_multiplier * sums, shift)
+        score = np.clip(score, -spec.SCORE_LIMIT, spec.SCORE_LIMIT)
+        scores.append(score)
+        part = value[:visible, group], exponent[:visible, group]
+        mixed.append(_mixed(score, *part))
+    row = np.concatenate(mixed)
+    pairs = [(g, d) for g in range(kv[1]) for d in range(kv[2])]
+    return (
+        tuple(_packed(one, ">i4") for one in q[0]),
+        tuple(_packed(one, ">i4") for one in k.reshape(-1, kv[2])),
+        tuple(_packed(one, ">i4") for one in v.reshape(-1, kv[2])),
+        tuple(
+            _packed(exponent[:, g], "u1") + _packed(value[:, g, d], ">i1")
+            for g, d in pairs
+        ),
+        tuple(_packed(one, ">i4") for one in scores),
+        _blocks(row, ">i4"),
+        (_tops(row),),
+    )
+
+
+def _turned(header: Header, heads: Floats, positions: slice) -> Rows:
+    """Steps 2 and 3 for (tokens, heads, dim)."""
+    cos, sin = (
+        table[positions, None, :].astype(np.float64)
+        for table in (header.cos, header.sin)
+    )
+    return ops.rows(ops.rope(heads, cos, sin), spec.ROW_BITS)
+
+
+def _mixed(score: Integers, value: Integers, exponent: Integers) -> Integers:
+    """Steps 4 and 5 for one head: scores (seen,), values (seen, dim), exponents (seen,)."""
+    table = spec.exp_table().astype(np.int64)
+    below = score.max() - score
+    weight = np.where(
+        below < spec.TABLE_SIZE, table[np.minimum(below, spec.TABLE_SIZE - 1)], 0
+    )
+    top = exponent.max()
+    above = (_half(weight, top - exponent) @ value) << top
+    total = weight.sum()
+    made = (2 * above + total) // (2 * total)
+    return np.clip(made, -spec.MID_LIMIT, spec.MID_LIMIT)
+
+
+def _half(numbers: Integers, exponent: Integers) -> Integers:
+    """`half` of the op-spec for exponents from 0 on."""
+    return (numbers + ((1 << exponent) >> 1)) >> exponent
+
+
+def _short(rows: Rows, token: int, kind: str) -> bytes:
+    return bytes([int(rows.s[token])]) + _packed(rows.q[token], kind)
+
+
+def _blocks(row: NDArray[Any], kind: str) -> Leaves:
+    return tuple(
+        _packed(row[start : start + BLOCK], kind) for start in range(0, len(row), BLOCK)
+    )
+
+
+def _tops(row: NDArray[Any]) -> bytes:
+    """The largest distance from 0 in each block."""
+    starts = range(0, len(row), BLOCK)
+    tops = [int(np.abs(row[start : start + BLOCK]).max()) for start in starts]
+    return _packed(np.array(tops), ">i8")
+
+
+def _packed(values: NDArray[Any], kind: str) -> bytes:
     return np.asarray(values).astype(kind).tobytes()

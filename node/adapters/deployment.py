@@ -25,6 +25,7 @@ ARTIFACTS = {
     "market": "Market",
     "board": "Board",
     "reputation": "Reputation",
+    "judge": "Judge",
     "disputes": "Disputes",
 }
 
@@ -86,9 +87,10 @@ def plan(
             *(at["disputes"], settings.token),
         ),
         "reputation": (at["market"], at["board"]),
+        "judge": (),
         "disputes": (
             *(at["registry"], at["parameters"], at["anchors"], at["board"]),
-            settings.move_s,
+            *(at["judge"], settings.move_s),
         ),
     }
     return [(name, at[name], told[name]) for name in names]

@@ -31,6 +31,7 @@ _NAMED_BY = {
     "board": "market",
     "parameters": "market",
     "disputes": "board",
+    "judge": "disputes",
 }
 
 log = structlog.get_logger()

@@ -49,7 +49,8 @@ EVENTS = frozenset(
         *("ModelAnchored", "RoundAnchored", "ReceiptsAnchored"),
         *("AccessRequested", "RequestApproved", "RequestDisputed", "RequestClosed"),
         *("CaseOpened", "ReceiptChallenged", "Voted", "CaseClosed"),
-        *("DisputeOpened", "DisputeAnswered", "RowAsked", "RowShown", "DisputeClosed"),
+        *("DisputeOpened", "DisputeAnswered", "DisputeClosed"),
+        *("PartAsked", "NodesShown", "LeafShown"),
     }
 )
 

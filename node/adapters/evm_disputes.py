@@ -9,7 +9,7 @@ from node.adapters.evm_market import EvmMarket
 from node.adapters.evm_rows import address
 from node.errors import ChainError
 from node.ports import ChainEvent, Standing
-from protocol.dispute import Claim, NormProof, Proof, Row, Turn
+from protocol.dispute import Asked, Claim, Leaf, Proof, SaltProof, Trunk, Turn
 from protocol.receipt import BatchProof
 
 # Places in `Disputes.Dispute`.
@@ -32,11 +32,13 @@ class EvmDisputes:
         batch: bytes,
         proof: BatchProof,
         receipt: bytes,
+        trunk: Trunk,
         place: tuple[int, int, int],
     ) -> int:
         await self._market.allow_bond()
         left = await self._send(
             *("accuse", address(host), batch, proof.index, list(proof.path), receipt),
+            astuple(trunk),
             *place,
         )
         opened = [event for event in left if event.kind == "DisputeOpened"]
@@ -44,35 +46,40 @@ class EvmDisputes:
             raise ChainError("disputes.accuse left no event")
         return int(opened[0].data["number"])
 
-    async def answer(self, number: int, hashes: Sequence[bytes]) -> None:
-        await self._send("answer", number, list(hashes))
+    async def answer(self, number: int, roots: Sequence[bytes]) -> None:
+        await self._send("answer", number, list(roots))
 
-    async def ask(self, number: int, step: int) -> None:
-        await self._send("ask", number, step)
+    async def ask(self, number: int, claim: Claim, asked: Asked) -> None:
+        await self._send("ask", number, astuple(claim), *astuple(asked))
 
     async def show(
-        self, number: int, claim: Claim, hashes: Sequence[bytes], row: Row
+        self, number: int, claim: Claim, roots: Sequence[bytes], leaf: Leaf
     ) -> None:
-        await self._send("show", number, astuple(claim), list(hashes), astuple(row))
+        await self._send("show", number, astuple(claim), list(roots), astuple(leaf))
 
-    async def prove(
-        self, number: int, claim: Claim, hashes: Sequence[bytes], proof: Proof
-    ) -> None:
-        await self._send("prove", number, astuple(claim), list(hashes), astuple(proof))
-
-    async def prove_norm(
+    async def split(
         self,
         number: int,
         claim: Claim,
-        hashes: Sequence[bytes],
-        step: int,
-        proof: NormProof,
+        roots: Sequence[bytes],
+        nodes: Sequence[bytes],
+        path: Sequence[bytes],
     ) -> None:
-        about = (number, astuple(claim), list(hashes), step)
-        await self._send("proveNorm", *about, astuple(proof))
+        about = (number, astuple(claim), list(roots))
+        await self._send("split", *about, list(nodes), list(path))
 
-    async def drop(self, number: int) -> None:
-        await self._send("drop", number)
+    async def prove(
+        self,
+        number: int,
+        claim: Claim,
+        roots: Sequence[bytes],
+        proof: Proof | SaltProof,
+    ) -> None:
+        about = (number, astuple(claim), list(roots))
+        if isinstance(proof, SaltProof):
+            await self._send("proveSalt", *about, *astuple(proof))
+        else:
+            await self._send("prove", *about, astuple(proof))
 
     async def close(self, number: int) -> None:
         await self._send("close", number)

@@ -129,7 +129,7 @@ def request(number: int, row: Any) -> Request:
 
 def case(number: int, row: Any) -> Case:
     plaintiff, opened, closes, kind, outcome, defendant, *rest = row
-    quorum, upholding, rejecting, bond, locked, subject = rest
+    quorum, upholding, rejecting, bond, taken, subject = rest
     return Case(
         case=number,
         plaintiff=bytes.fromhex(plaintiff[2:]),
@@ -140,7 +140,7 @@ def case(number: int, row: Any) -> Case:
         closes=closes,
         quorum=quorum,
         bond=bond,
-        locked=locked,
+        taken=taken,
         outcome=Outcome(outcome),
         upholding=upholding,
         rejecting=rejecting,

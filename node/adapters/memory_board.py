@@ -36,6 +36,9 @@ class Stake:
 class Board(Credits):
     """Cases that auditors decide, and what hosts answer with."""
 
+    treasury = bytes(20)
+    """Who is credited the half of what a loser loses that is everybody's: the council."""
+
     def __init__(
         self,
         ledger: Ledger,
@@ -52,6 +55,7 @@ class Board(Credits):
         self.challenged: set[tuple[bytes, bytes, int]] = set()
         self.receipts: dict[int, tuple[bytes, bytes, int]] = {}
         self.stakes: dict[bytes, Stake] = defaultdict(Stake)
+        self.pending: Counter[bytes] = Counter()
         self.tally: Counter[tuple[bytes, str]] = Counter()
 
     def stake(self, by: bytes, amount: int) -> None:
@@ -76,6 +80,8 @@ class Board(Credits):
             raise refused("board.release", "NothingLeaves")
         if self.ledger.now() < mine.leaves:
             raise refused("board.release", "StillLiable", leaves=mine.leaves)
+        if self.pending[by]:
+            raise refused("board.release", "CasesPending", cases=self.pending[by])
         self.credit(self.token, by, mine.leaving)
         mine.leaving = 0
 
@@ -133,7 +139,7 @@ class Board(Credits):
         values, now = self.values, self.ledger.now()
         bond = 0 if self.token == NO_TOKEN else values.bond
         self.coins.take(doing, self.token, plaintiff, bond)
-        locked = self._lock(defendant, bond) if kind is Kind.RECEIPT else 0
+        self.pending[defendant] += kind is Kind.RECEIPT
         number = len(self.cases)
         self.cases.append(
             Case(
@@ -146,7 +152,7 @@ class Board(Credits):
                 closes=now + values.vote_s,
                 quorum=values.quorum,
                 bond=bond,
-                locked=locked,
+                taken=0,
                 outcome=Outcome.PENDING,
             )
         )
@@ -159,7 +165,6 @@ class Board(Credits):
             subject=subject,
             claim=claim,
             bond=bond,
-            locked=locked,
         )
         return number
 
@@ -205,7 +210,7 @@ class Board(Credits):
             raise refused(doing, "CaseOver", number=number)
         return found
 
-    def _lock(self, host: bytes, bond: int) -> int:
+    def _slash(self, host: bytes, bond: int) -> int:
         theirs = self.stakes[host]
         from_free = min(bond, theirs.free)
         from_leaving = min(bond - from_free, theirs.leaving)
@@ -213,15 +218,30 @@ class Board(Credits):
         theirs.leaving -= from_leaving
         return from_free + from_leaving
 
+    def _pay_receipt(self, found: Case, outcome: Outcome) -> int:
+        """The winner has its own and half of what the loser loses; what a host lost."""
+        host, challenger, bond = found.defendant, found.plaintiff, found.bond
+        self.pending[host] -= 1
+        if outcome is Outcome.UNDECIDED:
+            self.credit(self.token, challenger, bond)
+            return 0
+        upheld = outcome is Outcome.UPHELD
+        taken = self._slash(host, bond) if upheld else 0
+        lost = taken if upheld else bond
+        self.credit(self.token, challenger if upheld else host, lost - lost // 2)
+        self.credit(self.token, challenger, bond if upheld else 0)
+        self.credit(self.token, self.treasury, lost // 2)
+        return taken
+
     def _close(self, found: Case, outcome: Outcome) -> None:
-        self.cases[found.case] = found.closed(outcome)
-        if outcome is Outcome.UPHELD:
-            self.credit(self.token, found.plaintiff, found.bond + found.locked)
+        taken = 0
+        if not found.delivery:
+            taken = self._pay_receipt(found, outcome)
         else:
             lost = outcome is Outcome.REJECTED
             winner = found.defendant if lost else found.plaintiff
             self.credit(self.token, winner, found.bond)
-            self.stakes[found.defendant].free += found.locked
+        self.cases[found.case] = found.closed(outcome, taken)
         self.ledger.emit("CaseClosed", number=found.case, outcome=int(outcome))
         if found.delivery:
             self._resolve(found.subject, outcome)

@@ -1,8 +1,8 @@
 """A federation with a host that anchored an answer, somebody who disputes it, and what it costs."""
 
-from collections.abc import Mapping
-from dataclasses import astuple, replace
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple
+from typing import Any, ClassVar
 
 import nacl.signing
 import numpy as np
@@ -17,14 +17,24 @@ from ee.integer import (
     TrunkConfig,
 )
 from node.adapters.deployment import Settings, create_address
-from node.bench.abi import compiled
+from node.bench.abi import Abi, compiled
 from node.bench.federation import Federation, Sent, first
 from node.bench.machines import Machine, account
-from node.verifier import dispute
+from node.verifier.dispute import Prosecutor, trunk_of
 from node.verifier.replay import Model
 from protocol import merkle
-from protocol.boundary import RowOpening, boundary_root, open_row
-from protocol.dispute import STEPS, Claim, NormProof, Proof, Row, claim_from, salted
+from protocol.boundary import boundary_root
+from protocol.dispute import (
+    Asked,
+    Claim,
+    Game,
+    Leaf,
+    Part,
+    Proof,
+    SaltProof,
+    Trace,
+    claim_from,
+)
 from protocol.receipt import Order, batch_proof, batch_root, seal_order, seal_receipt
 from protocol.types import PublicKey
 
@@ -45,17 +55,23 @@ def _sealer(signing: nacl.signing.SigningKey) -> Any:
 
 
 class DisputeWorld:
-    """`after` may be bent before `anchor`, the rows of `trace` before `answer`."""
+    """`boundaries` may be bent before `anchor`, the parts of a claim before `answer`."""
+
+    replace: ClassVar[Mapping[str, Abi]] = {}
+    """Other code in the place of a contract."""
 
     def __init__(self, machine: Machine, trunk: IntegerTrunk, rows: RowArray) -> None:
         self.gas = 0
+        self.moves: dict[str, int] = {}
+        """What the first of each kind of move cost."""
         self.trunk, self.model = trunk, Model.read(integer.encode(trunk))
+        self.model_root = self.model.root
         self.boundaries = list(trunk.forward(rows).boundaries)
         self.shape = rows.shape
         coin_at = create_address(OWNER, machine.nonce(OWNER))
         assert machine.create(OWNER, compiled("DevCoin").bytecode)[0] == coin_at
         settings = Settings(token=coin_at, bond=BOND, move_s=HOUR_S)
-        self.evm = Federation(machine, OWNER, settings)
+        self.evm = Federation(machine, OWNER, settings, replace=self.replace)
         self.evm.know("coin", compiled("DevCoin"), coin_at)
         self.coin = coin_at
         for number, who in enumerate((LIAR, WATCHER, OTHER)):
@@ -68,6 +84,8 @@ class DisputeWorld:
     def _send(self, who: str, name: str, function: str, *rest: Any) -> Sent:
         sent = self.evm.send(who, name, function, *rest)
         self.gas = sent.gas
+        if name == "disputes" and not function.startswith("prove"):
+            self.moves.setdefault(function, sent.gas)
         return sent
 
     def packed(self, boundary: int) -> bytes:
@@ -80,7 +98,7 @@ class DisputeWorld:
             for one in range(len(self.boundaries))
         ]
         order = Order(
-            self.model.root, _key(HOST), bytes([job]) * 16, self.shape, roots[0]
+            self.model_root, _key(HOST), bytes([job]) * 16, self.shape, roots[0]
         )
         sealed_order = seal_order(_sealer(CLINIC), _key(CLINIC), order)
         self.sealed = seal_receipt(
@@ -100,6 +118,7 @@ class DisputeWorld:
             "index": self.place.index,
             "path": self.place.path,
             "receipt": self.sealed,
+            "trunk": astuple(trunk_of(self.model)),
             **bent,
         }
         sent = self._send(
@@ -111,88 +130,76 @@ class DisputeWorld:
         assert opened["leaf"] == merkle.leaf_digest(self.sealed)
         return int(opened["number"]), claim_from(told)
 
-    def trace(self, claim: Claim) -> list[Row]:
-        """The true rows, from the boundary before the layer as it was anchored."""
-        found = dispute.traced(self.model, claim, self.packed(claim.layer))
-        return list(salted(found, SALT, claim))
-
-    def answer(self, number: int, claim: Claim, rows: list[Row]) -> tuple[bytes, ...]:
-        hashes = tuple(row.digest(step, claim) for step, row in enumerate(rows))
-        assert len(hashes) == STEPS
-        self._send(LIAR, "disputes", "answer", number, hashes)
-        return hashes
-
-    def ask_and_show(
-        self,
-        number: int,
-        claim: Claim,
-        hashes: tuple[bytes, ...],
-        step: int,
-        row: Row,
-    ) -> Row:
-        self._send(WATCHER, "disputes", "ask", number, step)
-        sent = self._send(
-            LIAR, "disputes", "show", number, astuple(claim), hashes, astuple(row)
-        )
-        shown = first(sent.events, "RowShown")
-        assert shown["step"] == step
-        return Row(*shown["row"])
-
-    def around(self, claim: Claim) -> tuple[RowOpening, RowOpening]:
-        place = claim.case, claim.token
-        before, after = (
-            open_row(self.packed(boundary), self.shape, boundary, SALT, *place)
-            for boundary in (claim.layer, claim.layer + 1)
-        )
-        return before, after
-
-    def find(self, claim: Claim, rows: list[Row]) -> tuple[int, int] | None:
-        before, after = self.around(claim)
+    def entries(self, claim: Claim) -> list[list[bytes]]:
+        """The true parts, from the boundary before the layer as it was anchored."""
+        rows = self.boundaries[claim.layer][claim.case_number : claim.case_number + 1]
         layer = self.trunk.layers[claim.layer]
-        return dispute.wrong_channel(layer, rows, before.row, after.row)
+        found = integer.trace_token(self.trunk.header, layer, rows, claim.token)
+        return [list(leaves) for leaves in found]
 
-    def proof_at(self, claim: Claim, rows: list[Row], place: tuple[int, int]) -> Proof:
-        return dispute.proof(self.model, claim, rows, place, *self.around(claim))
+    def prosecutor(self, claim: Claim) -> Prosecutor:
+        before, after = (self.packed(claim.layer + i) for i in (0, 1))
+        return Prosecutor(self.model, claim, SALT, before, after)
+
+    def answer(self, number: int, trace: Trace) -> None:
+        self._send(LIAR, "disputes", "answer", number, trace.roots)
+
+    def ask(
+        self, number: int, claim: Claim, asked: Asked, *, by: str = WATCHER
+    ) -> Sent:
+        about = (number, astuple(claim), *astuple(asked))
+        return self._send(by, "disputes", "ask", *about)
+
+    def show(self, number: int, claim: Claim, trace: Trace, asked: Asked) -> Sent:
+        """What the host shows when it is asked."""
+        about = ("disputes", "show", number, astuple(claim), trace.roots)
+        if asked.level == 0:
+            leaf = trace.leaf(asked.part, asked.index)
+            return self._send(LIAR, *about, astuple(leaf))
+        place = astuple(asked)
+        about = ("disputes", "split", number, astuple(claim), trace.roots)
+        return self._send(LIAR, *about, trace.below(*place), trace.path(*place))
+
+    def play(
+        self, number: int, claim: Claim, host: Trace, *, by: str = WATCHER
+    ) -> tuple[Proof | SaltProof, int]:
+        """The host answers with `host`; asked until something can be proved, and how often."""
+        game = Game(number, b"", b"", b"", claim)
+        self.answer(number, host)
+        game.answered(host.roots)
+        asks = 0
+        while isinstance(found := self.prosecutor(claim).move(game), Asked):
+            self.ask(number, claim, found, by=by)
+            sent = self.show(number, claim, host, found)
+            if found.level:
+                told = first(sent.events, "NodesShown")
+                game.nodes_shown(found, told["nodes"])
+            else:
+                told = first(sent.events, "LeafShown")
+                game.leaf_shown(told["part"], told["index"], Leaf(*told["leaf"]))
+            asks += 1
+        return found, asks
 
     def prove(
         self,
         number: int,
         claim: Claim,
-        hashes: tuple[bytes, ...],
-        proof: Proof,
+        roots: Sequence[bytes],
+        proof: Proof | SaltProof,
         *,
         by: str = WATCHER,
     ) -> Sent:
-        return self._send(
-            *(by, "disputes", "prove", number, astuple(claim), hashes, astuple(proof))
-        )
-
-    def find_norm(self, claim: Claim, rows: list[Row]) -> tuple[int, int] | None:
-        before, _ = self.around(claim)
-        return dispute.wrong_norm(self.trunk.header, rows, before.row)
-
-    def norm_at(
-        self, claim: Claim, rows: list[Row], place: tuple[int, int]
-    ) -> NormProof:
-        before, _ = self.around(claim)
-        return dispute.norm_proof(self.model, rows, place, before)
-
-    def prove_norm(
-        self,
-        number: int,
-        claim: Claim,
-        hashes: tuple[bytes, ...],
-        step: int,
-        proof: NormProof,
-    ) -> Sent:
-        about = (number, astuple(claim), hashes, step)
-        return self._send(WATCHER, "disputes", "proveNorm", *about, astuple(proof))
+        about = (number, astuple(claim), roots)
+        if isinstance(proof, SaltProof):
+            return self._send(by, "disputes", "proveSalt", *about, *astuple(proof))
+        return self._send(by, "disputes", "prove", *about, astuple(proof))
 
     def held(self) -> dict[str, int]:
-        """What the board holds for whom, the host's free stake among it."""
+        """What the board holds for whom, the host's free stake and everybody's share."""
+        council = self.evm.at["council"]
         owed = {
             name: self.evm.call("board", "credits", self.coin, who)
-            for name, who in (("host", LIAR), ("watcher", WATCHER))
+            for name, who in (("host", LIAR), ("watcher", WATCHER), ("all", council))
         }
         return {**owed, "stake": self.evm.call("board", "stakeOf", LIAR)[0]}
 
@@ -206,22 +213,46 @@ CLAIM_FIELDS: list[Mapping[str, Any]] = next(
 )
 
 
-def bent(row: Row, entry: int, by: int = 1, size: int = 4) -> Row:
-    """With one number moved."""
-    at = entry * size
-    value = int.from_bytes(row.entries[at : at + size], "big", signed=True) + by
-    moved = value.to_bytes(size, "big", signed=True)
-    return replace(row, entries=row.entries[:at] + moved + row.entries[at + size :])
-
-
 def altered(rows: RowArray, place: tuple[int, int, int], by: int = 1) -> RowArray:
     made = np.array(rows)
     made[place] += by
     return made
 
 
+def flipped(entries: bytes, at: int) -> bytes:
+    """With the last bit of one byte another."""
+    return entries[:at] + bytes([entries[at] ^ 1]) + entries[at + 1 :]
+
+
+LONGEST = 128
+"""Tokens of a sequence for which gas is measured."""
+
+
 def measure(machine: Machine) -> dict[str, int]:
-    """Gas of each move, and of a proof at both inner sizes, for a trunk like BERT-base."""
+    """Gas of each move, and of a proof of each part, for a trunk like BERT-base."""
+    world = DisputeWorld(machine, *_like_bert())
+    gas: dict[str, int] = {}
+    token = LONGEST - 1
+    for part in Part:
+        if part is Part.AFTER:
+            world.boundaries[7] = altered(world.boundaries[7], (0, token, 3))
+        world.anchor(place=700, of=1024, job=int(part))
+        number, claim = world.accuse(6, 0, token)
+        entries = world.entries(claim)
+        if part is not Part.AFTER:
+            # The last leaf and its last entry: the longest way.
+            leaf = entries[part][-1]
+            entries[part][-1] = flipped(leaf, len(leaf) - 1)
+        trace = Trace(claim, SALT, entries)
+        proof, _ = world.play(number, claim, trace)
+        world.prove(number, claim, trace.roots, proof)
+        gas[f"dispute_{part.name.lower()}"] = world.gas
+        if part is Part.NORM:
+            gas |= {f"dispute_{name}": one for name, one in world.moves.items()}
+    return gas
+
+
+def _like_bert() -> tuple[IntegerTrunk, RowArray]:
     config = TrunkConfig(
         layers=12,
         width=768,
@@ -229,7 +260,7 @@ def measure(machine: Machine) -> dict[str, int]:
         heads=12,
         kv_heads=12,
         head_dim=64,
-        tokens=8,
+        tokens=LONGEST,
         residual_bits=12,
         norm_bias=403,
         score_multiplier=756_000,
@@ -247,44 +278,8 @@ def measure(machine: Machine) -> dict[str, int]:
             for name, shape in config.matrix_shapes().items()
         }
     )
-    table = np.zeros((config.tokens, config.head_dim // 2), np.int16)
-    header = Header(config, table + (1 << 14), table)
-    rows = random.integers(-(1 << 14), 1 << 14, (2, 8, 768), np.int32)
-    world = DisputeWorld(machine, IntegerTrunk(header, (layer,) * config.layers), rows)
-    world.boundaries[7] = altered(world.boundaries[7], (1, 5, 3))
-    world.anchor(place=700, of=1024)
-    gas: dict[str, int] = {}
-    for by, matrix, name in ((WATCHER, 0, "768"), (OTHER, 6, "3072")):
-        number, claim = world.accuse(6, 1, 5, by=by)
-        gas["dispute_accuse"] = world.gas
-        true = world.trace(claim)
-        told = list(true)
-        if matrix == 0:
-            told[1] = bent(true[1], 700)
-        hashes = world.answer(number, claim, told)
-        gas["dispute_answer"] = world.gas
-        if matrix == 0:
-            world.ask_and_show(number, claim, hashes, 1, told[1])
-            gas["dispute_show_768"] = world.gas
-        place = world.find(claim, told)
-        assert place is not None
-        assert place[0] == matrix
-        proof = world.proof_at(claim, told, place)
-        world.prove(number, claim, hashes, proof, by=by)
-        gas[f"dispute_{name}"] = world.gas
-    gas["dispute_norm_768"] = _norm_gas(world)
-    return gas
-
-
-def _norm_gas(world: DisputeWorld) -> int:
-    """A wrong norm of 768 numbers, with matrices that follow from it."""
-    world.anchor(place=1, of=2, job=1)
-    number, claim = world.accuse(6, 1, 5)
-    rows = world.trace(claim)
-    rows[0] = bent(rows[0], 700, -1, size=1)
-    hashes = world.answer(number, claim, rows)
-    place = world.find_norm(claim, rows)
-    assert place == (0, 700)
-    proof = world.norm_at(claim, rows, place)
-    world.prove_norm(number, claim, hashes, 0, proof)
-    return world.gas
+    turns = random.uniform(0, 6.3, (config.tokens, config.head_dim // 2))
+    tables = ((np.cos(turns), np.sin(turns)), 1 << 14)
+    cos, sin = (np.rint(one * tables[1]).astype(np.int16) for one in tables[0])
+    rows = random.integers(-(1 << 14), 1 << 14, (1, LONGEST, 768), np.int32)
+    return IntegerTrunk(Header(config, cos, sin), (layer,) * config.layers), rows

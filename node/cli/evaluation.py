@@ -269,7 +269,10 @@ def _finding(row: Row) -> str:
     """What a report accuses the host of, to the number."""
     entry = row["entry"]
     if row["fault"] is None:
-        return f"{count(row['layers_replayed'], 'layer')} replayed exactly"
+        layers = count(row["layers_replayed"], "layer")
+        if row["tier"] == "freivalds":
+            return f"{layers} checked by key, wrong with 2^-{row['error_bits']}"
+        return f"{layers} replayed exactly"
     if row["fault"] != "layer":
         return {"shape": "rows the model does not have", "receipt": "no receipt"}[
             row["fault"]

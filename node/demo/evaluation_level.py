@@ -194,10 +194,10 @@ def _settled(place: Place, claims: Claims) -> float:
     lost = bonds.STAKE / bonds.BOND - found.host
     claims.check(
         f"the contract computed the numbers itself and took {LIAR}'s bonds",
-        f"{lost:g} bonds lost, {found.challenger:g} with the verifier, its own among them",
+        f"{lost:g} bonds lost, {found.challenger:g} with the verifier: its own and half of those",
         holds=all(row["outcome"] == "upheld" for row in decided())
         and lost == CORRUPTED
-        and found.challenger == 2 * CORRUPTED,
+        and found.challenger == 1.5 * CORRUPTED,
     )
     return lost
 

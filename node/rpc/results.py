@@ -655,6 +655,13 @@ class AuditRow(Result, frozen=True):
     entry: Annotated[AuditEntry | None, _said("its first number that differs")]
     first_layer: Count
     layers_replayed: Count
+    tier: Annotated[
+        Literal["replay", "freivalds"],
+        _said("computed again, or checked with a key and without weights"),
+    ]
+    error_bits: Annotated[
+        Count, _said("a wrong layer passes with 2 to minus this at most; 0: never")
+    ]
     time: Annotated[Count, _said("Unix seconds")]
 
 

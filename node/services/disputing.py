@@ -2,8 +2,9 @@
 
 Everything that happens is an event of the chain, and what is known of a dispute is built again
 from them after a restart; a move is made only while the contract says that it is this node's
-turn, so none is made twice.  The host shows the rows it keeps.  The challenger asks for every
-row that is not what the model makes, until one number contradicts another, and shows that.
+turn, so none is made twice.  The host answers from the rows it
+keeps.  The challenger asks its way down to the first leaf that is not what the model makes, and
+shows one number of it.
 """
 
 from collections.abc import Mapping
@@ -21,7 +22,16 @@ from node.services.receipts import Receipts
 from node.services.releases import Releases
 from node.verifier import bundle
 from protocol import merkle
-from protocol.dispute import Game, NormProof, Proof, Row, Turn, claim_from
+from protocol.dispute import (
+    Asked,
+    Game,
+    Leaf,
+    Proof,
+    SaltProof,
+    Trunk,
+    Turn,
+    claim_from,
+)
 from protocol.errors import ProtocolError
 from protocol.receipt import open_receipt
 from protocol.wire import decode, encode
@@ -82,6 +92,7 @@ class Disputes:
             found.batch,
             found.proof,
             found.receipt,
+            decode(answer["trunk"], Trunk),
             (layer, case, token),
         )
         return {"dispute": number, "host": host.name}
@@ -107,7 +118,7 @@ class Disputes:
             "host": self._federation.name_of_account(game.host),
             "model": game.claim.model.hex(),
             "layer": game.claim.layer,
-            "case": game.claim.case,
+            "case": game.claim.case_number,
             "token": game.claim.token,
             "turn": game.turn.name.lower(),
             "outcome": game.outcome or None,
@@ -169,15 +180,16 @@ class Disputes:
                 "claim": encode(claim),
                 "salt": kept.salt,
                 "rows": await self._receipts.rows_at(receipt, kept, claim.layer),
+                "asked": b"" if game.asked is None else encode(game.asked),
             },
         )
-        rows = decode(found["rows"], tuple[Row, ...])
+        about = (game.number, claim, game.roots)
         if game.asked is None:
-            hashes = [row.digest(step, claim) for step, row in enumerate(rows)]
-            await self._arbiter.answer(game.number, hashes)
+            await self._arbiter.answer(game.number, found["roots"])
+        elif game.asked.level == 0:
+            await self._arbiter.show(*about, decode(found["leaf"], Leaf))
         else:
-            shown = rows[game.asked]
-            await self._arbiter.show(game.number, claim, game.hashes, shown)
+            await self._arbiter.split(*about, found["nodes"], found["path"])
 
     async def _press(self, game: Game) -> None:
         receipt = await self._store.get(_EVIDENCE, game.leaf)
@@ -187,17 +199,16 @@ class Disputes:
         found = await self._compute.call(
             "dispute.move", {"evidence": str(path), "game": encode(game)}
         )
-        if found["step"] is not None:
-            await self._arbiter.ask(game.number, found["step"])
-        elif found["norm"] is not None:
-            shown = decode(found["proof"], NormProof)
-            about = game.number, game.claim, game.hashes, found["norm"]
-            await self._arbiter.prove_norm(*about, shown)
-        elif found["proof"]:
-            proof = decode(found["proof"], Proof)
-            await self._arbiter.prove(game.number, game.claim, game.hashes, proof)
-        else:
-            await self._arbiter.drop(game.number)
+        if "asked" in found:
+            asked = decode(found["asked"], Asked)
+            await self._arbiter.ask(game.number, game.claim, asked)
+            return
+        proof: Proof | SaltProof = (
+            decode(found["proof"], Proof)
+            if "proof" in found
+            else decode(found["salt"], SaltProof)
+        )
+        await self._arbiter.prove(game.number, game.claim, game.roots, proof)
 
     async def _keep_time(self) -> None:
         """Say so when the other side's time is over."""
@@ -222,16 +233,25 @@ class Disputes:
             log.warning("not closed", dispute=game.number, reason=str(error))
 
 
-def _shown(game: Game, data: Mapping[str, Any]) -> None:
-    row = Row(bytes(data["salt"]), int(data["exponent"]), bytes(data["entries"]))
-    game.row_shown(int(data["step"]), row)
+def _asked(data: Mapping[str, Any]) -> Asked:
+    return Asked(int(data["part"]), int(data["level"]), int(data["index"]))
+
+
+def _leaf_shown(game: Game, data: Mapping[str, Any]) -> None:
+    leaf = Leaf(
+        bytes(data["salt"]), bytes(data["entries"]), tuple(map(bytes, data["path"]))
+    )
+    game.leaf_shown(int(data["part"]), int(data["index"]), leaf)
 
 
 _SAYS: Mapping[str, Any] = {
     "DisputeAnswered": lambda game, data: game.answered(
-        [bytes(row) for row in data["rows"]]
+        [bytes(root) for root in data["roots"]]
     ),
-    "RowAsked": lambda game, data: game.row_asked(int(data["step"])),
-    "RowShown": _shown,
+    "PartAsked": lambda game, data: game.part_asked(_asked(data)),
+    "NodesShown": lambda game, data: game.nodes_shown(
+        _asked(data), [bytes(node) for node in data["nodes"]]
+    ),
+    "LeafShown": _leaf_shown,
     "DisputeClosed": lambda game, data: game.closed(OUTCOMES[int(data["outcome"])]),
 }

@@ -37,6 +37,7 @@ from node.services.federation import Federation
 from node.services.finished import Finished
 from node.services.hands import Folders, Tools
 from node.services.inference import Host, Requester
+from node.services.keyed import KeyedAudits
 from node.services.lending import Lender
 from node.services.market import Market
 from node.services.outbox import Outbox
@@ -48,6 +49,7 @@ from node.services.replaying import Replayer
 from node.services.reports import Audits
 from node.services.runs import Runs
 from node.services.states import States
+from node.services.tracing import Traces
 from protocol.confirmation import CONFIRMATION_TOPIC
 from protocol.errors import GossipIgnore, ProtocolError
 from protocol.evaluation import AUDIT_TOPIC, RELEASE_TOPIC
@@ -158,6 +160,14 @@ class Node:
             states=home.states,
             models=home.models,
             trunks=home.trunks,
+        )
+        self.traces = Traces(
+            store=parts.store,
+            transport=transport,
+            federation=self.federation,
+            receipts=self.receipts,
+            releases=self.releases,
+            compute=parts.compute,
         )
         self.certificates = Certificates(
             store=parts.store,
@@ -291,6 +301,17 @@ class Node:
         )
         return str(path)
 
+    def _keyed_audits(self) -> KeyedAudits | None:
+        if self.parts.config.audit.tier != "freivalds":
+            return None
+        return KeyedAudits(
+            store=self.parts.store,
+            transport=self.reach(),
+            releases=self.releases,
+            compute=self.parts.compute,
+            folder=self.parts.home.audit_keys,
+        )
+
     def _verifier(self) -> Verifier:
         parts = self.parts
         return Verifier(
@@ -306,6 +327,7 @@ class Node:
                 releases=self.releases,
                 compute=parts.compute,
                 evidence=parts.home.evidence,
+                keyed=self._keyed_audits(),
             ),
             rate=parts.config.audit.rate,
             full=parts.config.audit.full,

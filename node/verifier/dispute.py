@@ -1,173 +1,221 @@
-"""Find and show the number that a host's own rows and the model contradict.
+"""Find the first number of a host's answer that its own rows and the model contradict.
 
-The arithmetic is that of `contracts/src/Steps.sol`: long integers, so that no row a host may
-have hashed, in range or not, is computed otherwise here than there.
+Each part of a layer follows from those before it, so the first part whose root is not the one
+computed here is wrong in itself, and everything it is made of is as it was computed here.
 """
 
-from math import isqrt
-
-import numpy as np
+from dataclasses import dataclass
 
 from ee import integer
-from ee.integer import Header, Layer, spec
 from node.verifier.replay import Model
-from protocol.boundary import RowOpening
+from protocol.boundary import RowOpening, Shape, case_salt, open_row
 from protocol.dispute import (
-    DOWN,
-    MIDDLE,
+    NO_CHANNEL,
+    NO_LEAF,
     NO_ROW,
-    NORMS,
-    OUTPUT_PROJECTION,
-    READS,
-    WRITES,
+    Angles,
+    Asked,
     Channel,
     Claim,
-    NormProof,
+    Game,
+    Leaf,
+    Part,
     Proof,
-    Row,
+    SaltProof,
+    Trace,
     Trunk,
 )
 
-_PACKED = integer.ENTRY_BYTES
+# Matrix that writes a part, in the order of the bytes of a layer.
+_MATRIX = {
+    Part.QUERY: 0,
+    Part.KEY: 1,
+    Part.VALUE: 2,
+    Part.MIDDLE: 3,
+    Part.GATE: 4,
+    Part.UP: 5,
+    Part.AFTER: 6,
+}
+# Parts with an exponent before their entries; bytes of an entry where it is not four.
+_SHORT = (Part.NORM, Part.MIXED_ROW, Part.NORM2, Part.WIDE)
+_ENTRY_BYTES = {
+    Part.NORM: 1,
+    Part.MIXED_ROW: 1,
+    Part.NORM2: 1,
+    Part.WIDE: 2,
+    Part.MIXED_TOP: 8,
+    Part.PRODUCT: 8,
+    Part.PRODUCT_TOP: 8,
+    Part.AFTER: integer.ENTRY_BYTES,
+}
 
 
-def traced(model: Model, claim: Claim, rows: bytes) -> list[tuple[int, bytes]]:
-    """(exponent, entries) of the ten rows, from all packed rows before the claim's layer."""
-    shape = (claim.cases, claim.tokens, claim.width)
-    part = integer.unpack_rows(rows, shape)[claim.case : claim.case + 1]
+def trunk_of(model: Model) -> Trunk:
+    """What says that a claim's numbers are the model's."""
+    return Trunk(*integer.header_parts(model.header), model.roots)
+
+
+@dataclass(frozen=True)
+class Prosecutor:
+    """A claim, the model, and the receipt's rows around the claim's layer."""
+
+    model: Model
+    claim: Claim
+    salt: bytes
+    before: bytes
+    """All packed rows before the layer."""
+    after: bytes = b""
+    """Those after it, as the host has them; not needed to answer."""
+
+    def trace(self) -> Trace:
+        """The parts of the claim, as the model has them."""
+        return traced(self.model, self.claim, self.salt, self.before)
+
+    def move(self, game: Game) -> Asked | Proof | SaltProof:
+        """What to ask the host for, or what to show the contract."""
+        own = self.trace()
+        part = Part(game.wrong_part(own))
+        if part is Part.AFTER:
+            return self.proof(own, part, 0, self._wrong_place(), NO_LEAF)
+        found = game.wrong_leaf(own, part)
+        return found if isinstance(found, Asked) else self.against(own, part, *found)
+
+    def against(
+        self, own: Trace, part: Part, index: int, told: Leaf
+    ) -> Proof | SaltProof:
+        """What shows that a leaf which is not `own`'s is wrong."""
+        mine, claim = own.leaf(part, index), self.claim
+        if told.salt != mine.salt:
+            before = self.before_row(claim.token)
+            return SaltProof(part, index, told, self.case_salt, before)
+        place = _differing(claim, part, mine.entries, told.entries)
+        return self.proof(own, part, index, place, told)
+
+    def proof(
+        self, own: Trace, part: Part, index: int, place: int, told: Leaf
+    ) -> Proof:
+        """What entry `place` of leaf `index` is to be computed from."""
+        claim = self.claim
+        boundary = NO_ROW
+        if part is Part.NORM:
+            boundary = self.before_row(index)
+        elif part is Part.MIDDLE:
+            boundary = self.before_row(claim.token)
+        elif part is Part.AFTER:
+            boundary = self._row(self.after, claim.layer + 1, claim.token)
+        angles: tuple[Angles, ...] = ()
+        if part is Part.SCORE:
+            angles = self._angles(claim.token), self._angles(place)
+        inputs = _inputs(claim, part, index, place)
+        return Proof(
+            *(int(part), index, place, told),
+            tuple(own.leaf(*one) for one in inputs),
+            boundary,
+            self._channel(part, index, place),
+            angles,
+        )
+
+    def before_row(self, token: int) -> RowOpening:
+        """A token's row before the layer, out of the receipt."""
+        return self._row(self.before, self.claim.layer, token)
+
+    @property
+    def case_salt(self) -> bytes:
+        return case_salt(self.salt, self.claim.case_number)
+
+    def _wrong_place(self) -> int:
+        """First entry of the host's row after the layer that is not the model's."""
+        claim = self.claim
+        told = self._row(self.after, claim.layer + 1, claim.token).row
+        own = _case_rows(claim, self.before)
+        layer = self.model.layers[claim.layer - self.model.first]
+        mine = self.model.header.replay(layer, own)[:, claim.token]
+        return _differing(claim, Part.AFTER, integer.pack_rows(mine), told)
+
+    def _channel(self, part: Part, index: int, place: int) -> Channel:
+        if part not in _MATRIX:
+            return NO_CHANNEL
+        claim = self.claim
+        if part in (Part.GATE, Part.UP):
+            number = integer.BLOCK * index + place
+        elif part is Part.QUERY:
+            number = index * claim.head_dim + place
+        elif part in (Part.KEY, Part.VALUE):
+            number = index % claim.kv_heads * claim.head_dim + place
+        else:
+            number = place
+        layer = self.model.layers[claim.layer - self.model.first]
+        opened = integer.open_channel(layer, _MATRIX[part], number)
+        return Channel(opened.index, opened.size, opened.path, opened.leaf)
+
+    def _angles(self, token: int) -> Angles:
+        opened = integer.open_angles(self.model.header, token)
+        return Angles(opened.row, opened.path)
+
+    def _row(self, rows: bytes, boundary: int, token: int) -> RowOpening:
+        claim = self.claim
+        about = (boundary, self.salt, claim.case_number, token)
+        return open_row(rows, _shape(claim), *about)
+
+
+def traced(model: Model, claim: Claim, salt: bytes, before: bytes) -> Trace:
+    """All parts of a claim, from all packed rows before its layer."""
     layer = model.layers[claim.layer - model.first]
+    part = _case_rows(claim, before)
     found = integer.trace_token(model.header, layer, part, claim.token)
-    return [(row.exponent, row.entries) for row in found]
+    return Trace(claim, salt, found)
 
 
-def wrong_channel(
-    layer: Layer, rows: list[Row], before: bytes, after: bytes
-) -> tuple[int, int] | None:
-    """First (matrix, channel) whose number is not what its input row makes; None: all are.
-
-    `rows` are the host's ten, `before` and `after` the token's packed rows around the layer.
-    """
-    for number, matrix in enumerate(layer.matrices()):
-        given, writes = rows[READS[number]], WRITES[number]
-        kind = ">i2" if number == DOWN else ">i1"
-        outputs, inputs = matrix.weight.shape
-        if len(given.entries) != np.dtype(kind).itemsize * inputs:
-            return number, 0
-        entries = np.frombuffer(given.entries, kind).astype(np.int64)
-        sums = matrix.weight.astype(np.int64) @ entries
-        adds = number in (OUTPUT_PROJECTION, DOWN)
-        limit = spec.RESIDUAL_LIMIT if adds else spec.MID_LIMIT
-        for channel in range(outputs):
-            scaled = int(matrix.multiplier[channel]) * int(sums[channel])
-            value = _clamp(_half(scaled, matrix.shift - given.exponent), limit)
-            if number == DOWN:
-                claimed = _packed(after, channel)
-                base = _entry(rows[MIDDLE].entries, channel)
-            else:
-                assert writes is not None
-                claimed = _entry(rows[writes].entries, channel)
-                base = _packed(before, channel) if adds else 0
-            if claimed is None or base is None:
-                return number, channel
-            if claimed != (_clamp(base + value, limit) if adds else value):
-                return number, channel
-    return None
-
-
-def wrong_norm(
-    header: Header, rows: list[Row], before: bytes
-) -> tuple[int, int] | None:
-    """First (step, entry) of a norm that is not its row's; None: both norms are right."""
-    for step in NORMS:
-        source, claimed = rows[MIDDLE].entries, rows[step]
-        count = header.config.width
-        values = [
-            _packed(before, i) if step == 0 else _entry(source, i) for i in range(count)
-        ]
-        known = [value for value in values if value is not None]
-        normed = _normed(known, header.config.norm_bias)
-        if len(known) != count or normed is None:
-            continue  # the row itself is not one of the model's, and is shown wrong as such
-        exponent, entries = normed
-        if len(claimed.entries) != count or claimed.exponent != exponent:
-            return step, 0
-        told = np.frombuffer(claimed.entries, ">i1").tolist()
-        for place, (one, other) in enumerate(zip(told, entries, strict=True)):
-            if one != other:
-                return step, place
-    return None
+def _inputs(
+    claim: Claim, part: Part, index: int, place: int
+) -> tuple[tuple[Part, int], ...]:
+    """Leaves of earlier parts that a number is made of, as the contract wants them."""
+    dim, kv = claim.head_dim, claim.kv_heads
+    if part is Part.QUERY:
+        return ((Part.NORM, claim.token),)
+    if part in (Part.KEY, Part.VALUE):
+        return ((Part.NORM, index // kv),)
+    if part is Part.COLUMN:
+        return ((Part.VALUE, place * kv + index // dim),)
+    if part is Part.SCORE:
+        group = index * kv // claim.heads
+        return (Part.QUERY, index), (Part.KEY, place * kv + group)
+    if part is Part.MIXED:
+        head, number = divmod(integer.BLOCK * index + place, dim)
+        return (Part.SCORE, head), (
+            Part.COLUMN,
+            head * kv // claim.heads * dim + number,
+        )
+    block = place // integer.BLOCK
+    return {
+        Part.NORM: (),
+        Part.MIXED_TOP: ((Part.MIXED, place),),
+        Part.MIXED_ROW: ((Part.MIXED, block), (Part.MIXED_TOP, 0)),
+        Part.MIDDLE: ((Part.MIXED_ROW, 0),),
+        Part.NORM2: ((Part.MIDDLE, 0),),
+        Part.GATE: ((Part.NORM2, 0),),
+        Part.UP: ((Part.NORM2, 0),),
+        Part.PRODUCT: ((Part.GATE, index), (Part.UP, index)),
+        Part.PRODUCT_TOP: ((Part.PRODUCT, place),),
+        Part.WIDE: ((Part.PRODUCT, block), (Part.PRODUCT_TOP, 0)),
+        Part.AFTER: ((Part.WIDE, 0), (Part.MIDDLE, 0)),
+    }[part]
 
 
-def norm_proof(
-    model: Model, rows: list[Row], place: tuple[int, int], before: RowOpening
-) -> NormProof:
-    """What the contract needs to see for the `place` that `wrong_norm` found."""
-    step, entry = place
-    return NormProof(
-        trunk=Trunk(*integer.header_parts(model.header), model.roots),
-        boundary=before if step == 0 else NO_ROW,
-        middle=rows[MIDDLE],
-        claimed=rows[step],
-        entry=entry,
-    )
+def _differing(claim: Claim, part: Part, mine: bytes, told: bytes) -> int:
+    """First entry that differs; 0 where length or exponent does, which is wrong of itself."""
+    if len(mine) != len(told):
+        return 0
+    at = next(i for i, (a, b) in enumerate(zip(mine, told, strict=True)) if a != b)
+    if part is Part.COLUMN:
+        return at % claim.tokens
+    return max(0, at - (part in _SHORT)) // _ENTRY_BYTES.get(part, 4)
 
 
-def proof(
-    model: Model,
-    claim: Claim,
-    rows: list[Row],
-    place: tuple[int, int],
-    before: RowOpening,
-    after: RowOpening,
-) -> Proof:
-    """What the contract needs to see for the `place` that `wrong_channel` found."""
-    number, channel = place
-    opened = integer.open_channel(
-        model.layers[claim.layer - model.first], number, channel
-    )
-    writes = WRITES[number]
-    around = {OUTPUT_PROJECTION: before, DOWN: after}
-    shown = Channel(
-        header=integer.header_digest(model.header),
-        layers=model.roots,
-        index=opened.index,
-        size=opened.size,
-        path=opened.path,
-        leaf=opened.leaf,
-    )
-    known = rows[READS[number]], rows[MIDDLE if writes is None else writes]
-    if number in around:
-        return Proof(shown, *known, around[number])
-    return Proof(shown, *known)
+def _case_rows(claim: Claim, before: bytes) -> integer.RowArray:
+    case = claim.case_number
+    return integer.unpack_rows(before, _shape(claim))[case : case + 1]
 
 
-def _normed(values: list[int], bias: int) -> tuple[int, list[int]] | None:
-    """Norm of the op-spec on long integers; None beyond what it is defined for."""
-    total = sum(value * value for value in values) + bias
-    if not 0 < total < 1 << 62:
-        return None
-    lift = (62 - total.bit_length()) & ~1
-    gain = (isqrt(len(values) << 40) << 31) // isqrt(total << lift)
-    scaled = [_half(value * gain, 35 - lift // 2) for value in values]
-    exponent = max(0, max(map(abs, scaled)).bit_length() - spec.ROW_BITS)
-    return exponent, [_clamp(_half(value, exponent), 127) for value in scaled]
-
-
-def _entry(entries: bytes, channel: int) -> int | None:
-    part = entries[4 * channel : 4 * channel + 4]
-    return int.from_bytes(part, "big", signed=True) if len(part) == 4 else None
-
-
-def _packed(row: bytes, channel: int) -> int | None:
-    part = row[_PACKED * channel : _PACKED * (channel + 1)]
-    return int.from_bytes(part, "little", signed=True) if len(part) == _PACKED else None
-
-
-def _half(number: int, exponent: int) -> int:
-    if exponent <= 0:
-        return number << -exponent
-    return (number + (1 << (exponent - 1))) >> exponent
-
-
-def _clamp(number: int, limit: int) -> int:
-    return max(-limit, min(limit, number))
+def _shape(claim: Claim) -> Shape:
+    return claim.cases, claim.tokens, claim.width

@@ -361,15 +361,13 @@ async def test_a_receipt_found_wrong_costs_the_host_its_stake(world):
     with refused("AlreadyChallenged"):
         await challenge()
     (case,) = await host.cases()
-    assert (case.delivery, case.locked, case.defendant) == (
-        False,
-        BOND,
-        ACCOUNTS["host"],
-    )
+    assert (case.delivery, case.taken, case.defendant) == (False, 0, ACCOUNTS["host"])
     for name in ("x", "y"):
         await world.market(name).vote(number, CLAIM, uphold=True)
     await world.market("researcher").collect(world.token)
-    assert world.balance("researcher") == RICH + BOND
+    # Half of what the host lost; the other half is everybody's.
+    assert world.balance("researcher") == RICH + BOND - BOND // 2
+    assert (await host.cases())[0].taken == BOND
     scores = await host.scores(ACCOUNTS["host"])
     assert scores["host"] == (33, 1)
     with refused("StakeTooSmall"):

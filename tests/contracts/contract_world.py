@@ -88,6 +88,7 @@ class World:
             self.ledger, coins, Values(*self.settings.values()), self.coin
         )
         self.board = self.market.board
+        self.board.treasury = raw(self.evm.at["council"])
         self.orders: list[tuple[Order, str]] = []
         self.used: set[int] = set()
         self.seen: dict[int, RequestStatus] = {}
@@ -239,7 +240,9 @@ class World:
             self.evm.call("board", "caseOf", number)
             for number in range(len(self.board.cases))
         ]
-        bound = sum(row[9] + row[10] for row in cases if row[4] == Outcome.PENDING)
+        bound = sum(row[9] for row in cases if row[4] == Outcome.PENDING)
+        for case, row in zip(self.board.cases, cases, strict=True):
+            assert (row[4], row[10]) == (case.outcome, case.taken)
         stakes = 0
         for name in NAMES:
             free, leaving, leaves = self.evm.call("board", "stakeOf", self.at[name])
@@ -248,6 +251,8 @@ class World:
             assert leaving == 0 or leaves == mine.leaves
             stakes += free + leaving
         assert self.held("board") == bound + stakes + self.owed("board")
+        council = self.evm.call("board", "credits", self.coin_at, self.evm.at["council"])
+        assert council == self.board.credits[self.coin, self.board.treasury]
 
     def the_record_is_what_happened(self) -> None:
         fields = ("delivered", "failed", "undecided", "unanswered")
@@ -273,8 +278,9 @@ class World:
         return int(self.evm.call("coin", "balanceOf", self.evm.at[name]))
 
     def owed(self, name: str) -> int:
+        accounts = (*self.at.values(), self.evm.at["council"])
         return sum(
-            self.evm.call(name, "credits", self.coin_at, self.at[who]) for who in NAMES
+            self.evm.call(name, "credits", self.coin_at, one) for one in accounts
         )
 
 

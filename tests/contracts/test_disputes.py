@@ -2,11 +2,24 @@
 
 import random
 from dataclasses import astuple, replace
+from hashlib import sha256
 
+import numpy as np
 import pytest
 from eth_abi.exceptions import EncodingError
 
-from ee.integer import known
+from ee import integer
+from ee.integer import (
+    Header,
+    IntegerTrunk,
+    Layer,
+    Matrix,
+    TrunkConfig,
+    bounds,
+    known,
+    ops,
+    spec,
+)
 from node.bench.disputes import (
     BOND,
     HOUR_S,
@@ -16,16 +29,32 @@ from node.bench.disputes import (
     WATCHER,
     DisputeWorld,
     altered,
-    bent,
+    flipped,
 )
 from node.bench.federation import Reverted, first
 from node.bench.machines import Revm
+from node.verifier.dispute import trunk_of
+from protocol import dispute
 from protocol.boundary import boundary_root
-from protocol.dispute import NORMS, READS, WRITES, Game, Row
+from protocol.dispute import (
+    NO_LEAF,
+    PARTS,
+    Asked,
+    Channel,
+    Game,
+    Leaf,
+    Part,
+    SaltProof,
+    Trace,
+)
+from protocol.errors import MalformedMessageError
 
-UPHELD, REJECTED, UNDECIDED = 1, 2, 3
+UPHELD, REJECTED = 1, 2
 LAYER, CASE, TOKEN = 1, 0, 5
-STAKE = 3 * BOND
+STAKE, HALF = 3 * BOND, BOND // 2
+SHORT = {Part.NORM: 1, Part.MIXED_ROW: 1, Part.NORM2: 1, Part.WIDE: 2}
+SIZES = {**SHORT, Part.MIXED_TOP: 8, Part.PRODUCT: 8, Part.PRODUCT_TOP: 8}
+MADE = list(Part)[:PARTS]
 
 
 def refused(name: str) -> object:
@@ -34,183 +63,376 @@ def refused(name: str) -> object:
 
 @pytest.fixture(params=[True, False], ids=["causal", "encoder"])
 def world(request) -> DisputeWorld:
-    return made(causal=request.param)
+    return small(causal=request.param)
 
 
-def made(*, causal: bool = True) -> DisputeWorld:
+def small(*, causal: bool = True) -> DisputeWorld:
     trunk = known.drawn_trunk(causal=causal)
-    return DisputeWorld(Revm(), trunk, known.drawn_rows(trunk.config))
+    made = DisputeWorld(Revm(), trunk, known.drawn_rows(trunk.config))
+    made.anchor()
+    return made
+
+
+def drawn(seed: int, *, causal: bool) -> DisputeWorld:
+    """Rows that are cut into several blocks, trees of more than 32 leaves, every size of number."""
+    chance = np.random.default_rng(seed)
+    config = TrunkConfig(
+        layers=1,
+        width=int(chance.integers(3, 40)),
+        inner=int(chance.integers(65, 200)),
+        heads=6,
+        kv_heads=3,
+        head_dim=14,
+        tokens=13,
+        residual_bits=12,
+        norm_bias=int(chance.choice([1, 403, 1 << 60])),
+        score_multiplier=int(chance.choice([1, 2_470_374, 1 << 23])),
+        causal=causal,
+    )
+    matrices = {}
+    for name, shape in config.matrix_shapes().items():
+        limit = bounds.multiplier_limit(shape[1], wide=name == "down")
+        matrices[name] = Matrix(
+            chance.integers(-63, 64, shape, np.int8),
+            chance.integers(0, limit + 1, shape[0], np.int32),
+            # From numbers that all vanish to numbers that all stand at their limit.
+            int(chance.integers(20, 50)),
+        )
+    unit = 1 << 14
+    cos, sin = chance.integers(-unit, unit + 1, (2, config.tokens, 7)).astype(np.int16)
+    trunk = IntegerTrunk(Header(config, cos, sin), (Layer.of(matrices),))
+    integer.encode(trunk)  # refuses what the op-spec does not cover
+    shape = (3, config.tokens, config.width)
+    bits = chance.integers(0, 24, (3, config.tokens, 1))
+    rows = chance.integers(-(1 << bits) + 1, 1 << bits, shape).astype(np.int32)
+    rows[1, 2], rows[2, 3] = spec.RESIDUAL_LIMIT, -spec.RESIDUAL_LIMIT
+    made = DisputeWorld(Revm(), trunk, rows)
+    made.anchor()
+    return made
 
 
 def outcome(sent) -> int:
     return first(sent.events, "DisputeClosed")["outcome"]
 
 
+def numbers(part: Part, leaf: bytes, tokens: int) -> int:
+    if part is Part.COLUMN:
+        return tokens
+    return (len(leaf) - (part in SHORT)) // SIZES.get(part, 4)
+
+
+def told(world, claim, part, index, leaf) -> Trace:
+    """The host's answer with one leaf of one part another."""
+    entries = world.entries(claim)
+    entries[part][index] = leaf
+    return Trace(claim, SALT, entries)
+
+
+def salting(part, index):
+    """`leaf_salt` of a host that gives one leaf a salt nobody else can make."""
+
+    def salt(own, claim, *place):
+        made = true_salt(own, claim, *place)
+        return flipped(made, 0) if place == (part, index) else made
+
+    true_salt = dispute.leaf_salt
+    return salt
+
+
+def convicted(world, number, claim, host) -> int:
+    """The contract takes the host's bond; how often it had to be asked."""
+    proof, asks = world.play(number, claim, host)
+    assert outcome(world.prove(number, claim, host.roots, proof)) == UPHELD
+    return asks
+
+
 def test_a_wrong_number_after_a_layer_costs_the_host_its_bond(world):
     world.boundaries[LAYER + 1] = altered(
         world.boundaries[LAYER + 1], (CASE, TOKEN, 3), -1
     )
-    world.anchor()
+    world.anchor(job=1)
     number, claim = world.accuse(LAYER, CASE, TOKEN)
-    assert world.held() == {"host": 0, "watcher": 0, "stake": STAKE - BOND}
-    rows = world.trace(claim)
-    hashes = world.answer(number, claim, rows)
-    place = world.find(claim, rows)
-    assert place == (6, 3)
-    sent = world.prove(number, claim, hashes, world.proof_at(claim, rows, place))
-    assert outcome(sent) == UPHELD
-    assert world.held() == {"host": 0, "watcher": 2 * BOND, "stake": STAKE - BOND}
+    # Nothing is set aside, so nobody can set it aside before somebody else.
+    assert world.held() == {"host": 0, "watcher": 0, "all": 0, "stake": STAKE}
+    proof, asks = world.play(number, claim, Trace(claim, SALT, world.entries(claim)))
+    assert (asks, proof.part, proof.place) == (0, Part.AFTER, 3)
+    roots = Trace(claim, SALT, world.entries(claim)).roots
+    for place in (2, 4):
+        right = world.prosecutor(claim).proof(
+            Trace(claim, SALT, world.entries(claim)), Part.AFTER, 0, place, NO_LEAF
+        )
+        with refused("NotWrong"):
+            world.prove(number, claim, roots, right)
+    assert outcome(world.prove(number, claim, roots, proof)) == UPHELD
+    assert world.held() == {
+        "host": 0,
+        "watcher": BOND + HALF,
+        "all": HALF,
+        "stake": STAKE - BOND,
+    }
     assert world.evm.call("board", "tallyOf", LIAR)[0] == 1
     with refused("NotYourTurn"):
-        world.evm.send(WATCHER, "disputes", "drop", number)
+        world.prove(number, claim, roots, proof)
 
 
-@pytest.mark.parametrize("matrix", range(6))
-def test_a_wrong_number_of_any_matrix_is_shown_by_one_dot_product(matrix):
-    world = made()
-    world.anchor()
-    number, claim = world.accuse(LAYER, CASE, TOKEN)
-    true = world.trace(claim)
-    step = WRITES[matrix]
-    rows = list(true)
-    rows[step] = bent(rows[step], 2, -1)
-    hashes = world.answer(number, claim, rows)
-    game = Game(number, b"", b"", b"", claim)
-    game.answered(hashes)
-    assert game.unknown_step(true) == step
-    shown = world.ask_and_show(number, claim, hashes, step, rows[step])
-    game.row_shown(step, shown)
-    assert game.unknown_step(true) is None
-    assert game.rows(true) == rows
-    place = world.find(claim, rows)
-    assert place == (matrix, 2)
-    sent = world.prove(number, claim, hashes, world.proof_at(claim, rows, place))
-    assert outcome(sent) == UPHELD
+@pytest.mark.parametrize("part", MADE, ids=lambda part: part.name.lower())
+def test_a_wrong_number_of_any_part_is_shown_by_what_it_is_made_of(part, monkeypatch):
+    """Whatever is bent: a number, an exponent, the length, the salt."""
+    chance = random.Random(int(part))
+    for causal in (True, False):
+        world = drawn(7, causal=causal)
+        for job, how in enumerate(("number", "exponent", "short", "long", "salt")):
+            world.anchor(job=job + 1)
+            number, claim = world.accuse(0, chance.randrange(3), 9)
+            entries = world.entries(claim)
+            index = chance.randrange(len(entries[part]))
+            leaf = entries[part][index]
+            first_number = len(leaf) // 2 if part is Part.COLUMN else part in SHORT
+            at = 0 if how == "exponent" else chance.randrange(first_number, len(leaf))
+            bent = {"short": leaf[:-1], "long": leaf + b"\x00", "salt": leaf}
+            with monkeypatch.context() as patch:
+                if how == "salt":
+                    patch.setattr(dispute, "leaf_salt", salting(part, index))
+                host = told(world, claim, part, index, bent.get(how, flipped(leaf, at)))
+            asks = convicted(world, number, claim, host)
+            leaves = len(entries[part])
+            assert asks == 1 + (leaves > 1) + (leaves > 32)
 
 
-@pytest.mark.parametrize("step", sorted(set(READS)))
-def test_a_row_that_does_not_fit_what_follows_from_it_is_shown(step):
-    """The host bends a matrix's input and leaves the output right, or cuts it short."""
-    for short in (False, True):
-        world = made()
-        world.anchor()
-        number, claim = world.accuse(LAYER, CASE, TOKEN)
-        rows = world.trace(claim)
-        size = 2 if step == 9 else 1
-        rows[step] = (
-            replace(rows[step], entries=rows[step].entries[:-size])
-            if short
-            else replace(rows[step], exponent=rows[step].exponent + 1)
-        )
-        hashes = world.answer(number, claim, rows)
-        place = world.find(claim, rows)
-        assert place is not None
-        assert READS[place[0]] == step
-        sent = world.prove(number, claim, hashes, world.proof_at(claim, rows, place))
-        assert outcome(sent) == UPHELD
-
-
-@pytest.mark.parametrize("step", NORMS)
-@pytest.mark.parametrize("how", ["entry", "exponent", "short", "long"])
-@pytest.mark.parametrize("case", [0, 1, 2], ids=["ordinary", "at the limit", "tiny"])
-def test_a_wrong_number_of_a_norm_is_shown_by_its_row(step, how, case):
-    world = made()
-    world.anchor()
-    number, claim = world.accuse(LAYER, case, TOKEN)
-    rows = world.trace(claim)
-    assert world.find_norm(claim, rows) is None
-    true = rows[step]
-    rows[step] = {
-        "entry": bent(true, 7, 1 if true.entries[7] != 127 else -1, size=1),
-        "exponent": replace(true, exponent=true.exponent + 1),
-        "short": replace(true, entries=true.entries[:-1]),
-        "long": replace(true, entries=true.entries + b"\x00"),
-    }[how]
-    hashes = world.answer(number, claim, rows)
-    place = world.find_norm(claim, rows)
-    assert place == (step, 7 if how == "entry" else 0)
-    proof = world.norm_at(claim, rows, place)
-    with refused("AnotherRow"):
-        world.prove_norm(number, claim, hashes, 6 - step, proof)
-    sent = world.prove_norm(number, claim, hashes, step, proof)
-    assert outcome(sent) == UPHELD
-
-
-@pytest.mark.parametrize("case", [0, 1, 2], ids=["ordinary", "at the limit", "tiny"])
-def test_no_number_of_a_true_norm_is_wrong_to_the_contract(case):
-    world = made()
-    world.anchor()
-    number, claim = world.accuse(LAYER, case, TOKEN)
-    rows = world.trace(claim)
-    hashes = world.answer(number, claim, rows)
-    for step in NORMS:
-        for entry in range(world.shape[2]):
-            proof = world.norm_at(claim, rows, (step, entry))
+@pytest.mark.parametrize(
+    "seed", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in range(1, 10))]
+)
+def test_what_the_reference_computes_is_right_to_the_contract_and_nothing_beside_it(
+    seed,
+):
+    """Numbers of every part of random models and rows, and each of them one bit off."""
+    world = drawn(seed, causal=seed % 2 == 0)
+    chance = random.Random(seed)
+    number, claim = world.accuse(0, chance.randrange(3), chance.randrange(13))
+    entries = world.entries(claim)
+    true = Trace(claim, SALT, entries)
+    world.answer(number, true)
+    prosecutor, judged = world.prosecutor(claim), 0
+    for part in MADE:
+        for _ in range(12):
+            index = chance.randrange(len(entries[part]))
+            leaf = entries[part][index]
+            place = chance.randrange(numbers(part, leaf, claim.tokens))
+            proof = prosecutor.proof(true, part, index, place, true.leaf(part, index))
             with refused("NotWrong"):
-                world.prove_norm(number, claim, hashes, step, proof)
-        with refused("Malformed"):
-            proof = world.norm_at(claim, rows, (step, world.shape[2]))
-            world.prove_norm(number, claim, hashes, step, proof)
-    with refused("NoSuchStep"):
-        world.prove_norm(number, claim, hashes, 4, proof)
+                world.prove(number, claim, true.roots, proof)
+            size = SIZES.get(part, 4)
+            start = (part in SHORT) + size * place
+            if part is Part.COLUMN:
+                start, size = place + chance.choice((0, claim.tokens)), 1
+            bent = flipped(leaf, start + size - 1)
+            host = told(world, claim, part, index, bent)
+            wrong = prosecutor.proof(true, part, index, place, host.leaf(part, index))
+            about = (0, astuple(claim), host.roots, astuple(wrong))
+            assert world.evm.call("judge", "wrong", *about)
+            judged += 1
+    for place in range(claim.width):
+        proof = prosecutor.proof(true, Part.AFTER, 0, place, NO_LEAF)
+        with refused("NotWrong"):
+            world.prove(number, claim, true.roots, proof)
+    assert judged == 12 * PARTS
+
+
+def test_no_number_of_a_true_answer_is_wrong_to_the_contract(world):
+    """For ordinary rows, rows at the limit, and rows of zeros and ones."""
+    for case in range(3):
+        world.anchor(job=case + 1)
+        number, claim = world.accuse(LAYER, case, TOKEN)
+        entries = world.entries(claim)
+        true = Trace(claim, SALT, entries)
+        world.answer(number, true)
+        for part in MADE:
+            for index, leaf in enumerate(entries[part]):
+                # A quarter of each leaf's numbers; the seeds above take others.
+                count = numbers(part, leaf, claim.tokens)
+                for place in range(min(case, count - 1), count, 4):
+                    about = (true, part, index, place, true.leaf(part, index))
+                    proof = world.prosecutor(claim).proof(*about)
+                    with refused("NotWrong"):
+                        world.prove(number, claim, true.roots, proof)
+                with refused("NoSuchEntry"):
+                    proof = replace(proof, place=count)
+                    world.prove(number, claim, true.roots, proof)
+
+
+def test_what_rounds_to_128_is_127_to_the_contract_too():
+    """Rows whose norm has a 127: about half of these were 128 before they were limited."""
+    trunk = known.drawn_trunk(causal=True)
+    chance, shape = np.random.default_rng(1), (3, 7, 24)
+    rows = []
+    while len(rows) < 21:
+        row = chance.integers(-(1 << 14), 1 << 14, (1, 24)).astype(np.int32)
+        made = ops.rows(ops.norm(row, trunk.config.norm_bias), spec.ROW_BITS)
+        if np.abs(made.q).max() == 127:
+            rows.append(row)
+    world = DisputeWorld(Revm(), trunk, np.concatenate(rows).reshape(shape))
+    for case in range(3):
+        world.anchor(job=case)
+        number, claim = world.accuse(0, case, 6)
+        true = Trace(claim, SALT, world.entries(claim))
+        world.answer(number, true)
+        for token in range(7):
+            leaf = true.leaf(Part.NORM, token)
+            entries = np.frombuffer(leaf.entries[1:], np.int8).astype(int)
+            place = int(np.abs(entries).argmax())
+            about = (true, Part.NORM, token, place, leaf)
+            with refused("NotWrong"):
+                world.prove(
+                    number, claim, true.roots, world.prosecutor(claim).proof(*about)
+                )
+
+
+def test_the_tables_of_the_contract_are_those_of_the_op_spec():
+    world = small()
+    found = [world.evm.call("judge", "tables", t) for t in range(spec.TABLE_SIZE)]
+    assert [one[0] for one in found] == spec.exp_table().tolist()
+    assert [one[1] for one in found] == spec.sigmoid_table().tolist()
+    for beyond in (spec.TABLE_SIZE, 1 << 30, 1 << 255):
+        assert world.evm.call("judge", "tables", beyond) == (0, 1 << 16)
 
 
 def test_silence_loses_and_so_does_a_challenger_with_nothing_to_show(world):
-    world.anchor()
     number, claim = world.accuse(LAYER, CASE, TOKEN)
     with refused("StillTime"):
         world.evm.send(OTHER, "disputes", "close", number)
     world.evm.move(HOUR_S + 1)
-    rows = world.trace(claim)
+    true = Trace(claim, SALT, world.entries(claim))
     with refused("MoveTooLate"):
-        world.answer(number, claim, rows)
+        world.answer(number, true)
     sent = world.evm.send(OTHER, "disputes", "close", number)
     assert outcome(sent) == UPHELD
-    assert world.held() == {"host": 0, "watcher": 2 * BOND, "stake": STAKE - BOND}
+    held = {"host": 0, "watcher": BOND + HALF, "all": HALF, "stake": STAKE - BOND}
+    assert world.held() == held
     # A host that answered and a challenger that then cannot show anything.
     number, claim = world.accuse(LAYER, CASE, TOKEN, by=OTHER)
-    world.answer(number, claim, rows)
+    world.answer(number, true)
     world.evm.move(HOUR_S + 1)
     sent = world.evm.send(WATCHER, "disputes", "close", number)
     assert outcome(sent) == REJECTED
-    assert world.held() == {"host": BOND, "watcher": 2 * BOND, "stake": STAKE - BOND}
+    assert world.held() == {**held, "host": HALF, "all": 2 * HALF}
 
 
-def test_a_row_that_is_asked_for_must_be_shown_in_time_and_as_it_was_hashed():
-    world = made()
-    world.anchor()
+def test_what_nobody_won_the_members_fetch_by_a_vote():
+    world = small()
+    number, _ = world.accuse(LAYER, CASE, TOKEN)
+    world.evm.move(HOUR_S + 1)
+    world.evm.send(OTHER, "disputes", "close", number)
+    call = world.evm.encoded("board", "collect", world.coin)
+    about = (world.evm.at["board"], call, bytes(31) + b"\x01")
+    sent = world.evm.send(WATCHER, "council", "propose", *about)
+    proposal = first(sent.events, "Proposed")["proposal"]
+    for who in (WATCHER, OTHER):
+        world.evm.send(who, "council", "vote", proposal)
+    world.evm.move(3 * 24 * HOUR_S)
+    world.evm.send(OTHER, "council", "execute", proposal, call)
+    assert world.evm.call("coin", "balanceOf", world.evm.at["council"]) == HALF
+    assert world.held()["all"] == 0
+
+
+def test_disputes_that_lead_nowhere_keep_no_stake_from_anybody():
+    """More of them than the host has bonds, none decided; the true one is paid all the same."""
+    world = small()
+    world.boundaries[LAYER + 1] = altered(world.boundaries[LAYER + 1], (CASE, TOKEN, 3))
+    for job in range(1, 6):
+        world.anchor(job=job)
+        world.accuse(LAYER, CASE, TOKEN, by=OTHER)
+    assert world.held()["stake"] == STAKE
     number, claim = world.accuse(LAYER, CASE, TOKEN)
-    rows = world.trace(claim)
-    hashes = world.answer(number, claim, rows)
-    with refused("NoSuchStep"):
-        world.evm.send(WATCHER, "disputes", "ask", number, 10)
-    world.evm.send(WATCHER, "disputes", "ask", number, 4)
-    about = (number, astuple(claim), hashes)
-    with refused("AnotherRow"):
-        world.evm.send(LIAR, "disputes", "show", *about, astuple(bent(rows[4], 0)))
+    true = Trace(claim, SALT, world.entries(claim))
+    assert convicted(world, number, claim, true) == 0
+    assert world.held()["watcher"] == BOND + HALF
+    # And the stake does not leave meanwhile, however long ago it was asked back.
+    world.evm.send(LIAR, "board", "unstake", STAKE - BOND)
+    world.evm.move(46 * 24 * HOUR_S)
+    with refused("CasesPending"):
+        world.evm.send(LIAR, "board", "release")
+
+
+def test_what_is_asked_for_must_be_shown_in_time_and_as_it_was_hashed():
+    world = drawn(7, causal=True)
+    number, claim = world.accuse(0, CASE, TOKEN)
+    true = Trace(claim, SALT, world.entries(claim))
+    leaf, nodes = Asked(Part.SCORE, 0, 4), Asked(Part.KEY, 6, 0)
     with refused("NotYourTurn"):
-        world.answer(number, claim, rows)
-    world.evm.send(LIAR, "disputes", "show", *about, astuple(rows[4]))
-    with refused("AlreadyAsked"):
-        world.evm.send(WATCHER, "disputes", "ask", number, 4)
-    world.evm.send(WATCHER, "disputes", "ask", number, 5)
+        world.ask(number, claim, leaf)
+    world.answer(number, true)
+    with refused("NotYourTurn"):
+        world.show(number, claim, true, leaf)
+    with refused("NotYourTurn"):
+        world.ask(number, claim, leaf, by=OTHER)
+    with refused("AnotherClaim"):
+        world.ask(number, replace(claim, tokens=9), leaf)
+    # What does not exist cannot be shown, so it cannot be asked for.
+    for part, level, index in (
+        *((Part.SCORE, 0, 6), (Part.KEY, 0, 39), (Part.KEY, 5, 2), (Part.KEY, 26, 0)),
+        (Part.MIDDLE, 0, 1),
+    ):
+        with refused("NoSuchNode"):
+            world.ask(number, claim, Asked(part, level, index))
+    with refused("NoSuchPart"):
+        world.ask(number, claim, Asked(Part.AFTER, 0, 0))
+    world.ask(number, claim, leaf)
+    entries = world.entries(claim)
+    entries[Part.SCORE][4] = flipped(entries[Part.SCORE][4], 3)
+    with refused("AnotherClaim"):
+        world.show(number, claim, Trace(claim, SALT, entries), leaf)
+    shown = true.leaf(*astuple(leaf)[::2])
+    about = ("disputes", "show", number, astuple(claim), true.roots)
+    for wrong in (
+        replace(shown, entries=entries[Part.SCORE][4]),
+        true.leaf(Part.SCORE, 3),
+        replace(shown, salt=bytes(32)),
+    ):
+        with refused("AnotherRow"):
+            world.evm.send(LIAR, *about, astuple(wrong))
+    with refused("NotYourTurn"):
+        world.show(number, claim, true, nodes)
+    world.show(number, claim, true, leaf)
+    world.ask(number, claim, nodes)
+    told_ = true.below(*astuple(nodes)), true.path(*astuple(nodes))
+    about = ("disputes", "split", number, astuple(claim), true.roots)
+    for below, path in (
+        (told_[0][:-1], told_[1]),
+        ((*told_[0][:-1], bytes(32)), told_[1]),
+        (told_[0], (bytes(32),)),
+        ((*told_[0], bytes(32)), told_[1]),
+    ):
+        with refused("Malformed"):
+            world.evm.send(LIAR, *about, below, path)
+    world.show(number, claim, true, nodes)
+    for _ in range(4):
+        world.ask(number, claim, leaf)
+        world.show(number, claim, true, leaf)
+    with refused("AskedEnough"):
+        world.ask(number, claim, leaf)
+    # A claim about fewer tokens would make another part's leaf of this one.
+    about = (true, Part.NORM, 0, 0, true.leaf(Part.NORM, 0))
+    proof = world.prosecutor(claim).proof(*about)
+    for other in (replace(claim, bias=claim.bias + 1), replace(claim, tokens=9)):
+        with refused("AnotherClaim"):
+            world.prove(number, other, true.roots, proof)
+    with refused("AnotherClaim"):
+        world.prove(number, claim, true.roots[::-1], proof)
+    world.evm.move(HOUR_S + 1)
+    assert outcome(world.evm.send(OTHER, "disputes", "close", number)) == REJECTED
+
+
+def test_a_host_that_does_not_show_what_it_is_asked_for_loses():
+    world = small()
+    number, claim = world.accuse(LAYER, CASE, TOKEN)
+    world.answer(number, Trace(claim, SALT, world.entries(claim)))
+    world.ask(number, claim, Asked(Part.SCORE, 0, 0))
     world.evm.move(HOUR_S + 1)
     assert outcome(world.evm.send(OTHER, "disputes", "close", number)) == UPHELD
 
 
-def test_who_leaves_takes_its_own(world):
-    world.anchor()
-    number, claim = world.accuse(LAYER, CASE, TOKEN)
-    with refused("NotYourTurn"):
-        world.evm.send(WATCHER, "disputes", "drop", number)
-    world.answer(number, claim, world.trace(claim))
-    assert outcome(world.evm.send(WATCHER, "disputes", "drop", number)) == UNDECIDED
-    assert world.held() == {"host": 0, "watcher": BOND, "stake": STAKE}
-
-
 def test_what_cannot_be_accused():
-    world = made()
-    world.anchor()
+    world = small()
     with refused("NotIncluded"):
         world.accuse(LAYER, CASE, TOKEN, index=2)
     with refused("NotIncluded"):
@@ -227,6 +449,17 @@ def test_what_cannot_be_accused():
         world.accuse(LAYER, 3, TOKEN)
     with refused("NoSuchRow"):
         world.accuse(LAYER, CASE, 7)
+    trunk = trunk_of(world.model)
+    for other in (
+        replace(trunk, tables=bytes(32)),
+        replace(trunk, layers=trunk.layers[:1]),
+        replace(trunk, numbers=flipped(trunk.numbers, 44)),
+    ):
+        with refused("NotInModel"):
+            world.accuse(LAYER, CASE, TOKEN, trunk=astuple(other))
+    with refused("Malformed"):
+        short = replace(trunk, numbers=trunk.numbers[:-1])
+        world.accuse(LAYER, CASE, TOKEN, trunk=astuple(short))
     world.accuse(LAYER, CASE, TOKEN)
     with refused("AlreadyDisputed"):
         world.accuse(0, CASE, TOKEN)
@@ -235,14 +468,36 @@ def test_what_cannot_be_accused():
         world.accuse(LAYER, CASE, TOKEN, by=OTHER)
 
 
-def test_the_contract_reads_the_receipt_as_the_protocol_does(world):
-    world.anchor(place=0, of=1)
+def test_a_model_under_other_rules_is_not_judged_by_these():
+    world = small()
+    trunk = trunk_of(world.model)
+    other = replace(trunk, numbers=flipped(trunk.numbers, 0))
+    header = sha256(other.numbers + other.tables).digest()
+    named = b"".join((b"rexis-model-root-3", header, *other.layers))
+    world.model_root = sha256(named).digest()
+    world.anchor(job=1)
+    with refused("AnotherOpSpec"):
+        world.accuse(LAYER, CASE, TOKEN, trunk=astuple(other))
+
+
+def test_the_contract_reads_receipt_and_model_as_the_protocol_does(world):
+    config = world.trunk.config
     for layer, who in ((0, WATCHER), (1, OTHER)):
         _, claim = world.accuse(layer, 2, 6, by=who)
         cases, tokens, width = world.shape
         assert (claim.cases, claim.tokens, claim.width) == (cases, tokens, width)
-        assert (claim.layer, claim.case, claim.token) == (layer, 2, 6)
+        assert (claim.layer, claim.case_number, claim.token) == (layer, 2, 6)
         assert claim.model == world.model.root
+        assert claim.layer_root == world.model.roots[layer]
+        assert claim.tables == integer.header_parts(world.trunk.header)[1]
+        assert (claim.bias, claim.multiplier) == (
+            config.norm_bias,
+            config.score_multiplier,
+        )
+        assert (claim.inner, claim.heads, claim.kv_heads, claim.head_dim) == (
+            *(config.inner, config.heads, config.kv_heads, config.head_dim),
+        )
+        assert (claim.positions, claim.causal) == (config.tokens, config.causal)
         for root, boundary in ((claim.before, layer), (claim.afterwards, layer + 1)):
             rows = world.packed(boundary)
             assert root == boundary_root(rows, world.shape, boundary, SALT)
@@ -250,34 +505,103 @@ def test_the_contract_reads_the_receipt_as_the_protocol_does(world):
 
 @pytest.mark.slow
 def test_no_bent_proof_convicts_an_honest_host():
-    """Every matrix, true proofs first, then some bytes of them changed."""
+    """Every part, true proofs first, then some bytes of them changed."""
     chance = random.Random(6)
-    world = made()
-    world.anchor()
+    world = small()
     number, claim = world.accuse(LAYER, CASE, TOKEN)
-    rows = world.trace(claim)
-    hashes = world.answer(number, claim, rows)
-    assert world.find(claim, rows) is None
-    matrices = world.trunk.layers[LAYER].matrices()
-    tried = 0
-    for matrix in range(7):
-        for _ in range(150):
-            channel = chance.randrange(len(matrices[matrix].weight))
-            proof = world.proof_at(claim, rows, (matrix, channel))
-            true, about, told = tried % 150 == 0, claim, hashes
+    entries = world.entries(claim)
+    true = Trace(claim, SALT, entries)
+    world.answer(number, true)
+    prosecutor, tried = world.prosecutor(claim), 0
+    before = prosecutor.before_row(TOKEN)
+    for part in Part:
+        for turn in range(100):
+            index = 0
+            if part is Part.AFTER:
+                count, leaf = claim.width, NO_LEAF
+            else:
+                index = chance.randrange(len(entries[part]))
+                leaf = true.leaf(part, index)
+                count = numbers(part, leaf.entries, claim.tokens)
+            place = chance.randrange(count)
+            proof = prosecutor.proof(true, part, index, place, leaf)
+            if turn % 10 == 9 and part is not Part.AFTER:
+                about = (prosecutor.case_salt, before)
+                proof = SaltProof(part, index, leaf, *about)
+            about, roots = claim, true.roots
             tried += 1
-            if not true:
+            if turn:
                 proof = _bend(proof, chance)
                 about = _bend(claim, chance) if tried % 7 == 0 else claim
-                told = _bend(hashes, chance) if tried % 11 == 0 else hashes
+                roots = _bend(roots, chance) if tried % 11 == 0 else roots
             with pytest.raises((Reverted, EncodingError)) as caught:
-                world.prove(number, about, told, proof)
-            if true:
+                world.prove(number, about, roots, proof)
+            if not turn:
                 assert caught.value.name == "NotWrong"
-    assert world.held()["stake"] == STAKE - BOND
+    assert world.held()["stake"] == STAKE
     world.evm.move(HOUR_S + 1)
     world.evm.send(LIAR, "disputes", "close", number)
-    assert world.held() == {"host": BOND, "watcher": 0, "stake": STAKE}
+    assert world.held() == {"host": HALF, "watcher": 0, "all": HALF, "stake": STAKE}
+
+
+def test_evidence_of_another_place_is_none():
+    """Leaves, rows, channels and angles that are true, and of another number."""
+    world = small()
+    number, claim = world.accuse(LAYER, CASE, TOKEN)
+    entries = world.entries(claim)
+    true = Trace(claim, SALT, entries)
+    world.answer(number, true)
+    prosecutor = world.prosecutor(claim)
+
+    def shown(part, index=0, place=0):
+        return prosecutor.proof(true, part, index, place, true.leaf(part, index))
+
+    def no(proof, *names):
+        with pytest.raises(Reverted) as caught:
+            world.prove(number, claim, true.roots, proof)
+        assert caught.value.name in names
+
+    query, score, middle = (
+        shown(Part.QUERY),
+        shown(Part.SCORE, 1, 2),
+        shown(Part.MIDDLE),
+    )
+    for other in (shown(Part.QUERY, 0, 1), shown(Part.KEY), shown(Part.QUERY, 1)):
+        no(replace(query, channel=other.channel), "NotInModel")
+    layer = world.trunk.layers[0]
+    opened = integer.open_channel(layer, 0, 0)
+    foreign = Channel(opened.index, opened.size, opened.path, opened.leaf)
+    no(replace(query, channel=foreign), "NotInModel")
+    no(replace(query, channel=replace(query.channel, leaf=b"")), "NotInModel")
+    for part in (Part.NORM2, Part.MIDDLE):
+        no(replace(query, inputs=(true.leaf(part, 0),)), "AnotherRow")
+    no(replace(query, inputs=(true.leaf(Part.NORM, 2),)), "AnotherRow")
+    no(replace(query, inputs=()), "Missing")
+    for angles in (score.angles[::-1], (score.angles[0],) * 2):
+        no(replace(score, angles=angles), "NotInModel")
+    no(replace(score, angles=score.angles[:1]), "Missing")
+    no(replace(score, inputs=score.inputs[::-1]), "AnotherRow")
+    no(replace(middle, boundary=prosecutor.before_row(TOKEN - 1)), "NotInReceipt")
+    after = prosecutor.proof(true, Part.AFTER, 0, 0, NO_LEAF)
+    no(replace(after, boundary=prosecutor.before_row(TOKEN)), "NotInReceipt")
+    no(replace(after, index=1), "NoSuchEntry")
+    no(replace(query, part=17), "NoSuchPart")
+
+
+def test_a_true_salt_convicts_nobody():
+    world = small()
+    number, claim = world.accuse(LAYER, CASE, TOKEN)
+    true = Trace(claim, SALT, world.entries(claim))
+    world.answer(number, true)
+    prosecutor = world.prosecutor(claim)
+    leaf, before = true.leaf(Part.KEY, 3), prosecutor.before_row(TOKEN)
+    about = (number, claim, true.roots)
+    with refused("NotWrong"):
+        world.prove(*about, SaltProof(Part.KEY, 3, leaf, prosecutor.case_salt, before))
+    with refused("NotInReceipt"):
+        world.prove(*about, SaltProof(Part.KEY, 3, leaf, bytes(32), before))
+    with refused("AnotherRow"):
+        world.prove(*about, SaltProof(Part.KEY, 4, leaf, prosecutor.case_salt, before))
 
 
 def _bend(value, chance):
@@ -286,8 +610,10 @@ def _bend(value, chance):
         if not value or chance.random() < 0.1:
             return value + b"\x00"
         at = chance.randrange(len(value))
-        flipped = value[at] ^ (1 << chance.randrange(8))
-        return value[:at] + bytes([flipped]) + value[at + 1 :]
+        flipped_ = value[at] ^ (1 << chance.randrange(8))
+        return value[:at] + bytes([flipped_]) + value[at + 1 :]
+    if isinstance(value, bool):
+        return not value
     if isinstance(value, int):
         return max(0, value + chance.choice((-1, 1)))
     if isinstance(value, tuple):
@@ -299,15 +625,59 @@ def _bend(value, chance):
     return replace(value, **{name: _bend(getattr(value, name), chance)})
 
 
-def test_a_bent_row_hash_is_another_row():
-    world = made()
-    world.anchor()
+def test_every_place_has_a_hash_of_its_own():
+    world = small()
     _, claim = world.accuse(LAYER, CASE, TOKEN)
-    row = world.trace(claim)[0]
+    leaf = Leaf(bytes(32), world.entries(claim)[Part.NORM][0], ())
     digests = {
-        one.digest(step, about)
-        for one in (row, bent(row, 0), Row(bytes(32), row.exponent, row.entries))
-        for step in (0, 1)
+        one.digest(about, part, index)
+        for one in (leaf, replace(leaf, entries=b""), replace(leaf, salt=SALT))
         for about in (claim, replace(claim, token=4), replace(claim, layer=0))
+        for part in (0, 1)
+        for index in (0, 1)
     }
-    assert len(digests) == 18
+    assert len(digests) == 36
+
+
+def test_an_answer_has_all_parts():
+    world = small()
+    number, claim = world.accuse(LAYER, CASE, TOKEN)
+    entries = world.entries(claim)
+    with pytest.raises(MalformedMessageError, match="15 parts, a layer has 16"):
+        Trace(claim, SALT, entries[:-1])
+    with pytest.raises(MalformedMessageError, match="15 roots, a layer has 16"):
+        Game(number, b"", b"", b"", claim).answered([bytes(32)] * 15)
+
+
+QUICK = {
+    "true answers": lambda _: test_no_number_of_a_true_answer_is_wrong_to_the_contract(
+        small()
+    ),
+    "tables": lambda _: test_the_tables_of_the_contract_are_those_of_the_op_spec(),
+    "other places": lambda _: test_evidence_of_another_place_is_none(),
+    "limits": lambda _: test_what_rounds_to_128_is_127_to_the_contract_too(),
+    "salts": lambda _: test_a_true_salt_convicts_nobody(),
+    "asking": lambda _: (
+        test_what_is_asked_for_must_be_shown_in_time_and_as_it_was_hashed()
+    ),
+    "silence": lambda _: (
+        test_silence_loses_and_so_does_a_challenger_with_nothing_to_show(small())
+    ),
+    "accusing": lambda _: test_what_cannot_be_accused(),
+    "other rules": lambda _: test_a_model_under_other_rules_is_not_judged_by_these(),
+    **{
+        f"seed {seed}": lambda _, seed=seed: (
+            test_what_the_reference_computes_is_right_to_the_contract_and_nothing_beside_it(
+                seed
+            )
+        )
+        for seed in (0, 1, 2)
+    },
+    **{
+        f"wrong {part.name}": lambda patch, part=part: (
+            test_a_wrong_number_of_any_part_is_shown_by_what_it_is_made_of(part, patch)
+        )
+        for part in MADE
+    },
+}
+"""What a broken judge must fail, the quickest first (`test_mutants`)."""

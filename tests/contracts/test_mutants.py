@@ -11,16 +11,18 @@ import zlib
 from pathlib import Path
 
 import pytest
+import test_disputes
 from contract_machine import Contracts
 from test_state_machine import run
 
 from node.bench.abi import Abi, compiled
+from node.bench.disputes import DisputeWorld
 
 FOLDER = Path(__file__).parent / "mutants"
 SOURCES = Path(__file__).parents[2] / "contracts" / "src"
 MUTANTS = json.loads((FOLDER / "mutants.json").read_text())
-STILL_RIGHT = [m for m in MUTANTS if not m["old"]]
-BROKEN = [m for m in MUTANTS if m["old"]]
+DISPUTED = [m for m in MUTANTS if m["contract"] in {"Judge", "Disputes"}]
+TRADED = [m for m in MUTANTS if m not in DISPUTED]
 
 EXAMPLES, STEPS = 60, 60
 
@@ -52,17 +54,49 @@ def test_the_mutants_are_made_from_these_sources():
     assert len(set(codes().values())) == len(MUTANTS)
 
 
+def named(mutants, *, broken):
+    """Those with a rule taken out, or those without."""
+    chosen = [m for m in mutants if bool(m["old"]) == broken]
+    return pytest.mark.parametrize("mutant", chosen, ids=lambda m: m["name"])
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("mutant", STILL_RIGHT, ids=lambda m: m["name"])
+@named(TRADED, broken=False)
 def test_an_unchanged_contract_is_not_caught(mutant):
     machine = with_code(mutant["contract"], codes()[mutant["name"]])
     run(machine, examples=10, steps=STEPS, shrink=False)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mutant", BROKEN, ids=lambda m: m["name"])
+@named(TRADED, broken=True)
 def test_a_broken_rule_is_caught(mutant):
     machine = with_code(mutant["contract"], codes()[mutant["name"]])
     with pytest.raises(BaseException) as caught:
         run(machine, examples=EXAMPLES, steps=STEPS, shrink=False)
     assert not isinstance(caught.value, KeyboardInterrupt)
+
+
+def dispute_tests(monkeypatch, mutant) -> str | None:
+    """The first test of disputes that a mutant fails; they are tried in their order."""
+    code = "0x" + codes()[mutant["name"]].hex()
+    items = compiled(mutant["contract"]).items
+    other = Abi({"abi": items, "bytecode": code})
+    monkeypatch.setattr(DisputeWorld, "replace", {mutant["contract"]: other})
+    for name, check in test_disputes.QUICK.items():
+        try:
+            check(monkeypatch)
+        except (Exception, pytest.fail.Exception):
+            return name
+    return None
+
+
+@pytest.mark.slow
+@named(DISPUTED, broken=False)
+def test_an_unchanged_judge_is_not_caught(mutant, monkeypatch):
+    assert dispute_tests(monkeypatch, mutant) is None
+
+
+@pytest.mark.slow
+@named(DISPUTED, broken=True)
+def test_a_broken_judgement_is_caught(mutant, monkeypatch):
+    assert dispute_tests(monkeypatch, mutant) is not None

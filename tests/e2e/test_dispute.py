@@ -1,19 +1,25 @@
 """A lying host loses its bond to a contract, an honest receipt survives: all in processes.
 
 What a requester and a worker would have left behind is written into the homes beforehand: a
-released trunk, two receipts of one host, and the rows behind them.  One receipt lies in one
-number.  From there on daemons do everything: anchor, audit, dispute, answer, prove.
+released trunk, five receipts of one host, and the rows behind them.  One is honest; one lies in
+one number of a row; one mixed a head's values wrongly in attention and one activated wrongly, and
+both go on rightly from there and stick to it when asked; one lies and is silent.  From there on
+daemons do everything: anchor, audit, dispute, answer, ask, show, prove.
 """
 
 import json
+import os
+import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import trio
 
 from ee import integer
-from ee.integer import known
+from ee.integer import known, ops, spec
 from node.adapters.blob_dir import BlobDir
 from node.adapters.evm_chain import EvmChain, account_address, deploy
 from node.adapters.evm_disputes import EvmDisputes
@@ -29,10 +35,10 @@ from node.rpc.client import call
 from node.services.faults import altered
 from node.services.outbox import Outbox
 from node.services.receipts import Receipts
-from node.verifier import dispute
+from node.verifier.dispute import Prosecutor, trunk_of
 from node.verifier.replay import Model
-from protocol.boundary import boundary_root, open_row
-from protocol.dispute import Claim, Turn, salted
+from protocol.boundary import boundary_root
+from protocol.dispute import Part, Turn, claim_from
 from protocol.evaluation import Release
 from protocol.members import (
     ROLE_AUDITOR,
@@ -40,6 +46,7 @@ from protocol.members import (
     ROLE_RESEARCHER,
     Member,
 )
+from protocol.merkle import leaf_digest
 from protocol.receipt import Order, batch_proof, batch_root, seal_order, seal_receipt
 from protocol.types import digest
 from protocol.wire import encode
@@ -50,6 +57,9 @@ CHAIN_ID, OWNER = 31337, bytes.fromhex("22" * 32)
 LIMIT_S = 240
 SALT = bytes(range(32))
 ASKER = KeyFile(b"\x31" * 32, b"\x32" * 32, b"\x33" * 32)
+PLACE = (0, 5)
+"""Case and token of the lies inside a layer."""
+KINDS = ("row", Part.MIXED, Part.PRODUCT, "silent", "honest")
 ROLES = {
     "HOST": ("institution", ROLE_COMPUTE_HOST),
     "AUD": ("verifier", ROLE_AUDITOR),
@@ -72,6 +82,7 @@ class Scene:
 
     def __init__(self, bench, folder):
         self.bench, self.folder = bench, folder
+        self.sealed = []
         self.homes = {name: Home(folder / name) for name in ("HOST", "AUD")}
         self.ports = dict(zip(self.homes, free_ports(2), strict=True))
         for name, home in self.homes.items():
@@ -136,6 +147,7 @@ class Scene:
                     chain__chain_id=CHAIN_ID,
                     audit__rate=1.0,
                     audit__full=1.0,
+                    audit__tier="freivalds",
                     audit__dispute=True,
                     **{
                         f"chain__contracts__{n}": at for n, at in self.contracts.items()
@@ -145,8 +157,10 @@ class Scene:
 
     def start(self):
         for name, home in self.homes.items():
-            log = f"{name}.log"
-            self.bench.start("node.app", "--home", str(home.path), log=log)
+            program = "lying_host" if name == "HOST" else "node.app"
+            path = os.pathsep.join((str(Path(__file__).parent), *sys.path))
+            options = ("--home", str(home.path))
+            self.bench.start(program, *options, log=f"{name}.log", PYTHONPATH=path)
         for name in self.homes:
             until(lambda name=name: self.answers(name))
 
@@ -160,23 +174,34 @@ class Scene:
         return call(self.homes[name].rpc_socket, method, params, timeout_s=30)
 
     async def write_homes(self):
-        """A release both know, and two receipts of the host; one of them lies."""
+        """A release both know, and five receipts of the host, in the order of `KINDS`."""
         trunk = known.drawn_trunk(causal=True)
         self.model = Model.read(integer.encode(trunk))
         rows = known.drawn_rows(trunk.config)
         self.shape = rows.shape
         true = [integer.pack_rows(one) for one in trunk.forward(rows).boundaries]
-        bent = altered(true[1])
-        after = trunk.replay_layer(1, integer.unpack_rows(bent, self.shape))
-        lie = [true[0], bent, integer.pack_rows(after)]
-        self.rows = true[1]
-        self.sealed = [self.receipt(lie, b"\x01"), self.receipt(true, b"\x02")]
-        data = integer.encode(trunk)
-        root = self.model.root
+        self.rows = true
+        answers, stories = [], {}
+        for number, kind in enumerate(KINDS):
+            entries, after = None, true[1]
+            if isinstance(kind, Part):
+                entries, after = consistent(trunk, rows, kind)
+            elif kind != "honest":
+                after = altered(true[1])
+            last = trunk.replay_layer(1, integer.unpack_rows(after, self.shape))
+            answers.append([true[0], after, integer.pack_rows(last)])
+            self.sealed.append(self.receipt(answers[-1], bytes([number])))
+            if entries or kind == "silent":
+                stories[leaf_digest(self.sealed[-1]).hex()] = entries
+        data, root = integer.encode(trunk), self.model.root
         release = Release(
             *(root, digest(data), len(data), bytes(32), bytes(32)),
             *((self.keys["HOST"].public_key,), (), ()),
         )
+        lies = self.homes["HOST"].path / "lies"
+        lies.mkdir()
+        for leaf, entries in stories.items():
+            (lies / leaf).write_bytes(encode(entries) if entries else b"")
         for name, home in self.homes.items():
             store = SqliteStore.open(home.database)
             blobs = BlobDir(home.blobs)
@@ -192,7 +217,7 @@ class Scene:
                     transport=SimpleNamespace(serve=lambda *_, **__: None),
                     federation=None,
                 )
-                for sealed, packed in zip(self.sealed, (lie, true), strict=True):
+                for sealed, packed in zip(self.sealed, answers, strict=True):
                     await receipts.keep(sealed, SALT, blobs.put(b"".join(packed)))
             store.close()
 
@@ -225,60 +250,138 @@ def scene(bench, tmp_path):
     return made
 
 
-def test_a_liar_is_slashed_and_an_honest_receipt_survives_a_malicious_challenger(scene):
-    until(lambda: scene.disputes("AUD").get(0, {}).get("outcome"))
-    (dispute_,) = scene.disputes("AUD").values()
-    assert (dispute_["outcome"], dispute_["host"]) == ("upheld", "HOST")
-    assert (dispute_["challenger"], dispute_["layer"]) == ("AUD", 0)
-    stake = bonds.STAKE / bonds.BOND
-    held = scene.holdings("AUD")
-    assert (held.challenger, held.host) == (2, stake - 1)
+def consistent(trunk, rows, part):
+    """Layer 0 with one number of a part bent and all that follows from it: parts, rows after."""
+    (case, token), layer, bias = PLACE, trunk.layers[0], trunk.config.norm_bias
+    sequence = rows[case : case + 1]
+    found = integer.trace_token(trunk.header, layer, sequence, token)
+    entries = [list(leaves) for leaves in found]
+
+    def numbers(part, kind):
+        joined = b"".join(entries[part])
+        return np.frombuffer(joined, kind).astype(np.float64)
+
+    def wide(values, kind):
+        row = np.asarray(values).astype(kind)
+        return [row[at : at + 64].tobytes() for at in range(0, len(row), 64)]
+
+    def tops(values):
+        row = [values[at : at + 64] for at in range(0, len(values), 64)]
+        return [np.array([np.abs(one).max() for one in row]).astype(">i8").tobytes()]
+
+    def short(made, kind):
+        return [bytes([int(made.s[0])]) + made.q[0].astype(kind).tobytes()]
+
+    mixed = numbers(Part.MIXED, ">i4")
+    mixed[7] += 20_000 if part is Part.MIXED else 0
+    entries[Part.MIXED], entries[Part.MIXED_TOP] = wide(mixed, ">i4"), tops(mixed)
+    made = ops.rows(mixed[None].copy(), spec.ROW_BITS)
+    entries[Part.MIXED_ROW] = short(made, ">i1")
+    change = layer.o.apply(made, spec.RESIDUAL_LIMIT)[0]
+    limits = (-spec.RESIDUAL_LIMIT, spec.RESIDUAL_LIMIT)
+    middle = np.clip(sequence[0, token] + change, *limits).astype(np.int32)
+    entries[Part.MIDDLE] = [middle.astype(">i4").tobytes()]
+    made = ops.rows(ops.norm(middle[None], bias), spec.ROW_BITS)
+    entries[Part.NORM2] = short(made, ">i1")
+    gate, up = (
+        matrix.apply(made, spec.MID_LIMIT)[0] for matrix in (layer.gate, layer.up)
+    )
+    entries[Part.GATE], entries[Part.UP] = wide(gate, ">i4"), wide(up, ">i4")
+    product = ops.activated(gate[None], spec.silu_table())[0] * up
+    product[9] += 1 << 30 if part is Part.PRODUCT else 0
+    entries[Part.PRODUCT] = wide(product, ">i8")
+    entries[Part.PRODUCT_TOP] = tops(product)
+    made = ops.rows(product[None].copy(), spec.WIDE_BITS)
+    entries[Part.WIDE] = short(made, ">i2")
+    change = layer.down.apply_wide(made, spec.RESIDUAL_LIMIT)[0]
+    after = trunk.replay_layer(0, rows)
+    bent = np.clip(middle + change, *limits).astype(np.int32)
+    assert (bent != after[case, token]).any()
+    after[case, token] = bent
+    return entries, integer.pack_rows(after)
+
+
+def test_liars_are_slashed_and_an_honest_receipt_survives_a_malicious_challenger(scene):
+    lies = len(KINDS) - 1
+
+    def closed():
+        rows = scene.disputes("AUD").values()
+        return sum(row["outcome"] is not None for row in rows)
+
+    # All but the silent one: a bent row, attention, activation.
+    until(lambda: closed() == lies - 1)
+    for row in scene.disputes("AUD").values():
+        assert (row["host"], row["challenger"], row["layer"]) == ("HOST", "AUD", 0)
+        assert row["outcome"] in (None, "upheld")
+    # The verifier holds no weights: what its keys do not pass it fetches, replays and proves.
     reports = {
-        row["receipt"]: row["verdict"]
+        row["receipt"]: (row["verdict"], row["tier"])
         for row in scene.call("AUD", "audits.list")["audits"]
     }
-    lying, honest = (digest(one).hex() for one in scene.sealed)
-    assert (reports[lying], reports[honest]) == ("failed", "passed")
-    shown = scene.bench.rexis(
-        "--home", scene.homes["AUD"].path, "dispute", "list", "--json"
-    )
-    assert json.loads(shown.stdout)["disputes"][0]["outcome"] == "upheld"
+    verdicts = [reports[digest(one).hex()] for one in scene.sealed]
+    assert verdicts == [("failed", "replay")] * lies + [("passed", "freivalds")]
 
     # Somebody who knows all the rows disputes the honest receipt, and shows what there is.
-    trio.run(malicious, scene)
+    number = trio.run(malicious, scene)
     rich = scene.chain(OWNER)
     moved = rich.link.web3.provider.make_request("dev_move", [hex(scene.move_s + 60)])
     assert "error" not in moved
     trio.run(bonds.give, rich, scene.coin)  # the next block
-    until(lambda: scene.disputes("HOST")[1]["outcome"])
-    assert scene.disputes("HOST")[1]["outcome"] == "rejected"
-    held = scene.holdings("HOST")
-    assert (held.challenger, held.host) == (1, stake - 1)
+    until(lambda: scene.disputes("HOST")[number]["outcome"])
+    assert scene.disputes("HOST")[number]["outcome"] == "rejected"
+    until(lambda: closed() == lies + 1)
+    outcomes = {n: row["outcome"] for n, row in scene.disputes("AUD").items()}
+    assert [o for n, o in outcomes.items() if n != number] == ["upheld"] * lies
+    # The liars inside the layer were asked for just what they bent.
+    assert trio.run(asked, scene) == {Part.MIXED, Part.PRODUCT}
+    # Of each lie a bond goes, half to who proved it; and half of the bond of who proved none.
+    stake = bonds.STAKE / bonds.BOND
+    held = scene.holdings("AUD")
+    assert (held.challenger, held.host) == (1.5 * lies, stake - lies)
+    assert scene.holdings("HOST").challenger == 0.5
+    shown = scene.bench.rexis(
+        "--home", scene.homes["AUD"].path, "dispute", "list", "--json"
+    )
+    assert len(json.loads(shown.stdout)["disputes"]) == lies + 1
 
 
 async def malicious(scene):
-    arbiter = EvmDisputes(scene.chain(ASKER.account_key))
+    """Every part of the true answer, shown as if it were wrong; the dispute's number."""
+    arbiter, honest = EvmDisputes(scene.chain(ASKER.account_key)), len(KINDS) - 1
     number = await arbiter.accuse(
         scene.accounts["HOST"],
         batch_root(scene.sealed),
-        batch_proof(scene.sealed, 1),
-        scene.sealed[1],
+        batch_proof(scene.sealed, honest),
+        scene.sealed[honest],
+        trunk_of(scene.model),
         (1, 0, 5),
     )
-    assert number == 1
     with trio.fail_after(LIMIT_S):
         while (await arbiter.standing(number)).turn is not Turn.CHALLENGER:
             await trio.sleep(0.2)
         while not (found := await answered(scene, number)):
             await trio.sleep(0.2)
-    claim, hashes = found
-    rows = list(salted(dispute.traced(scene.model, claim, scene.rows), SALT, claim))
-    assert tuple(row.digest(step, claim) for step, row in enumerate(rows)) == hashes
-    before = open_row(scene.rows, scene.shape, 1, SALT, 0, 5)
-    for matrix in range(6):
-        proof = dispute.proof(scene.model, claim, rows, (matrix, 3), before, before)
+    claim, roots = found
+    prosecutor = Prosecutor(scene.model, claim, SALT, *scene.rows[1:])
+    trace = prosecutor.trace()
+    assert trace.roots == roots
+    for part in list(Part)[:-1]:
+        proof = prosecutor.proof(trace, part, 0, 0, trace.leaf(part, 0))
         with pytest.raises(ContractRefusedError, match="NotWrong"):
-            await arbiter.prove(number, claim, hashes, proof)
+            await arbiter.prove(number, claim, roots, proof)
+    return number
+
+
+async def asked(scene):
+    """Parts that were asked for in any dispute."""
+    parts, closed = set(), 0
+    async for event in scene.chain(OWNER).follow(0):
+        if event.kind == "PartAsked":
+            parts.add(event.data["part"])
+        closed += event.kind == "DisputeClosed"
+        if closed == len(KINDS):
+            break
+    return parts
 
 
 async def answered(scene, number):
@@ -289,9 +392,7 @@ async def answered(scene, number):
             if event.data.get("number") != number:
                 continue
             if event.kind == "DisputeOpened":
-                names = ("cases", "tokens", "width", "layer", "caseNumber", "token")
-                roots = (event.data[n] for n in ("model", "before", "afterwards"))
-                claim = Claim(*roots, *(event.data[name] for name in names))
+                claim = claim_from(event.data)
             if event.kind == "DisputeAnswered":
-                return claim, tuple(map(bytes, event.data["rows"]))
+                return claim, tuple(map(bytes, event.data["roots"]))
     return None

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import msgpack
+import msgspec
 import numpy as np
 import pytest
 import trio
@@ -36,12 +37,15 @@ from node.services.confirming import Confirmations
 from node.services.faults import altered
 from node.services.federation import Federation
 from node.services.inference import Host, Requester, score_file
+from node.services.keyed import KeyedAudits
 from node.services.outbox import Outbox
 from node.services.receipts import Receipts, fetch_rows
 from node.services.releases import Releases
 from node.services.replaying import Replayer, Subject
 from node.services.reports import Audits
+from node.services.tracing import Traces
 from node.verifier import bundle, case
+from node.verifier import keyed as verifier_keyed
 from node.worker import server
 from protocol.audit import open_audit, seal_audit
 from protocol.confirmation import (
@@ -112,6 +116,8 @@ class Inline:
 
     def __init__(self):
         self.calls = []
+        self.bend = False
+        """Show sums of which one is another."""
 
     async def call(self, method, params, *, progress=None):
         self.calls.append(method)
@@ -121,6 +127,9 @@ class Inline:
             found = await trio.to_thread.run_sync(run, plain, lambda _: None)
         except Exception as error:
             raise ComputeError(str(error)) from error
+        if self.bend and method == "audit.trace":
+            first, *rest = found["sums"]
+            found = {"sums": [bytes([first[0] ^ 1]) + first[1:], *rest]}
         return msgpack.unpackb(msgpack.packb(found))
 
 
@@ -184,6 +193,12 @@ class Node:
             trunks=folder / "trunks",
             **shared,
         )
+        self.traces = Traces(
+            receipts=self.receipts,
+            releases=self.releases,
+            compute=self.compute,
+            **shared,
+        )
         self.certificates = Certificates(
             blobs=self.blobs,
             releases=self.releases,
@@ -234,12 +249,22 @@ class Node:
                 releases=self.releases,
                 compute=self.compute,
                 evidence=folder / "evidence",
+                keyed=self.keyed(folder) if world.tier == "freivalds" else None,
                 retry_s=0.01,
             ),
             rate=1.0,
             full=world.full,
             retry_s=0.01,
             **shared,
+        )
+
+    def keyed(self, folder):
+        return KeyedAudits(
+            store=self.store,
+            transport=self.transport,
+            releases=self.releases,
+            compute=self.compute,
+            folder=folder / "audit-keys",
         )
 
     async def listen(self):
@@ -270,7 +295,15 @@ def socket_path():
 @pytest.fixture
 def federation(tmp_path, socket_path):
     @asynccontextmanager
-    async def opened(*, corrupt=0, verify=True, full=1.0, spec=None, vector=trained):
+    async def opened(
+        *,
+        corrupt=0,
+        verify=True,
+        full=1.0,
+        tier="replay",
+        spec=None,
+        vector=trained,
+    ):
         ledger = Ledger(b"\x01" * 20)
         world = SimpleNamespace(
             network=MemoryNetwork(),
@@ -278,6 +311,7 @@ def federation(tmp_path, socket_path):
             folder=tmp_path,
             socket=socket_path,
             full=full,
+            tier=tier,
             spec=SPEC.to_dict() if spec is None else spec,
         )
         world.state = state.write(tmp_path / "states", vector())
@@ -428,6 +462,82 @@ async def test_a_wrong_layer_is_escalated_to_the_whole_receipt(
         assert (bad["verdict"], bad["layer"]) == ("failed", layer)
         assert (bad["first_layer"], bad["layers_replayed"]) == (0, 1 + layer)
         assert bad["entry"]["differing"] == 1
+
+
+@pytest.mark.parametrize("full", [0.0, 1.0])
+async def test_an_auditor_without_weights_needs_a_key_and_the_sums(
+    federation, tmp_path, full
+):
+    async with federation(full=full, tier="freivalds") as nodes:
+        await nodes.clinic.requester.run(nodes.model, "host", CSV)
+        await nodes.host.receipts.anchor()
+        reports = await audited(nodes.clinic, 2)
+        assert {(row["verdict"], row["tier"]) for row in reports} == {
+            ("passed", "freivalds")
+        }
+        layers = SPEC.layers if full else 1
+        assert {row["layers_replayed"] for row in reports} == {layers}
+        assert all(40 < row["error_bits"] < 60 for row in reports)
+        assert "audit.replay" not in nodes.auditor.compute.calls
+        # The weights are gone, the keys are nobody else's.
+        assert not list((tmp_path / "auditor" / "trunks").glob("*"))
+        keys = list((tmp_path / "auditor" / "audit-keys").iterdir())
+        assert keys
+        assert {key.stat().st_mode & 0o777 for key in keys} == {0o600}
+        assert len(await nodes.host.events("receipt.opened")) == 2 * layers
+
+
+async def test_a_lie_that_a_key_finds_is_replayed_and_proved(federation):
+    async with federation(corrupt=1, tier="freivalds") as nodes:
+        found = await nodes.clinic.requester.run(nodes.model, "host", CSV)
+        await nodes.host.receipts.anchor()
+        reports = {row["receipt"]: row for row in await audited(nodes.clinic, 2)}
+        bad, good = (reports[name] for name in found["receipts"])
+        assert (good["verdict"], good["tier"]) == ("passed", "freivalds")
+        assert (bad["verdict"], bad["tier"], bad["error_bits"]) == (
+            *("failed", "replay"),
+            0,
+        )
+        assert bad["entry"]["differing"] == 1
+        (escalated,) = await nodes.auditor.events("audit.escalated")
+        assert "are not what its sums make" in escalated["reason"]
+
+
+@pytest.mark.parametrize("what", ["sums", "key"])
+async def test_wrong_sums_or_a_forged_key_accuse_nobody(federation, tmp_path, what):
+    async with federation(full=0.0, tier="freivalds", verify=False) as nodes:
+        await nodes.clinic.requester.run(nodes.model, "host", CSV)
+        await nodes.host.receipts.anchor()
+        if what == "sums":
+            nodes.host.compute.bend = True
+        else:
+            # Keys of the right form and of other weights, where this node keeps its own.
+            await forge(nodes.auditor, nodes.model, tmp_path / "auditor" / "audit-keys")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(nodes.auditor.verifier.run)
+            reports = await audited(nodes.clinic, 2)
+            nursery.cancel_scope.cancel()
+        # A forged key is made anew once it was found, so it may cost one audit only.
+        tiers = {(row["verdict"], row["tier"]) for row in reports}
+        assert ("passed", "replay") in tiers
+        assert tiers <= {("passed", "replay"), ("passed", "freivalds")}
+        escalated = await nodes.auditor.events("audit.escalated")
+        assert len(escalated) == 2 or what == "key"
+        assert escalated
+        wanted = {"sums": "sums of ", "key": "is not the key that was made here"}
+        assert all(wanted[what] in event["reason"] for event in escalated)
+
+
+async def forge(auditor, model, folder):
+    keyed = auditor.keyed(folder.parent)
+    for layer in range(SPEC.layers):
+        path, _ = await keyed._key(model, layer)
+        key = verifier_keyed.read(path.read_bytes())
+        parts = tuple(
+            msgspec.structs.replace(part, vector=bytes(len(part.vector)))
+            for part in key.parts
+        )
+        path.write_bytes(encode(msgspec.structs.replace(key, parts=parts)))
 
 
 async def test_the_requester_and_the_host_write_bundles_that_pass(federation, tmp_path):

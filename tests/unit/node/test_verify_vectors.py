@@ -4,8 +4,10 @@ import base64
 import hashlib
 import importlib.util
 import json
+import random
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import msgpack
@@ -15,7 +17,8 @@ import pytest
 
 from ee import integer
 from ee.integer import spec
-from node.verifier import cli
+from node.verifier import bundle, cli
+from protocol.errors import ProtocolError
 
 ROOT = Path(__file__).resolve().parents[3]
 FOLDER = ROOT / "tests" / "vectors" / "verify"
@@ -31,12 +34,31 @@ def sha(*parts):
 
 
 def by_hand():
-    """The op-spec in Python's own integers, from the tests of `ee.integer`."""
+    """Op-spec 2 in Python's own integers, from the tests of `ee.integer`."""
     path = ROOT / "tests" / "tensor" / "ee" / "test_integer_spec.py"
     found = importlib.util.spec_from_file_location("second_reading", path)
     module = importlib.util.module_from_spec(found)
     found.loader.exec_module(module)
     return module
+
+
+def unpacked(data, shape):
+    entries = [
+        int.from_bytes(data[i : i + 3], "little", signed=True)
+        for i in range(0, len(data), 3)
+    ]
+    return np.array(entries).reshape(shape).tolist()
+
+
+def second_reader():
+    """The verifier that imports nothing of ours."""
+    found = importlib.util.spec_from_file_location("second", FOLDER / "second.py")
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    return module
+
+
+second = second_reader()
 
 
 def tree(leaves):
@@ -76,16 +98,28 @@ def test_the_op_spec_is_the_text_in_the_document():
     assert sha(parts[0], spec.STOCK_TEXT.encode(), *parts[1:]).hex() == second
 
 
-@pytest.mark.parametrize("number", range(5))
+@pytest.mark.parametrize("number", range(2))
 def test_trunks_are_parsed_named_and_computed_a_second_time(number):
+    vector = VECTORS["trunks"][number]
+    trunk = second.trunk_of(raw(vector["trunk"]))
+    assert trunk["causal"] == vector["causal"]
+    assert [root.hex() for root in trunk["roots"]] == vector["layer_roots"]
+    assert trunk["root"].hex() == vector["model_root"]
+    rows = [raw(one) for one in vector["boundaries"]]
+    for layer, before, after in zip(trunk["rows"], rows, rows[1:], strict=False):
+        cases = second.entries_of(before, vector["shape"])
+        assert second.packed(second.replayed(trunk, layer, cases)) == after
+
+
+@pytest.mark.parametrize("number", range(2, 5))
+def test_trunks_of_op_spec_2_are_named_and_computed_a_second_time(number):
     vector = VECTORS["trunks"][number]
     data = raw(vector["trunk"])
     trunk = integer.decode(data)
     assert trunk.config.causal == vector["causal"]
     roots, at = [], len(data)
     # From the right: layers have one size, and the header is what is left.
-    second = vector["op_spec"] == 2
-    word, gains = (8, trunk.config.norms) if second else (4, 0)
+    word, gains = 8, trunk.config.norms
     # A gain's entries are channels without weights.
     shapes = [*trunk.config.matrix_shapes().values()]
     shapes += [(trunk.config.width, 0)] * gains
@@ -114,8 +148,7 @@ def test_trunks_are_parsed_named_and_computed_a_second_time(number):
     assert [root.hex() for root in roots] == vector["layer_roots"]
     header = data[len(integer.TRUNK_MAGIC) : at]
     head = sha(header[:84], sha(header[84:]))
-    label = b"rexis-stock-root-1" if second else b"rexis-model-root-2"
-    assert sha(label, head, *roots).hex() == vector["model_root"]
+    assert sha(b"rexis-stock-root-1", head, *roots).hex() == vector["model_root"]
     shape = tuple(vector["shape"])
     rows = [unpacked(raw(one), shape) for one in vector["boundaries"]]
     hand = by_hand()
@@ -124,12 +157,22 @@ def test_trunks_are_parsed_named_and_computed_a_second_time(number):
             assert hand.layer_by_hand(trunk.header, layer, sequence) == wanted
 
 
-def unpacked(data, shape):
-    entries = [
-        int.from_bytes(data[i : i + 3], "little", signed=True)
-        for i in range(0, len(data), 3)
-    ]
-    return np.array(entries).reshape(shape).tolist()
+def test_the_second_verifier_has_the_same_tables():
+    assert spec.exp_table().tolist() == second.EXP
+    assert spec.sigmoid_table().tolist() == second.SIGMOID
+
+
+def test_the_second_verifier_knows_nothing_of_ours():
+    """Not one module of this project, nor an array library, is loaded by it."""
+    code = (
+        f"import runpy, sys; runpy.run_path({str(FOLDER / 'second.py')!r});"
+        " print(sorted({n.split('.')[0] for n in sys.modules}))"
+    )
+    run = subprocess.run(
+        [sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True
+    )
+    for name in ("ee", "node", "protocol", "numpy", "torch", "msgspec", "msgpack"):
+        assert f"'{name}'" not in run.stdout
 
 
 def test_boundary_roots_come_out_of_hashes_alone():
@@ -183,61 +226,46 @@ def test_the_receipt_is_opened_by_another_decoder():
     assert batch.hex() == vector["batch"]
 
 
-def up(leaf, index, size, path):
-    """RFC 9162 by recursion from the root down, unlike the walk of the protocol."""
-    if size == 1:
-        assert not path
-        return leaf
-    cut = 1 << ((size - 1).bit_length() - 1)
-    *below, sibling = path
-    if index < cut:
-        return sha(b"\x01", up(leaf, index, cut, below), sibling)
-    return sha(b"\x01", sibling, up(leaf, index - cut, size - cut, below))
+def test_an_answer_in_a_dispute_is_computed_a_second_time():
+    vector, named = VECTORS["dispute"], VECTORS["trunks"][0]
+    claim, trunk = vector["claim"], second.trunk_of(raw(named["trunk"]))
+    assert claim["model"] == named["model_root"]
+    assert claim["layer_root"] == named["layer_roots"][claim["layer"]]
+    assert claim["tables"] == trunk["tables"].hex()
+    place = (claim["layer"], claim["case_number"], claim["token"])
+    rows = second.entries_of(raw(named["boundaries"][place[0]]), named["shape"])
+    salt = bytes.fromhex(VECTORS["boundary"]["salt"])
+    layer = trunk["rows"][place[0]]
+    found = second.answer_roots(trunk, layer, rows[place[1]], place, salt)
+    assert [root.hex() for root in found] == vector["roots"]
 
 
-def test_a_dispute_is_computed_a_second_time():
-    vector, trunk = VECTORS["dispute"], VECTORS["trunks"][0]
-    salt = bytes.fromhex(VECTORS["boundary"]["case_salts"][0])
-    rows = []
-    for step, row in enumerate(vector["rows"]):
-        place = bytes([step, *bytes(12)])  # layer 0, case 0, token 0
-        own = sha(b"rexis-trace-salt-1", salt, place)
-        assert own.hex() == row["salt"]
-        rows.append(bytes.fromhex(row["entries"]))
-        body = place + own + bytes([row["exponent"]]) + rows[-1]
-        assert sha(b"\x00rexis-trace-1", body).hex() == row["leaf"]
-    channel = vector["channel"]
-    leaf = bytes.fromhex(channel["leaf"])
-    path = [bytes.fromhex(one) for one in channel["path"]]
-    root = up(sha(b"\x00", leaf), channel["index"], channel["size"], path)
-    roots = [bytes.fromhex(one) for one in trunk["layer_roots"]]
-    assert root == roots[0]
-    header = bytes.fromhex(channel["header"])
-    assert sha(b"rexis-model-root-2", header, *roots).hex() == trunk["model_root"]
-    matrix, shift = leaf[0], leaf[1]
-    number, inputs, multiplier = (
-        int.from_bytes(leaf[at : at + 4], "little") for at in (2, 6, 10)
-    )
-    assert (matrix, number) == (vector["matrix"], channel["number"]) == (6, 0)
-    weights = [byte - 256 * (byte > 127) for byte in leaf[14:]]
-    wide = [
-        int.from_bytes(rows[9][2 * i : 2 * i + 2], "big", signed=True)
-        for i in range(inputs)
-    ]
-    total = multiplier * sum(q * w for q, w in zip(wide, weights, strict=True))
-    exponent = shift - vector["rows"][9]["exponent"]
-    added = (total + (1 << (exponent - 1))) >> exponent
-    middle = int.from_bytes(rows[5][:4], "big", signed=True)
-    after = vector["row_after"]
-    row = bytes.fromhex(after["row"])
-    claimed = int.from_bytes(row[:3], "little", signed=True)
-    assert claimed == middle + added + 1  # the lie
-    place = b"".join(n.to_bytes(4, "big") for n in (1, 0, 0, trunk["shape"][2]))
-    leaf = sha(b"\x00rexis-row-1", place, bytes.fromhex(after["salt"]), row)
-    cases, tokens, _ = trunk["shape"]
-    in_case = up(leaf, 0, tokens, [bytes.fromhex(n) for n in after["token_path"]])
-    paths = [bytes.fromhex(one) for one in after["case_path"]]
-    assert up(sha(b"\x00", in_case), 0, cases, paths).hex() == after["root"]
+@pytest.mark.parametrize("vector", VECTORS["bundles"], ids=lambda v: v["name"])
+def test_the_second_verifier_ends_as_the_vector_says(vector):
+    assert second.status(raw(vector["bundle"])) == vector["expected"]
+
+
+@pytest.mark.slow
+def test_both_verifiers_refuse_the_same_bytes():
+    """A passing bundle and a convicting one with one byte changed, wherever it is."""
+    chance, seen = random.Random(4), Counter()
+    good = [raw(VECTORS["bundles"][at]["bundle"]) for at in (1, 2)]
+    for turn in range(120):
+        data = bytearray(good[turn % 2])
+        # Every second time in what comes before the model, which is nine tenths of it.
+        place = chance.randrange(2200 if turn % 4 < 2 else len(data))
+        data[place] ^= 1 << chance.randrange(8)
+        ours, theirs = _ours(bytes(data)), second.status(bytes(data))
+        assert ours == theirs, (turn, place)
+        seen[ours] += 1
+    assert seen[second.NOTHING] == 120
+
+
+def _ours(data):
+    try:
+        return int(bundle.check(bundle.read(data)).fault is not None)
+    except (ProtocolError, integer.IntegerModelError):
+        return 2
 
 
 @pytest.mark.parametrize("vector", VECTORS["bundles"], ids=lambda v: v["name"])

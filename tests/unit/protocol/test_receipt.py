@@ -133,7 +133,7 @@ def test_signatures_do_not_cross_domains_or_contexts():
     with pytest.raises(MalformedMessageError, match="another model"):
         open_order(elsewhere)
     audit = encode(an_audit())
-    elsewhere = seal(sign(AUDITOR), "rexis/audit/1", key(AUDITOR), bytes(32), audit)
+    elsewhere = seal(sign(AUDITOR), "rexis/audit/2", key(AUDITOR), bytes(32), audit)
     with pytest.raises(MalformedMessageError, match="another receipt"):
         open_audit(elsewhere)
 

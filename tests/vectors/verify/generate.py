@@ -15,11 +15,12 @@ import nacl.signing
 
 from ee import integer
 from ee.integer import known, spec
-from node.verifier import bundle, dispute
+from node.verifier import bundle
 from node.verifier.bundle import Bundle
+from node.verifier.dispute import Prosecutor, trunk_of
 from node.verifier.replay import Model
-from protocol.boundary import boundary_root, case_salt, open_row
-from protocol.dispute import Claim, salted
+from protocol.boundary import boundary_root, case_salt
+from protocol.dispute import NO_LEAF, PARTS, Claim, Part
 from protocol.receipt import (
     Order,
     batch_proof,
@@ -170,44 +171,50 @@ def _bundles(answer):
 
 
 def _dispute(answer):
-    """What convicts the host of `lie`: its rows inside layer 0, one channel, its row after."""
-    lie = answer.lie()
-    roots = [boundary_root(lie[at], answer.shape, at, SALT) for at in (0, 1)]
+    """What a host that is right answers to a claim, and one number of every part."""
+    boundaries = answer.honest
+    roots = [boundary_root(boundaries[at], answer.shape, at, SALT) for at in (1, 2)]
     model = Model.read(integer.encode(answer.trunk))
-    claim = Claim(model.root, *roots, *answer.shape, layer=0, case=0, token=0)
-    rows = list(salted(dispute.traced(model, claim, lie[0]), SALT, claim))
-    before = open_row(lie[0], answer.shape, 0, SALT, 0, 0)
-    after = open_row(lie[1], answer.shape, 1, SALT, 0, 0)
-    wrong = dispute.wrong_channel(model.layers[0], rows, before.row, after.row)
-    shown = dispute.proof(model, claim, rows, wrong, before, after)
-    channel = shown.channel
+    config, trunk = answer.trunk.config, trunk_of(model)
+    claim = Claim(
+        *(model.root, *roots, model.roots[1], trunk.tables, *answer.shape),
+        layer=1,
+        case_number=0,
+        token=5,
+        inner=config.inner,
+        heads=config.heads,
+        kv_heads=config.kv_heads,
+        head_dim=config.head_dim,
+        positions=config.tokens,
+        causal=config.causal,
+        bias=config.norm_bias,
+        multiplier=config.score_multiplier,
+    )
+    prosecutor = Prosecutor(model, claim, SALT, *boundaries[1:])
+    trace = prosecutor.trace()
+    proofs = []
+    for part in Part:
+        leaf = NO_LEAF if part is Part.AFTER else trace.leaf(part, 0)
+        shown = prosecutor.proof(trace, part, 0, 1 if part % 7 else 0, leaf)
+        proofs.append(_plain(shown))
     return {
-        "rows": [
-            {
-                "salt": row.salt.hex(),
-                "exponent": row.exponent,
-                "entries": row.entries.hex(),
-                "leaf": row.digest(step, claim).hex(),
-            }
-            for step, row in enumerate(rows)
-        ],
-        "matrix": wrong[0],
-        "channel": {
-            "number": wrong[1],
-            "leaf": channel.leaf.hex(),
-            "index": channel.index,
-            "size": channel.size,
-            "path": [one.hex() for one in channel.path],
-            "header": channel.header.hex(),
-        },
-        "row_after": {
-            "salt": shown.boundary.salt.hex(),
-            "row": shown.boundary.row.hex(),
-            "token_path": [one.hex() for one in shown.boundary.token_path],
-            "case_path": [one.hex() for one in shown.boundary.case_path],
-            "root": roots[1].hex(),
-        },
+        "numbers": trunk.numbers.hex(),
+        "claim": _plain(claim),
+        "roots": [root.hex() for root in trace.roots],
+        "heights": [trace.height(part) for part in range(PARTS)],
+        "proofs": proofs,
     }
+
+
+def _plain(value):
+    """Structures as objects, bytes in hex."""
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, tuple):
+        return [_plain(one) for one in value]
+    if hasattr(value, "__dataclass_fields__"):
+        return {name: _plain(getattr(value, name)) for name in value.__dict__}
+    return value
 
 
 def vectors():

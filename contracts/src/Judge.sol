@@ -1,0 +1,315 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.37;
+
+import {Arithmetic} from "./Arithmetic.sol";
+import {Inclusion} from "./Inclusion.sol";
+import {PARTS, Steps} from "./Steps.sol";
+
+/// Whether one number of a host's answer is another than the parts before it make
+/// (docs/verify.md §10.3).
+///
+/// Keeps nothing and trusts nobody: every byte it computes from hangs on a root in the receipt,
+/// in the model or in the host's own answer.  It is a contract of its own for its size.
+contract Judge {
+    using Steps for Steps.Claim;
+
+    /// One output channel of a matrix, and its way up to the layer's root.
+    struct Channel {
+        uint256 index;
+        uint256 size;
+        bytes32[] path;
+        bytes leaf;
+    }
+
+    /// A token's row of the RoPE tables, and its way up to their root.
+    struct Angles {
+        bytes row;
+        bytes32[] path;
+    }
+
+    /// A wrong number, and what it was to be computed from.
+    struct Proof {
+        uint8 part;
+        /// Which leaf of the part, and which entry of it.
+        uint32 index;
+        uint32 place;
+        /// What the host has; empty for the row after the layer.
+        Steps.Leaf claimed;
+        /// What it is made of, in the order of the parts.
+        Steps.Leaf[] inputs;
+        /// The row before the layer (a norm's, or to add to) or after it (to compare with).
+        Steps.Opened boundary;
+        Channel channel;
+        /// Of the claim's token and of the other one, for a score.
+        Angles[] angles;
+    }
+
+    uint256 private constant _HEAD = 14;
+
+    error Missing(uint256 inputs);
+    error NoSuchEntry(uint256 place);
+
+    /// True if the number is wrong; fails if the proof proves nothing.
+    function wrong(
+        uint256,
+        Steps.Claim calldata claim,
+        bytes32[PARTS] calldata roots,
+        Proof calldata proof
+    ) external pure returns (bool) {
+        uint8 part = proof.part;
+        if (part == Steps.AFTER) {
+            if (proof.index != 0) revert NoSuchEntry(proof.index);
+            claim.requireBoundary(claim.layer + 1, claim.token, claim.afterwards, proof.boundary);
+            _within(proof.place, claim.width);
+            return Arithmetic.packed(proof.boundary.row, proof.place)
+                != _sum(claim, roots, proof, Steps.WIDE);
+        }
+        claim.requireLeaf(roots, part, proof.index, proof.claimed);
+        bytes calldata told = proof.claimed.entries;
+        if (told.length != claim.bytesOf(part, proof.index)) return true;
+        if (part == Steps.NORM || part == Steps.NORM2) return _normWrong(claim, roots, proof);
+        if (part == Steps.COLUMN) return _columnWrong(claim, roots, proof);
+        if (part == Steps.MIXED_ROW || part == Steps.WIDE) return _rowWrong(claim, roots, proof);
+        uint256 size = part == Steps.PRODUCT || part == Steps.MIXED_TOP
+            || part == Steps.PRODUCT_TOP ? 8 : 4;
+        _within(proof.place, told.length / size);
+        return Arithmetic.signed(told, proof.place * size, size) != _made(claim, roots, proof);
+    }
+
+    /// The tables of the op-spec as they are computed here.
+    function tables(uint256 t) external pure returns (uint256 exponential, uint256 sigmoid) {
+        return (Arithmetic.exponential(t), Arithmetic.sigmoid(t));
+    }
+
+    /// What the number should have been, where a leaf has nothing but numbers.
+    function _made(
+        Steps.Claim calldata claim,
+        bytes32[PARTS] calldata roots,
+        Proof calldata proof
+    ) private pure returns (int256) {
+        uint8 part = proof.part;
+        if (part == Steps.SCORE) return _score(claim, roots, proof);
+        if (part == Steps.MIXED) return _mixed(claim, roots, proof);
+        if (part == Steps.MIXED_TOP) {
+            return int256(
+                Arithmetic.largestOf(_input(claim, roots, proof, 0, Steps.MIXED, proof.place), 4)
+            );
+        }
+        if (part == Steps.PRODUCT_TOP) {
+            return int256(
+                Arithmetic.largestOf(_input(claim, roots, proof, 0, Steps.PRODUCT, proof.place), 8)
+            );
+        }
+        if (part == Steps.PRODUCT) {
+            bytes calldata gate = _input(claim, roots, proof, 0, Steps.GATE, proof.index);
+            bytes calldata up = _input(claim, roots, proof, 1, Steps.UP, proof.index);
+            return Arithmetic.activated(
+                Arithmetic.signed(gate, 4 * uint256(proof.place), 4),
+                Arithmetic.signed(up, 4 * uint256(proof.place), 4)
+            );
+        }
+        if (part == Steps.MIDDLE) return _sum(claim, roots, proof, Steps.MIXED_ROW);
+        uint8 from = part < Steps.MIXED ? Steps.NORM : Steps.NORM2;
+        return _linear(claim, roots, proof, from, Arithmetic.MIDDLE);
+    }
+
+    /// A matrix's output added to the row before it: the residual of steps 6 and 9.
+    function _sum(
+        Steps.Claim calldata claim,
+        bytes32[PARTS] calldata roots,
+        Proof calldata proof,
+        uint8 from
+    ) private pure returns (int256) {
+        int256 base;
+        if (from == Steps.WIDE) {
+            bytes calldata middle = _input(claim, roots, proof, 1, Steps.MIDDLE, 0);
+            base = Arithmetic.signed(middle, 4 * uint256(proof.place), 4);
+        } else {
+            claim.requireBoundary(claim.layer, claim.token, claim.before, proof.boundary);
+            base = Arithmetic.packed(proof.boundary.row, proof.place);
+        }
+        int256 added = _linear(claim, roots, proof, from, Arithmetic.RESIDUAL);
+        return Arithmetic.clamp(base + added, Arithmetic.RESIDUAL);
+    }
+
+    /// linear of the op-spec, limited, for the channel that writes this number.
+    function _linear(
+        Steps.Claim calldata claim,
+        bytes32[PARTS] calldata roots,
+        Proof calldata proof,
+        uint8 from,
+        int256 limit
+    ) private pure returns (int256) {
+        (uint256 matrix, uint256 channel, uint256 token) = _written(claim, proof);
+        bytes calldata leaf = proof.channel.leaf;
+        bytes32 root = Inclusion.rootOf(
+            sha256(abi.encodePacked(bytes1(0), leaf)),
+            proof.channel.index,
+            proof.channel.size,
+            proof.channel.path
+        );
+        // A leaf says itself which channel it is, so where it stands need not be believed.
+        if (root != claim.layerRoot || leaf.length < _HEAD) revert Steps.NotInModel();
+        if (uint8(leaf[0]) != matrix || Arithmetic.little(leaf, 2) != channel) {
+            revert Steps.NotInModel();
+        }
+        bytes calldata input = _input(claim, roots, proof, 0, from, token);
+        uint256 size = from == Steps.WIDE ? 2 : 1;
+        if (leaf.length - _HEAD != (input.length - 1) / size) revert Steps.Malformed();
+        int256 sum = Arithmetic.dot(input[1:], size, leaf[_HEAD:]);
+        int256 shift = int256(uint256(uint8(leaf[1]))) - int256(uint256(uint8(input[0])));
+        int256 scaled = int256(Arithmetic.little(leaf, 10)) * sum;
+        return Arithmetic.clamp(Arithmetic.half(scaled, shift), limit);
+    }
+
+    /// Matrix, channel and token of the number that a proof is about.
+    function _written(Steps.Claim calldata claim, Proof calldata proof)
+        private
+        pure
+        returns (uint256 matrix, uint256 channel, uint256 token)
+    {
+        uint256 part = proof.part;
+        (uint256 index, uint256 place) = (proof.index, proof.place);
+        if (part == Steps.AFTER) return (6, place, 0);
+        if (part == Steps.MIDDLE) return (3, place, 0);
+        if (part == Steps.GATE || part == Steps.UP) {
+            return (part == Steps.GATE ? 4 : 5, Steps.BLOCK * index + place, 0);
+        }
+        if (part == Steps.QUERY) return (0, index * claim.headDim + place, claim.token);
+        if (part != Steps.KEY && part != Steps.VALUE) revert Steps.NoSuchPart(part);
+        return (
+            part == Steps.KEY ? 1 : 2,
+            (index % claim.kvHeads) * claim.headDim + place,
+            index / claim.kvHeads
+        );
+    }
+
+    function _normWrong(
+        Steps.Claim calldata claim,
+        bytes32[PARTS] calldata roots,
+        Proof calldata proof
+    ) private pure returns (bool) {
+        _within(proof.place, claim.width);
+        bytes calldata told = proof.claimed.entries;
+        Arithmetic.Norm memory norm;
+        int256 entry;
+        if (proof.part == Steps.NORM) {
+            claim.requireBoundary(claim.layer, proof.index, claim.before, proof.boundary);
+            bytes calldata row = proof.boundary.row;
+            norm = Arithmetic.normOf(row, true, claim.width, claim.bias);
+            entry = Arithmetic.packed(row, proof.place);
+        } else {
+            bytes calldata row = _input(claim, roots, proof, 0, Steps.MIDDLE, 0);
+            norm = Arithmetic.normOf(row, false, claim.width, claim.bias);
+            entry = Arithmetic.signed(row, 4 * uint256(proof.place), 4);
+        }
+        if (int256(uint256(uint8(told[0]))) != norm.exponent) return true;
+        return Arithmetic.signed(told, 1 + uint256(proof.place), 1) != Arithmetic.normed(norm, entry);
+    }
+
+    /// A column has token `place`'s exponent of a head's values, and one of those.
+    function _columnWrong(
+        Steps.Claim calldata claim,
+        bytes32[PARTS] calldata roots,
+        Proof calldata proof
+    ) private pure returns (bool) {
+        (uint256 tokens, uint256 dim, uint256 j) = (claim.tokens, claim.headDim, proof.place);
+        _within(j, tokens);
+        uint256 leaf = j * claim.kvHeads + proof.index / dim;
+        bytes calldata values = _input(claim, roots, proof, 0, Steps.VALUE, leaf);
+        int256 exponent = Arithmetic.exponentOf(Arithmetic.largestOf(values, 4), 7);
+        bytes calldata told = proof.claimed.entries;
+        if (int256(Arithmetic.unsigned(told, j, 1)) != exponent) return true;
+        int256 value = Arithmetic.signed(values, 4 * (proof.index % dim), 4);
+        value = Arithmetic.clamp(Arithmetic.half(value, exponent), 127);
+        return Arithmetic.signed(told, tokens + j, 1) != value;
+    }
+
+    /// rows(., 7) of what attention mixed, rows(., 13) of the activated product.
+    function _rowWrong(
+        Steps.Claim calldata claim,
+        bytes32[PARTS] calldata roots,
+        Proof calldata proof
+    ) private pure returns (bool) {
+        bool wide = proof.part == Steps.WIDE;
+        (uint256 from, uint256 to) = wide ? (uint256(8), uint256(2)) : (uint256(4), uint256(1));
+        bytes calldata told = proof.claimed.entries;
+        _within(proof.place, (told.length - 1) / to);
+        bytes calldata tops =
+            _input(claim, roots, proof, 1, wide ? Steps.PRODUCT_TOP : Steps.MIXED_TOP, 0);
+        int256 exponent = Arithmetic.exponentOf(Arithmetic.largestOf(tops, 8), wide ? 13 : 7);
+        if (int256(uint256(uint8(told[0]))) != exponent) return true;
+        uint256 place = proof.place;
+        bytes calldata row = _input(
+            claim, roots, proof, 0, wide ? Steps.PRODUCT : Steps.MIXED, place / Steps.BLOCK
+        );
+        int256 made =
+            Arithmetic.half(Arithmetic.signed(row, from * (place % Steps.BLOCK), from), exponent);
+        if (!wide) made = Arithmetic.clamp(made, 127);
+        return Arithmetic.signed(told, 1 + to * place, to) != made;
+    }
+
+    function _score(
+        Steps.Claim calldata claim,
+        bytes32[PARTS] calldata roots,
+        Proof calldata proof
+    ) private pure returns (int256) {
+        if (proof.angles.length != 2) revert Missing(proof.angles.length);
+        uint256 head = (uint256(proof.index) * claim.kvHeads) / claim.heads;
+        return Arithmetic.score(
+            _input(claim, roots, proof, 0, Steps.QUERY, proof.index),
+            _input(claim, roots, proof, 1, Steps.KEY, proof.place * uint256(claim.kvHeads) + head),
+            _angles(claim, claim.token, proof.angles[0]),
+            _angles(claim, proof.place, proof.angles[1]),
+            claim.multiplier
+        );
+    }
+
+    function _mixed(
+        Steps.Claim calldata claim,
+        bytes32[PARTS] calldata roots,
+        Proof calldata proof
+    ) private pure returns (int256) {
+        uint256 dim = claim.headDim;
+        uint256 entry = Steps.BLOCK * uint256(proof.index) + proof.place;
+        uint256 head = entry / dim;
+        uint256 column = ((head * claim.kvHeads) / claim.heads) * dim + entry % dim;
+        return Arithmetic.mixed(
+            _input(claim, roots, proof, 0, Steps.SCORE, head),
+            _input(claim, roots, proof, 1, Steps.COLUMN, column),
+            claim.tokens
+        );
+    }
+
+    /// The entries of an input: a leaf of the host's answer, as long as the model has it.  If it
+    /// is not, that is what can be proved.
+    function _input(
+        Steps.Claim calldata claim,
+        bytes32[PARTS] calldata roots,
+        Proof calldata proof,
+        uint256 place,
+        uint8 part,
+        uint256 index
+    ) private pure returns (bytes calldata entries) {
+        if (place >= proof.inputs.length) revert Missing(proof.inputs.length);
+        claim.requireLeaf(roots, part, index, proof.inputs[place]);
+        entries = proof.inputs[place].entries;
+        if (entries.length != claim.bytesOf(part, index)) revert Steps.Malformed();
+    }
+
+    function _angles(Steps.Claim calldata claim, uint256 token, Angles calldata angles)
+        private
+        pure
+        returns (bytes calldata)
+    {
+        bytes32 leaf = sha256(abi.encodePacked(bytes1(0), angles.row));
+        if (Inclusion.rootOf(leaf, token, claim.positions, angles.path) != claim.tables) {
+            revert Steps.NotInModel();
+        }
+        return angles.row;
+    }
+
+    function _within(uint256 place, uint256 count) private pure {
+        if (place >= count) revert NoSuchEntry(place);
+    }
+}

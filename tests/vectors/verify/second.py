@@ -1,0 +1,508 @@
+"""A second verifier, written from docs/verify.md alone.
+
+    python tests/vectors/verify/second.py FILE.bundle
+
+ends with the status that §6 gives.  Python's integers, hashlib and an Ed25519 library; nothing of
+this project is imported, no array library, nothing is optimised.  Numbers in brackets are
+sections of the document.
+"""
+
+import hashlib
+import sys
+from math import isqrt
+from pathlib import Path
+
+from nacl.exceptions import BadSignatureError
+from nacl.signing import VerifyKey
+
+RIGHT, WRONG, NOTHING = 0, 1, 2
+RESIDUAL, MID = (1 << 23) - 1, (1 << 24) - 1
+OP_SPEC = "4a3cedd562391b6cb19c4c785803b8f4bf7923f4c6e5c91b312f3635d5796273"
+NAMES = ("q", "k", "v", "o", "gate", "up", "down")
+
+
+class ProvesNothingError(Exception):
+    """Damaged, incomplete, or parts that do not belong together."""
+
+
+def need(true, reason):
+    if not true:
+        raise ProvesNothingError(reason)
+
+
+def sha(*parts):
+    return hashlib.sha256(b"".join(parts)).digest()
+
+
+def big(number, size=4):
+    return number.to_bytes(size, "big")
+
+
+def little(data, signed=False):
+    return int.from_bytes(data, "little", signed=signed)
+
+
+# --- MessagePack, the one spelling of each value [4.1] ------------------------------
+
+
+def pack(value):
+    if value is None:
+        return b"\xc0"
+    if isinstance(value, int):
+        if value < 128:
+            return bytes([value])
+        size = next(s for s in (1, 2, 4, 8) if value < 1 << 8 * s)
+        return bytes([0xCC + (1, 2, 4, 8).index(size)]) + big(value, size)
+    if isinstance(value, list):
+        n = len(value)
+        head = bytes([0x90 | n]) if n < 16 else b"\xdc" + big(n, 2)
+        return head + b"".join(map(pack, value))
+    data = value.encode() if isinstance(value, str) else value
+    if isinstance(value, str) and len(data) < 32:
+        return bytes([0xA0 | len(data)]) + data
+    size = next(s for s in (1, 2, 4) if len(data) < 1 << 8 * s)
+    first = 0xD9 if isinstance(value, str) else 0xC4
+    return bytes([first + (1, 2, 4).index(size)]) + big(len(data), size) + data
+
+
+def unpack(data):
+    """The value of these bytes, if they are the ones that `pack` makes of it."""
+    value, end = _unpacked(data, 0)
+    need(end == len(data) and pack(value) == data, "not canonical")
+    return value
+
+
+def _unpacked(data, at):
+    need(at < len(data), "ends inside a value")
+    kind, at = data[at], at + 1
+    sizes = {0xC4: 1, 0xC5: 2, 0xC6: 4, 0xD9: 1, 0xDC: 2}
+    sizes |= {0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8}
+    if kind < 0x80:
+        return kind, at
+    if kind == 0xC0:
+        return None, at
+    if kind in sizes:
+        need(at + sizes[kind] <= len(data), "ends inside a length")
+        number, at = (
+            int.from_bytes(data[at : at + sizes[kind]], "big"),
+            at + sizes[kind],
+        )
+        if 0xCC <= kind <= 0xCF:
+            return number, at
+    elif kind >> 4 == 9:
+        number = kind & 15
+    elif kind >> 5 == 5:
+        number = kind & 31
+    else:
+        raise ProvesNothingError(f"a value of kind {kind:#x}")
+    if kind == 0xDC or kind >> 4 == 9:
+        items = []
+        for _ in range(number):
+            item, at = _unpacked(data, at)
+            items.append(item)
+        return items, at
+    part = data[at : at + number]
+    need(len(part) == number, "ends inside a string")
+    if kind >> 5 == 5 or kind == 0xD9:
+        try:
+            return part.decode(), at + number
+        except UnicodeDecodeError as error:
+            raise ProvesNothingError("a text that is none") from error
+    return part, at + number
+
+
+def fields(value, tag, count):
+    """Of a tagged array."""
+    need(isinstance(value, list) and value[:1] == [tag], f"no {tag}")
+    need(len(value) == count + 1, f"{tag} has {len(value) - 1} fields, not {count}")
+    return value[1:]
+
+
+# --- trees, envelopes, boundaries [2.2, 4] ------------------------------------------
+
+
+def tree(hashes):
+    """Over leaves that are hashed already."""
+    while len(hashes) > 1:
+        odd = hashes[-1:] if len(hashes) % 2 else []
+        pairs = zip(hashes[::2], hashes[1::2], strict=False)
+        hashes = [sha(b"\x01", a, b) for a, b in pairs] + odd
+    return hashes[0]
+
+
+def leaf(*parts):
+    return sha(b"\x00", *parts)
+
+
+def climbed(node, index, size, path):
+    need(0 <= index < size, "a place outside its tree")
+    path, last = list(path), size - 1
+    while last:
+        if index & 1 or index < last:
+            need(path, "a path too short")
+            other = path.pop(0)
+            node = sha(b"\x01", other, node) if index & 1 else sha(b"\x01", node, other)
+        index, last = index >> 1, last >> 1
+    need(not path, "a path too long")
+    return node
+
+
+def opened(data, domain):
+    """Sender, context and content of an envelope whose signature is right."""
+    label, sender, context, payload, signature = fields(unpack(data), "env", 5)
+    need(label == domain, f"an envelope of {label!r}")
+    parts = (b"rexis-envelope-v1", domain.encode(), sender, context, payload)
+    message = b"".join(big(len(part), 8) + part for part in parts)
+    try:
+        VerifyKey(sender).verify(message, signature)
+    except (BadSignatureError, ValueError, TypeError) as error:
+        raise ProvesNothingError("a signature") from error
+    return sender, context, unpack(payload)
+
+
+def boundary_root(packed, shape, boundary, salt):
+    cases, tokens, width = shape
+    need(len(packed) == 3 * cases * tokens * width, "rows of another length")
+    size, of_cases = 3 * width, []
+    for case in range(cases):
+        own, leaves = sha(b"rexis-case-salt-1", salt, big(case)), []
+        for token in range(tokens):
+            place = b"".join(map(big, (boundary, case, token, width)))
+            at = (case * tokens + token) * size
+            row_salt = sha(b"rexis-row-salt-1", own, place)
+            row = packed[at : at + size]
+            leaves.append(leaf(b"rexis-row-1", place, row_salt, row))
+        of_cases.append(leaf(tree(leaves)))
+    return tree(of_cases)
+
+
+def entries_of(packed, shape):
+    """Nested rows, or None where a number is no row's [4.2]."""
+    numbers = [little(packed[i : i + 3], True) for i in range(0, len(packed), 3)]
+    if min(numbers) < -RESIDUAL:
+        return None
+    cases, tokens, width = shape
+    rows_ = [numbers[i : i + width] for i in range(0, len(numbers), width)]
+    return [rows_[i : i + tokens] for i in range(0, cases * tokens, tokens)]
+
+
+# --- the op-spec [2] -----------------------------------------------------------------
+
+
+def _powers(base, bits):
+    found = [1 << bits]
+    while len(found) < 4096:
+        found.append(found[-1] * base >> bits)
+    return found
+
+
+def tables():
+    """EXP and SIGMOID, with 160 fraction bits on the way."""
+    bits, one = 160, 1 << 160
+    root = one >> 1
+    for _ in range(8):
+        root = isqrt(root << bits)
+    nearest = [(16256 * p + (one >> 1)) >> bits for p in _powers(root, bits)]
+    term, power, n = one, 0, 0
+    while term:
+        power, n = power + term, n + 1
+        term = -term // (256 * n) if n < 60 else 0
+    top = one << (bits + 16)
+    curve = [(top // (one + p) + (one >> 1)) >> bits for p in _powers(power, bits)]
+    return nearest, curve
+
+
+EXP, SIGMOID = tables()
+
+
+def half(n, e):
+    return (n + (1 << (e - 1))) >> e if e > 0 else n << -e
+
+
+def clamp(n, limit):
+    return max(-limit, min(limit, n))
+
+
+def rows(values, bits):
+    s = max(0, max(map(abs, values)).bit_length() - bits)
+    made = [half(v, s) for v in values]
+    return ([clamp(v, 127) for v in made] if bits == 7 else made), s
+
+
+def linear(short, matrix, limit):
+    q, s = short
+    found = []
+    for m, weights in zip(matrix["m"], matrix["w"], strict=True):
+        total = m * sum(a * b for a, b in zip(q, weights, strict=True))
+        found.append(clamp(half(total, matrix["shift"] - s), limit))
+    return found
+
+
+def norm(x, bias):
+    total = sum(v * v for v in x) + bias
+    a = (62 - total.bit_length()) & ~1
+    gain = (isqrt(len(x) << 40) << 31) // isqrt(total << a)
+    return rows([half(v * gain, 35 - a // 2) for v in x], 7)
+
+
+def rope(head, angles):
+    """`angles`: cosines, then sines."""
+    middle, made = len(head) // 2, [0] * len(head)
+    for k in range(middle):
+        u, w, c, z = head[k], head[k + middle], angles[k], angles[k + middle]
+        made[k] = clamp(half(u * c - w * z, 14), MID)
+        made[k + middle] = clamp(half(w * c + u * z, 14), MID)
+    return made
+
+
+def layer_parts(trunk, layer, sequence, i):
+    """Every part of §10.2 for token i of a sequence, as numbers, and the row after."""
+    dim, heads, kv = trunk["head_dim"], trunk["heads"], trunk["kv_heads"]
+    bias, inner = trunk["norm_bias"], layer["gate"]["m"]
+
+    def cut(row):
+        return [row[at : at + dim] for at in range(0, len(row), dim)]
+
+    normed = [norm(x, bias) for x in sequence]
+    keys = [cut(linear(n, layer["k"], MID)) for n in normed]
+    values = [cut(linear(n, layer["v"], MID)) for n in normed]
+    query = cut(linear(normed[i], layer["q"], MID))
+    short_v = [[rows(head, 7) for head in token] for token in values]
+    seen = range(i + 1 if trunk["causal"] else len(sequence))
+    scores, mixed = [], []
+    for h in range(heads):
+        g = h * kv // heads
+        q, sq = rows(rope(query[h], trunk["angles"][i]), 7)
+        z = []
+        for j in seen:
+            k, sk = rows(rope(keys[j][g], trunk["angles"][j]), 7)
+            total = trunk["score_multiplier"] * sum(
+                a * b for a, b in zip(q, k, strict=True)
+            )
+            z.append(clamp(half(total, 42 - sq - sk), 1 << 30))
+        scores.append(z)
+        e = [EXP[t] if t < 4096 else 0 for t in (max(z) - one for one in z)]
+        p = max(short_v[j][g][1] for j in seen)
+        w = [half(e[j], p - short_v[j][g][1]) for j in seen]
+        for d in range(dim):
+            n = sum(w[j] * short_v[j][g][0][d] for j in seen) << p
+            mixed.append(clamp((2 * n + sum(e)) // (2 * sum(e)), MID))
+    short_mixed = rows(mixed, 7)
+    change = linear(short_mixed, layer["o"], RESIDUAL)
+    middle = [clamp(a + b, RESIDUAL) for a, b in zip(sequence[i], change, strict=True)]
+    norm2 = norm(middle, bias)
+    gate, up = linear(norm2, layer["gate"], MID), linear(norm2, layer["up"], MID)
+    product = []
+    for n in range(len(inner)):
+        index = half(abs(gate[n]), 6)
+        c = SIGMOID[index] if index < 4096 else 1 << 16
+        c = (1 << 16) - c if gate[n] < 0 else c
+        product.append(half(gate[n] * c, 16) * up[n])
+    wide = rows(product, 13)
+    change = linear(wide, layer["down"], RESIDUAL)
+    after = [clamp(a + b, RESIDUAL) for a, b in zip(middle, change, strict=True)]
+    attention = (normed, query, keys, values, short_v, scores, mixed, short_mixed)
+    return (*attention, middle, norm2, gate, up, product, wide, after)
+
+
+def replayed(trunk, layer, cases):
+    return [
+        [layer_parts(trunk, layer, rows_, i)[-1] for i in range(len(rows_))]
+        for rows_ in cases
+    ]
+
+
+def packed(cases):
+    flat = (n for rows_ in cases for row in rows_ for n in row)
+    return b"".join((n & 0xFFFFFF).to_bytes(3, "little") for n in flat)
+
+
+# --- trunks and slices [2.1, 2.2] ----------------------------------------------------
+
+
+class Reader:
+    def __init__(self, data):
+        self.data, self.at = data, 0
+
+    def take(self, size):
+        need(self.at + size <= len(self.data), "ends inside a trunk")
+        self.at += size
+        return self.data[self.at - size : self.at]
+
+    def numbers(self, count, size, signed=False):
+        data = self.take(count * size)
+        steps = range(0, len(data), size)
+        return [little(data[i : i + size], signed) for i in steps]
+
+
+def trunk_of(data):
+    """A trunk, or one layer of it; `root` is computed."""
+    reader, whole = Reader(data), data.startswith(b"rexis-integer-trunk-1\n")
+    need(whole or data.startswith(b"rexis-integer-slice-1\n"), "no trunk")
+    reader.take(22)
+    start, digest = reader.at, reader.take(32)
+    need(digest.hex() == OP_SPEC, "another op-spec")
+    names = ("layers", "width", "inner", "heads", "kv_heads", "head_dim", "tokens", "F")
+    trunk = dict(zip(names, reader.numbers(8, 4), strict=True))
+    names = ("norm_bias", "score_multiplier")
+    trunk |= dict(zip(names, reader.numbers(2, 8), strict=True))
+    (trunk["causal"],) = reader.numbers(1, 4)
+    need(trunk["causal"] < 2, "causal is neither 0 nor 1")
+    need(trunk["layers"] > 0 and trunk["heads"] % trunk["kv_heads"] == 0, "sizes")
+    head, count = data[start : reader.at], trunk["head_dim"] // 2
+    cos, sin = ([reader.take(2 * count) for _ in range(trunk["tokens"])] for _ in "cs")
+    angles = [c + s for c, s in zip(cos, sin, strict=True)]
+    trunk["angles"] = [
+        [little(row[i : i + 2], True) for i in range(0, len(row), 2)] for row in angles
+    ]
+    trunk["tables"] = tree([leaf(row) for row in angles])
+    if whole:
+        trunk["first"], count = 0, trunk["layers"]
+    else:
+        (trunk["first"],), count = reader.numbers(1, 4), 1
+        roots = [reader.take(32) for _ in range(trunk["layers"])]
+        need(trunk["first"] < trunk["layers"], "a slice beyond the last layer")
+    found = [_layer_of(reader, trunk) for _ in range(count)]
+    need(reader.at == len(data), "bytes after the trunk")
+    trunk["rows"] = [one for one, _ in found]
+    if whole:
+        roots = [root for _, root in found]
+    need(roots[trunk["first"]] == found[0][1], "a slice with another root")
+    trunk["roots"] = roots
+    trunk["root"] = sha(b"rexis-model-root-3", sha(head, trunk["tables"]), *roots)
+    return trunk
+
+
+def _layer_of(reader, trunk):
+    """The seven matrices, and the layer's root."""
+    width, inner, dim = trunk["width"], trunk["inner"], trunk["head_dim"]
+    query, value = trunk["heads"] * dim, trunk["kv_heads"] * dim
+    shapes = ((query, width), (value, width), (value, width), (width, query))
+    shapes += ((inner, width), (inner, width), (width, inner))
+    layer, leaves = {}, []
+    for tag, (name, (outputs, inputs)) in enumerate(zip(NAMES, shapes, strict=True)):
+        (shift,) = reader.take(1)
+        scales = [reader.take(4) for _ in range(outputs)]
+        weights = [reader.take(inputs) for _ in range(outputs)]
+        for row in range(outputs):
+            place = row.to_bytes(4, "little") + inputs.to_bytes(4, "little")
+            leaves.append(leaf(bytes([tag, shift]), place, scales[row], weights[row]))
+        layer[name] = {
+            "shift": shift,
+            "m": [little(m, True) for m in scales],
+            "w": [[b - 256 * (b > 127) for b in row] for row in weights],
+        }
+        need(min(layer[name]["m"]) >= 0, "a multiplier below 0")
+        need(max(abs(w) for row in layer[name]["w"] for w in row) <= 63, "a weight")
+    return layer, tree(leaves)
+
+
+# --- a bundle [4, 5, 6] --------------------------------------------------------------
+
+
+def verdict(data):
+    """RIGHT or WRONG; raises `ProvesNothingError`."""
+    receipt, batch, proof, boundary, salt, shown, committed, model = fields(
+        unpack(data), "rexis-bundle-1", 8
+    )
+    index, size, top, path = fields(proof, "batch-proof", 4)
+    need(climbed(leaf(receipt), index, size, path) == top, "the receipt's place")
+    need(sha(b"rexis-receipt-batch-1", big(size), top) == batch, "the batch root")
+    host, context, content = opened(receipt, "rexis/receipt/1")
+    sealed_order, after, _ = fields(content, "receipt", 3)
+    need(context == sha(sealed_order), "a receipt of another order")
+    _, context, content = opened(sealed_order, "rexis/order/1")
+    model_root, ordered, _, shape, given = fields(content, "order", 5)
+    need(context == model_root and ordered == host, "an order to another host")
+    need(model, "no model")
+    trunk, roots = trunk_of(model), [given, *after]
+    need(trunk["root"] == model_root, "another model")
+    need(boundary < len(roots), "no such boundary")
+    need(boundary_root(shown, shape, boundary, salt) == roots[boundary], "the rows")
+    _, tokens, width = shape
+    fits = width == trunk["width"] and tokens <= trunk["tokens"]
+    if not fits or len(after) != trunk["layers"]:
+        need(not committed, "rows after a layer, and none is wrong")
+        return WRONG
+    first = boundary - trunk["first"]
+    need(0 <= first < len(trunk["rows"]), "rows at no layer of this model")
+    cases = entries_of(shown, shape)
+    if cases is None:
+        return WRONG
+    for at, layer in enumerate(trunk["rows"][first:], boundary + 1):
+        cases = replayed(trunk, layer, cases)
+        if boundary_root(packed(cases), shape, at, salt) != roots[at]:
+            told = not committed or boundary_root(committed, shape, at, salt)
+            need(told is True or told == roots[at], "the host's rows after the layer")
+            return WRONG
+    need(not committed, "rows after a layer, and none is wrong")
+    return RIGHT
+
+
+def status(data):
+    """What `rexis-verify bundle` ends with."""
+    try:
+        return verdict(data)
+    except (ProvesNothingError, TypeError, ValueError, OverflowError, IndexError):
+        return NOTHING
+
+
+# --- a host's answer in a dispute [10.2] ---------------------------------------------
+
+
+def answer_roots(trunk, layer, sequence, place, salt):
+    """Roots of the sixteen parts; `place` is (layer, case, token)."""
+    number, case, i = place
+    found = layer_parts(trunk, layer, sequence, i)
+    normed, query, keys, values, short_v, scores, mixed, short_mixed = found[:8]
+    middle, norm2, gate, up, product, wide, _ = found[8:]
+
+    def wide_of(numbers, size):
+        return b"".join(n.to_bytes(size, "big", signed=True) for n in numbers)
+
+    def short(row, size=1):
+        return bytes([row[1]]) + wide_of(row[0], size)
+
+    def blocks(row):
+        return [row[at : at + 64] for at in range(0, len(row), 64)]
+
+    def tops(row):
+        return [wide_of([max(map(abs, block)) for block in blocks(row)], 8)]
+
+    columns = [
+        bytes(token[g][1] for token in short_v)
+        + wide_of([token[g][0][d] for token in short_v], 1)
+        for g in range(trunk["kv_heads"])
+        for d in range(trunk["head_dim"])
+    ]
+    parts = [
+        [short(row) for row in normed],
+        [wide_of(head, 4) for head in query],
+        [wide_of(head, 4) for token in keys for head in token],
+        [wide_of(head, 4) for token in values for head in token],
+        columns,
+        [wide_of(row, 4) for row in scores],
+        [wide_of(block, 4) for block in blocks(mixed)],
+        tops(mixed),
+        [short(short_mixed)],
+        [wide_of(middle, 4)],
+        [short(norm2)],
+        [wide_of(block, 4) for block in blocks(gate)],
+        [wide_of(block, 4) for block in blocks(up)],
+        [wide_of(block, 8) for block in blocks(product)],
+        tops(product),
+        [short(wide, 2)],
+    ]
+    own, roots = sha(b"rexis-case-salt-1", salt, big(case)), []
+    for part, leaves in enumerate(parts):
+        hashes = []
+        for index, entries in enumerate(leaves):
+            at = bytes([part]) + b"".join(map(big, (number, case, i, index)))
+            leaf_salt = sha(b"rexis-trace-salt-2", own, at)
+            hashes.append(leaf(b"rexis-trace-2", at, leaf_salt, entries))
+        roots.append(tree(hashes))
+    return roots
+
+
+if __name__ == "__main__":
+    sys.exit(status(Path(sys.argv[1]).read_bytes()))
