@@ -41,7 +41,7 @@ _WORDS_AND_RECORDS = (
 )
 
 Work = ev.Quantise | ev.Mask | ev.Sum | ev.Apply | ev.Tag | ev.Check
-"""Answered by one event each; a result is durable before it is named in one."""
+"""Answered by one event each; what is named in one outlives this process."""
 
 
 class Machine(Protocol):

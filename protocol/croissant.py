@@ -191,7 +191,11 @@ def _distribution(listing: Listing) -> list[dict[str, Any]]:
 def _record_set(listing: Listing, part: Part) -> dict[str, Any]:
     files = part.name if listing.packed else "units"
     name = f"{part.name}-records"
-    fields = [_field(name, files, column) for column in part.columns]
+    ids = _ids([column.name for column in part.columns])
+    fields = [
+        _field(f"{name}/{one}", files, column)
+        for one, column in zip(ids, part.columns, strict=True)
+    ]
     if not fields:
         fields = [
             {
@@ -219,10 +223,20 @@ def _record_set(listing: Listing, part: Part) -> dict[str, Any]:
     return record_set
 
 
-def _field(record_set: str, files: str, column: Column) -> dict[str, Any]:
+def _ids(names: list[str]) -> list[str]:
+    """Names as ids: the reference reader takes none with white space, escaped or not."""
+    found: list[str] = []
+    for place, name in enumerate(names):
+        one = "_".join(name.split())
+        clash = one in found or (one != name and one in names)
+        found.append(f"{one}_{place}" if clash else one)
+    return found
+
+
+def _field(name: str, files: str, column: Column) -> dict[str, Any]:
     return {
         "@type": "cr:Field",
-        "@id": f"{record_set}/{column.name}",
+        "@id": name,
         "name": column.name,
         "dataType": _KIND[column.kind],
         "source": {

@@ -26,7 +26,6 @@ ROUND_PROTOCOL = "/rexis/round/2"
 PROPOSAL_DOMAIN = "rexis/run/1"
 CONSENT_DOMAIN = "rexis/run-consent/1"
 STANCE_DOMAIN = "rexis/run-stance/1"
-STATE_PROTOCOL = "/rexis/state/1"
 
 PROPOSAL_LIMIT_BYTES = 48 << 10
 # The deepest plan there is, a column with its levels, has four.
@@ -103,14 +102,6 @@ class Stance(Message, frozen=True, tag="stance"):
             )
         if not 1 <= self.serial < 1 << 53:
             raise MalformedMessageError(f"stance with serial {self.serial}")
-
-
-class StateRequest(Message, frozen=True, tag="state"):
-    """Chunk `chunk` of a state of a run, for a member that missed how it was made."""
-
-    run: bytes
-    root: bytes
-    chunk: int
 
 
 def seal_proposal(

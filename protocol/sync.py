@@ -27,8 +27,9 @@ LIST_PROTOCOL, CHUNK_PROTOCOL = "/rexis/state-list/1", "/rexis/state-chunk/1"
 
 
 class ListRequest(Message, frozen=True, tag="state-list"):
-    """Which chunks make up this state?"""
+    """Which chunks make up this state of a run?  For its members only."""
 
+    run: bytes
     root: bytes
 
 
@@ -41,6 +42,7 @@ class ListAnswer(Message, frozen=True, tag="state-leaves"):
 class ChunkRequest(Message, frozen=True, tag="state-chunk"):
     """One chunk; the answer is its bytes."""
 
+    run: bytes
     root: bytes
     index: int
 

@@ -13,7 +13,8 @@ Each row is one attack on one model. base: public (the attacker has it), perturb
 the unperturbed one), private (it has another model of the same kind). mode: E k=0 and E k=1
 are keyed bodies behind a stem of so many blocks, S is one host of two, sum what an aggregator
 has. value: tokens recovered (balanced over words), or what --json names in "measure". control:
-the same attack where nothing is keyed.
+the same attack where nothing is keyed. A row that says nothing is one whose control fails too:
+nothing follows from it for the key ("conclusive" in --json).
 """
 
 

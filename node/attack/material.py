@@ -54,7 +54,7 @@ class Texts:
 
 def read_texts(words: int, tokens: int, seed: int) -> Texts:
     """Descriptions whose first `tokens` - 1 pieces are among the `words` commonest."""
-    cutter, seen = read_cutter(), read_descriptions()
+    seen, cutter = read_descriptions(), read_cutter()
     cut = [encoding.ids[1:-1] for encoding in cutter.encode_batch(list(seen))]
     counts = Counter(token for line in cut for token in line)
     common = [token for token, _ in counts.most_common(words)]

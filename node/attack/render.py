@@ -14,8 +14,15 @@ TARGET = 0.05
 
 
 def as_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Plain dictionaries."""
-    return [msgspec.to_builtins(row) for row in rows]
+    """Plain dictionaries; `broken` and `conclusive` say what the functions below do."""
+    return [
+        {
+            **msgspec.to_builtins(row),
+            "broken": is_broken(row),
+            "conclusive": is_conclusive(row),
+        }
+        for row in rows
+    ]
 
 
 def as_table(rows: Sequence[Row]) -> Table:
@@ -24,7 +31,7 @@ def as_table(rows: Sequence[Row]) -> Table:
     for row in rows:
         table.add_row(
             row.attack, row.model, row.base, row.mode, f"{row.value:.3f}",
-            f"{row.chance:.3f}", f"{row.control:.3f}", "broken" if is_broken(row) else "",
+            f"{row.chance:.3f}", f"{row.control:.3f}", _verdict(row),
         )  # fmt: skip
     return table
 
@@ -40,6 +47,21 @@ def is_broken(row: Row) -> bool:
     return row.value > (
         explained if row.measure == "accuracy" else max(TARGET, explained)
     )
+
+
+def is_conclusive(row: Row) -> bool:
+    """Whether a failure here would mean anything: the same attack wins where nothing is keyed.
+
+    Behind a block some attacks have nothing to work on, and a quick run may have too few words
+    to tell luck from success; such a row says nothing for the key.
+    """
+    return is_broken(msgspec.structs.replace(row, value=row.control))
+
+
+def _verdict(row: Row) -> str:
+    if is_broken(row):
+        return "broken"
+    return "" if is_conclusive(row) else "says nothing"
 
 
 def as_markdown(rows: Sequence[Row]) -> str:
@@ -59,7 +81,9 @@ def as_markdown(rows: Sequence[Row]) -> str:
 
 
 def _cell(row: Row) -> str:
-    return f"**{row.value:.3f}**" if is_broken(row) else f"{row.value:.3f}"
+    if is_broken(row):
+        return f"**{row.value:.3f}**"
+    return f"{row.value:.3f}" if is_conclusive(row) else f"({row.value:.3f})"
 
 
 def _line(cells: Sequence[str]) -> str:

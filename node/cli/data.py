@@ -1,4 +1,4 @@
-"""Datasets and grants."""
+"""Datasets."""
 
 import base64
 import sys
@@ -21,17 +21,12 @@ from node.cli.shell import (
     units,
     verb,
 )
-from node.cli.words import count, moment, short, size, until
+from node.cli.words import count, moment, short, size
 
 
 @click.group(cls=Noun)
 def dataset() -> None:
     """Encrypted data: publish, find, read what is granted, withdraw."""
-
-
-@click.group(cls=Noun)
-def grant() -> None:
-    """Who may read which units of a dataset, and how long."""
 
 
 def offered(function: Any) -> Any:
@@ -288,67 +283,23 @@ def _agreed(question: str) -> bool:
     return sys.stdin.isatty() and click.confirm(question, err=True)
 
 
-@verb(grant)
+@verb(dataset)
 @click.argument("number", type=Number(min=0), metavar="DATASET")
-@click.argument("grantee", metavar="MEMBER")
-@click.option("--days", type=Number(min=1), required=True, help="Until the grant ends.")
-@click.option(
-    "--units", callback=units, metavar="LIST", help="Such as 0,3-5; default: all."
-)
-@click.option(
-    "--purpose",
-    "purposes",
-    multiple=True,
-    metavar="DUO:NNNNNNN",
-    help="For this only; may be repeated; default: all that the terms allow.",
-)
-def give(
-    shell: Shell,
-    number: int,
-    grantee: str,
-    days: int,
-    units: list[int] | None,
-    purposes: tuple[str, ...],
-) -> None:
-    """Let a member read units of a dataset of this node."""
+@offered
+def terms(shell: Shell, number: int, **said: Any) -> None:
+    """Change price, longest grant or who decides, for what is asked from now on."""
+    if all(value is None for value in said.values()):
+        raise WrongValueError(
+            "nothing to change", hint="name --price, --token, --max-days or --committee"
+        )
     answer = shell.ask(
-        "grants.give",
+        "datasets.terms",
+        dataset=number,
+        **asked(said),
         doing="waiting for the chain",
         timeout_s=CHAIN_S,
-        dataset=number,
-        grantee=grantee,
-        days=days,
-        units=units,
-        purposes=list(purposes) or None,
     )
-    _show_grant(shell, answer)
-
-
-@verb(grant, "list")
-@click.argument("number", type=Number(min=0), metavar="DATASET")
-def grant_list(shell: Shell, number: int) -> None:
-    """All grants of a dataset, those that ended too."""
-    shell.table(
-        shell.ask("grants.list", dataset=number),
-        "grants",
-        {
-            "grant": lambda row: row["grant"],
-            "grantee": lambda row: row["grantee"],
-            "units": lambda row: numbers(row["units"]),
-            "ends (UTC)": lambda row: moment(row["until"]),
-            "state": _state,
-        },
-    )
-
-
-@verb(grant)
-@click.argument("number", type=Number(min=0), metavar="GRANT")
-def revoke(shell: Shell, number: int) -> None:
-    """End a grant; what was read before stays read."""
-    answer = shell.ask(
-        "grants.revoke", doing="waiting for the chain", timeout_s=CHAIN_S, grant=number
-    )
-    _show_grant(shell, answer)
+    show_dataset(shell, answer)
 
 
 def show_dataset(shell: Shell, answer: Row) -> None:
@@ -408,27 +359,6 @@ def _listed(listing: Row) -> list[tuple[str, object]]:
     ]
 
 
-def _show_grant(shell: Shell, answer: Row) -> None:
-    shell.fields(
-        answer,
-        [
-            ("grant", answer["grant"]),
-            ("dataset", answer["dataset"]),
-            ("grantee", answer["grantee"]),
-            ("units", numbers(answer["units"])),
-            ("for", ", ".join(answer["purposes"])),
-            ("ends", f"{moment(answer['until'])} UTC, {until(answer['until'])}"),
-            ("state", _state(answer)),
-        ],
-    )
-
-
-def _state(row: Row) -> str:
-    if row["revoked"]:
-        return "revoked"
-    return "active" if row["active"] else "ended"
-
-
 def numbers(units: list[int]) -> str:
     """`[0, 3, 4, 5]` as `0,3-5`, the way `--units` reads it."""
     ranges: list[list[int]] = []
@@ -440,4 +370,4 @@ def numbers(units: list[int]) -> str:
     return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in ranges) or "-"
 
 
-COMMANDS = (dataset, grant)
+COMMANDS = (dataset,)

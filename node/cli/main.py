@@ -15,9 +15,11 @@ import click
 
 from node.cli import (
     chain,
+    council,
     data,
     deals,
     evaluation,
+    grants,
     here,
     programs,
     provenance,
@@ -89,7 +91,9 @@ for _noun in (
     here,
     setup,
     data,
+    grants,
     deals,
+    council,
     query,
     provenance,
     training,

@@ -77,6 +77,13 @@ def smode_measure(context: click.Context) -> None:
     become("node.smode", *context.args)
 
 
+@smode.command("tune", context_settings=_PASS_ON)
+@click.pass_context
+def smode_tune(context: click.Context) -> None:
+    """Fine-tune a public checkpoint on a table, over two hosts (`--help`)."""
+    become("node.smode.tune", *context.args)
+
+
 @click.group(cls=Noun)
 def devchain() -> None:
     """The embedded chain for development: it orders, and secures nothing."""

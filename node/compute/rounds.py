@@ -85,8 +85,9 @@ def add_up(params: Params, _progress: Progress) -> dict[str, Any]:
     total, carry = checks.add(parts, ring, carry=params["carry"])
     packed = b"" if carry is None else checks.pack(carry, len(params["inputs"]))
     return {
-        "sum": blob_dir.put(_bytes(total), lasting=False),
-        "carry": b"" if carry is None else blob_dir.put(packed, lasting=False),
+        # What is reported lasts: members may lock on it, and then nothing else will do.
+        "sum": blob_dir.put(_bytes(total)),
+        "carry": b"" if carry is None else blob_dir.put(packed),
     }
 
 

@@ -109,10 +109,10 @@ def write_file(path: Path, data: bytes | memoryview) -> None:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
-def _sync_folder(path: Path) -> None:
+def sync_folder(path: Path) -> None:
     folder = os.open(path, os.O_RDONLY)
     try:
         os.fsync(folder)
@@ -167,7 +167,7 @@ class StateFile:
         root = merkle.root_of_digests(self._leaves)
         os.fsync(self._file)
         self._part.replace(path_of(self._folder, root))
-        _sync_folder(self._folder)
+        sync_folder(self._folder)
         return root
 
     def _close_leaf(self) -> None:

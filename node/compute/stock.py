@@ -12,19 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 
-from ee.recipe import FIRST_LETTER, PAD, StockSpec
+from ee.recipe import FIRST_LETTER, StockSpec
 from ee.spec import Vector
 from ee.stock import Rows, StockModel, drawn_state, of_part, stock_config
 from ee.tuning import train_stock
 from node.compute import table
 from node.compute.models import NOTHING_HELD, Steps, Trained
+from node.compute.texts import cut, labelled_texts, spelt
 from node.errors import ComputeError
 from node.model.base import TOKENIZER, files_seen, read_base
 from node.model.checkpoint import CheckpointWriter
 from node.model.convert import new_folder
 from node.worker.client import WorkerClient
-
-_BEGIN, _END, _OTHER = 0, 2, 3
 
 
 class Stock:
@@ -114,34 +113,11 @@ class Stock:
         self, data: bytes
     ) -> tuple[Rows, NDArray[np.int64], NDArray[np.bool_]]:
         """(texts, classes, held out) of every record whose class is known."""
-        question, spec = self._task, self._spec
-        if question is None:
+        if self._task is None:
             raise ComputeError("no task says what is asked")
-        header, lines = table.read_csv(data)
-        places = []
-        for name in (question.id, question.label, spec.text):
-            if name not in header:
-                raise ComputeError(f"the table has no column {name!r}")
-            places.append(header.index(name))
-        key, label, text = places
-        known = [line for line in lines if line[label].strip() not in {"", "NA"}]
-        if not known:
-            raise ComputeError(f"no record has a value in {question.label!r}")
-        numbers = {name: number for number, name in enumerate(spec.classes)}
-        odd = next((line for line in known if line[label].strip() not in numbers), None)
-        if odd is not None:
-            raise ComputeError(
-                f"line {lines.index(odd) + 2}, {question.label}:"
-                f" {odd[label].strip()[:40]!r} is not one of {list(spec.classes)}"
-            )
-        return (
-            self._rows([line[text].strip() for line in known]),
-            np.array([numbers[line[label].strip()] for line in known]),
-            np.array(
-                [table.is_held_out(line[key], question.held_out_percent)
-                 for line in known]
-            ),
-        )  # fmt: skip
+        spec = self._spec
+        texts, labels, held = labelled_texts(data, self._task, spec.text, spec.classes)
+        return self._rows(texts), labels, held
 
     def rows_of(self, data: bytes) -> Rows:
         """The texts of every record of a CSV file, which needs no other column."""
@@ -153,8 +129,8 @@ class Stock:
 
     def _rows(self, texts: list[str]) -> Rows:
         if self._spec.letters or self.folder is None:
-            return _padded(_spelt(self._spec, texts), PAD)
-        return _padded(_cut(self.folder / TOKENIZER, self._spec.tokens, texts), 0)
+            return spelt(self._spec.letters, self._spec.tokens, texts)
+        return cut(self.folder / TOKENIZER, self._spec.tokens, texts)
 
 
 def macro_auc(scores: NDArray[Any], labels: NDArray[np.int64]) -> float | None:
@@ -191,33 +167,3 @@ def _require_room(spec: StockSpec, model: StockModel) -> None:
         raise ComputeError(
             f"tokens is {spec.tokens}, a model of {places} positions takes {places - 2}"
         )
-
-
-def _spelt(spec: StockSpec, texts: list[str]) -> list[list[int]]:
-    numbers = {letter: FIRST_LETTER + i for i, letter in enumerate(spec.letters)}
-    most = spec.tokens - 2
-    return [
-        [_BEGIN, *(numbers.get(letter, _OTHER) for letter in text[:most]), _END]
-        for text in texts
-    ]
-
-
-def _cut(path: Path, tokens: int, texts: list[str]) -> list[list[int]]:
-    from tokenizers import Tokenizer
-
-    if not path.is_file():
-        raise ComputeError(
-            f"the base has no {path.name}", hint="give `letters` in the model file"
-        )
-    cutter = Tokenizer.from_file(str(path))
-    cutter.enable_truncation(tokens)
-    cutter.no_padding()
-    return [encoding.ids for encoding in cutter.encode_batch(texts)]
-
-
-def _padded(numbers: list[list[int]], filler: int) -> Rows:
-    lengths = np.array([len(row) for row in numbers])
-    ids = np.full((len(numbers), int(lengths.max())), filler, np.int64)
-    mask = (np.arange(ids.shape[1]) < lengths[:, None]).astype(np.int32)
-    ids[mask == 1] = [number for row in numbers for number in row]
-    return Rows(ids, mask)

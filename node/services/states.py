@@ -1,8 +1,8 @@
 """Model states on disk, and how a member that missed a round gets the one it lacks.
 
 A state is a file named by its root, the Merkle root over 1 MiB chunks.  Chunks come from any
-member of the run and nobody is believed: the whole is checked against the root that every
-member signed a claim for.
+members of the run (`node.services.syncing`) and nobody is believed: the root is in a verdict
+that a quorum signed.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,16 +10,20 @@ from pathlib import Path
 
 import trio
 
-from node.compute.state import CHUNK_BYTES, path_of, write_file
-from node.errors import AccessError, ComputeError, NodeError, StorageError
+from node.compute.state import CHUNK_BYTES, path_of
+from node.errors import AccessError, StorageError
 from node.ports import Transport
+from node.services.syncing import REQUEST_LIMIT_BYTES, Download, partial
 from protocol import merkle
-from protocol.runs import STATE_PROTOCOL, StateRequest
-from protocol.types import DIGEST_BYTES, PeerId
+from protocol.sync import (
+    CHUNK_PROTOCOL,
+    LIST_PROTOCOL,
+    ChunkRequest,
+    ListAnswer,
+    ListRequest,
+)
+from protocol.types import DIGEST_BYTES, Digest, PeerId
 from protocol.wire import decode, encode, require_length
-
-REQUEST_LIMIT_BYTES = 256
-CHUNK_TIMEOUT_S = 30.0
 
 
 class States:
@@ -35,7 +39,8 @@ class States:
         self.folder = folder
         self._transport = transport
         self._may_read = may_read
-        transport.serve(STATE_PROTOCOL, self._serve, limit_bytes=REQUEST_LIMIT_BYTES)
+        transport.serve(LIST_PROTOCOL, self._list, limit_bytes=REQUEST_LIMIT_BYTES)
+        transport.serve(CHUNK_PROTOCOL, self._chunk, limit_bytes=REQUEST_LIMIT_BYTES)
 
     def has(self, root: bytes) -> bool:
         return self._path(root).is_file()
@@ -43,61 +48,56 @@ class States:
     async def fetch(
         self, run: bytes, root: bytes, length_bytes: int, holders: Sequence[PeerId]
     ) -> None:
-        """Pull a state from the first holder that gives the right one."""
-        refused: list[str] = []
-        for holder in holders:
-            try:
-                data = await self._pull(run, root, length_bytes, holder)
-            except NodeError as error:
-                refused.append(str(error))
-                continue
-            self.folder.mkdir(parents=True, exist_ok=True)
-            await trio.to_thread.run_sync(write_file, self._path(root), data)
-            return
-        raise ComputeError(
-            f"no member gives state {root.hex()[:16]}: {'; '.join(refused) or 'none asked'}",
-            hint="it is asked for again",
+        """Pull a state from all holders at once; what came before a failure is kept.
+
+        Raises `ComputeError` where none of them gives what is still missing.
+        """
+        await trio.to_thread.run_sync(self._make_folder)
+        download = Download(
+            self._transport, self._path(root), run, Digest(root), length_bytes
         )
+        await download.run(holders)
 
     def delete(self, root: bytes) -> None:
         """Nothing happens if it is not here."""
         self._path(root).unlink(missing_ok=True)
+        partial(self._path(root)).unlink(missing_ok=True)
 
-    async def _pull(
-        self, run: bytes, root: bytes, length_bytes: int, holder: PeerId
-    ) -> bytes:
-        chunks = [
-            await self._transport.request(
-                holder,
-                STATE_PROTOCOL,
-                encode(StateRequest(run, root, number)),
-                timeout_s=CHUNK_TIMEOUT_S,
-                limit_bytes=CHUNK_BYTES,
-            )
-            for number in range(-(-length_bytes // CHUNK_BYTES))
-        ]
-        data = b"".join(chunks)
-        if len(data) != length_bytes or merkle.root(chunks) != root:
-            raise StorageError(
-                f"{holder} gave {len(data)} bytes that are not state {root.hex()[:16]}"
-            )
-        return data
+    async def _list(self, peer: PeerId, payload: bytes) -> bytes:
+        request = decode(payload, ListRequest, limit_bytes=REQUEST_LIMIT_BYTES)
+        self._admit(peer, request.run, request.root)
+        leaves = await trio.to_thread.run_sync(self._leaves, request.root)
+        return encode(ListAnswer(leaves))
 
-    async def _serve(self, peer: PeerId, payload: bytes) -> bytes:
-        request = decode(payload, StateRequest, limit_bytes=REQUEST_LIMIT_BYTES)
-        require_length("run", request.run, DIGEST_BYTES)
-        require_length("state root", request.root, DIGEST_BYTES)
-        if not self._may_read(request.run, request.root, peer):
+    async def _chunk(self, peer: PeerId, payload: bytes) -> bytes:
+        request = decode(payload, ChunkRequest, limit_bytes=REQUEST_LIMIT_BYTES)
+        self._admit(peer, request.run, request.root)
+        return await trio.to_thread.run_sync(self._read, request.root, request.index)
+
+    def _admit(self, peer: PeerId, run: bytes, root: bytes) -> None:
+        require_length("run", run, DIGEST_BYTES)
+        require_length("state root", root, DIGEST_BYTES)
+        if not self._may_read(run, root, peer):
             raise AccessError("not a state of a run you are in")
-        return await trio.to_thread.run_sync(self._chunk, request.root, request.chunk)
 
-    def _chunk(self, root: bytes, number: int) -> bytes:
+    def _leaves(self, root: bytes) -> tuple[bytes, ...]:
+        try:
+            with self._path(root).open("rb") as file:
+                chunks = iter(lambda: file.read(CHUNK_BYTES), b"")
+                return tuple(merkle.leaf_digest(chunk) for chunk in chunks)
+        except OSError as error:
+            raise StorageError(f"state {root.hex()[:16]} is not here") from error
+
+    def _read(self, root: bytes, number: int) -> bytes:
         try:
             with self._path(root).open("rb") as file:
                 file.seek(max(0, number) * CHUNK_BYTES)
                 return file.read(CHUNK_BYTES)
         except OSError as error:
             raise StorageError(f"state {root.hex()[:16]} is not here") from error
+
+    def _make_folder(self) -> None:
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def _path(self, root: bytes) -> Path:
         return path_of(self.folder, root)

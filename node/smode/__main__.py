@@ -5,12 +5,10 @@ what a host may learn, and the bytes on the wire beside the derived count.
 """
 
 import json
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,25 +16,9 @@ import click
 
 from ee.errors import EncryptionError
 from node.errors import NodeError
+from node.smode.local import host_process
 
 RATE, RANK, BATCH = 2e-3, 4, 8
-
-
-@contextmanager
-def _host(path: Path) -> Iterator[str]:
-    """A host process that ends with the block."""
-    command = [sys.executable, "-m", "node.smode.host", "--socket", str(path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            if process.stdout is None or not process.stdout.readline().startswith(
-                "ready"
-            ):
-                raise NodeError(
-                    "an S-mode host did not start", hint="see its message above"
-                )
-            yield str(path)
-        finally:
-            process.terminate()
 
 
 def measure(pad: str, texts: int, steps: int) -> dict[str, Any]:
@@ -62,7 +44,8 @@ def measure(pad: str, texts: int, steps: int) -> dict[str, Any]:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         first, second = (
-            stack.enter_context(_host(folder / f"host{number}")) for number in (1, 2)
+            stack.enter_context(host_process(folder / f"host{number}"))
+            for number in (1, 2)
         )
         session = stack.enter_context(
             SharedSession(shared, arithmetic, (first, second))

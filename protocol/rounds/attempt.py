@@ -161,11 +161,13 @@ class Attempt:
             record = OpenRecord(self.certificate, envelopes, self._update or b"")
             self._desk.persist(key, encode(record))
         self._resume(now)
-        if not self._own and self.takes_part:
-            if self._quantised is None:
-                self._ask_quantise()
-            else:
+        if self.takes_part:
+            if self._quantised is not None:
+                # Though it was announced before a restart: the same bytes once more, should
+                # the machine have lost its memory with the process (docs/adr/0021).
                 self._ask_mask(self._quantised)
+            elif not self._own:
+                self._ask_quantise()
         self.advance(now)
 
     def _resume(self, now: Millis) -> None:

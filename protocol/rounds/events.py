@@ -2,7 +2,8 @@
 
 Effects are carried out in the order given; `Persist` is on disk before the next one starts.
 Work on vectors is asked for by effect and answered by event, with digests in place of bytes:
-a result named in an event is durable.  A blob is never changed; a record is written once,
+a result named in an event outlives the process (docs/adr/0021 says what outlives the machine
+it runs on).  A blob is never changed; a record is written once,
 except for `HEAD`.
 """
 
@@ -45,7 +46,7 @@ class Trained:
 
 @dataclass(frozen=True)
 class Quantised:
-    """Answer to `Quantise`: the rounded update is a blob."""
+    """Answer to `Quantise`: what the rounded update is, or follows from, is on disk as `blob`."""
 
     context: bytes
     blob: Digest
@@ -201,8 +202,8 @@ class Train:
 class Quantise:
     """Clip, add noise, round, by chance; answer with `Quantised`.
 
-    Its result is on record before anything is masked: the same mask never covers two
-    different roundings.
+    Its result, or the coins it follows from, is on record before anything is masked: the
+    same mask never covers two different roundings.
     """
 
     context: bytes

@@ -251,7 +251,9 @@ class World:
             assert leaving == 0 or leaves == mine.leaves
             stakes += free + leaving
         assert self.held("board") == bound + stakes + self.owed("board")
-        council = self.evm.call("board", "credits", self.coin_at, self.evm.at["council"])
+        council = self.evm.call(
+            "board", "credits", self.coin_at, self.evm.at["council"]
+        )
         assert council == self.board.credits[self.coin, self.board.treasury]
 
     def the_record_is_what_happened(self) -> None:

@@ -10,6 +10,7 @@ import trio
 
 from node.compute import state as state_file
 from node.errors import AccessError, ComputeError, NodeError, RoundError
+from node.services.hands import Hands
 from node.services.record_box import RecordBox
 from protocol.errors import MalformedMessageError, ProtocolError
 
@@ -44,6 +45,42 @@ async def test_four_clinics_end_every_round_with_the_same_state(world):
             while len(world.events("RoundAnchored")) < 8:
                 await trio.sleep(0.01)
     assert world.refused == []
+
+
+async def test_what_a_power_cut_has_taken_is_fetched_again(world, monkeypatch):
+    apply, taken, failed = Hands._apply, set(), []
+
+    async def after_a_cut(self, effect):
+        me = self._tools.signer.public_key
+        if me not in taken:
+            taken.add(me)
+            for blob in effect.sums:
+                # One's own sum is on disk; what was fetched is in the system's memory only.
+                if blob not in own[me]:
+                    self._tools.blobs.delete(blob)
+        try:
+            return await apply(self, effect)
+        except NodeError as error:
+            failed.append(error)
+            raise
+
+    sums, own = Hands._sum, {}
+
+    async def noted(self, effect):
+        event = await sums(self, effect)
+        own.setdefault(self._tools.signer.public_key, set()).add(event.sum)
+        return event
+
+    monkeypatch.setattr(Hands, "_sum", noted)
+    monkeypatch.setattr(Hands, "_apply", after_a_cut)
+    async with AsyncExitStack() as stack:
+        for site in world.sites:
+            await stack.enter_async_context(site.up())
+        run = await world.propose(rounds=1)
+        await world.until_finished(run)
+    assert len(taken) == 4
+    assert failed == []
+    assert len(states(world, run)[0]) == 1
 
 
 class Slow:

@@ -2,6 +2,7 @@
 
 import json
 from contextlib import AsyncExitStack
+from statistics import median
 
 import numpy as np
 import pytest
@@ -47,12 +48,10 @@ async def test_members_sum_the_same_few_entries_and_keep_the_others(world, spec)
             rows = [row for s in world.sites for row in s.runs.rounds(run)]
             # Three parts of one slice, the sums of three: one and a half times what travels,
             # and carries besides.
-            received = min(row["bytes_received"] for row in rows)
+            received = median(row["bytes_received"] for row in rows)
             assert 1.4 < received / (4 * count(length, ONE_IN)) < 2
         assert [await site.store.scan(KEPT) for site in world.sites] == [[]] * 4
-    for site in world.sites[1:]:  # a kill may leave the state of its attempt
-        # The newest state, its scales, and the run's first state.
-        assert len(list((site.folder / "states").iterdir())) == 3
+    assert not state.path_of(first.folder / "states", kept[1]).exists()
 
 
 @pytest.mark.slow

@@ -46,12 +46,30 @@ def test_a_row_is_broken_above_the_target_and_above_chance():
     assert not broken(value=0.55, chance=0.5, measure="accuracy")
 
 
+def test_a_row_whose_control_fails_is_marked_as_saying_nothing():
+    def row(**change):
+        return Row(**{**_fields(ROW), **change})
+
+    assert render.is_conclusive(ROW)
+    # Seven words: one of them found is no more than luck may do.
+    few = row(control=0.143, chance=0.05, trials=7)
+    assert not render.is_conclusive(few)
+    assert not render.is_conclusive(row(control=0.04))
+    assert not render.is_conclusive(row(control=float("nan")))
+    shown = [one["conclusive"] for one in render.as_json([ROW, few])]
+    assert shown == [True, False]
+    cells = list(
+        render.as_table([ROW, few, row(value=1.0, control=0.0)]).columns[-1].cells
+    )
+    assert cells == ["", "says nothing", "broken"]
+    assert render.as_markdown([few]).splitlines()[2].endswith("| (0.010) |")
+
+
 def test_json_rows_hold_the_named_fields_and_no_infinity():
     row = Row(**{**_fields(ROW), "detail": {"half": None, "n2": 0.5}})
     (plain,) = json.loads(json.dumps(render.as_json([row]), allow_nan=False))
-    assert {"attack", "model", "base", "mode", "value", "chance", "control"} <= set(
-        plain
-    )
+    wanted = {"attack", "model", "base", "mode", "value", "chance", "control"}
+    assert wanted | {"broken", "conclusive"} <= set(plain)
     assert plain["detail"] == {"half": None, "n2": 0.5}
 
 
@@ -92,21 +110,17 @@ def test_the_quick_table_says_what_the_documents_say():
     assert {row["attack"].split()[0] for row in rows} == set(map(str, range(1, 11)))
     for row in rows:
         label = f"{row['attack']} {row['base']} {row['mode']}: {row['value']}"
-        # A control that fails shows nothing; 6 behind a block and the one-token tables of
-        # 2 behind a block are known to be weak there.
+        # 6 behind a block and the one-token tables of 2 behind a block are known to be weak
+        # there, and fewer than twenty words say nothing either way; the full run has more.
         weak = row["mode"] == "E k=1" and row["attack"][0] in "26"
-        # Fewer than twenty words say nothing either way; the full run has more.
-        weak = weak or row["trials"] < 20
-        if not weak:
-            control = Row(**{**row, "value": row["control"]})
-            assert render.is_broken(control), label
+        assert row["conclusive"] or weak or row["trials"] < 20, label
         if (
             row["attack"].startswith("3")
             and row["base"] == "public"
             and "E" in row["mode"]
         ):
             assert row["value"] > 0.9, label
-        broken = render.is_broken(Row(**row))
+        broken = row["broken"]
         if row["mode"].startswith("S"):
             assert not broken, label
         if row["base"] == "private" and row["mode"] == "E k=1":

@@ -8,7 +8,7 @@ from ee.smode import Ring
 from ee.smode.cost import BlockShape, backward_values, forward_values
 from ee.smode.model import share_model
 from node.errors import ComputeError
-from node.smode.__main__ import _host
+from node.smode.local import host_process
 from node.smode.session import SharedSession
 
 pytestmark = pytest.mark.slow
@@ -58,8 +58,8 @@ def _train(session, shared, at_product=None):
 
 def test_a_host_that_dies_costs_its_step_and_no_more(tmp_path):
     first, second = tmp_path / "a", tmp_path / "b"
-    with _host(second) as b:
-        with _host(first) as a:
+    with host_process(second) as b:
+        with host_process(first) as a:
             shared = _shared()
             with SharedSession(shared, Ring(), (a, b)) as session:
                 wanted = _train(session, shared)
@@ -70,7 +70,7 @@ def test_a_host_that_dies_costs_its_step_and_no_more(tmp_path):
             assert 1 <= whole / (8 * values * IDS.numel() * STEPS) < 1.1
 
         shared = _shared()
-        dying = _host(first)
+        dying = host_process(first)
         dying.__enter__()
         alive = []
 
@@ -79,7 +79,7 @@ def test_a_host_that_dies_costs_its_step_and_no_more(tmp_path):
             if number == 3:
                 dying.__exit__(None, None, None)
                 first.unlink()
-                again = _host(first)
+                again = host_process(first)
                 again.__enter__()
                 alive.append(again)
 
@@ -97,8 +97,8 @@ def test_a_host_that_dies_costs_its_step_and_no_more(tmp_path):
 
 
 def test_a_host_that_stays_away_ends_the_session(tmp_path):
-    with _host(tmp_path / "b") as b:
-        with _host(tmp_path / "a") as a:
+    with host_process(tmp_path / "b") as b:
+        with host_process(tmp_path / "a") as a:
             shared = _shared()
             session = SharedSession(shared, Ring(), (a, b), pauses_s=(0.01,))
         with (

@@ -5,6 +5,7 @@ import hashlib
 
 import pytest
 
+from node.adapters import blob_dir
 from node.adapters.blob_dir import BlobDir
 from node.adapters.memory_store import MemoryBlobs
 from node.errors import StorageError
@@ -80,6 +81,40 @@ def test_leftovers_of_a_crash_go_and_blobs_stay(tmp_path):
     again.tidy()
     assert again.has(name)
     assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_what_need_not_last_is_there_until_the_machine_starts_again(
+    tmp_path, monkeypatch
+):
+    synced = []
+    monkeypatch.setattr("os.fsync", synced.append)
+    blobs = BlobDir(tmp_path)
+    name = blobs.put(b"masked", lasting=False)
+    assert synced == []
+    again = BlobDir(tmp_path)  # a new process on the same machine
+    again.tidy()
+    assert again.read(name, 0, 6) == b"masked"
+    boot = tmp_path / "boot_id"
+    boot.write_text("another start\n")
+    monkeypatch.setattr(blob_dir, "_BOOT", boot)
+    after = BlobDir(tmp_path)
+    assert not after.has(name)
+    after.tidy()
+    assert not list(tmp_path.rglob(name.hex()))
+
+
+def test_a_blob_that_is_to_last_is_synced_though_it_is_here_already(
+    tmp_path, monkeypatch
+):
+    blobs = BlobDir(tmp_path)
+    name = blobs.put(b"twice", lasting=False)
+    synced = []
+    monkeypatch.setattr("os.fsync", synced.append)
+    assert blobs.put(b"twice") == name
+    assert synced
+    assert blobs.place(name, lasting=True).is_file()
+    blobs.delete(name)
+    assert not blobs.has(name)
 
 
 def test_a_full_disk_is_one_clear_error(tmp_path, monkeypatch):

@@ -9,9 +9,9 @@ import pytest
 from ee.smode import Gaussian, KeyHolder, PadLedger, Request, Ring
 from ee.smode.holder import LayerSize
 from node.errors import ComputeError
-from node.smode.__main__ import _host
 from node.smode.host import Session
 from node.smode.link import HostLink
+from node.smode.local import host_process
 
 pytestmark = pytest.mark.slow
 
@@ -22,7 +22,7 @@ WEIGHT = np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32)
 @pytest.fixture(scope="module")
 def hosts(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hosts")
-    with _host(folder / "a") as first, _host(folder / "b") as second:
+    with host_process(folder / "a") as first, host_process(folder / "b") as second:
         yield first, second
 
 
@@ -74,8 +74,8 @@ def test_a_host_that_is_not_there_or_goes_away_is_an_error_with_a_hint(tmp_path)
     with pytest.raises(ComputeError, match="no S-mode host answers") as caught:
         HostLink(str(tmp_path / "x"), "y", Ring(), {}, SEED)
     assert "rexis smode serve" in caught.value.hint()
-    with _host(tmp_path / "b") as second:
-        with _host(tmp_path / "a") as first:
+    with host_process(tmp_path / "b") as second:
+        with host_process(tmp_path / "a") as first:
             link = HostLink(first, second, Ring(), {"a": WEIGHT}, SEED)
         with link, pytest.raises(ComputeError, match="went away"):
             link(

@@ -100,6 +100,18 @@ def test_one_digest_per_listing():
     assert croissant_digest(LISTING) != croissant_digest(other)
 
 
+def test_names_with_white_space_are_ids_without_and_stay_apart():
+    names = ("ECG I", "ECG_I", "ECG  I", "age")
+    columns = tuple(Column(name, "number") for name in names)
+    part = msgspec.structs.replace(LISTING.parts[0], columns=columns)
+    document = to_croissant(msgspec.structs.replace(LISTING, parts=(part,)))
+    fields = document["recordSet"][0]["field"]
+    assert [field["name"] for field in fields] == list(names)
+    ids = [field["@id"] for field in fields]
+    assert len(set(ids)) == len(ids)
+    assert not any(" " in one for one in ids)
+
+
 def verdict(document):
     """Errors and warnings of the reference reader."""
     import mlcroissant

@@ -1,0 +1,227 @@
+"""A state from several donors: real services over the memory network, and a real kill."""
+
+import hashlib
+import os
+import signal
+import sys
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+
+from node.adapters.blob_dir import BlobDir
+from node.adapters.memory_transport import MemoryNetwork, MemoryTransport
+from node.compute.state import CHUNK_BYTES, path_of, write_file
+from node.errors import ComputeError
+from node.services import syncing
+from node.services.states import States
+from protocol import merkle
+from protocol.sync import CHUNK_PROTOCOL, LIST_PROTOCOL, ListAnswer
+from protocol.wire import encode
+
+RUN = bytes(32)
+CHUNKS = 9
+DATA = b"".join(
+    hashlib.shake_256(bytes([i])).digest(CHUNK_BYTES) for i in range(CHUNKS)
+)[:-1000]
+PIECES = [DATA[i : i + CHUNK_BYTES] for i in range(0, len(DATA), CHUNK_BYTES)]
+ROOT = merkle.root(PIECES)
+PEERS = [f"donor-{i}" for i in range(4)]
+
+
+class Site:
+    """One node's states, and how often it was asked for a chunk."""
+
+    def __init__(self, network, folder: Path, peer: str, *, holds: bool) -> None:
+        self.peer, self.folder = peer, folder / peer
+        self.transport = MemoryTransport(
+            network=network,
+            peer=peer,
+            allowed=lambda _peer: True,
+            blobs=BlobDir(folder / "blobs" / peer),
+            may_fetch=lambda _peer, _blob: False,
+        )
+        self.given: list[int] = []
+        self.states = States(self.folder, self.transport, lambda *_: True)
+        if holds:
+            self.folder.mkdir(parents=True)
+            write_file(path_of(self.folder, ROOT), DATA)
+        self._usual = self.transport._served[CHUNK_PROTOCOL][0]
+        self.answer(CHUNK_PROTOCOL, self._counted)
+
+    def answer(self, protocol, function):
+        _, limit = self.transport._served[protocol]
+        self.transport._served[protocol] = (function, limit)
+
+    async def _counted(self, peer, payload):
+        self.given.append(len(self.given))
+        return await self._usual(peer, payload)
+
+
+@asynccontextmanager
+async def sites(folder: Path, count: int):
+    """A member without the state, and `count` that hold it."""
+    network = MemoryNetwork()
+    mine = Site(network, folder, "me", holds=False)
+    donors = [Site(network, folder, peer, holds=True) for peer in PEERS[:count]]
+    async with trio.open_nursery() as nursery:
+        for site in (mine, *donors):
+            await nursery.start(site.transport.run)
+        for site in donors:
+            mine.transport.keep_connected(site.peer, ("/memory",))
+            site.transport.keep_connected(mine.peer, ("/memory",))
+        yield mine, donors
+        nursery.cancel_scope.cancel()
+
+
+def is_whole(site: Site) -> bool:
+    names = sorted(found.name for found in site.folder.iterdir())
+    path = path_of(site.folder, ROOT)
+    return names == [path.name] and path.read_bytes() == DATA
+
+
+async def fetch(site: Site, donors) -> None:
+    with trio.fail_after(60):
+        await site.states.fetch(RUN, ROOT, len(DATA), [d.peer for d in donors])
+
+
+async def test_all_donors_give_and_no_chunk_comes_twice(tmp_path):
+    async with sites(tmp_path, 3) as (mine, donors):
+        await fetch(mine, donors)
+        assert is_whole(mine)
+        assert all(donor.given for donor in donors)
+        assert sum(len(donor.given) for donor in donors) == CHUNKS
+
+
+async def test_a_donor_that_stops_costs_nothing_but_its_share(tmp_path, monkeypatch):
+    monkeypatch.setattr(syncing, "TIMEOUT_S", 0.5)
+    async with sites(tmp_path, 3) as (mine, donors):
+        usual = donors[0]._counted
+
+        async def stops(peer, payload):
+            answer = await usual(peer, payload)
+            if len(donors[0].given) > 1:
+                await trio.sleep_forever()
+            return answer
+
+        donors[0].answer(CHUNK_PROTOCOL, stops)
+        await fetch(mine, donors)
+        assert is_whole(mine)
+
+
+async def test_a_donor_that_lies_about_a_chunk_is_left_alone(tmp_path):
+    async with sites(tmp_path, 2) as (mine, donors):
+        asked = []
+
+        async def lies(_peer, _payload):
+            asked.append(1)
+            return bytes(CHUNK_BYTES)
+
+        donors[0].answer(CHUNK_PROTOCOL, lies)
+        await fetch(mine, donors)
+        assert is_whole(mine)
+        assert 1 <= len(asked) <= 2  # those on their way when it was found out
+
+
+@pytest.mark.parametrize("leaves", [PIECES[:3], [b"another"] * CHUNKS])
+async def test_a_donor_that_lies_about_the_list_is_not_believed(tmp_path, leaves):
+    async with sites(tmp_path, 2) as (mine, donors):
+
+        async def lies(_peer, _payload):
+            return encode(ListAnswer(tuple(map(merkle.leaf_digest, leaves))))
+
+        donors[0].answer(LIST_PROTOCOL, lies)
+        await fetch(mine, donors)
+        assert is_whole(mine)
+        assert donors[0].given == []
+
+
+async def test_what_came_is_kept_when_nobody_gives_the_rest(tmp_path):
+    async with sites(tmp_path, 1) as (mine, donors):
+        usual = donors[0]._counted
+
+        async def half(peer, payload):
+            if len(donors[0].given) >= 4:
+                return b"something else"
+            return await usual(peer, payload)
+
+        donors[0].answer(CHUNK_PROTOCOL, half)
+        with pytest.raises(ComputeError, match=r"not chunk \d"):
+            await fetch(mine, donors)
+        assert not mine.states.has(ROOT)
+        donors[0].answer(CHUNK_PROTOCOL, usual)
+        await fetch(mine, donors)
+        assert is_whole(mine)
+        assert len(donors[0].given) == CHUNKS
+
+
+async def test_a_chunk_damaged_on_disk_is_fetched_again(tmp_path):
+    async with sites(tmp_path, 1) as (mine, donors):
+        mine.folder.mkdir()
+        kept = bytearray(DATA)
+        kept[3 * CHUNK_BYTES] ^= 1
+        syncing.partial(path_of(mine.folder, ROOT)).write_bytes(kept)
+        await fetch(mine, donors)
+        assert is_whole(mine)
+        assert len(donors[0].given) == 1
+
+
+async def test_chunks_of_another_state_are_forgotten_after_a_day(tmp_path):
+    async with sites(tmp_path, 1) as (mine, donors):
+        mine.folder.mkdir()
+        old, new = mine.folder / "a.state.chunks", mine.folder / "b.state.chunks"
+        for path in (old, new):
+            path.write_bytes(b"x")
+        os.utime(old, (0, 0))
+        await fetch(mine, donors)
+        assert not old.exists()
+        assert new.exists()
+
+
+async def test_nobody_to_ask_is_an_error_that_says_so(tmp_path):
+    async with sites(tmp_path, 0) as (mine, donors):
+        with pytest.raises(ComputeError, match="none asked"):
+            await fetch(mine, donors)
+
+
+KILLED = """
+import os, signal, sys, trio
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+import test_state_sync as t
+from protocol.sync import CHUNK_PROTOCOL
+
+async def main():
+    async with t.sites(Path(sys.argv[1]), 2) as (mine, donors):
+        async def dies(peer, payload, usual=donors[0]._counted):
+            if len(donors[0].given) == 3:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return await usual(peer, payload)
+        donors[0].answer(CHUNK_PROTOCOL, dies)
+        await t.fetch(mine, donors)
+
+trio.run(main)
+"""
+
+
+async def test_after_a_kill_only_what_is_missing_is_fetched(tmp_path):
+    ended = await trio.run_process(
+        [sys.executable, "-c", KILLED, str(tmp_path), str(Path(__file__).parent)],
+        check=False,
+        capture_stderr=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
+    )
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    left = syncing.partial(path_of(tmp_path / "me", ROOT))
+    assert left.exists()
+    kept = left.read_bytes()
+    here = sum(kept[i * CHUNK_BYTES :][: len(p)] == p for i, p in enumerate(PIECES))
+    assert 0 < here < CHUNKS
+    for peer in PEERS[:2]:
+        path_of(tmp_path / peer, ROOT).unlink()
+        (tmp_path / peer).rmdir()
+    async with sites(tmp_path, 2) as (mine, donors):
+        await fetch(mine, donors)
+        assert is_whole(mine)
+        assert sum(len(donor.given) for donor in donors) == CHUNKS - here
