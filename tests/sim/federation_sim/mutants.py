@@ -33,8 +33,9 @@ from protocol.rounds import events as ev
 from protocol.rounds.messages import Release, hear
 from protocol.rounds.prekeys import KEY
 
-SEEDS_AT_MOST = 60
-"""Every scene shows its mutant within forty seeds; the rest is room for changes of the draw."""
+SEEDS_AT_MOST = 150
+"""Every scene shows its mutant within eighty seeds, most in the first; the rest is room for changes
+of the draw."""
 
 
 class IdleError(AssertionError):
