@@ -87,15 +87,13 @@ class Trap:
 diary, trap = Diary(), Trap()
 put, delete = RecordBox.put, RecordBox.delete
 publish, send, finished = Hands.publish, Hands.send, Hands.finished
-quantise, summed, make, do = Hands._quantise, Hands._sum, Hands.__init__, Driver._do
+quantise, make, do = Hands._quantise, Hands.__init__, Driver._do
 
 
 async def watched_put(box, key, value):
     label = boundaries.label(key, value)
     trap.follow(label, value)
     trap.spring(label, "before")
-    if LIE is not None and LIE.forgets(label):
-        return
     diary.write("record", box._run, key, value)
     await put(box, key, value)
     trap.spring(label, "after")
@@ -135,11 +133,6 @@ async def watched_quantise(hands, effect):
     return event
 
 
-async def watched_sum(hands, effect):
-    event = await summed(hands, effect)
-    return event if LIE is None else await LIE.summed(hands, effect, event)
-
-
 async def watched_do(driver, effect, nursery):
     effects = [effect] if LIE is None else LIE.effects(driver._machine, effect)
     for each in effects:
@@ -160,9 +153,8 @@ if __name__ == "__main__":
         watched_send,
         watched_finished,
     )
-    Hands._quantise, Hands._sum, Hands.__init__ = (
+    Hands._quantise, Hands.__init__ = (
         watched_quantise,
-        watched_sum,
         watched_init,
     )
     Driver._do = watched_do
