@@ -40,9 +40,16 @@ def place(params: Mapping[str, Any], _progress: Progress) -> dict[str, Any]:
     fault = bundle.check(evidence).fault
     if fault is None or fault.entry is None:
         raise ComputeError("the evidence names no number that differs")
+    model = Model.read(evidence.model)
+    if model.header.config.op_spec != 1:
+        raise ComputeError(
+            "the contract decides trunks of op-spec 1, this one is of op-spec"
+            f" {model.header.config.op_spec}",
+            hint="the evidence stands by itself: `rexis-verify bundle` shows it",
+        )
     return {
         "place": [fault.layer, fault.entry.case, fault.entry.token],
-        "trunk": encode(trunk_of(Model.read(evidence.model))),
+        "trunk": encode(trunk_of(model)),
     }
 
 

@@ -24,7 +24,7 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from protocol.aggregate.masks import apply
+from protocol.aggregate.masks import BLOCK_BYTES, keystream
 from protocol.aggregate.ring import Elements, Ring
 from protocol.errors import LocalProtocolError
 from protocol.types import DIGEST_BYTES
@@ -39,9 +39,11 @@ ROW = 4096
 
 _LABEL = b"rexis-check-2"
 _TOP = np.uint64(3)
+_ONES = np.uint64(PRIME)
 _LIMB_BITS, _LIMBS = 21, 3
 """A coefficient in pieces: 16 bits of an entry times 21, 2^13 times, stay below 2^53, so float64
 adds them without a rounding, whatever the order, at the speed of a dot product."""
+_LIMB = np.uint64((1 << _LIMB_BITS) - 1)
 _ROWS = 8
 """Rows worked on at a time: they stay in a core's second-level cache."""
 
@@ -78,40 +80,41 @@ def combination(words: NDArray[np.unsignedinteger], start: int, seed: bytes) -> 
     """Σ r_j · x_j mod p over entries `start` and following of the vector; 8, 16 or 32 bits each."""
     require_length("check seed", seed, DIGEST_BYTES)
     key = hashlib.sha256(_LABEL + seed).digest()
-    lanes, limbs = _places(words, key)
-    first = start // ROW
-    stop = -(-(start + words.size) // ROW)
-    numbers = _drawn(key, ROW + first, stop - first)
-    wide = np.empty((_ROWS, ROW * lanes))
+    if not words.size:  # the last slices of a short vector
+        return 0
+    first, stop = start // ROW, -(-(start + words.size) // ROW)
+    lanes = max(1, words.dtype.itemsize // 2)
+    # Short vectors are met where nothing is short of time but simulations.
+    low, high = (start % ROW, words.size) if stop - first == 1 else (0, ROW)
+    limbs = _limbs(_drawn(key, low, high), lanes)
+    numbers = _drawn(key, ROW + first, stop - first).tolist()
+    wide = np.empty((_ROWS, limbs.shape[1]))
     total = at = 0
     for row in range(first, stop, _ROWS):
         end = min(ROW * (row + _ROWS) - start, words.size)
-        sums = _row_sums(words[at:end], (start + at) % ROW, wide, limbs)
+        halves = words[at:end].view("<u2") if lanes > 1 else words[at:end]
+        sums = _row_sums(halves, ((start + at) % ROW - low) * lanes, wide, limbs)
         for number, each in zip(numbers[row - first :], sums, strict=False):
             total += number * each
         at = end
     return total % PRIME
 
 
-def _places(
-    words: NDArray[np.unsignedinteger], key: bytes
-) -> tuple[int, NDArray[np.float64]]:
-    """Numbers of the places of a row, in limbs; an entry of 32 bits is two lanes of 16."""
-    lanes = max(1, words.dtype.itemsize // 2)
-    factors = [1 << (16 * lane) for lane in range(lanes)]
-    each = [number * f % PRIME for number in _drawn(key, 0, ROW) for f in factors]
-    mask = (1 << _LIMB_BITS) - 1
-    shifts = [_LIMB_BITS * limb for limb in range(_LIMBS)]
-    return lanes, np.array([[n >> by & mask for n in each] for by in shifts], float)
-
-
-def _drawn(key: bytes, first: int, count: int) -> list[int]:
+def _drawn(key: bytes, first: int, count: int) -> NDArray[np.uint64]:
     """Random numbers `first` and following: 61 of every 64 bits; p itself counts as 0."""
     at = first - first % 2
-    raw = np.zeros(2 * (first - at + count), "<u4")
-    apply(raw, 2 * at, [key], [])
-    found: list[int] = (raw.view("<u8")[first - at :] >> _TOP).tolist()
-    return found
+    stream = keystream(key, 8 * at // BLOCK_BYTES, 8 * (first - at + count))
+    return np.frombuffer(stream, "<u8")[first - at :] >> _TOP
+
+
+def _limbs(numbers: NDArray[np.uint64], lanes: int) -> NDArray[np.float64]:
+    """Numbers of places in limbs; an entry of 32 bits is two lanes of 16."""
+    each = np.empty((numbers.size, lanes), np.uint64)
+    each[:, 0] = numbers
+    if lanes > 1:  # times 2^16 mod 2^61 - 1 is a rotation of 61 bits
+        each[:, 1] = (numbers << np.uint64(16) | numbers >> np.uint64(45)) & _ONES
+    shifts = [np.uint64(_LIMB_BITS * limb) for limb in range(_LIMBS)]
+    return np.array([(each.reshape(-1) >> by & _LIMB).astype(float) for by in shifts])
 
 
 def _row_sums(
@@ -124,12 +127,10 @@ def _row_sums(
 
     `words` begin at `place` of the first row; what is missing of the first and last is zero.
     """
-    lanes = wide.shape[1] // ROW
-    rows = wide[: -(-(place + words.size) // ROW)]
+    rows = wide[: -(-(place + words.size) // wide.shape[1])]
     flat = rows.reshape(-1)
-    begin, end = place * lanes, (place + words.size) * lanes
-    flat[:begin], flat[end:] = 0, 0
-    flat[begin:end] = words.view("<u2") if lanes > 1 else words
+    flat[:place], flat[place + words.size :] = 0, 0
+    flat[place : place + words.size] = words
     out = [0] * len(rows)
     for index, limb in enumerate(limbs):
         for row, each in enumerate(np.vecdot(rows, limb).tolist()):

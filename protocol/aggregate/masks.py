@@ -105,6 +105,11 @@ class Masks:
                 join(part, mask, out=part)
 
 
+def keystream(key: bytes, block: int, count: int) -> bytes:
+    """`count` bytes of a key's keystream from cipher block `block` on."""
+    return _encryptor(key, block.to_bytes(16, "big")).update(bytes(count))
+
+
 class Coins:
     """Numbers uniform in [0, 1) with 32 bits each, from a seed; the same again from the same."""
 

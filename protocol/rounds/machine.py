@@ -362,12 +362,14 @@ class Rounds:
             self._found(now)
             news = True
         may_answer = self._talk.may_answer(heard.sender, cohort, now)
+        # Whoever asks wants a heartbeat as well, also of a member whose time stands still.
+        news = news or body.asks > 0
         if self.silent and not self._history.certificate:
             return news
         behind = heard.round < self.round
         if may_answer and (behind or (body.asks and heard.round == self.round)):
             self._talk.answered(heard.sender, now)
-            answer = self._answer(heard.sender, body.asks, behind=behind)
+            answer = self._answer(heard.sender, body, behind=behind)
             self._desk.send(heard.sender, answer)
         return news
 
@@ -380,15 +382,19 @@ class Rounds:
         self._lost = False
         self._enter_attempt(self._number, now)
 
-    def _answer(self, asker: bytes, asked: int, *, behind: bool) -> list[bytes]:
+    def _answer(self, asker: bytes, beat: Heartbeat, *, behind: bool) -> list[bytes]:
         """What somebody who is behind, or has heard nothing for a while, may have missed."""
         certificate = self._history.certificate
         if behind:
             return [] if certificate is None else [self._sealed(Proof(certificate))]
         if self.silent:
             return []
-        others = self._relayed_for(asker, asked)
-        out = self._stock.envelopes(others | {self._desk.me})
+        others = self._relayed_for(asker, beat.asks)
+        # Pre-keys are the largest messages of a round.  Whoever holds the newest of a member
+        # has most likely its older ones: those are told only to one that asks again.
+        first = beat.asks == 1 and len(beat.held) == len(self._history.cohort.members)
+        held = beat.held if first else ()
+        out = self._stock.envelopes(others | {self._desk.me}, held)
         if self._attempt is None:
             # What ended the attempt before, for somebody who is still in it.
             out += [self._sealed(Proof(each)) for each in self._given_up]

@@ -197,13 +197,20 @@ class Stock:
         place = self._cohort.place(self._desk.me)
         self._floors[place] = max(self._floors[place], self._next)
 
-    def envelopes(self, members: frozenset[bytes]) -> list[bytes]:
-        """Unused pre-keys of these members, as they were announced."""
+    def envelopes(
+        self, members: frozenset[bytes], held: tuple[int, ...] = ()
+    ) -> list[bytes]:
+        """Unused pre-keys of these members, as they were announced.
+
+        `held`: per member of the epoch, the newest number that need not be told.
+        """
+        newest = held or (-1,) * len(self._cohort.members)
         return [
             known.envelope
-            for member in self._cohort.members
+            for place, member in enumerate(self._cohort.members)
             if member in members
-            for _, known in sorted(self._known[member].items())
+            for number, known in sorted(self._known[member].items())
+            if number > newest[place]
         ]
 
     def records(self) -> list[str]:

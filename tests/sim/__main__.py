@@ -33,11 +33,11 @@ def main() -> int:
     if options.growth:
         return growth.main(as_json=options.json)
     seeds = range(options.first, options.first + options.seeds)
-    report, seconds = campaign.many(seeds, options.processes)
+    report, seconds, used = campaign.many(seeds, options.processes)
     print(
         f"{report.runs} federations, {report.events} events, {report.crashes} crashes,"
         f" {report.rejected} rejections, {report.given_up} attempts given up,"
-        f" {seconds:.0f} s on {options.processes} processes"
+        f" {seconds:.0f} s on {options.processes} processes, {used:.0f} s of processor"
     )
     print("members: " + ", ".join(f"{n}: {k}" for n, k in sorted(report.sizes.items())))
     print("\n".join(campaign.coverage(report)))

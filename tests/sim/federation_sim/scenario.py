@@ -17,15 +17,16 @@ HEAL_MS = 12_000
 END_MS = 240_000
 """Virtual time; long enough for every time-out to have doubled to its limit once."""
 
-SIZES = (3,) * 80 + (4,) * 80 + (5,) * 24 + (6,) * 8 + (7,) * 12
+SIZES = (3,) * 40 + (4,) * 50 + (5,) * 7 + (6,) * 2 + (7,) * 3
 """Most federations are small, and most mistakes show in small ones."""
 EVERY, EVERY_LARGE = 50, 200
 """One seed in so many has 8 to 16 members, or 17 to 32, in turn: ten thousand have every size."""
-REAL_EVERY = 50
+REAL_EVERY = 100
 """One seed in so many signs with Ed25519 and agrees by X25519; the others by stand-ins."""
 
 
 SMALL = 10
+LARGE = {"slower": 3, "beat_ms": 1_800, "fresh_ms": 9_000}
 """Larger federations have longer times: their messages, a square of the members, would otherwise
 be mostly heartbeats.  In small ones deadlines are shorter than the worst links on purpose."""
 
@@ -67,9 +68,9 @@ def draw(
         ring_bits=ring[0],
         input_bits=ring[1] if ring[0] == 32 else (9 if count <= 100 else 8),
         checked=dice.random() < 0.6,
-        slower=1 if count <= SMALL else 3,
+        **({} if count <= SMALL else LARGE),
     )
-    rounds = 2 if hard or (count <= 7 and dice.random() < 0.3) else 1
+    rounds = 2 if hard or (count <= 7 and dice.random() < 0.2) else 1
     world = World(count, seed, policy=policy, rounds=rounds, real=real)
     laws = Laws(world)
     what: list[str] = []
@@ -124,9 +125,10 @@ def _crashes(world: World, dice, _budget: int) -> str:
 def _loses_messages(world: World, dice, _budget: int) -> str:
     net = world.network
     # A large federation under heavy loss takes minutes to simulate and shows nothing new.
-    net.drop = dice.choice((0.02, 0.05, 0.2 if len(world.nodes) <= 10 else 0.05))
+    large = len(world.nodes) > SMALL
+    net.drop = dice.choice((0.02, 0.05, 0.05 if large else 0.2))
     net.duplicate = dice.choice((0.0, 0.1))
-    net.most_ms = dice.choice((30, 200, 600))
+    net.most_ms = dice.choice((30, 200, 200 if large else 600))
 
     def heal() -> None:
         net.drop, net.most_ms = min(net.drop, 0.05), min(net.most_ms, 200)

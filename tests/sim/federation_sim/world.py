@@ -23,7 +23,7 @@ from protocol.rounds.messages import Heard, hear
 from protocol.rounds.policy import Epoch, Policy, Seat
 from protocol.types import Digest, Millis, PublicKey, digest
 
-TICKS_A_BEAT = 2
+TICKS_AN_ASK = 4
 EVENTS_AT_MOST = 400_000
 """A federation that needs more has gone round in circles."""
 
@@ -218,7 +218,7 @@ class World:
             return
         self.give(node, ev.Tick())
         # As often against its deadlines whatever a policy's times are.
-        self.soon(self.policy.beat_ms // TICKS_A_BEAT, self._tick, node, life)
+        self.soon(self.policy.ask_ms // TICKS_AN_ASK, self._tick, node, life)
 
     # Effects -------------------------------------------------------------------------------
 
@@ -296,7 +296,7 @@ class World:
     def _decoded(self, envelope: bytes) -> Heard:
         """A copy: the sender's object never reaches a receiver, and now and then not even
         the one another receiver got, so that nothing depends on identity."""
-        if self.chance.random() < 0.05:
+        if self.chance.random() < 0.02:
             self._heard.pop(envelope, None)
         return self.parsed(envelope)
 
@@ -405,7 +405,7 @@ def quick_policy(
         "fresh_ms": 1_500,
         "patience_ms": 400,
         "view_ms": 400,
-        "ask_ms": 400,
+        "ask_ms": 600,
         "backup_ms": 400,
         "upload_floor_ms": 300,
         "upload_cap_ms": 3_000,

@@ -16,7 +16,7 @@ from ee.integer_torch import TorchCache, TorchTrunk
 from ee.keys import Key, state_keyed
 from ee.split import split_model
 
-NAMES = ("bert", "gpt2", "biogpt", "esm", "vit", "qwen2")
+NAMES = ("bert", "gpt2", "biogpt", "esm", "vit", "llama", "qwen2")
 SEED = bytes(range(32))
 
 
@@ -242,7 +242,7 @@ def test_the_contract_of_op_spec_1_is_shown_nothing_of_op_spec_2():
     plain = known.drawn_trunk(causal=True)
     roots = [integer.layer_root(layer) for layer in trunk.layers]
     parts = integer.header_digest(trunk.header), *roots
-    label = b"rexis-model-root-2"
+    label = b"rexis-model-root-3"
     assert integer.root_over_layers(trunk.header, roots) != sha256(label, *parts)
     plain_parts = integer.header_digest(plain.header), *roots
     assert integer.root_over_layers(plain.header, roots) == sha256(label, *plain_parts)

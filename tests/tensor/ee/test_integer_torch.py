@@ -43,8 +43,13 @@ def test_products_beyond_one_block_are_exact(limit):
         np.testing.assert_array_equal(product(torch.from_numpy(rows)).numpy(), wanted)
 
 
-def test_blocks_of_heads_threads_and_batches_move_no_bit(monkeypatch):
-    trunk = known.drawn_trunk(causal=True)
+@pytest.mark.parametrize(
+    "trunk",
+    [known.drawn_trunk(causal=True)]
+    + [known.drawn_stock(style, causal=causal) for style, causal in known.STOCK],
+    ids=["op-spec 1", "as BERT", "as GPT-2", "as Qwen2"],
+)
+def test_blocks_of_heads_threads_and_batches_move_no_bit(trunk, monkeypatch):
     rows = np.concatenate([known.drawn_rows(trunk.config)] * 6)
     twin = TorchTrunk(trunk)
     wanted = twin.forward(rows).output

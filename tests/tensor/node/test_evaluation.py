@@ -632,6 +632,11 @@ async def test_a_stock_model_of_a_run_is_released_asked_and_audited(
         verdicts = sorted(row["verdict"] for row in nodes.auditor.audits.rows())
         assert verdicts == ["failed"] * corrupt + ["passed"] * (5 - corrupt)
         if corrupt:
+            (evidence,) = tmp_path.glob("auditor/evidence/*.bundle")
+            with pytest.raises(ComputeError, match="decides trunks of op-spec 1"):
+                await nodes.auditor.compute.call(
+                    "dispute.place", {"evidence": str(evidence)}
+                )
             return
         model = Stock(StockSpec.from_dict(PROTEIN), None, tmp_path)
         logits = model.model.scores(protein_vector(), model._rows(texts))

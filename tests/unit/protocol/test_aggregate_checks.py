@@ -48,6 +48,11 @@ def test_the_combination_is_the_one_of_whole_numbers(bits, start):
     assert checks.combination(words, start, SEED) == wanted % checks.PRIME
 
 
+def test_an_empty_slice_weighs_nothing():
+    for kind in ("<u2", "<u4"):
+        assert checks.combination(np.zeros(0, kind), 8, SEED) == 0
+
+
 def test_the_largest_entries_add_up_without_a_rounding():
     for kind in ("<u2", "<u4"):
         full = np.full(3 * checks.ROW, np.iinfo(kind).max, kind)
