@@ -190,7 +190,8 @@ async def test_a_broken_connection_costs_repetitions_and_no_byte(
             for number in range(4):
                 x = np.random.default_rng(number).normal(size=1000).astype(np.float32)
                 np.testing.assert_array_equal(await _forward(client, x), x)
-        assert asked > 20
+        # Two of three requests fail; how many more there are is a matter of speed.
+        assert asked >= 12
 
 
 async def test_a_dead_worker_is_heard_of_at_the_key_holder(net, tmp_path):

@@ -643,7 +643,8 @@ async def test_a_stock_model_of_a_run_is_released_asked_and_audited(
         best = logits.max(1)
         wanted = best - np.log(np.exp(logits).sum(1) - np.exp(best))
         gap = np.array(found["scores"]) - wanted
-        assert np.linalg.norm(gap) < 0.1 * np.linalg.norm(wanted)
+        # Under some release keys rounding costs a tenth; other weights would cost all of it.
+        assert np.linalg.norm(gap) < 0.25 * np.linalg.norm(wanted)
         # Which of two is larger is only asked where they are further apart than rounding.
         runner_up = np.sort(logits, axis=1)[:, -2]
         clear = np.flatnonzero(best - runner_up > 0.3)
