@@ -10,12 +10,13 @@ costs is measured besides, on one core (`node.bench.masks`).
 import argparse
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -29,6 +30,7 @@ ENTRIES, QUICK_ENTRIES = 10_000_000, 1_000_000
 TURNS, QUICK_TURNS = 7, 2
 BYTES_EACH = 2
 MASKING = ("round.mask", "round.apply")
+_GRACE_S = 5.0
 THEIRS = Path(__file__).with_name("hivemind_peer.py")
 
 
@@ -41,10 +43,13 @@ class Peers:
 
     def start(self, *command: str) -> None:
         process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
         )
-        self._stack.callback(process.wait)
-        self._stack.callback(process.terminate)
+        self._stack.callback(_end, process)
         self._processes.append(process)
 
     def tell(self, question: object, *, last: bool = False) -> None:
@@ -62,6 +67,17 @@ class Peers:
                 raise RuntimeError(f"{' '.join(process.args)} ended")  # type: ignore[arg-type]  # text, as given
             found.append(json.loads(line))
         return found
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    # With all it started: hivemind's peers leave helpers and a Go daemon behind.
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(_GRACE_S)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def run(quick: bool, story: Path | None = None) -> dict[str, Any]:
