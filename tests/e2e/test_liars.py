@@ -2,8 +2,8 @@
 
 The lies are the simulator's (`live.lies`), told over libp2p by a daemon whose machine, keys and
 log are the shipped ones.  Each lie has a run of its own, since who was shown to have lied is left
-out of the run from then on.  They are the negative control of `live.laws` as well: the diary of a
-liar breaks the first of them.
+out of the run from then on.  `forgets` is the negative control of the kill matrix as well: a
+program whose log lacks what it promised is found out by the very laws that held there.
 """
 
 import pytest
@@ -78,3 +78,31 @@ def test_two_words_in_one_place_are_shown_to_everyone(live, what):
         if row["round"] > shown
     )
     assert any(LIAR in each for each in exact(live))
+
+
+def test_an_owner_that_adds_wrongly_is_named_and_its_sum_replaced(live):
+    lie(live, "sums wrongly")
+    live.until_round(ROUNDS, honest(live))
+    until(lambda: LIAR in told_of(live), "the liar to be named", 300)
+    assert set(told_of(live)) == {LIAR}
+    exact(live)
+
+
+def test_a_flood_holds_nobody_up(live):
+    lie(live, "floods")
+    live.until_round(ROUNDS, honest(live))
+    assert told_of(live) == {}
+    assert all(row["accepted"] for name in honest(live) for row in live.rounds(name))
+    exact(live)
+
+
+def test_a_log_that_lacks_what_was_said_is_caught_by_the_others_and_by_the_laws(live):
+    lie(live, "forgets")
+    live.until_round(1)
+    others = set(honest(live))
+    # At its release its upload has long been said; the restarted daemon rounds anew.
+    live.trap("report", spares=others)
+    live.start(LIAR, lie="forgets", wait=False)
+    until(lambda: told_of(live) == {LIAR: others}, "evidence everywhere", 300)
+    live.until_round(max(live.done(name) for name in others) + 1, list(others))
+    assert "'Upload'" in " ".join(exact(live))

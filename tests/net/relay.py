@@ -18,12 +18,21 @@ GONE = (trio.BrokenResourceError, trio.ClosedResourceError, OSError)
 
 
 class Relay:
-    """`delay_s` one way, `bytes_per_s` each way; both may change at any time."""
+    """`delay_s` one way, `bytes_per_s` each way; all may change at any time.
 
-    def __init__(self, port, *, delay_s=0.0, bytes_per_s=None, seed=0):
+    `stalls`: the share of pieces that come `stall_s` late, and hold up what is behind them, as a
+    lost packet holds up a TCP connection until it has been sent again.
+    """
+
+    def __init__(
+        self, port, *, delay_s=0.0, bytes_per_s=None, stalls=0.0, stall_s=1.0, seed=0
+    ):
         self.target = port
         self.delay_s = delay_s
         self.bytes_per_s = bytes_per_s
+        self.stalls = stalls
+        self.stall_s = stall_s
+        self.stalled = 0
         self.carried = [0, 0]
         """Bytes towards the target, and back."""
         self.connections = 0
@@ -99,6 +108,9 @@ class Relay:
                         start = max(due, self._free[way])
                         self._free[way] = start + len(data) / self.bytes_per_s
                         due = self._free[way]
+                if self._chance.random() < self.stalls:
+                    self.stalled += 1
+                    due += self.stall_s
                     await sender.send((due + self.delay_s, data))
 
     async def _give(self, way, receiver, sink):

@@ -1,19 +1,48 @@
 """Members that do not keep to the rules, as real processes: the lies of the simulator.
 
 `tests/sim/federation_sim/liars.py` says what each lie says instead of the truth; here the same
-is said by a daemon over libp2p.
+is said by a daemon over libp2p.  Two lies are of a program that is broken rather than bad:
+its log does not hold what it promised.
 """
 
+import random
 from dataclasses import replace
 
+import numpy as np
 from federation_sim import liars
 
 from protocol.certificate import speak
 from protocol.rounds import events as ev
 from protocol.rounds.messages import Said, say
+from protocol.types import digest
+
+FLOOD = 40
+"""Statements of nonsense with each true one."""
 
 
-class SaysTwoThings:
+class Honest:
+    """What every lie but one leaves as it is."""
+
+    def forgets(self, _label):
+        """Is a record with this label not written?"""
+        return False
+
+    async def summed(self, _hands, _effect, event):
+        return event
+
+    def effects(self, _machine, effect):
+        """What is done instead of this."""
+        return [effect]
+
+
+class Forgets(Honest):
+    """Rounds anew after a restart: what it rounded and said is not in its log."""
+
+    def forgets(self, label):
+        return label in {"quantised", "upload"}
+
+
+class SaysTwoThings(Honest):
     """Half of the members hear one thing, half another."""
 
     def __init__(self, change):
@@ -36,6 +65,47 @@ class SaysTwoThings:
         ]
 
 
+class SumsWrongly(Honest):
+    """Its slice's sum is off by one in one entry, which the ring's range does not show."""
+
+    async def summed(self, hands, _effect, event):
+        blobs = hands._tools.blobs
+        kind = np.dtype(f"<u{hands._common['ring'][0] // 8}")
+        words = np.fromfile(blobs.path(event.sum), kind)
+        words[0] += kind.type(1)
+        wrong = blobs.put(words.tobytes())
+        await hands._share(wrong)
+        return replace(event, sum=wrong)
+
+
+class Floods(Honest):
+    """Nonsense of every round and place with every true word, and every true word three times."""
+
+    def __init__(self):
+        self._dice = random.Random(1)
+
+    def effects(self, machine, effect):
+        opened = liars._opened(effect) if isinstance(effect, ev.Publish) else None
+        if opened is None or opened[0].sender != machine._desk.me:
+            return [effect]
+        outer, said = opened
+        dice, out = self._dice, [effect, effect, effect]
+        for _ in range(FLOOD if isinstance(said, Said) else 0):
+            report = liars.Report(
+                *(dice.randint(0, 40), dice.randint(0, 9), dice.randint(1, 1 << 40)),
+                *(digest(dice.randbytes(4)), digest(dice.randbytes(4)), b""),
+            )
+            ahead = Said(
+                said.run,
+                said.round + dice.randint(0, 3),
+                said.attempt + dice.randint(0, 3),
+                report,
+            )
+            desk = machine._desk
+            out.append(ev.Publish(say(desk.keys.sign, desk.me, outer.context, ahead)))
+        return out
+
+
 def forgery(machine, outer, said, change):
     """The envelope of another body in the same place; None where nothing is to be changed."""
     desk = machine._desk
@@ -50,6 +120,9 @@ def forgery(machine, outer, said, change):
 
 
 LIES = {
+    "forgets": Forgets(),
     "proposes two things": SaysTwoThings(liars._other_proposal),
     "uploads two things": SaysTwoThings(liars._other_upload),
+    "sums wrongly": SumsWrongly(),
+    "floods": Floods(),
 }

@@ -13,7 +13,6 @@ The diary is a stream of MessagePack arrays, each written before what it tells o
 
 import json
 import os
-import shutil
 import signal
 import sys
 from pathlib import Path
@@ -24,8 +23,12 @@ import trio
 from live import boundaries
 from live.lies import LIES
 from node import app
+from node.adapters.blob_dir import BlobDir
+from node.compute import rounds
 from node.driver import Driver
-from node.services.hands import Hands, RecordBox
+from node.services.hands import Hands
+from node.services.record_box import RecordBox
+from protocol.aggregate.ring import Ring
 from protocol.wire import encode
 
 FOLDER = Path(os.environ["REXIS_LIVE_FOLDER"])
@@ -87,16 +90,22 @@ class Trap:
 diary, trap = Diary(), Trap()
 put, delete = RecordBox.put, RecordBox.delete
 publish, send, finished = Hands.publish, Hands.send, Hands.finished
-quantise, make, do = Hands._quantise, Hands.__init__, Driver._do
+quantise, summed, make, do = Hands._quantise, Hands._sum, Hands.__init__, Driver._do
 
 
-async def watched_put(box, key, value):
-    label = boundaries.label(key, value)
-    trap.follow(label, value)
-    trap.spring(label, "before")
-    diary.write("record", box._run, key, value)
-    await put(box, key, value)
-    trap.spring(label, "after")
+async def watched_put(box, records):
+    """Records that go to the disk in one write are there together, or not at all."""
+    labels = {key: boundaries.label(key, value) for key, value in records.items()}
+    for key, label in labels.items():
+        trap.follow(label, records[key])
+        trap.spring(label, "before")
+    if LIE is not None:
+        records = {k: v for k, v in records.items() if not LIE.forgets(labels[k])}
+    for key, value in records.items():
+        diary.write("record", box._run, key, value)
+    await put(box, records)
+    for label in labels.values():
+        trap.spring(label, "after")
 
 
 async def watched_delete(box, keys):
@@ -125,12 +134,23 @@ async def watched_finished(hands, effect):
 
 async def watched_quantise(hands, effect):
     event = await quantise(hands, effect)
-    # The machine deletes it with the verdict; the count of a whole run needs it.
+    # What the recipe makes: the machine deletes it with the verdict, and the count of a whole run
+    # needs it.
+    recipe = msgpack.unpackb(await hands._box.recipe(event.blob))
+    common = {**hands._common, "folder": hands._tools.folders.states}
     copy = FOLDER / f"{event.blob.hex()}.rounded"
-    await trio.to_thread.run_sync(
-        shutil.copy, hands._tools.blobs.path(event.blob), copy
-    )
+    await trio.to_thread.run_sync(_round, {**common, **recipe}, copy)
     return event
+
+
+def _round(params, copy):
+    words, _ = rounds._rounded(params, BlobDir(params["blobs"]), Ring(*params["ring"]))
+    copy.write_bytes(words.tobytes())
+
+
+async def watched_sum(hands, effect):
+    event = await summed(hands, effect)
+    return event if LIE is None else await LIE.summed(hands, effect, event)
 
 
 async def watched_do(driver, effect, nursery):
@@ -153,8 +173,9 @@ if __name__ == "__main__":
         watched_send,
         watched_finished,
     )
-    Hands._quantise, Hands.__init__ = (
+    Hands._quantise, Hands._sum, Hands.__init__ = (
         watched_quantise,
+        watched_sum,
         watched_init,
     )
     Driver._do = watched_do
