@@ -108,9 +108,9 @@ class Relay:
                         start = max(due, self._free[way])
                         self._free[way] = start + len(data) / self.bytes_per_s
                         due = self._free[way]
-                if self._chance.random() < self.stalls:
-                    self.stalled += 1
-                    due += self.stall_s
+                    if self._chance.random() < self.stalls:
+                        self.stalled += 1
+                        due += self.stall_s
                     await sender.send((due + self.delay_s, data))
 
     async def _give(self, way, receiver, sink):
