@@ -135,8 +135,8 @@ def test_rounds_over_slow_narrow_links_that_stall_and_break(weather):
     assert links.carried() - before > rounds * 4 * size(WIDE)
     log.info("200 ms, 30 Mbit/s: %s rounds in %.1f s", rounds, seconds)
     links.shape(round_trip_s=0.2, bits_per_s=30e6, share=0.05)
-    seconds = live.until_round(rounds + 3)
-    log.info("5 %% stalled, cut (%s cuts): 3 rounds in %.1f s", links.cuts, seconds)
+    seconds = live.until_round(rounds + 2)
+    log.info("5 %% stalled, cut (%s cuts): 2 rounds in %.1f s", links.cuts, seconds)
     assert sum(relay.stalled for relay in links.relays.values()) > 0
     links.shape()
     one_history(live, WIDE)
