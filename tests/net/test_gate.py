@@ -129,7 +129,8 @@ async def test_g1_a_line_of_256_mib_is_not_read(net, monkeypatch):
     async with net.running(a):
         assert await send_endless_line(net.port(a)) < 16 << 20  # socket buffers
         monkeypatch.setattr(multiselect_communicator, "read_delim", read_delim)
-        assert await send_endless_line(net.port(a)) == 64 << 20  # the danger
+        # The danger: it is read for as long as it comes, which is all of it or the handshake's time.
+        assert await send_endless_line(net.port(a)) > 16 << 20
 
 
 async def test_g2_silent_strangers_do_not_take_the_places_of_members(net, monkeypatch):
