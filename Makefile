@@ -3,7 +3,7 @@ PY := .venv/bin/python
 STAMP := .venv/.ready
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: audit help setup demo test check fmt lint types imports fast-unit fast-nodes fast-tensor bench sim clean
+.PHONY: audit help setup demo test test-long check fmt lint types imports fast-unit fast-nodes fast-tensor bench sim clean
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
@@ -18,8 +18,11 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup ## four clinics run the whole mission on this machine
 	$(PY) -m node.demo --home demo-run
 
-test: setup ## every test
+test: setup ## every test but the long ones
 	$(PY) -m pytest -q -n 2 --dist loadfile
+
+test-long: setup ## kills, liars and bad links, with real daemons (a quarter of an hour)
+	REXIS_LONG=1 $(PY) -m pytest -q -m long
 
 # Side by side, each with its own output; torch is imported by one process only.
 FAST := $(PY) -m pytest -q -m 'not slow'

@@ -71,9 +71,15 @@ def test_an_unchanged_contract_is_not_caught(mutant):
 @named(TRADED, broken=True)
 def test_a_broken_rule_is_caught(mutant):
     machine = with_code(mutant["contract"], codes()[mutant["name"]])
-    with pytest.raises(BaseException) as caught:
-        run(machine, examples=EXAMPLES, steps=STEPS, shrink=False)
-    assert not isinstance(caught.value, KeyboardInterrupt)
+    # What is drawn depends on the order of sets too; a few rules need a longer look.
+    for examples in (EXAMPLES, 8 * EXAMPLES):
+        try:
+            run(machine, examples=examples, steps=STEPS, shrink=False)
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # a failure of pytest is no Exception
+            return
+    pytest.fail("nothing noticed")
 
 
 def dispute_tests(monkeypatch, mutant) -> str | None:

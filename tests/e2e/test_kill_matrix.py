@@ -19,7 +19,7 @@ from live import laws
 from live.boundaries import BOUNDARIES, ONLY_PROPOSER, RARE, label
 from live.federation import prepared
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(3600)]
 
 log = logging.getLogger(__name__)
 MEMBERS = int(os.environ.get("REXIS_E2E_MEMBERS", "4"))

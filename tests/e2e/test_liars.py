@@ -12,7 +12,7 @@ from live.federation import prepared
 
 from node.demo.programs import until
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(1800)]
 
 LIAR = "NY"
 ROUNDS = 3

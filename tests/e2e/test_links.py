@@ -19,7 +19,7 @@ from node.adapters.evm_chain import EvmChain
 from node.demo.programs import until
 from node.demo.sites import CHAIN_ID
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(1800)]
 
 log = logging.getLogger(__name__)
 CHAINLESS_ROUNDS = 3
