@@ -19,8 +19,8 @@ from ee import table
 from ee.errors import EncryptionError
 from ee.hyper import TrainHyper
 from ee.keys import TrunkKey, key_trunk, unkey_trunk
-from ee.spec import Arrays, ModelSpec, Vector, join, part, split
-from ee.trunk import Trunk, trunk_config
+from ee.spec import Arrays, ModelSpec, Vector, join, part, split, trunk_config
+from ee.trunk import Trunk
 
 Floats = NDArray[np.float32]
 Progress = Callable[[int, int, float], None]

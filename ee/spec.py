@@ -98,6 +98,20 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 raise EncryptionError(f"scale of {column.name} is {column.scale}")
 
 
+def trunk_config(spec: ModelSpec) -> dict[str, Any]:
+    """What a host must know of a model, by stock names: nothing about columns or seeds."""
+    return {
+        "hidden_size": spec.width,
+        "num_hidden_layers": spec.layers,
+        "num_attention_heads": spec.heads,
+        "num_key_value_heads": spec.kv_heads,
+        "intermediate_size": spec.inner,
+        "rms_norm_eps": spec.norm_eps,
+        "rope_parameters": {"rope_type": "default", "rope_theta": spec.rope_base},
+        "max_position_embeddings": spec.tokens,
+    }
+
+
 class Slot(msgspec.Struct, frozen=True):
     """Where one parameter lies in the flat vector."""
 

@@ -14,24 +14,10 @@ from transformers import LlamaConfig, LlamaModel
 
 from ee.errors import EncryptionError
 from ee.optim import Muon
-from ee.spec import Arrays, ModelSpec
+from ee.spec import Arrays, ModelSpec, trunk_config
 
 Floats = NDArray[np.float32]
 TOKENS_LIMIT = 8192
-
-
-def trunk_config(spec: ModelSpec) -> dict[str, Any]:
-    """What a worker must know of a model: sizes, nothing about columns or seeds."""
-    return {
-        "hidden_size": spec.width,
-        "num_hidden_layers": spec.layers,
-        "num_attention_heads": spec.heads,
-        "num_key_value_heads": spec.kv_heads,
-        "intermediate_size": spec.inner,
-        "rms_norm_eps": spec.norm_eps,
-        "rope_parameters": {"rope_type": "default", "rope_theta": spec.rope_base},
-        "max_position_embeddings": spec.tokens,
-    }
 
 
 class Trunk:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ee.arch.plan import Plan
 from ee.keys.key import Key
-from ee.spec import Arrays, ModelSpec
+from ee.spec import Arrays, ModelSpec, trunk_config
 
 
 class TrunkKey:
@@ -67,7 +67,6 @@ def table_plan(spec: ModelSpec) -> Plan:
     from transformers import LlamaConfig
 
     from ee.arch.llama import Llama
-    from ee.trunk import trunk_config
 
     return Llama().plan(LlamaConfig(**trunk_config(spec)))
 

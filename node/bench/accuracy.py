@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ee import integer
 from ee.keys import TrunkKey, key_trunk
-from ee.spec import Arrays, ModelSpec, Vector, initial_state, part, split
+from ee.spec import Arrays, ModelSpec, Vector, initial_state, part, split, trunk_config
 from ee.table import final_norm, head_scores, stem_tokens
 from node.bench import accuracy_text
 from node.compute import table
@@ -49,7 +49,7 @@ def compared(
     labels: NDArray[np.float64],
 ) -> dict[str, Any]:
     """The report for a trained state and held-out records."""
-    from ee.trunk import Trunk, trunk_config
+    from ee.trunk import Trunk
 
     arrays = split(spec, state)
     rows = stem_tokens(spec, part(arrays, "stem"), values)
@@ -113,8 +113,6 @@ def _trained(
 
 def _last(spec: ModelSpec, weights: Arrays, rows: NDArray[Any]) -> NDArray[np.float32]:
     """The summary row after an integer trunk of these weights."""
-    from ee.trunk import trunk_config
-
     trunk = integer.quantise(weights, trunk_config(spec), tokens=spec.tokens)
     output = trunk.forward(integer.encode_rows(rows)).output
     return integer.decode_rows(output[:, -1:])[:, 0]

@@ -8,7 +8,7 @@ from typing import Any
 from ee import integer
 from ee.integer import IntegerModelError
 from node.compute import state
-from node.compute.releasing import released
+from node.compute.kinds import released
 from node.errors import ComputeError
 from node.verifier import bundle
 from node.verifier.replay import Model, Opened, audit

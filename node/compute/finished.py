@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from node.compute import state
-from node.compute.models import model_of
+from node.compute.kinds import model_of
 
 Progress = Callable[[dict[str, Any]], None]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from ee.hyper import TrainHyper
 from node.compute import state
-from node.compute.models import model_of
+from node.compute.kinds import model_of
 
 Progress = Callable[[dict[str, Any]], None]
 

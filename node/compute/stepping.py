@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ee.outer import outer_step
 from node.adapters.blob_dir import BlobDir, mapped
 from node.compute import scoring, state, thin
-from node.compute.models import model_of
+from node.compute.kinds import model_of
 from node.errors import ComputeError
 from protocol.aggregate import coordinates
 from protocol.aggregate.masks import Masks

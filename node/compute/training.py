@@ -9,7 +9,8 @@ import numpy as np
 from ee.hyper import TrainHyper
 from node.adapters.blob_dir import BlobDir
 from node.compute import state
-from node.compute.models import Steps, model_of
+from node.compute.kinds import model_of
+from node.compute.models import Steps
 
 Progress = Callable[[dict[str, Any]], None]
 

@@ -8,9 +8,18 @@ from ee.errors import EncryptionError, KeyMismatchError
 from ee.hyper import TrainHyper
 from ee.keys import TrunkKey, key_trunk, unkey_trunk
 from ee.session import LocalTrunk, predict, train_local
-from ee.spec import Column, ModelSpec, initial_state, join, part, size, split
+from ee.spec import (
+    Column,
+    ModelSpec,
+    initial_state,
+    join,
+    part,
+    size,
+    split,
+    trunk_config,
+)
 from ee.table import final_norm, stem_tokens
-from ee.trunk import Trunk, trunk_config
+from ee.trunk import Trunk
 
 SPEC = ModelSpec(
     columns=(

@@ -19,7 +19,7 @@ import trio
 
 from ee import integer
 from ee.recipe import StockSpec
-from ee.spec import Column, ModelSpec, initial_state, part, split
+from ee.spec import Column, ModelSpec, initial_state, part, split, trunk_config
 from ee.table import final_norm, head_scores, parse, stem_tokens
 from node.adapters.compute_child import open_compute_child
 from node.adapters.keyfile import KeyFile
@@ -27,7 +27,7 @@ from node.adapters.memory_chain import Ledger, MemoryChain
 from node.adapters.memory_store import MemoryBlobs, MemoryStore
 from node.adapters.memory_transport import MemoryNetwork, MemoryTransport
 from node.clock import now_s
-from node.compute import methods, releasing, state, table
+from node.compute import methods, state, table
 from node.compute.stock import Stock
 from node.errors import AccessError, ComputeError, NodeError
 from node.services import auditing
@@ -362,7 +362,7 @@ def scores_without_a_key():
     values = parse(SPEC, *table.read_csv(CSV))
     rows = stem_tokens(SPEC, part(arrays, "stem"), values)
     trunk = integer.quantise(
-        part(arrays, "trunk"), releasing._configuration(SPEC), tokens=SPEC.tokens
+        part(arrays, "trunk"), trunk_config(SPEC), tokens=SPEC.tokens
     )
     last = trunk.forward(integer.encode_rows(rows)).output[:, -1]
     return head_scores(

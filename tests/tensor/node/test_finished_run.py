@@ -12,7 +12,7 @@ from transformers import AutoModel
 
 from ee.spec import Column, ModelSpec
 from node.compute import finished, planning, state
-from node.compute.models import model_of
+from node.compute.kinds import model_of
 from node.errors import ComputeError, ModelError
 
 LETTERS = "ACDEFGHIKLMNPQRSTVWY"
