@@ -21,7 +21,7 @@ def draw(found: Mapping[str, Any]) -> str:
     mpl.rcParams["svg.hashsalt"] = "rexis"
     from matplotlib import pyplot as plt
 
-    figure, panels = plt.subplots(1, 2, figsize=(9.0, 3.6))
+    figure, panels = plt.subplots(1, 2, figsize=(9.6, 3.8))
     for axes, name in zip(panels, ("auc", "loss"), strict=True):
         first = True
         for way, runs in found["curves"].items():
@@ -32,9 +32,13 @@ def draw(found: Mapping[str, Any]) -> str:
         axes.set_xlabel("round")
         axes.set_ylabel(f"held-out {name.upper() if name == 'auc' else name}")
         axes.spines[["top", "right"]].set_visible(False)
-    panels[0].legend(frameon=False, fontsize=8, loc="lower right")
+    # Below the panels: a curve that fails lies where a legend would find room.
+    lines, labels = panels[0].get_legend_handles_labels()
+    figure.legend(
+        lines, labels, frameon=False, fontsize=8, loc="lower center", ncols=len(lines)
+    )
     figure.suptitle(f"{found['title']} ({found['seeds']} seeds)", fontsize=10)
-    figure.tight_layout()
+    figure.tight_layout(rect=(0, 0.06, 1, 1))
     out = io.StringIO()
     figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
     plt.close(figure)
