@@ -254,6 +254,8 @@ class Game:
     leaves: dict[str, Leaf] = field(default_factory=dict)
     asked: Asked | None = None
     turn: Turn = Turn.HOST
+    deadline: int = 0
+    """Of the move that is awaited, in Unix seconds of the chain; with `turn` it names that move."""
     outcome: str = ""
     """Empty while it runs."""
 

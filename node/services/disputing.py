@@ -1,10 +1,10 @@
 """Disputes of this node before the contract, as a host and as a challenger.
 
 Everything that happens is an event of the chain, and what is known of a dispute is built again
-from them after a restart; a move is made only while the contract says that it is this node's
-turn, so none is made twice.  The host answers from the rows it
-keeps.  The challenger asks its way down to the first leaf that is not what the model makes, and
-shows one number of it.
+from them after a restart.  A move is made only while the contract waits for the very move that
+the events lead up to, so none is made twice; one that fails is tried again until its time is over.
+The host answers from the rows it keeps.  The challenger asks its way down to the first leaf that is
+not what the model makes, and shows one number of it.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ import trio
 
 from node.clock import now_s
 from node.errors import AccessError, NodeError, StorageError
-from node.ports import Arbiter, Chain, ChainEvent, Compute, Store
+from node.ports import Arbiter, Chain, ChainEvent, Compute, Standing, Store
 from node.services.federation import Federation
 from node.services.receipts import Receipts
 from node.services.releases import Releases
@@ -41,8 +41,8 @@ _TELLING = "disputes-told"
 _TOLD = {"DisputeOpened": "dispute.opened", "DisputeClosed": "dispute.closed"}
 OUTCOMES = ("", "upheld", "rejected", "undecided")
 """`Board.Outcome`; upheld: the host was wrong, or silent."""
-CLOSE_EVERY_S = 15.0
-"""How often it is looked whether the other side's time is over."""
+LOOK_EVERY_S = 15.0
+"""How often a move of our own that failed is tried again, and the other side's time looked at."""
 
 log = structlog.get_logger()
 
@@ -61,7 +61,7 @@ class Disputes:
         releases: Releases,
         compute: Compute,
         evidence: Path,
-        close_every_s: float = CLOSE_EVERY_S,
+        look_every_s: float = LOOK_EVERY_S,
     ) -> None:
         self._store = store
         self._chain = chain
@@ -71,8 +71,11 @@ class Disputes:
         self._releases = releases
         self._compute = compute
         self._evidence = evidence
-        self._close_every_s = close_every_s
+        self._look_every_s = look_every_s
         self._games: dict[int, Game] = {}
+        self._moving = trio.Lock()
+        """One move at a time: an event and the clock may both ask for the same."""
+        self._stuck: dict[int, str] = {}
 
     async def open(self, receipt: bytes) -> dict[str, Any]:
         """Take the evidence against a receipt to the contract."""
@@ -134,6 +137,7 @@ class Disputes:
                 host=bytes(data["host"]),
                 leaf=bytes(data["leaf"]),
                 claim=claim_from(data),
+                deadline=int(data["deadline"]),
             )
             self._games[game.number] = game
             return game
@@ -141,6 +145,7 @@ class Disputes:
             return None
         game = self._games[int(data["number"])]
         _SAYS[event.kind](game, data)
+        game.deadline = int(data.get("deadline", game.deadline))
         return game
 
     async def _heard(self, game: Game, kind: str) -> None:
@@ -149,19 +154,34 @@ class Disputes:
             return
         if kind in _TOLD:
             await self._tell(game, _TOLD[kind])
-        try:
-            standing = await self._arbiter.standing(game.number)
-            if standing.turn is not game.turn:
-                return  # more has happened, and comes
-            if game.turn is Turn.HOST and me == game.host:
-                await self._defend(game)
-            elif game.turn is Turn.CHALLENGER and me == game.challenger:
-                await self._press(game)
-        except (NodeError, ProtocolError, OSError) as error:
-            log.exception("dispute is stuck", dispute=game.number)
-            await self._store.append_event(
-                "dispute.stuck", {"dispute": game.number, "reason": str(error)}
-            )
+        await self._move(game)
+
+    async def _move(self, game: Game) -> None:
+        """What the contract waits for, if it is this node's."""
+        me = self._arbiter.account
+        async with self._moving:
+            try:
+                standing = await self._arbiter.standing(game.number)
+                if standing != Standing(game.turn, game.deadline):
+                    return  # more has happened, and comes
+                if game.turn is Turn.HOST and me == game.host:
+                    await self._defend(game)
+                elif game.turn is Turn.CHALLENGER and me == game.challenger:
+                    await self._press(game)
+            except (NodeError, ProtocolError, OSError) as error:
+                await self._complain(game, str(error))
+            else:
+                self._stuck.pop(game.number, None)
+
+    async def _complain(self, game: Game, reason: str) -> None:
+        """Once for each reason, however often it is tried."""
+        if self._stuck.get(game.number) == reason:
+            return
+        self._stuck[game.number] = reason
+        log.warning("dispute is stuck", dispute=game.number, reason=reason)
+        await self._store.append_event(
+            "dispute.stuck", {"dispute": game.number, "reason": reason}
+        )
 
     async def _tell(self, game: Game, name: str) -> None:
         """Once, although the chain is read again after every start."""
@@ -211,14 +231,17 @@ class Disputes:
         await self._arbiter.prove(game.number, game.claim, game.roots, proof)
 
     async def _keep_time(self) -> None:
-        """Say so when the other side's time is over."""
+        """Try our own moves again; say so when the other side's time is over."""
         while True:
-            await trio.sleep(self._close_every_s)
+            await trio.sleep(self._look_every_s)
             me = self._arbiter.account
             for game in list(self._games.values()):
-                waits_for = {Turn.HOST: game.host, Turn.CHALLENGER: game.challenger}
-                mine = me in (game.host, game.challenger)
-                if mine and waits_for.get(game.turn, me) != me:
+                turn_of = {Turn.HOST: game.host, Turn.CHALLENGER: game.challenger}
+                if me not in (game.host, game.challenger) or game.turn not in turn_of:
+                    continue
+                if turn_of[game.turn] == me:
+                    await self._move(game)
+                else:
                     await self._close_if_late(game)
 
     async def _close_if_late(self, game: Game) -> None:
