@@ -159,19 +159,23 @@ def _difference(
 def first_difference(shown: bytes, computed: RowArray, case: int) -> Entry | None:
     """Where packed rows first differ from computed ones, which begin with `case`.
 
-    None where they are no trunk's rows at all, so that no entry says more.
+    Byte by byte: three bytes may stand for a number that no row holds (-2^23), and whoever
+    commits it is to be named for it.  None where there are not as many bytes as entries need.
     """
-    try:
-        rows = integer.unpack_rows(shown, computed.shape)
-    except IntegerModelError:
+    own = np.frombuffer(integer.pack_rows(computed), np.uint8)
+    if len(shown) != len(own):
         return None
-    places = np.argwhere(rows != computed)
+    shape = (*computed.shape, integer.ENTRY_BYTES)
+    told = np.frombuffer(shown, np.uint8).reshape(shape)
+    places = np.argwhere((told != own.reshape(shape)).any(axis=-1))
     first, token, column = (int(axis) for axis in places[0])
     return Entry(
         case + first,
         token,
         column,
-        committed=int(rows[first, token, column]),
+        committed=int.from_bytes(
+            told[first, token, column].tobytes(), "little", signed=True
+        ),
         computed=int(computed[first, token, column]),
         differing=len(places),
     )

@@ -181,6 +181,19 @@ def test_the_number_that_differs_is_named(case):
     assert found(case, case.receipt(packed)).fault.entry is None
 
 
+def test_bytes_that_stand_for_no_number_do_not_hide_which_one_is_wrong(case):
+    """A dispute is about a number; three bytes outside of the op-spec must not prevent one."""
+    packed = list(case.packed)
+    lied = bytes([packed[1][0] ^ 1])
+    packed[1] = lied + packed[1][1:-3] + b"\x00\x00\x80"
+    fault = found(case, case.receipt(packed), committed=(1, packed[1])).fault
+    assert (fault.entry.case, fault.entry.token, fault.entry.column) == (0, 0, 0)
+    assert fault.entry.differing == 2
+    alone = [case.packed[0], case.packed[1][:-3] + b"\x00\x00\x80", case.packed[2]]
+    entry = found(case, case.receipt(alone), committed=(1, alone[1])).fault.entry
+    assert (entry.committed, entry.differing) == (-(2**23), 1)
+
+
 @pytest.mark.parametrize(
     "what", ["model", "weights", "order of layers", "host's own rows"]
 )
