@@ -328,7 +328,8 @@ class Admin:
         return await self._node.queries.stop(params.dataset)
 
     async def _queries_list(self, _params: Any) -> Row:
-        return {"policies": await self._node.queries.rows()}
+        queries = self._node.queries
+        return {"policies": await queries.rows(), "open": await queries.open()}
 
     async def _queries_ask(self, params: Any) -> Row:
         return await self._node.queries.ask(
