@@ -36,6 +36,7 @@ from protocol.sync import (
     LookUp,
     StateSync,
     Stored,
+    list_fault,
 )
 from protocol.types import Digest, Millis, PeerId
 from protocol.wire import decode, encode
@@ -83,7 +84,7 @@ class Download:
     async def run(self, donors: Sequence[PeerId]) -> None:
         """Until the state is on disk; raises `ComputeError` where nobody gives the rest."""
         self._peers = {donor.encode(): donor for donor in donors}
-        machine = StateSync(self._root, list(self._peers))
+        machine = StateSync(self._root, self._length, list(self._peers))
         self._file = await trio.to_thread.run_sync(self._open)
         try:
             await self._drive(machine)
@@ -156,11 +157,9 @@ class Download:
             return self._failed(effect.donor, None, str(error))
         except MalformedMessageError as error:
             return self._failed(effect.donor, None, str(error), lied=True)
-        if len(answer.leaves) != self._count:
-            reason = f"a list of {len(answer.leaves)} chunks, need {self._count}"
-            return self._failed(effect.donor, None, reason, lied=True)
-        if merkle.root_of_digests(answer.leaves) != self._root:
-            self._note(effect.donor, "a list of another state")
+        fault = list_fault(answer.leaves, self._root, self._length)
+        if fault:
+            return self._failed(effect.donor, None, fault, lied=True)
         return Listed(effect.donor, tuple(Digest(leaf) for leaf in answer.leaves))
 
     async def _ask_chunk(self, effect: AskChunk) -> Event:
