@@ -1,5 +1,6 @@
 """A state from several donors: real services over the memory network, and a real kill."""
 
+import errno
 import hashlib
 import os
 import signal
@@ -13,7 +14,7 @@ import trio
 from node.adapters.blob_dir import BlobDir
 from node.adapters.memory_transport import MemoryNetwork, MemoryTransport
 from node.compute.state import CHUNK_BYTES, path_of, write_file
-from node.errors import ComputeError
+from node.errors import ComputeError, StorageError
 from node.services import syncing
 from node.services.states import States
 from protocol import merkle
@@ -183,6 +184,73 @@ async def test_nobody_to_ask_is_an_error_that_says_so(tmp_path):
     async with sites(tmp_path, 0) as (mine, donors):
         with pytest.raises(ComputeError, match="none asked"):
             await fetch(mine, donors)
+
+
+async def test_a_disk_that_takes_less_than_it_is_given_is_given_the_rest(
+    tmp_path, monkeypatch
+):
+    whole = os.pwrite
+
+    def short(file, data, offset):
+        return whole(file, data[: 1 + len(data) // 3], offset)
+
+    monkeypatch.setattr(os, "pwrite", short)
+    async with sites(tmp_path, 2) as (mine, donors):
+        await fetch(mine, donors)
+        assert is_whole(mine)
+
+
+@pytest.mark.parametrize("call", ["open", "ftruncate", "pwrite", "pread", "fsync"])
+async def test_a_full_disk_is_told_of_as_one_and_blamed_on_nobody(
+    tmp_path, monkeypatch, call
+):
+    async with sites(tmp_path, 1) as (mine, donors):
+        mine.folder.mkdir()
+        syncing.partial(path_of(mine.folder, ROOT)).write_bytes(DATA[: 2 * CHUNK_BYTES])
+        usual = getattr(os, call)
+
+        def full(at, *rest):
+            if call == "open" and not str(at).endswith(".chunks"):
+                return usual(at, *rest)
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(os, call, full)
+            with pytest.raises(StorageError, match="no space left on disk"):
+                await fetch(mine, donors)
+        await fetch(mine, donors)
+        assert is_whole(mine)
+
+
+async def test_what_another_process_takes_away_meanwhile_is_not_missed(tmp_path):
+    async with sites(tmp_path, 1) as (mine, donors):
+        mine.folder.mkdir()
+        # Its name is listed, and there is nothing behind it.
+        (mine.folder / "gone.state.chunks").symlink_to(mine.folder / "nowhere")
+        await fetch(mine, donors)
+        (mine.folder / "gone.state.chunks").unlink()
+        assert is_whole(mine)
+
+
+@pytest.mark.parametrize("instead", [None, bytes(len(DATA))])
+async def test_only_the_file_that_the_chunks_went_to_gets_the_name(tmp_path, instead):
+    """Somebody deletes it meanwhile, or deletes it and begins anew."""
+    async with sites(tmp_path, 1) as (mine, donors):
+        usual, kept = donors[0]._counted, syncing.partial(path_of(mine.folder, ROOT))
+
+        async def taken_away(peer, payload):
+            if len(donors[0].given) == CHUNKS - 1:
+                kept.unlink()
+                if instead is not None:
+                    kept.write_bytes(instead)
+            return await usual(peer, payload)
+
+        donors[0].answer(CHUNK_PROTOCOL, taken_away)
+        with pytest.raises(StorageError, match="not here"):
+            await fetch(mine, donors)
+        assert not mine.states.has(ROOT)
+        await fetch(mine, donors)
+        assert is_whole(mine)
 
 
 KILLED = """
