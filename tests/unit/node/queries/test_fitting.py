@@ -12,13 +12,15 @@ from node.errors import AccessError, ComputeError, TransportError
 from node.query import runner
 from node.query.ledger import Ledger
 from node.rpc import results
+from node.verifier.lineage import query_report
 from protocol.errors import VerificationError
 from protocol.queries import fitting, gradient
 from protocol.queries.answer import seal_query
-from protocol.queries.fitting import open_rounds
+from protocol.queries.fitting import Rounds, open_rounds
 from protocol.queries.models import Feature, Fit, Linear
 from protocol.queries.recovery import Asked
 from protocol.queries.spec import MICRO, Named
+from protocol.wire import encode
 
 FOUND = load_breast_cancer(as_frame=True).frame
 NAMES = ("mean radius", "mean texture", "mean smoothness", "mean concavity")
@@ -121,6 +123,11 @@ async def test_four_clinics_fit_and_try_weights_and_both_are_the_pooled_ones_wit
         fitting.followed(
             first, fitting.totals(bundles[:3] + bundles[4:], owners, manifests)
         )
+    report = query_report(path.read_bytes(), None)
+    assert report["result"] == answer["result"]
+    assert report["query"] == answer["query"]
+    with pytest.raises(VerificationError, match="rounds of the training"):
+        query_report(encode(Rounds(bundles[:-1])), None)
     # And tried where they were fitted.
     tried = await world.lab.queries.evaluate(
         world.datasets, MICRO // 2, Linear(FEATURES, "target", "1", found)
@@ -249,7 +256,7 @@ async def test_a_second_answer_to_a_round_from_other_weights_is_refused(clinics)
     kept = await ask(third)
     other = fitting.question(first, 3, (0.1, 0.2, 0.3, 0.4, 0.6))
     for _ in range(2):
-        with pytest.raises(AccessError, match="round 3 .* from other weights"):
+        with pytest.raises(AccessError, match=r"round 3 .* from other weights"):
             await ask(other)
         site.start()
     assert await ask(third) == kept
