@@ -6,25 +6,27 @@ who they are and give the shares that take the masks off (`protocol.queries.reco
 come is kept after each step, so that a question can be gone on with (`resume`).
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import trio
+from numpy.typing import NDArray
 
-from node.errors import AccessError, NodeError, TransportError
+from node.errors import AccessError
 from node.market.reader import write_private
 from node.ports import Signer, Store, Transport
 from node.services import query_courses
 from node.services.federation import Federation
 from node.services.query_courses import Course, Courses
+from node.services.query_gathering import Act, Check, Gathering, Owners
 from node.services.turns import Turns
-from protocol.errors import DealerError, ProtocolError, VerificationError
+from protocol.errors import DealerError, VerificationError
 from protocol.listing import COUNT_FLOOR
-from protocol.members import Member
 from protocol.queries import recovery, result
 from protocol.queries.answer import (
-    ANSWER_LIMIT_BYTES,
     CHECK_PROTOCOL,
     QUERY_PROTOCOL,
     open_answer,
@@ -42,17 +44,13 @@ from protocol.queries.recovery import (
 from protocol.queries.spec import Query
 from protocol.rounds.messages import PreKey
 from protocol.rounds.policy import Cohort
-from protocol.types import PeerId
 from protocol.wire import decode, encode
 
-ANSWER_TIMEOUT_S = 900.0
-"""Longer than a sandbox may take."""
-Act = Callable[[PeerId, bytes], Awaitable[bytes]]
-Owners = Mapping[int, bytes]
-"""Node keys by dataset."""
-Check = Callable[[int, bytes], None]
-"""Raises `ProtocolError` for what is no answer of the owner of this dataset."""
 Row = dict[str, Any]
+
+
+class LostError(AccessError):
+    """The sum of a question stays masked, whoever comes back."""
 
 
 class Asking:
@@ -69,9 +67,10 @@ class Asking:
     ) -> None:
         """`local` answers by protocol where one of the datasets is our own."""
         self._signer = signer
-        self._transport = transport
         self._federation = federation
-        self._local = local
+        self._gathering = Gathering(
+            signer=signer, transport=transport, federation=federation, local=local
+        )
         self._courses = Courses(store)
         self._turns = Turns()
         self.signed = self._courses.signed
@@ -81,42 +80,69 @@ class Asking:
     ) -> Row:
         """Ask all, add up, verify; `owners` and `manifests` by dataset, from the chain."""
         query.check()
-        me = self._signer
-        sealed = seal_query(me.sign, me.public_key, query)
-        async with self._turns.of(query.id()):
-            course = await self._begun(sealed, query, owners)
+        async with self.alone(query):
+            course = await self._begun(query, owners)
             return await self._go(course, query, owners, manifests, path)
 
     async def stored(self, name: str) -> Query:
         """The question, begun and not ended, whose id begins with `name`."""
         return (await self._courses.find(name))[0]
 
-    async def open(self) -> list[Row]:
-        """Questions that were begun and have no result yet, oldest first."""
-        return [
-            query_courses.row(query, course, running=self._turns.taken(query.id()))
-            for query, course in await self._courses.open()
-        ]
-
     async def resume(
         self, query: Query, owners: Owners, manifests: Owners, path: Path | None
     ) -> Row:
         """Go on with a question that was cut; nobody pays again."""
-        name = query.id()
-        # Two at once would ask for two sets of survivors, and have a quorum for neither.
+        async with self.alone(query):
+            _, course = await self._courses.find(query.id().hex())
+            return await self._go(course, query, owners, manifests, path)
+
+    async def open(self) -> list[Row]:
+        """Questions that were begun and have no result yet, oldest first."""
+        return [
+            query_courses.row(
+                query, course.at, course.awaits, running=self.running(query)
+            )
+            for query, course in await self._courses.open()
+        ]
+
+    async def bundle(self, query: Query, owners: Owners, manifests: Owners) -> Bundle:
+        """All answers to a question that is new, or was cut; verified, and kept.
+
+        The caller is `alone` with it.
+        """
+        course = await self._courses.get(query) or await self._begun(query, owners)
+        bundle, _ = await self._gathered(course, query, owners, manifests)
+        await self._courses.end(query, bundle)
+        return bundle
+
+    @asynccontextmanager
+    async def alone(self, query: Query) -> AsyncIterator[None]:
+        """Nobody else goes on with it, or with a round of it: `AccessError` if somebody does.
+
+        Two at once would ask for two sets of survivors, and have a quorum for neither.
+        """
+        name = query.charged()
         if self._turns.taken(name):
             raise AccessError(
                 f"question {name.hex()[:16]} is being asked now",
                 hint="wait for it; `rexis query list` shows how far it is",
             )
         async with self._turns.of(name):
-            _, course = await self._courses.find(name.hex())
-            return await self._go(course, query, owners, manifests, path)
+            yield
 
-    async def _begun(self, sealed: bytes, query: Query, owners: Owners) -> Course:
+    def running(self, query: Query) -> bool:
+        """Whether somebody is."""
+        return self._turns.taken(query.charged())
+
+    async def _begun(self, query: Query, owners: Owners) -> Course:
         """All would answer; where some may be lost, under these keys."""
+        me = self._signer
+        sealed = seal_query(me.sign, me.public_key, query)
+        message = (CHECK_PROTOCOL, sealed)
+        # Of a training all rounds are paid with the first.
+        paid = query.id() != query.charged()
         if not recovery.is_needed(query):
-            await self._all(query, owners, CHECK_PROTOCOL, sealed, begun=False)
+            await self._gathering.all(query, owners, message, begun=paid)
             return await self._courses.begin(query, sealed)
         cohort = self._cohort(query, owners)
 
@@ -125,9 +151,7 @@ class Asking:
             if dealer != owners[dataset]:
                 raise VerificationError("a pre-key is signed by another")
 
-        readys = await self._all(
-            *(query, owners, CHECK_PROTOCOL, sealed), check=is_ready, begun=False
-        )
+        readys = await self._gathering.all(query, owners, message, is_ready, begun=paid)
         ordered = tuple(readys[one] for one in sorted(readys))
         return await self._courses.begin(query, sealed, ordered)
 
@@ -139,6 +163,19 @@ class Asking:
         manifests: Owners,
         path: Path | None,
     ) -> Row:
+        bundle, totals = await self._gathered(course, query, owners, manifests)
+        if path is not None:
+            await trio.to_thread.run_sync(write_private, path, encode(bundle))
+        await self._courses.end(query, bundle)
+        size = len(bundle.answers)
+        return {
+            **self.row(query, bundle, owners, path),
+            "result": result.read(query, totals, size, COUNT_FLOOR),
+        }
+
+    async def _gathered(
+        self, course: Course, query: Query, owners: Owners, manifests: Owners
+    ) -> tuple[Bundle, NDArray[np.int64]]:
         def is_answer(dataset: int, data: bytes) -> None:
             said, _, signer = open_answer(data, query)
             if (said.dataset, signer) != (dataset, owners[dataset]):
@@ -154,11 +191,13 @@ class Asking:
             bundle = await self._whole(course, query, owners, is_answer)
         else:
             bundle = await self._surviving(course, query, owners, is_answer)
-        _, totals = bundle.totals(owners, manifests)
-        if path is not None:
-            await trio.to_thread.run_sync(write_private, path, encode(bundle))
-        await self._courses.end(query, bundle)
-        answered = {said.dataset for said, _, _ in bundle.opened()[1]}
+        return bundle, bundle.totals(owners, manifests)[1]
+
+    def row(
+        self, query: Query, bundle: Bundle, owners: Owners, path: Path | None
+    ) -> Row:
+        """For a person: who answered what, but for the result."""
+        answered = {said.dataset: said for said, _, _ in bundle.opened()[1]}
         return {
             "query": query.id().hex(),
             "kind": query.kind,
@@ -168,7 +207,7 @@ class Asking:
                     "dataset": one.dataset,
                     "owner": self._federation.name_of(owners[one.dataset]),
                     "record": one.record.hex(),
-                    "manifest": manifests[one.dataset].hex(),
+                    "manifest": answered[one.dataset].manifest.hex(),
                 }
                 for one in query.datasets
                 if one.dataset in answered
@@ -181,7 +220,6 @@ class Asking:
             "masked": len(query.datasets) > 1,
             "noise_sd": result.noise_sd(query, len(answered)),
             "floor": COUNT_FLOOR,
-            "result": result.read(query, totals, len(answered), COUNT_FLOOR),
             "path": None if path is None else str(path),
         }
 
@@ -189,8 +227,8 @@ class Asking:
         self, course: Course, query: Query, owners: Owners, is_answer: Check
     ) -> Bundle:
         """Up to three institutions: the sum needs every one."""
-        asked = encode(Asked(course.query))
-        answers = await self._all(query, owners, QUERY_PROTOCOL, asked, check=is_answer)
+        message = (QUERY_PROTOCOL, encode(Asked(course.query)))
+        answers = await self._gathering.all(query, owners, message, is_answer)
         return Bundle(course.query, tuple(answers[one] for one in sorted(answers)))
 
     async def _surviving(
@@ -211,7 +249,7 @@ class Asking:
         except DealerError as error:
             name = self._federation.name_of(error.dealer)
             await self._courses.lose(query, name)
-            raise AccessError(
+            raise LostError(
                 f"{name} dealt shares of another {error.what} than it announced; the"
                 " sum stays masked",
                 hint=f"ask anew, without {name}",
@@ -235,9 +273,10 @@ class Asking:
         cohort: Cohort,
     ) -> Course:
         """Answers of all who are there, and who that is."""
-        asked = encode(Asked(course.query, course.readys))
-        good = await self._some(
-            *(query, owners, QUERY_PROTOCOL, asked, cohort), check=is_answer
+        message = (QUERY_PROTOCOL, encode(Asked(course.query, course.readys)))
+        quorum = cohort.thresholds.quorum
+        good = await self._gathering.some(
+            query, owners, message, is_answer, quorum=quorum
         )
         survivors = recovery.survivors_of(cohort, (owners[one] for one in good))
         return await self._courses.save(
@@ -259,8 +298,9 @@ class Asking:
             if recovery.open_vote(data, query, cohort) != (poll, left[dataset]):
                 raise VerificationError("it is a vote for others, or of another")
 
-        said = await self._some(
-            *(query, left, POLL_PROTOCOL, encode(poll), cohort), check=is_vote
+        said = await self._gathering.some(
+            *(query, left, (POLL_PROTOCOL, encode(poll)), is_vote),
+            quorum=cohort.thresholds.quorum,
         )
         votes = tuple(said[one] for one in sorted(said))
         recovery.certified(votes, query, cohort)
@@ -278,91 +318,12 @@ class Asking:
             )
 
         certificate = encode(Certificate(query.id(), course.votes))
-        await self._some(
-            *(query, left, OPEN_PROTOCOL, certificate, cohort), check=is_opened
+        await self._gathering.some(
+            *(query, left, (OPEN_PROTOCOL, certificate), is_opened),
+            quorum=cohort.thresholds.quorum,
         )
         return found
 
     def _cohort(self, query: Query, owners: Owners) -> Cohort:
         seals = {key: self._federation.key(key).seal_key for key in owners.values()}
         return recovery.cohort_of(query, seals)
-
-    async def _all(
-        self,
-        query: Query,
-        owners: Owners,
-        protocol: str,
-        payload: bytes,
-        *,
-        check: Check | None = None,
-        begun: bool = True,
-    ) -> dict[int, bytes]:
-        """One answer from every owner."""
-        answers, failed = await self._gather(owners, protocol, payload, check)
-        if failed:
-            raise _missing(query, len(owners), failed, len(owners) if begun else None)
-        return answers
-
-    async def _some(
-        self,
-        query: Query,
-        owners: Owners,
-        protocol: str,
-        payload: bytes,
-        cohort: Cohort,
-        *,
-        check: Check,
-    ) -> dict[int, bytes]:
-        """Answers from a quorum at least; one that `check` refuses is nobody's."""
-        answers, failed = await self._gather(owners, protocol, payload, check)
-        if len(answers) < cohort.thresholds.quorum:
-            raise _missing(query, len(owners), failed, cohort.thresholds.quorum)
-        return answers
-
-    async def _gather(
-        self, owners: Owners, protocol: str, payload: bytes, check: Check | None
-    ) -> tuple[dict[int, bytes], dict[str, Exception]]:
-        answers: dict[int, bytes] = {}
-        failed: dict[str, Exception] = {}
-
-        async def one(dataset: int, key: bytes) -> None:
-            member = self._federation.key(key)
-            try:
-                data = await self._from(member, protocol, payload)
-                if check is not None:
-                    check(dataset, data)
-                answers[dataset] = data
-            except (NodeError, ProtocolError) as error:
-                failed[member.name] = error
-
-        async with trio.open_nursery() as nursery:
-            for dataset, key in owners.items():
-                nursery.start_soon(one, dataset, key)
-        return answers, failed
-
-    async def _from(self, member: Member, protocol: str, payload: bytes) -> bytes:
-        if member.node_key == self._signer.public_key:
-            return await self._local[protocol](member.peer_id, payload)
-        return await self._transport.request(
-            member.peer_id,
-            protocol,
-            payload,
-            timeout_s=ANSWER_TIMEOUT_S,
-            limit_bytes=ANSWER_LIMIT_BYTES,
-        )
-
-
-def _missing(
-    query: Query, size: int, failed: Mapping[str, Exception], needed: int | None
-) -> NodeError:
-    """Too few have answered; `needed` is None where nobody has paid yet."""
-    told = "; ".join(f"{name}: {error}" for name, error in failed.items())
-    refused = all(isinstance(one, AccessError) for one in failed.values())
-    kind = AccessError if refused else TransportError
-    hint = "nothing was paid; leave them out, or ask again once they are there"
-    if needed is not None:
-        hint = (
-            f"the sum needs {needed}; once they are there again, `rexis query resume"
-            f" {query.id().hex()[:16]}`"
-        )
-    return kind(f"{len(failed)} of {size} did not answer: {told}", hint=hint)

@@ -95,6 +95,13 @@ class Courses:
             event=("query_lost", {"query": query.id().hex(), "member": member}),
         )
 
+    async def get(self, query: Query) -> Course | None:
+        """None if it was not begun, or has ended."""
+        stored = await self._store.get(_OPEN, query.id())
+        if stored is None:
+            return None
+        return decode(stored, Course, limit_bytes=BUNDLE_LIMIT_BYTES)
+
     async def find(self, name: str) -> tuple[Query, Course]:
         """The question, begun and not ended, whose id begins with `name`."""
         found = [
@@ -126,17 +133,17 @@ class Courses:
         ]
 
 
-def row(query: Query, course: Course, *, running: bool) -> dict[str, Any]:
+def row(query: Query, begun: int, awaits: str, *, running: bool) -> dict[str, Any]:
     """For a person: what was asked of whom, what is missing, and what to do."""
-    name = query.id().hex()
+    name = query.charged().hex()
     enough = "enough of them are" if recovery.is_needed(query) else "all of them are"
     hint = f"once {enough} there, `rexis query resume {name[:16]}`; nobody pays again"
     return {
         "query": name,
         "kind": query.kind,
         "datasets": [one.dataset for one in query.datasets],
-        "begun": course.at,
-        "awaits": course.awaits,
+        "begun": begun,
+        "awaits": awaits,
         "running": running,
         "hint": "it is being asked now; wait for it" if running else hint,
     }

@@ -28,8 +28,12 @@ LISTED = {
     "source": "NCCTG, Loprinzi 1994",
 }
 ASKED = {
-    "kind": "survival", "columns": ["days", "status"], "event": "2",
-    "high": 720.0, "bins": 12, "rho": RHO,
+    "kind": "survival",
+    "columns": ["days", "status"],
+    "event": "2",
+    "high": 720.0,
+    "bins": 12,
+    "rho": RHO,
 }
 
 
@@ -79,7 +83,9 @@ def clinics(tmp_path_factory):
             live.datasets[name] = shown["dataset"]
             live.call(
                 *(name, "queries.allow"),
-                dataset=shown["dataset"], kinds=["survival"], epsilon=50.0,
+                dataset=shown["dataset"],
+                kinds=["survival"],
+                epsilon=50.0,
             )
         assert sum(map(len, rows.values())) == 227
         yield live, rows
