@@ -171,5 +171,7 @@ def test_a_researcher_that_was_killed_goes_on_and_nobody_pays_twice(clinics):
     assert is_the_curve_of(answer, pooled(rows))
     assert live.call(lab, "queries.list")["open"] == []
     assert charged(live) == {name: number + 1 for name, number in before.items()}
-    kinds = [live.events(lab, kind) for kind in ("query_begun", "query_asked")]
-    assert [len(one) for one in kinds] == [4, 4]
+    for kind in ("query_begun", "query_asked"):
+        assert (
+            sum(e["data"]["query"] == row["query"] for e in live.events(lab, kind)) == 1
+        )
