@@ -290,7 +290,7 @@ class Runs:
             size=created["size"],
             finish=finish,
         )
-        record.trainer.hold(hold=self._steering.holds(course))
+        await self._steering.apply(record.trainer, course)
         await record.trainer.run()
 
     async def _finish(self, record: Record, end: Finished, notes: RoundNotes) -> None:
