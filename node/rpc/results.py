@@ -389,8 +389,28 @@ class QueryPolicy(Result, frozen=True):
     questions: Annotated[Count, _said("that were charged")]
 
 
+class OpenQuery(Result, frozen=True):
+    query: Annotated[Digest, _said("by which it is gone on with")]
+    kind: str
+    datasets: list[Count]
+    begun: Annotated[Count, _said("Unix seconds; since then somebody may have paid")]
+    awaits: Annotated[
+        Literal["answers", "votes", "shares"],
+        _said(
+            "what the institutions have yet to send: noisy vectors; who is in the sum; what "
+            "takes its masks off"
+        ),
+    ]
+    running: Annotated[bool, _said("this node is asking it now")]
+    hint: Annotated[str, _said("what to do about it")]
+
+
 class QueriesList(Result, frozen=True):
-    policies: list[QueryPolicy]
+    policies: Annotated[list[QueryPolicy], _said("of datasets that answer")]
+    open: Annotated[
+        list[OpenQuery],
+        _said("questions of this node without a result yet, oldest first"),
+    ]
 
 
 class QueryAnswer(Result, frozen=True):

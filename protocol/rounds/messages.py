@@ -314,20 +314,7 @@ def _decision(envelope: Envelope, data: bytes) -> Heard:
 def _check_lengths(body: Body) -> None:
     match body:
         case PreKey():
-            require_wire_length("epoch", body.epoch, DIGEST_BYTES)
-            require_wire_length("public key", body.public, KEY_BYTES)
-            require_wire_length("seed digest", body.seed, DIGEST_BYTES)
-            if not 0 <= body.floor <= body.number or len(body.shares) != len(
-                body.sealed
-            ):
-                raise MalformedMessageError(
-                    f"pre-key {body.number}, floor {body.floor}, with {len(body.shares)} share digests"
-                    f" and {len(body.sealed)} sealed shares"
-                )
-            for pair in body.shares:
-                require_wire_length("share digests", pair, 2 * DIGEST_BYTES)
-            for sealed in body.sealed:
-                require_wire_length("sealed shares", sealed, SEALED_SHARES_BYTES)
+            check_prekey(body)
         case Heartbeat():
             require_wire_length("head", body.head, DIGEST_BYTES)
             if body.asks < 0:
@@ -353,6 +340,22 @@ def _check_lengths(body: Body) -> None:
             require_wire_length("sketch blob", body.blob, DIGEST_BYTES)
         case _:
             pass
+
+
+def check_prekey(body: PreKey) -> None:
+    """Lengths, and as many shares as digests of them; else `MalformedMessageError`."""
+    require_wire_length("epoch", body.epoch, DIGEST_BYTES)
+    require_wire_length("public key", body.public, KEY_BYTES)
+    require_wire_length("seed digest", body.seed, DIGEST_BYTES)
+    if not 0 <= body.floor <= body.number or len(body.shares) != len(body.sealed):
+        raise MalformedMessageError(
+            f"pre-key {body.number}, floor {body.floor}, with {len(body.shares)} share digests"
+            f" and {len(body.sealed)} sealed shares"
+        )
+    for pair in body.shares:
+        require_wire_length("share digests", pair, 2 * DIGEST_BYTES)
+    for sealed in body.sealed:
+        require_wire_length("sealed shares", sealed, SEALED_SHARES_BYTES)
 
 
 def _check_report(report: Report) -> None:

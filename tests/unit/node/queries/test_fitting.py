@@ -195,6 +195,10 @@ async def test_a_training_cut_in_the_middle_goes_on_and_nobody_pays_twice(
         one.start()
     before = [one.ran for one in world.sites]
     assert before == [5, 5, 6, 6]
+    (row,) = await world.lab.queries.open()
+    assert (row["kind"], row["running"]) == ("training", False)
+    assert row["query"].startswith(name)
+    assert f"resume {name}`" in row["hint"]
     answer = await world.lab.queries.resume(name)
     assert answer["query"].startswith(name)
     assert weights_of(answer) == pooled(ROWS)
@@ -204,8 +208,52 @@ async def test_a_training_cut_in_the_middle_goes_on_and_nobody_pays_twice(
     assert row["questions"] == 1
     kinds = [event.kind for event in await site.store.events(0, 100)]
     assert kinds.count("query_charged") == 1
+    assert await world.lab.queries.open() == []
     with pytest.raises(AccessError, match="0 unfinished questions"):
         await world.lab.queries.resume(name)
+
+
+@pytest.mark.slow
+async def test_a_training_cut_between_two_rounds_is_shown_and_two_do_not_go_on_with_it(
+    clinics, monkeypatch
+):
+    silent(monkeypatch)
+    world = clinics
+    await world.allow(["training"], epsilon=9.0)
+    asking, refused = world.lab.queries._asking, []
+    bundle = asking.bundle
+
+    async def dies_before_the_third(query, owners, manifests):
+        if query.fit.number == 2:
+            raise ComputeError("killed")
+        return await bundle(query, owners, manifests)
+
+    asking.bundle = dies_before_the_third
+    with pytest.raises(ComputeError):
+        await world.lab.queries.train(world.datasets, MICRO, MODEL, FIT)
+    world.lab.start()
+    (row,) = await world.lab.queries.open()
+    assert (row["kind"], row["awaits"], row["running"]) == (
+        *("training", "answers"),
+        False,
+    )
+    asking = world.lab.queries._asking
+    bundle = asking.bundle
+
+    async def asked_for_by_two(query, owners, manifests):
+        if query.fit.number == 2:
+            assert (await world.lab.queries.open())[0]["running"]
+            with pytest.raises(AccessError, match="is being asked now") as caught:
+                await world.lab.queries.resume(row["query"])
+            refused.append(caught)
+        return await bundle(query, owners, manifests)
+
+    asking.bundle = asked_for_by_two
+    answer = await world.lab.queries.resume(row["query"])
+    assert len(refused) == 1
+    assert weights_of(answer) == pooled(ROWS)
+    assert [one.ran for one in world.sites] == [12] * 4
+    assert await world.lab.queries.open() == []
 
 
 @pytest.mark.slow
@@ -217,6 +265,7 @@ async def test_a_budget_is_reserved_before_the_first_round_or_nothing_is_asked(c
     await world.allow(["training"], epsilon=1.0)
     with pytest.raises(AccessError, match=r"4 of 4 did not answer.*left"):
         await world.lab.queries.train(world.datasets, MICRO, MODEL, FIT)
+    assert await world.lab.queries.open() == []  # nothing was begun, or paid
     spend = MICRO // 50
     await world.lab.queries.train(world.datasets, spend, MODEL, FIT)
     (row,) = await world.sites[0].queries.rows()
