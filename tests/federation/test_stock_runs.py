@@ -140,7 +140,9 @@ async def test_minilm_learns_chapters_of_diagnoses_from_four_sites(world):
     diagnoses(world.sites, 60)
     run = await finished(world, 3, seconds=200)
     for site in world.sites:
-        aucs = [row["auc"] for row in site.runs.rounds(run)]
+        # A round whose sum made some member's own records worse has no score, and no effect.
+        aucs = [row["auc"] for row in site.runs.rounds(run) if row["accepted"]]
+        assert aucs
         assert aucs[-1] > 0.9  # chance is one half
     assert len({site.runs.final_state(run) for site in world.sites}) == 1
 
