@@ -32,6 +32,7 @@ ROWS_AT_ONCE = {"cpu": 32, "cuda": 1 << 20}
 """Blocks of heads, and of rows: on a CPU the steps between two products then find in a cache
 what the last one left; a GPU wants few and large ones."""
 _EXPONENT_BIAS, _MANTISSA_BITS = 1023, 52
+_LIMB_BITS = 7
 _NUDGE = 1.0 / 256
 """Half of half the step between two values of g/64."""
 
@@ -151,19 +152,18 @@ class TorchTrunk:
             ahead = torch.ones(tokens, whole, dtype=torch.bool, device=short.device)
             ahead = ahead.triu(whole - tokens + 1)
         for part in _parts(len(mixed), step):
-            mixed[part] = self._attention(
-                *((x[part], e[part]) for x, e in (left, right, values)), ahead
-            )
+            seen = ((x[part], e[part]) for x, e in (left, right, values))
+            mixed[part] = self._attention(ahead, *seen)
         # (batch * heads, tokens, dim) to (batch * tokens, heads * dim)
         by_token = mixed.view(batch, config.heads, tokens, -1).transpose(1, 2)
         return by_token.reshape(batch * tokens, -1)
 
     def _attention(
         self,
+        ahead: Tensor | None,
         left: tuple[Tensor, Tensor],
         right: tuple[Tensor, Tensor],
         values: tuple[Tensor, Tensor],
-        ahead: Tensor | None,
     ) -> Tensor:
         """Steps 4 and 5; `ahead` says what a causal token does not see."""
         (q, sq), (k, sk), (v, sv) = left, right, values
@@ -391,13 +391,13 @@ def _heads_first(values: Tensor, repeat: int) -> tuple[Tensor, Tensor]:
 
 def _limbs(wide: Tensor) -> Tensor:
     """Two stacked int8 limbs of 14-bit rows: wide = 128 * high + low."""
-    rows = len(wide)
+    rows, whole = len(wide), wide.to(torch.int16)
     stacked = torch.empty(
         (2 * rows, wide.shape[1]), dtype=torch.int8, device=wide.device
     )
-    high = (wide + spec.LIMB // 2).mul_(1.0 / spec.LIMB).floor_()
+    high = (whole + spec.LIMB // 2) >> _LIMB_BITS
     stacked[:rows] = high
-    stacked[rows:] = wide.sub_(high, alpha=spec.LIMB)
+    stacked[rows:] = whole.sub_(high, alpha=spec.LIMB)
     return stacked
 
 
