@@ -9,17 +9,15 @@ kill -9 leaves it whole, because the system's memory keeps what was written; aft
 nobody could say what is on the disk, and nobody looks there any more.
 """
 
-import errno
 import hashlib
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from node.disk import mapped, sync_folder
 from node.errors import StorageError
 from protocol.types import DIGEST_BYTES, Digest
 
@@ -178,31 +176,3 @@ def move_in(file: int, aside: Path, place: Path, *, lasting: bool) -> None:
     aside.replace(place)
     if lasting:
         sync_folder(place.parent)
-
-
-def sync_folder(path: Path) -> None:
-    # A rename is durable only once the folder that holds the name is (fsync(2)).
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def mapped(what: Digest | Path) -> Iterator[None]:
-    name = f"blob {what.hex()}" if isinstance(what, bytes) else str(what)
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise StorageError(
-            f"{name} is not here", hint="fetch it from a peer"
-        ) from error
-    except OSError as error:
-        full = error.errno in {errno.ENOSPC, errno.EDQUOT}
-        raise StorageError(
-            f"{name}: {'no space left on disk' if full else error.strerror}",
-            hint="free space on the disk that holds the home; nothing was lost"
-            if full
-            else "check that this user owns the home and that its disk is healthy",
-        ) from error

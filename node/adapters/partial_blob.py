@@ -18,7 +18,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 
-from node.adapters.blob_dir import BlobDir, mapped, move_in
+from node.adapters.blob_dir import BlobDir, move_in
+from node.disk import mapped
 from node.errors import StorageError
 from node.ports import Blobs
 from protocol.types import Digest

@@ -449,6 +449,22 @@ _ALL = (
         "is verified.",
     ),
     Method(
+        "queries.evaluate",
+        params.QueriesEvaluate,
+        results.QueriesAsk,
+        "Try a model where the data lie: weights, or the state a run came to, at its members. "
+        "Asked, charged, masked and attested like any other question; the sum is two "
+        "histograms of log-odds, and what is read of them.",
+    ),
+    Method(
+        "queries.train",
+        params.QueriesTrain,
+        results.QueriesAsk,
+        "Fit a logistic regression where the data lie, in rounds of clipped and noisy gradients. "
+        "Each dataset pays for all rounds before the first; what is cut goes on with "
+        "`queries.resume`.",
+    ),
+    Method(
         "queries.resume",
         params.QueriesResume,
         results.QueriesAsk,

@@ -11,7 +11,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import trio
+from numpy.typing import NDArray
 
 from node.errors import AccessError, NodeError, TransportError
 from node.market.reader import write_private
@@ -125,6 +127,20 @@ class Asking:
             for key, value in await self._store.scan(_ASKED)
         ]
 
+    async def bundle(self, query: Query, owners: Owners, manifests: Owners) -> Bundle:
+        """All answers to a question that is new, or was cut; verified, and kept."""
+        course = await self._course(query)
+        bundle, _ = await self._gathered(course, query, owners, manifests)
+        await self._keep(bundle, query)
+        return bundle
+
+    async def _course(self, query: Query) -> Course:
+        stored = await self._store.get(_OPEN, query.id())
+        if stored is not None:
+            return decode(stored, Course, limit_bytes=BUNDLE_LIMIT_BYTES)
+        me = self._signer
+        return Course(seal_query(me.sign, me.public_key, query))
+
     async def _go(
         self,
         course: Course,
@@ -133,15 +149,30 @@ class Asking:
         manifests: Owners,
         path: Path | None,
     ) -> dict[str, Any]:
+        bundle, totals = await self._gathered(course, query, owners, manifests)
+        if path is not None:
+            await trio.to_thread.run_sync(write_private, path, encode(bundle))
+        await self._keep(bundle, query)
+        size = len(bundle.answers)
+        return {
+            **self.row(query, bundle, owners, path),
+            "result": result.read(query, totals, size, COUNT_FLOOR),
+        }
+
+    async def _gathered(
+        self, course: Course, query: Query, owners: Owners, manifests: Owners
+    ) -> tuple[Bundle, NDArray[np.int64]]:
         if not recovery.is_needed(query):
             bundle = await self._whole(course, query, owners)
         else:
             bundle = await self._surviving(course, query, owners)
-        _, totals = bundle.totals(owners, manifests)
-        if path is not None:
-            await trio.to_thread.run_sync(write_private, path, encode(bundle))
-        await self._keep(bundle, query)
-        answered = {said.dataset for said, _, _ in bundle.opened()[1]}
+        return bundle, bundle.totals(owners, manifests)[1]
+
+    def row(
+        self, query: Query, bundle: Bundle, owners: Owners, path: Path | None
+    ) -> dict[str, Any]:
+        """For a person: who answered what, but for the result."""
+        answered = {said.dataset: said for said, _, _ in bundle.opened()[1]}
         return {
             "query": query.id().hex(),
             "kind": query.kind,
@@ -151,7 +182,7 @@ class Asking:
                     "dataset": one.dataset,
                     "owner": self._federation.name_of(owners[one.dataset]),
                     "record": one.record.hex(),
-                    "manifest": manifests[one.dataset].hex(),
+                    "manifest": answered[one.dataset].manifest.hex(),
                 }
                 for one in query.datasets
                 if one.dataset in answered
@@ -164,7 +195,6 @@ class Asking:
             "masked": len(query.datasets) > 1,
             "noise_sd": result.noise_sd(query, len(answered)),
             "floor": COUNT_FLOOR,
-            "result": result.read(query, totals, len(answered), COUNT_FLOOR),
             "path": None if path is None else str(path),
         }
 
@@ -309,7 +339,7 @@ class Asking:
         raise kind(
             f"{len(failed)} of {size} did not answer: {told}",
             hint=f"the sum needs {needed}; leave them out, or, once they are there again,"
-            f" `rexis query resume {query.id().hex()[:16]}`",
+            f" `rexis query resume {query.charged().hex()[:16]}`",
         )
 
     async def _from(self, member: Member, protocol: str, payload: bytes) -> bytes:

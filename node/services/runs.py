@@ -262,6 +262,8 @@ class Runs:
     async def _train(self, record: Record, dataset: int) -> None:
         course, folder = record.course, str(self._tools.folders.states)
         try:
+            # Again: the worker's place may have changed since this node consented.
+            require_own_host(record.plan.spec, self._tools.worker_host)
             created = await self._create(record.plan)
             epoch = course.epoch(created["size"], record.plan)
             first = await self._tools.compute.call(
