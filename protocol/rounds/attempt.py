@@ -189,7 +189,7 @@ class Attempt:
                     self.gathering.resume(heard.body)
                 case _:
                     # Said after the certificate; heard again once that is in place.
-                    self._early[heard.sender, type(heard.body)] = heard
+                    self._keep_early(heard)
         for decision in (self.survivors, self.verdict):
             decision.resume(
                 (ballot.body, ballot.signature, ballot.about)
@@ -259,7 +259,7 @@ class Attempt:
         self.advance(now)
 
     def hear(self, heard: Heard, now: Millis) -> bool:
-        """A member's message of this context; False if it does not belong here."""
+        """A member's message of this context; False if it does not belong here, or not yet."""
         self._now = now
         taken = self._take(heard, now)
         if taken:
@@ -398,11 +398,27 @@ class Attempt:
                 return taken
             case Release() | Tags() | Claim():
                 if self.settling is None:
-                    self._early[sender, type(body)] = heard
-                    return True
+                    self._keep_early(heard)
+                    return False
                 return self._take_settled(self.settling, heard)
             case _:
                 return False
+
+    def _keep_early(self, heard: Heard) -> None:
+        """It belongs to a phase that this member has not come to: one of a kind, per sender.
+
+        The first in a place stands, and of claims the newest, in whatever order they come.
+        """
+        slot = (heard.sender, type(heard.body))
+        known = self._early.get(slot)
+        newer = (
+            known is not None
+            and isinstance(known.body, Claim)
+            and isinstance(heard.body, Claim)
+            and heard.body.turn > known.body.turn
+        )
+        if known is None or newer:
+            self._early[slot] = heard
 
     def _take_settled(self, settling: Settling, heard: Heard) -> bool:
         settling.dirty = True
