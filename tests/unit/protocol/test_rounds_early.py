@@ -23,9 +23,7 @@ from protocol.wire import encode
 
 MEMBERS = [bytes([i]) * 32 for i in range(4)]
 COHORT = Cohort(
-    Epoch(
-        bytes(32), 0, tuple(Seat(m, bytes([9]) * 32, 1) for m in MEMBERS), Policy(16)
-    )
+    Epoch(bytes(32), 0, tuple(Seat(m, bytes([9]) * 32, 1) for m in MEMBERS), Policy(16))
 )
 
 
