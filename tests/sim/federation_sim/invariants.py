@@ -84,6 +84,14 @@ class Laws:
         self.given_up = 0
         world.watchers.append(self.watch)
 
+    def decided_openings(self) -> list[Opening]:
+        """Of attempts that came to a sum."""
+        return [
+            self._openings[context]
+            for context, survivors in self._survivors.items()
+            if survivors != GIVEN_UP
+        ]
+
     # Every effect ------------------------------------------------------------------------
 
     def watch(self, node: Node, effect: Any) -> None:

@@ -161,12 +161,14 @@ def framed(seed: int) -> Scenario:
         _lies(world, nodes[0], "binds itself to another key")
 
     drawn = _made(4, seed, arrange, length=ENTRIES_AT_LEAST)
-    drawn.laws.demands.append(lambda: _all_accuse(drawn.world))
+    drawn.laws.demands.append(lambda: _all_accuse(drawn.world, drawn.laws))
     return drawn
 
 
-def _all_accuse(world: World) -> None:
-    liars_here = {n.name for n in world.nodes.values() if not n.honest}
+def _all_accuse(world: World, laws: Laws) -> None:
+    """Everyone names the liars of the attempt that was decided, if it was opened with any."""
+    opened = {member for each in laws.decided_openings() for member in each.members}
+    liars_here = {n.name for n in world.nodes.values() if not n.honest} & opened
     for node in world.nodes.values():
         if node.honest:
             accused = {each.member for each in node.accused}
