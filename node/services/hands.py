@@ -21,6 +21,7 @@ from node.ports import Blobs, Compute, Signer, Store, Transport
 from node.services.federation import Federation
 from node.services.record_box import RecordBox
 from node.services.sessions import Sessions, session_context, session_opens
+from node.services.sketches import drawn, sketch_row, weighed
 from node.services.states import States
 from node.services.thin import ThinLinks, counted
 from protocol.aggregate.ring import WORD_BYTES, blocks
@@ -82,6 +83,8 @@ class RoundNotes:
     """Member's name to [blobs, bytes] pulled from it."""
     scores: dict[bytes, Mapping[str, Any]] = field(default_factory=dict)
     """By state root: how it did on the own held-out records."""
+    sketch: dict[str, Any] | None = None
+    """What was found out about a rejected sum."""
     written: set[Digest] = field(default_factory=set)
     """States and scales made in this round, by attempts that led nowhere too."""
 
@@ -132,6 +135,7 @@ class Hands:
             "ring": [ring.bits, ring.input_bits],
             "blobs": str(tools.folders.blobs),
         }
+        self._measures = {**self._common, "length": epoch.policy.length}
 
     async def load(self) -> None:
         """Which blobs the members of the run may pull, from before a restart."""
@@ -205,6 +209,14 @@ class Hands:
                 "reason": effect.reason,
                 "evidence": effect.evidence,
             },
+        )
+
+    async def measured(self, effect: ev.Measured) -> None:
+        found = sketch_row(effect, self._tools.federation.name_of)
+        log.warning("rejected round sketched", **found)
+        self._notes.sketch = found
+        await self._tools.store.append_event(
+            "round.sketch", {"run": self._epoch.run, **found}
         )
 
     async def finished(self, effect: ev.Finished) -> bool:
@@ -379,6 +391,15 @@ class Hands:
                     tag=effect.tag,
                 )
                 return ev.Checked(effect.context, effect.slice.index, found["good"])
+            case ev.Draw():
+                await self._restore(*effect.shards)
+                made = await drawn(effect, self._tools.compute, self._measures)
+                await self._share(made.blob)
+                return made
+            case ev.Weigh():
+                parts = [part for each in effect.parts for part in each]
+                await self._restore(*effect.said, *effect.sums, *parts)
+                return await weighed(effect, self._tools.compute, self._measures)
 
     async def _quantise(self, effect: ev.Quantise) -> ev.Event:
         """Write down how the update is rounded; the rounding follows from that to the bit.
@@ -493,4 +514,6 @@ _WORDS: Mapping[type, str] = {
     ev.Apply: "stepping",
     ev.Tag: "checking",
     ev.Check: "checking",
+    ev.Draw: "sketching",
+    ev.Weigh: "sketching",
 }
