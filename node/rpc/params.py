@@ -795,7 +795,12 @@ class QueriesTrain(Params, frozen=True):
     label: _Label
     yes: _Yes
     rounds: Annotated[
-        int, Meta(ge=1, le=ROUNDS_LIMIT, description="steps, each of its own question")
+        int,
+        Meta(
+            ge=1,
+            le=ROUNDS_LIMIT,
+            description="steps; each has the noise of its part of rho",
+        ),
     ] = 20
     clip: Annotated[
         float, Meta(gt=0, le=100, description="longest gradient of one row (L2)")

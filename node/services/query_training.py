@@ -50,7 +50,8 @@ class Trainings:
         async with self._asking.alone(first):
             bundles = await self._bundles(first)
             rounds = first.fit.rounds if first.fit is not None else 1
-            course = fitting.followed(first, fitting.totals(bundles, owners, manifests))
+            sums = fitting.totals(bundles, owners, manifests)
+            course = fitting.followed(first, sums)
             for number in range(len(bundles), rounds):
                 query = fitting.question(first, number, course.weights)
                 try:
@@ -60,9 +61,8 @@ class Trainings:
                     raise
                 await self._done(first, number, bundle)
                 bundles.append(bundle)
-                course = fitting.followed(
-                    first, fitting.totals(bundles, owners, manifests)
-                )
+                sums += fitting.totals([bundle], owners, manifests)
+                course = fitting.followed(first, sums)
             if path is not None:
                 data = encode(Rounds(tuple(bundles)))
                 await trio.to_thread.run_sync(write_private, path, data)

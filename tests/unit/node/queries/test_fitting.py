@@ -1,7 +1,9 @@
 """Weights fitted to the tables of four institutions, and tried on them: real records."""
 
 import math
+from types import SimpleNamespace
 
+import msgspec
 import numpy as np
 import pytest
 from query_world import World, csv_of, question
@@ -12,6 +14,8 @@ from node.errors import AccessError, ComputeError, TransportError
 from node.query import runner
 from node.query.ledger import Ledger
 from node.rpc import results
+from node.rpc.schema import METHODS
+from node.services.queries_admin import QueriesAdmin
 from node.verifier.lineage import query_report
 from protocol.errors import VerificationError
 from protocol.queries import fitting, gradient
@@ -323,6 +327,34 @@ async def test_a_second_answer_to_a_round_from_other_weights_is_refused(clinics)
     with pytest.raises(AccessError, match="answers no training"):
         await ask(fitting.question(first, 5, (0.1, 0.2, 0.3, 0.4, 0.6)))
     assert await ask(third) == kept
+
+
+@pytest.mark.slow
+async def test_what_an_operator_types_is_trained_and_tried(clinics):
+    """The parameters of docs/rpc.md, and the model of one answer in the next question."""
+    world, two = clinics, clinics.datasets[:2]
+    await world.allow(["training", "evaluation"], epsilon=14.0)
+    methods = QueriesAdmin(SimpleNamespace(queries=world.lab.queries)).methods()
+
+    async def call(name, **given):
+        method = METHODS[f"queries.{name}"]
+        row = await methods[method.name](msgspec.convert(given, method.params))
+        return msgspec.convert(row, method.result).result
+
+    named = [
+        {"column": one.column, "low": one.low, "high": one.high} for one in FEATURES
+    ]
+    said = {"features": named, "label": "target", "yes": "1", "rounds": 5}
+    trained = await call("train", datasets=two, rho=1.0, **said)
+    assert trained["steady"]
+    assert [one["column"] for one in trained["model"]["features"]] == list(NAMES)
+    tried = await call("evaluate", datasets=two, rho=0.5, model=trained["model"])
+    assert abs(tried["count"] - 285) < 100
+    assert 0.8 < tried["auc"]["value"] <= 1
+    with pytest.raises(AccessError, match="one of the two"):
+        await call("evaluate", datasets=two, rho=0.5)
+    with pytest.raises(AccessError, match="is in no runs"):
+        await call("evaluate", datasets=two, rho=0.5, run="00" * 32)
 
 
 async def test_a_round_and_an_evaluation_run_in_their_child():
