@@ -32,6 +32,9 @@ ROWS_AT_ONCE = {"cpu": 32, "cuda": 1 << 20}
 """Blocks of heads, and of rows: on a CPU the steps between two products then find in a cache
 what the last one left; a GPU wants few and large ones."""
 _EXPONENT_BIAS, _MANTISSA_BITS = 1023, 52
+_LIMB_BITS = 7
+_NUDGE = 1.0 / 256
+"""Half of half the step between two values of g/64."""
 
 
 class TorchTrunk:
@@ -48,6 +51,8 @@ class TorchTrunk:
         self._layers = [_Layer(layer, self._device) for layer in trunk.layers]
         self._exp = self._table(np.append(spec.exp_table(), 0.0))
         self._activation = self._table(trunk.header.activations)
+        # Exact, and spares a step of each number that is looked up.
+        self._activation *= 2.0**-spec.SIGMOID_BITS
 
     def forward(self, rows: RowArray, *, start: int = 0) -> Trace:
         """Every boundary from `rows`, which stand before layer `start`, to the output."""
@@ -140,32 +145,36 @@ class TorchTrunk:
         right, values = past.extend(_heads_first(k, group), _heads_first(v, group))
         mixed = torch.empty_like(left[0])
         # As in the reference: heads do not see each other, so this bounds memory only.
-        step = SCORES_AT_ONCE[self._device.type] // (tokens * right[0].shape[1])
+        whole = right[0].shape[1]
+        step = SCORES_AT_ONCE[self._device.type] // (tokens * whole)
+        ahead = None
+        if config.causal:
+            ahead = torch.ones(tokens, whole, dtype=torch.bool, device=short.device)
+            ahead = ahead.triu(whole - tokens + 1)
         for part in _parts(len(mixed), step):
-            mixed[part] = self._attention(
-                *((x[part], e[part]) for x, e in (left, right, values))
-            )
+            seen = ((x[part], e[part]) for x, e in (left, right, values))
+            mixed[part] = self._attention(ahead, *seen)
         # (batch * heads, tokens, dim) to (batch * tokens, heads * dim)
         by_token = mixed.view(batch, config.heads, tokens, -1).transpose(1, 2)
         return by_token.reshape(batch * tokens, -1)
 
     def _attention(
         self,
+        ahead: Tensor | None,
         left: tuple[Tensor, Tensor],
         right: tuple[Tensor, Tensor],
         values: tuple[Tensor, Tensor],
     ) -> Tensor:
-        config = self.trunk.config
+        """Steps 4 and 5; `ahead` says what a causal token does not see."""
         (q, sq), (k, sk), (v, sv) = left, right, values
-        # 127^2 * dim < 2^24 for every head of at most 1024.
-        scores = torch.bmm(q.float(), k.float().transpose(1, 2)).double()
-        scores *= (_power(sq - spec.SCORE_SHIFT) * config.score_multiplier)[..., None]
-        scores *= _power(sk)[:, None, :]
-        scores.add_(0.5).floor_().clamp_(-spec.SCORE_LIMIT, spec.SCORE_LIMIT)
-        tokens, whole = scores.shape[-2:]
-        if config.causal:
-            ahead = torch.ones(tokens, whole, dtype=torch.bool, device=q.device)
-            ahead = ahead.triu(whole - tokens + 1)
+        # 127^2 * dim < 2^24 for every head of at most 1024; powers of two are exact anywhere.
+        lifted = (q * _power(sq - spec.SCORE_SHIFT)[..., None]).float()
+        turned = (k * _power(sk)[..., None]).float().transpose(1, 2)
+        scores = torch.bmm(lifted, turned).double()
+        scores.mul_(self.trunk.config.score_multiplier).add_(0.5).floor_()
+        scores.clamp_(-spec.SCORE_LIMIT, spec.SCORE_LIMIT)
+        tokens = scores.shape[1]
+        if ahead is not None:
             scores.masked_fill_(ahead, -4.0 * spec.SCORE_LIMIT)
             top = torch.cummax(sv, dim=-1).values[:, -tokens:]
         else:
@@ -182,13 +191,14 @@ class TorchTrunk:
         return mixed.clamp_(-spec.MID_LIMIT, spec.MID_LIMIT)
 
     def _activated(self, gate: Tensor) -> Tensor:
-        out = torch.empty_like(gate)
+        out, nudge = torch.empty_like(gate), torch.full_like(gate[:1, :1], _NUDGE)
         for part in _parts(len(gate), ROWS_AT_ONCE[self._device.type]):
             given = gate[part]
-            index = given.abs().add_(32.0).mul_(1.0 / 64).floor_()
-            index.clamp_(max=spec.TABLE_SIZE).copysign_(given).add_(spec.TABLE_SIZE)
+            # As in the reference: half a step below 0 moves the ties there and nothing else.
+            index = torch.copysign(nudge, given).add_(given, alpha=1.0 / 64)
+            index.add_(spec.TABLE_SIZE + 0.5 - _NUDGE).clamp_(0, 2 * spec.TABLE_SIZE)
             found = _looked_up(self._activation, index.to(torch.int32))
-            found.mul_(given).mul_(2.0**-spec.SIGMOID_BITS).add_(0.5)
+            found.mul_(given).add_(0.5)
             torch.floor(found, out=out[part])
         return out
 
@@ -269,6 +279,7 @@ class _Linear:
         weight = torch.from_numpy(matrix.weight.copy())
         self._product, self.kernel = exact_product(weight, device, limit)
         self._scale = torch.tensor(matrix.scale, device=device)
+        self._half = torch.full_like(self._scale, 0.5)
         self._bias: Tensor | None = None
         if matrix.bias is not None:
             self._bias = torch.tensor(matrix.bias, dtype=torch.float64, device=device)
@@ -283,7 +294,9 @@ class _Linear:
             if len(sums) == 2 * count:
                 low = sums[part.start + count : part.stop + count]
                 made.mul_(spec.LIMB).add_(low)
-            made.mul_(self._scale).mul_(power[part]).add_(0.5).floor_()
+            # The product is exact, so it is the sum alone that rounds, fused or not.
+            torch.addcmul(self._half, made.mul_(power[part]), self._scale, out=made)
+            made.floor_()
             if self._bias is not None:
                 made.add_(self._bias)
             made.clamp_(-limit, limit)
@@ -378,13 +391,13 @@ def _heads_first(values: Tensor, repeat: int) -> tuple[Tensor, Tensor]:
 
 def _limbs(wide: Tensor) -> Tensor:
     """Two stacked int8 limbs of 14-bit rows: wide = 128 * high + low."""
-    rows = len(wide)
+    rows, whole = len(wide), wide.to(torch.int16)
     stacked = torch.empty(
         (2 * rows, wide.shape[1]), dtype=torch.int8, device=wide.device
     )
-    high = (wide + spec.LIMB // 2).mul_(1.0 / spec.LIMB).floor_()
+    high = (whole + spec.LIMB // 2) >> _LIMB_BITS
     stacked[:rows] = high
-    stacked[rows:] = wide.sub_(high, alpha=spec.LIMB)
+    stacked[rows:] = whole.sub_(high, alpha=spec.LIMB)
     return stacked
 
 

@@ -48,7 +48,7 @@ contract Disputes is Membership {
 
     /// Levels of a tree that are shown at once: 32 nodes.
     uint256 public constant SPAN = 5;
-    /// Enough to get from a root to one of 2^25 leaves, and for the leaf.
+    /// Enough to get from a root to one of 2^25 leaves, and for the one leaf that is shown.
     uint8 public constant MAX_ASKS = 6;
     uint8 private constant _MAX_LEVEL = 25;
     uint8 private constant _NOTHING = 255;
@@ -178,7 +178,8 @@ contract Disputes is Membership {
         emit PartAsked(number, part, level, index, _pass(found, Turn.Host));
     }
 
-    /// The host shows the leaf that was asked for.
+    /// The host shows the leaf that was asked for.  It is the only one: what a number needs
+    /// beside it, the challenger computes itself, and what is shown stays here for good.
     function show(
         uint256 number,
         Steps.Claim calldata claim,
@@ -188,8 +189,10 @@ contract Disputes is Membership {
         Dispute storage found = _asked(number, claim, roots);
         if (found.level != 0) revert NotYourTurn(number, msg.sender);
         (uint8 part, uint32 index) = (found.part, found.index);
+        if (leaf.entries.length != claim.bytesOf(part, index)) revert Steps.Malformed();
         claim.requireLeaf(roots, part, index, leaf);
         found.part = _NOTHING;
+        found.asks = MAX_ASKS;
         emit LeafShown(number, part, index, leaf, _pass(found, Turn.Challenger));
     }
 

@@ -30,6 +30,9 @@ contract Parameters is Ownable2Step {
 
     uint32 public constant SHORTEST = 1 minutes;
     uint32 public constant LONGEST = 365 days;
+    /// A host keeps a receipt's rows for 90 days (docs/verify.md §5.2): whoever is challenged
+    /// must still have them, though its clock or its chain be some weeks late.
+    uint32 public constant LONGEST_CHALLENGE = 60 days;
     uint16 public constant MAX_QUORUM = 100;
     uint16 public constant MAX_OPEN_REQUESTS = 1_000;
 
@@ -70,7 +73,7 @@ contract Parameters is Ownable2Step {
     function _set(Values memory next) private {
         _within("answerWindow", next.answerWindow, SHORTEST, LONGEST);
         _within("disputeWindow", next.disputeWindow, SHORTEST, LONGEST);
-        _within("challengeWindow", next.challengeWindow, SHORTEST, LONGEST);
+        _within("challengeWindow", next.challengeWindow, SHORTEST, LONGEST_CHALLENGE);
         _within("voteWindow", next.voteWindow, SHORTEST, LONGEST);
         // A host must not be gone with its stake before the last case about it is over.
         uint256 liable = uint256(next.challengeWindow) + next.voteWindow;

@@ -6,6 +6,7 @@ the order of a sum, nor fused multiply-add, nor the thread count can change a bi
 function says which range it relies on; the loader of a trunk checks the bounds once.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -87,10 +88,43 @@ def products(
     return total
 
 
-def wide_products(left: Floats, right: Floats) -> Floats:
-    """`left @ right.T` for |left| <= 8192, |right| <= 63 and at most 65,536 terms.
+def wide_products(
+    left: Floats, right: NDArray[np.float32], wide: Callable[[], Floats]
+) -> Floats:
+    """`left @ right.T` for |left| <= 8192 times one power of two a row, |right| <= 63 and at
+    most 65,536 terms.
 
-    Sums are below 2^35.  Two limbs in float32 would be two products of half the time each,
-    and the cutting.
+    Most rows have few large entries, so blocks are as long as what is in them allows: whatever
+    the weights, no partial sum of a block is beyond 63 times its distances from 0 added up.
+    Rows that leave no room for that are multiplied in float64, where sums are below 2^35, with
+    `wide`, which is `right` and takes twice the time and the memory.
     """
-    return left @ right.T
+    cuts = _exact_cuts(left)
+    if not cuts:
+        return left @ wide().T
+    total = np.zeros((len(left), len(right)), dtype=np.float64)
+    short = left.astype(np.float32)
+    for cut in cuts:
+        total += short[:, cut] @ right[:, cut].T
+    return total
+
+
+_STEP = 128
+"""Columns that stay together: shorter blocks cost more than they spare."""
+
+
+def _exact_cuts(left: Floats) -> list[slice]:
+    """Blocks of columns in which no row can reach 2^24; none where that is impossible."""
+    starts = np.arange(0, left.shape[1], _STEP)
+    parts = np.add.reduceat(np.abs(left), starts, axis=1)
+    # Each row is counted in units of its own power of two.
+    limit = float(FLOAT32_EXACT // WEIGHT_LIMIT)
+    if parts.max() > limit:
+        return []
+    cuts, start, held = [], 0, np.zeros(len(left))
+    for at, part in zip(starts.tolist(), parts.T, strict=True):
+        held += part
+        if held.max() > limit:
+            cuts.append(slice(start, at))
+            start, held = at, part.copy()
+    return [*cuts, slice(start, left.shape[1])]

@@ -128,6 +128,12 @@ def pack_sums(layer: Layer, sums: Sums) -> tuple[bytes, ...]:
     return tuple(packed)
 
 
+def sums_bytes(layer: Layer, rows: int) -> int:
+    """How long the packed sums of `rows` rows are, before there are any."""
+    outputs = ((name, len(matrix.weight)) for name, matrix in layer.named())
+    return rows * sum(_SUM_BYTES.get(name, 4) * count for name, count in outputs)
+
+
 def unpack_sums(key: LayerKey, packed: Sequence[bytes], rows: int) -> Sums:
     """The inverse for `rows` rows; lengths are checked before anything is allocated."""
     if len(packed) != len(key.matrices):

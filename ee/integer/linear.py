@@ -43,10 +43,6 @@ class Matrix:
         return self.weight.astype(np.float32)
 
     @functools.cached_property
-    def weight64(self) -> Floats:
-        return self.weight.astype(np.float64)
-
-    @functools.cached_property
     def scale(self) -> Floats:
         """m[o] * 2^-shift, exact."""
         return np.ldexp(self.multiplier.astype(np.float64), -self.shift)
@@ -57,10 +53,15 @@ class Matrix:
 
     def sums_wide(self, rows: Rows) -> Floats:
         """The same of rows of 14 bits."""
-        return arith.wide_products(rows.q, self.weight64)
+        return arith.wide_products(
+            rows.q, self.weight32, lambda: self.weight.astype(np.float64)
+        )
 
     def apply(self, rows: Rows, limit: int) -> Floats:
-        return rescaled(self.sums(rows), self.scale, rows, limit, self.bias)
+        # Powers of two are exact wherever they are multiplied; rows are shorter than sums.
+        lifted = (rows.q * _powers(rows)).astype(np.float32)
+        sums = arith.products(lifted, self.weight32, 127)
+        return _finished(sums, self.scale, limit, self.bias)
 
     def apply_wide(self, rows: Rows, limit: int) -> Floats:
         return rescaled(self.sums_wide(rows), self.scale, rows, limit, self.bias)
@@ -90,12 +91,22 @@ def rescaled(
     bias: NDArray[np.int32] | None = None,
 ) -> Floats:
     """half(m * sum, R - s) + bias, clamped."""
-    out, power = np.empty(sums.shape), np.ldexp(1.0, rows.s)[:, None]
-    for start in range(0, len(sums), ROWS_AT_ONCE):
+    return _finished(sums * _powers(rows), scale, limit, bias)
+
+
+def _powers(rows: Rows) -> Floats:
+    """2^s of each row, as a column."""
+    return np.ldexp(1.0, rows.s)[:, None]
+
+
+def _finished(
+    lifted: NDArray[Any], scale: Floats, limit: int, bias: NDArray[np.int32] | None
+) -> Floats:
+    """`rescaled` of sums that were multiplied by their rows' powers of two."""
+    out = np.empty(lifted.shape)
+    for start in range(0, len(lifted), ROWS_AT_ONCE):
         part = slice(start, start + ROWS_AT_ONCE)
-        made = np.multiply(sums[part], scale, out=out[part])
-        made *= power[part]
-        arith.nearest(made)
+        made = arith.nearest(np.multiply(lifted[part], scale, out=out[part]))
         if bias is not None:
             made += bias
         arith.clamp(made, limit)

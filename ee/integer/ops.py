@@ -62,9 +62,12 @@ def rope(values: Floats, cos: Floats, sin: Floats) -> Floats:
     """Rotate the halves of each head; `values` is (batch, tokens, heads, dim)."""
     middle = values.shape[-1] // 2
     first, second = values[..., :middle], values[..., middle:]
-    turned = np.concatenate(
-        [first * cos - second * sin, second * cos + first * sin], axis=-1
-    )
+    turned, crossed = np.empty_like(values), np.empty_like(first)
+    left, right = turned[..., :middle], turned[..., middle:]
+    np.multiply(first, cos, out=left)
+    left -= np.multiply(second, sin, out=crossed)
+    np.multiply(second, cos, out=right)
+    right += np.multiply(first, sin, out=crossed)
     return arith.clamp(arith.half(turned, spec.ROPE_BITS), spec.MID_LIMIT)
 
 
@@ -86,10 +89,9 @@ def attention(q: Rows, k: Rows, v: Rows, multiplier: int, *, causal: bool) -> Fl
 
 def _weights(q: Rows, k: Rows, multiplier: int, *, causal: bool) -> Floats:
     """Step 4: EXP of how far each score lies below the largest one in sight."""
-    scores = _score_products(q.q, k.q)
-    # Scaling by powers of two is exact, so M may be in the factor of a row.
-    scores *= np.ldexp(float(multiplier), q.s - spec.SCORE_SHIFT)[..., :, None]
-    scores *= np.ldexp(1.0, k.s)[..., None, :]
+    scores = np.multiply(
+        _score_products(q, k), float(multiplier), dtype=np.float64, casting="safe"
+    )
     arith.clamp(arith.nearest(scores), spec.SCORE_LIMIT)
     if causal:
         # Below every score by more than the table reaches, and still an integer.
@@ -97,8 +99,9 @@ def _weights(q: Rows, k: Rows, multiplier: int, *, causal: bool) -> Floats:
         ahead = ~np.tri(tokens, all_tokens, all_tokens - tokens, dtype=bool)
         np.copyto(scores, -4.0 * spec.SCORE_LIMIT, where=ahead)
     top = scores.max(axis=-1, keepdims=True)
-    below = np.subtract(top, scores, out=scores).astype(np.intp)
-    return _exp().take(below, mode="clip")
+    below = np.empty(scores.shape, np.intp)
+    np.subtract(top, scores, out=below, casting="unsafe")
+    return _exp().take(below, mode="clip", out=scores)
 
 
 def _weighted(weights: Floats, v: Rows, *, causal: bool) -> Floats:
@@ -119,33 +122,41 @@ def _weighted(weights: Floats, v: Rows, *, causal: bool) -> Floats:
     return arith.clamp(arith.quotient(numerator, total), spec.MID_LIMIT)
 
 
-def _score_products(q: Floats, k: Floats) -> Floats:
-    """Q @ k^T in float32: 127^2 * dim < 2^24 for every head of at most 1024."""
-    left = q.astype(np.float32)
-    right = k.astype(np.float32)
-    return (left @ right.swapaxes(-1, -2)).astype(np.float64)
+def _score_products(q: Rows, k: Rows) -> NDArray[np.float32]:
+    """Q @ k^T * 2^(sq + sk - 42) in float32: 127^2 * dim < 2^24 for every head of at most 1024.
+
+    Scaling by powers of two is exact, and rows are shorter than their scores.
+    """
+    left = q.q * np.ldexp(1.0, q.s - spec.SCORE_SHIFT)[..., None]
+    right = k.q * np.ldexp(1.0, k.s)[..., None]
+    return left.astype(np.float32) @ right.astype(np.float32).swapaxes(-1, -2)
 
 
 def activated(gate: Floats, table: Floats) -> Floats:
     """Step 8 up to a, in units of 2^-14 as `gate`; `table` is ACT, or op-spec 1's sigmoid."""
     out = np.empty_like(gate)
+    scaled = table * 2.0**-spec.SIGMOID_BITS
     for start in range(0, len(gate), ROWS_AT_ONCE):
         part = slice(start, start + ROWS_AT_ONCE)
-        out[part] = _activated(gate[part], table)
+        index = _activation_index(gate[part])
+        # Beyond either end the table's last entry holds, so clipping the index is step 8.
+        made = scaled.take(index, mode="clip", out=out[part])
+        made *= gate[part]
+        arith.nearest(made)
     return out
 
 
-def _activated(gate: Floats, table: Floats) -> Floats:
-    index = np.abs(gate)
-    index += 32.0
-    index *= 1.0 / 64
-    np.floor(index, out=index)
-    np.copysign(index, gate, out=index)
-    index += spec.TABLE_SIZE
-    # Beyond either end the table's last entry holds, so clipping the index is step 8.
-    found = table.take(index.astype(np.intp), mode="clip")
-    found *= gate
-    return arith.half(found, spec.SIGMOID_BITS)
+def _activation_index(gate: Floats) -> NDArray[np.intp]:
+    """Place in the table of half(|g|, 6) with the sign of g.
+
+    That is floor(g/64 + 1/2), but for ties below 0, which go down; taking half of the step
+    between two values of g/64 from all that are negative moves the ties and nothing else.
+    What lies before the table comes out as 0 or less.
+    """
+    index = np.copysign(1.0 / 256, gate)
+    index += gate * (1.0 / 64)
+    index += spec.TABLE_SIZE + 0.5 - 1.0 / 256
+    return index.astype(np.intp)
 
 
 @lru_cache(maxsize=1)

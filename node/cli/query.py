@@ -20,7 +20,7 @@ from node.cli.shell import (
     verb,
 )
 from node.cli.words import count as counted
-from node.cli.words import short
+from node.cli.words import moment, short, shown
 
 _KINDS = (
     *("count", "histogram", "quantiles", "correlation", "survival"),
@@ -74,9 +74,10 @@ def stop(shell: Shell, number: int) -> None:
 
 @verb(query, "list")
 def query_list(shell: Shell) -> None:
-    """Datasets of this node that answer, and what is left of their budgets."""
+    """Datasets of this node that answer, and questions of it without a result yet."""
+    answer = shell.ask("queries.list", timeout_s=CHAIN_S)
     shell.table(
-        shell.ask("queries.list", timeout_s=CHAIN_S),
+        answer,
         "policies",
         {
             "dataset": lambda row: row["dataset"],
@@ -87,6 +88,17 @@ def query_list(shell: Shell) -> None:
             "questions": lambda row: row["questions"],
         },
     )
+    for row in () if shell.as_json else answer["open"]:
+        say("")
+        print_fields(
+            [
+                ("query", short(row["query"])),
+                ("asks", f"{row['kind']} of datasets {shown(row['datasets'])}"),
+                ("begun", f"{moment(row['begun'])} UTC"),
+                ("awaits", row["awaits"]),
+                ("hint", row["hint"]),
+            ]
+        )
 
 
 def asking(function: Any) -> Any:

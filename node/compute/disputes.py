@@ -7,7 +7,7 @@ from typing import Any
 from node.compute.evaluation import model_at, tested
 from node.errors import ComputeError
 from node.verifier import bundle
-from node.verifier.dispute import Prosecutor, traced, trunk_of
+from node.verifier.dispute import Prosecutor, require_provable, traced, trunk_of
 from node.verifier.replay import Model
 from protocol.dispute import Asked, Claim, Game, Proof
 from protocol.wire import decode, encode
@@ -47,6 +47,7 @@ def place(params: Mapping[str, Any], _progress: Progress) -> dict[str, Any]:
             f" {model.header.config.op_spec}",
             hint="the evidence stands by itself: `rexis-verify bundle` shows it",
         )
+    require_provable(model.header.config)
     return {
         "place": [fault.layer, fault.entry.case, fault.entry.token],
         "trunk": encode(trunk_of(model)),

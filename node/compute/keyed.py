@@ -21,12 +21,22 @@ Progress = Callable[[dict[str, Any]], None]
 
 
 def trace(params: Mapping[str, Any], _progress: Progress) -> dict[str, Any]:
-    """{model (path), layer, rows, shape} -> {sums}: the host's side."""
+    """{model (path), layer, rows, shape, limit_bytes} -> {sums}: the host's side.
+
+    What would be longer than the limit with its rows is refused before it is computed.
+    """
     tested()
     model, index = model_at(params["model"]), params["layer"]
     if not model.first <= index < model.first + len(model.layers):
         raise ComputeError(f"layer {index} of a trunk of {len(model.layers)}")
-    layer = model.layers[index - model.first]
+    layer, (cases, tokens, _) = model.layers[index - model.first], params["shape"]
+    sums_bytes = freivalds.sums_bytes(layer, cases * tokens)
+    if sums_bytes + len(params["rows"]) > params["limit_bytes"]:
+        raise ComputeError(
+            f"trace of {cases * tokens} rows has {sums_bytes + len(params['rows'])} bytes,"
+            f" limit is {params['limit_bytes']}",
+            hint="a receipt of so many rows is replayed",
+        )
     rows = integer.unpack_rows(params["rows"], tuple(params["shape"]))
     _, sums = freivalds.shown(model.header, layer, rows)
     return {"sums": list(freivalds.pack_sums(layer, sums))}
@@ -46,15 +56,19 @@ def make(params: Mapping[str, Any], _progress: Progress) -> dict[str, Any]:
 
 
 def check(params: Mapping[str, Any], _progress: Progress) -> dict[str, Any]:
-    """{key (path), digest, receipt, batch, proof, salt, rows, sums} -> {reason}.
+    """{key (path), digest, receipt, batch, proof, salt, rows, sums} -> {stale, reason}.
 
-    `reason` is empty where the layer passes.
+    `reason` is empty where the layer passes; nothing was looked at where the file is not the
+    key of that digest, which is `stale`.
     """
     tested()
-    data = Path(params["key"]).read_bytes()
+    try:
+        data = Path(params["key"]).read_bytes()
+    except FileNotFoundError:
+        data = b""
     if sha256(data).digest() != params["digest"]:
-        raise ComputeError(f"{params['key']} is not the key that was made here")
+        return {"stale": True, "reason": ""}
     answer = TraceAnswer(params["salt"], params["rows"], tuple(params["sums"]))
     proof = decode(params["proof"], BatchProof)
     about = params["receipt"], params["batch"], proof, answer
-    return {"reason": keyed.check(keyed.read(data), *about)}
+    return {"stale": False, "reason": keyed.check(keyed.read(data), *about)}

@@ -794,7 +794,14 @@ class QueriesTrain(Params, frozen=True):
     features: _Features
     label: _Label
     yes: _Yes
-    rounds: Annotated[int, Meta(ge=1, le=ROUNDS_LIMIT)] = 20
+    rounds: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=ROUNDS_LIMIT,
+            description="steps; each has the noise of its part of rho",
+        ),
+    ] = 20
     clip: Annotated[
         float, Meta(gt=0, le=100, description="longest gradient of one row (L2)")
     ] = 1.0

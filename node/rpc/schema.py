@@ -437,7 +437,8 @@ _ALL = (
         "queries.list",
         params.Nothing,
         results.QueriesList,
-        "Datasets of this node that answer queries, and what is left of their budgets.",
+        "Datasets of this node that answer queries, and what is left of their budgets; questions "
+        "that this node has begun and that have no result yet.",
     ),
     Method(
         "queries.ask",

@@ -6,22 +6,24 @@ trust in whoever delivers the bytes.  What is found is signed, kept and announce
 checks the signature before it lists a report.
 
 A batch waits in the store until it is done with, so neither a restart nor a host that does not
-answer loses one, and a host that stalls holds up nobody else's.
+answer loses one.  Every host has a line of its own, so one that stalls holds up nobody else's.
 """
 
 import secrets
+from collections import deque
+from dataclasses import dataclass, field
 
 import structlog
 import trio
 
-from node.errors import NodeError
+from node.errors import ContractRefusedError, NodeError
 from node.ports import Chain, ChainEvent, Signer, Store, Transport
 from node.services.disputing import Disputes
 from node.services.federation import Federation
 from node.services.receipts import fetch_batch
 from node.services.replaying import FETCH_TIMEOUT_S, RETRY_S, TRIES, Replayer, Subject
 from node.services.reports import Audits
-from protocol.audit import seal_audit
+from protocol.audit import Audit, open_audit, seal_audit
 from protocol.errors import ProtocolError
 from protocol.evaluation import AUDIT_TOPIC
 from protocol.members import Member
@@ -30,10 +32,19 @@ from protocol.types import DIGEST_BYTES, Digest, digest
 
 _CURSOR, _PENDING = "audit-cursor", "audit-batches"
 _BLOCK, _LAST = b"block", b"last"
-BATCHES_AT_ONCE = 32
+BATCHES_AT_ONCE = 2
+"""Of one host: one may be fetched while another is replayed."""
 _COIN = 1 << 53
 
 log = structlog.get_logger()
+
+
+@dataclass
+class _Line:
+    """A host's batches that are still to be looked at."""
+
+    batches: deque[bytes] = field(default_factory=deque)
+    workers: int = 0
 
 
 class Verifier:
@@ -69,14 +80,13 @@ class Verifier:
         self._full = full
         self._disputes = disputes
         self._retry_s = retry_s
-        self._slots = trio.Semaphore(BATCHES_AT_ONCE)
+        self._lines: dict[bytes, _Line] = {}
 
     async def run(self) -> None:
         """Follow the chain for ever."""
         async with trio.open_nursery() as nursery:
             for key, _ in await self._store.scan(_PENDING):
-                await self._slots.acquire()
-                nursery.start_soon(self._batch, key)
+                self._queue(key, nursery)
             cursor = await self._store.get(_CURSOR, _BLOCK)
             start = 0 if cursor is None else int.from_bytes(cursor, "big")
             async for event in self._chain.follow(start):
@@ -93,48 +103,69 @@ class Verifier:
             return
         await self._store.put(_PENDING, key, place)
         await self._store.put(_CURSOR, _LAST, place)
-        await self._slots.acquire()
-        nursery.start_soon(self._batch, key)
+        self._queue(key, nursery)
+
+    def _queue(self, key: bytes, nursery: trio.Nursery) -> None:
+        """Behind the other batches of its host; the store holds as many."""
+        account = key[:-DIGEST_BYTES]
+        line = self._lines.setdefault(account, _Line())
+        line.batches.append(key)
+        if line.workers < BATCHES_AT_ONCE:
+            line.workers += 1
+            nursery.start_soon(self._work, line)
+
+    async def _work(self, line: _Line) -> None:
+        while line.batches:
+            await self._batch(line.batches.popleft())
+        line.workers -= 1
 
     async def _batch(self, key: bytes) -> None:
-        try:
-            account, root = key[:-DIGEST_BYTES], Digest(key[-DIGEST_BYTES:])
-            host = await self._host(account, root)
-            receipts = None if host is None else await self._receipts(host, root)
-            if host is not None and receipts is not None:
-                for index, sealed in enumerate(receipts):
-                    if _drawn(self._rate):
-                        proof = batch_proof(receipts, index)
-                        await self._one(Subject(host, root, sealed, proof))
-            await self._store.delete(_PENDING, key)
-        finally:
-            self._slots.release()
+        account, root = key[:-DIGEST_BYTES], Digest(key[-DIGEST_BYTES:])
+        host = await self._host(account, root)
+        receipts = None if host is None else await self._receipts(host, root)
+        if host is not None and receipts is not None:
+            for index, sealed in enumerate(receipts):
+                # What was reported before a restart was drawn, whatever a coin says now.
+                if self._report(sealed) is not None or _drawn(self._rate):
+                    proof = batch_proof(receipts, index)
+                    await self._one(Subject(host, root, sealed, proof))
+        await self._store.delete(_PENDING, key)
 
     async def _one(self, subject: Subject) -> None:
-        me = self._signer.public_key
-        report, audit = self._audits.by(me, digest(subject.sealed)), None
+        report = self._report(subject.sealed)
         if report is None:
             layer = None if _drawn(self._full) else _layer(subject.sealed)
             audit = await self._replayer.audit(subject, layer)
             if audit is None:
                 return
-            report = seal_audit(self._signer.sign, me, audit)
+            report = seal_audit(self._signer.sign, self._signer.public_key, audit)
             await self._audits.keep(report)
         await self._transport.announce(AUDIT_TOPIC, report)
-        fault = None if audit is None else audit.fault
-        if audit is not None and fault is not None and fault.entry is not None:
-            await self._dispute(audit.receipt)
+        # Of the report and not of this look at it: a kill may have come between the two.
+        audit, _ = open_audit(report)
+        if audit.fault is not None and audit.fault.entry is not None:
+            await self._dispute(audit)
 
-    async def _dispute(self, receipt: bytes) -> None:
+    def _report(self, sealed: bytes) -> bytes | None:
+        """What this node said of a receipt."""
+        return self._audits.by(self._signer.public_key, digest(sealed))
+
+    async def _dispute(self, audit: Audit) -> None:
         """A dispute that cannot be opened (no bond, no chain) costs nothing but an event."""
         if self._disputes is None:
             return
         try:
-            await self._disputes.open(receipt)
+            await self._disputes.open(audit.receipt)
         except (NodeError, ProtocolError) as error:
-            log.warning("not disputed", receipt=receipt.hex(), reason=str(error))
+            if (
+                isinstance(error, ContractRefusedError)
+                and error.name == "AlreadyDisputed"
+            ):
+                return  # before a restart
+            receipt = audit.receipt.hex()
+            log.warning("not disputed", receipt=receipt, reason=str(error))
             await self._store.append_event(
-                "dispute.refused", {"receipt": receipt.hex(), "reason": str(error)}
+                "dispute.refused", {"receipt": receipt, "reason": str(error)}
             )
 
     async def _host(self, account: bytes, root: bytes) -> Member | None:

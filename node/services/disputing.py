@@ -154,6 +154,8 @@ class Disputes:
             return
         if kind in _TOLD:
             await self._tell(game, _TOLD[kind])
+        if me == game.host:
+            await self._keep_rows(game, kind)
         await self._move(game)
 
     async def _move(self, game: Game) -> None:
@@ -172,6 +174,16 @@ class Disputes:
                 await self._complain(game, str(error))
             else:
                 self._stuck.pop(game.number, None)
+
+    async def _keep_rows(self, game: Game, kind: str) -> None:
+        """Whatever the host may be asked for must be there until nobody may ask."""
+        if kind == "DisputeClosed":
+            await self._receipts.let_go(game.number)
+        elif kind == "DisputeOpened":
+            try:
+                await self._receipts.hold(game.number, game.leaf)
+            except StorageError as error:
+                await self._complain(game, str(error))
 
     async def _complain(self, game: Game, reason: str) -> None:
         """Once for each reason, however often it is tried."""

@@ -2,11 +2,14 @@
 
 A key is made from a slice the first time its layer is drawn; the slice is checked against the
 model root, read once and deleted.  Whatever goes wrong here ends in None, and the layer is
-replayed from its weights: a check with a secret accuses nobody.
+replayed from its weights: a check with a secret accuses nobody.  A file that is not the key this
+node noted is made anew.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import structlog
 import trio
@@ -50,8 +53,14 @@ class KeyedAudits:
         self._releases = releases
         self._compute = compute
         self._folder = folder
-        self.weights = trio.Lock()
-        """Held while a slice is on disk, which is deleted once it was read."""
+        self._slices: WeakValueDictionary[bytes, trio.Lock] = WeakValueDictionary()
+
+    def slice(self, model_root: bytes, layer: int) -> trio.Lock:
+        """Held while that slice is on disk, which is deleted once it was read.
+
+        One for each, so whoever is slow to give a slice holds up nobody who needs another.
+        """
+        return self._slices.setdefault(_named(model_root, layer), trio.Lock())
 
     async def passes(
         self,
@@ -88,7 +97,8 @@ class KeyedAudits:
         layer: int,
     ) -> str:
         sealed, batch, proof = placed
-        path, digest = await self._key(receipt.model_root, layer)
+        model = receipt.model_root
+        key = await self._key(model, layer)
         answer = decode(
             await self._transport.request(
                 host,
@@ -102,8 +112,6 @@ class KeyedAudits:
         )
         answer.check()
         about: dict[str, Any] = {
-            "key": str(path),
-            "digest": digest,
             "receipt": sealed,
             "batch": batch,
             "proof": encode(proof),
@@ -111,19 +119,32 @@ class KeyedAudits:
             "rows": answer.rows,
             "sums": list(answer.sums),
         }
-        try:
-            found = await self._compute.call("audit.keyed", about)
-        except NodeError:
-            # A file that somebody changed is made anew the next time.
-            await self._store.delete(_KEYS, _named(receipt.model_root, layer))
-            raise
-        return str(found["reason"])
+        found = await self._checked(key, about)
+        if found["stale"]:
+            log.warning("audit key is made anew", model=model.hex(), layer=layer)
+            await self._store.append_event(
+                "audit.rekeyed", {"model": model.hex(), "layer": layer}
+            )
+            await self._store.delete(_KEYS, _named(model, layer))
+            # What the host showed was shown before this key's secret was drawn.
+            found = await self._checked(await self._key(model, layer), about)
+        return (
+            "audit key is not the one made here" if found["stale"] else found["reason"]
+        )
+
+    async def _checked(
+        self, key: tuple[Path, bytes], about: Mapping[str, Any]
+    ) -> Mapping[str, Any]:
+        path, digest = key
+        return await self._compute.call(
+            "audit.keyed", {**about, "key": str(path), "digest": digest}
+        )
 
     async def _key(self, model_root: bytes, layer: int) -> tuple[Path, bytes]:
         """The key's file and the digest it had when it was made."""
         path = self._folder / f"{model_root.hex()}.{layer}.key"
         name = _named(model_root, layer)
-        async with self.weights:
+        async with self.slice(model_root, layer):
             digest = await self._store.get(_KEYS, name)
             if digest is None or not await trio.Path(path).exists():
                 source = await self._releases.slice_file(model_root, layer)

@@ -279,6 +279,7 @@ class Node:
             nursery.start_soon(self._listen)
             nursery.start_soon(self.outbox.run)
             nursery.start_soon(self.market.watch)
+            nursery.start_soon(self.market.close_due)
             nursery.start_soon(self.provenance.run)
             nursery.start_soon(self.runs.run)
             nursery.start_soon(self.receipts.run)

@@ -24,6 +24,7 @@ from node.services.federation import Federation
 from node.services.query_asking import Asking
 from node.services.query_models import Models, require_columns
 from node.services.query_training import Trainings
+from node.services.turns import Turns
 from protocol.errors import ProtocolError
 from protocol.lineage import AskedQuery
 from protocol.listing import Listing
@@ -97,7 +98,9 @@ class Queries:
         self._run = run
         self._ledger = Ledger(store)
         self._masking = Masking(store, signer)
-        self._answering = trio.Lock()
+        self._turns = Turns()
+        # A table in memory once, whoever asks.
+        self._computing = trio.Lock()
         served = {
             CHECK_PROTOCOL: self._serve_check,
             QUERY_PROTOCOL: self._serve,
@@ -139,6 +142,14 @@ class Queries:
     async def rows(self) -> list[dict[str, Any]]:
         """Every dataset of ours that answers, and what is left of its budget."""
         return await self._ledger.rows()
+
+    async def open(self) -> list[dict[str, Any]]:
+        """Questions of ours that were begun and have no result yet, oldest first."""
+        asked = await self._asking.open()
+        known = {row["query"] for row in asked}
+        between = await self._trainings.open()
+        found = asked + [row for row in between if row["query"] not in known]
+        return sorted(found, key=lambda row: row["begun"])
 
     async def _row(self, dataset: int) -> dict[str, Any]:
         for row in await self._ledger.rows():
@@ -205,14 +216,16 @@ class Queries:
         await self._ledger.require(dataset, query)
         if not recovery.is_needed(query):
             return b""
-        return await self._masking.ready(query, await self._cohort(query), now_s())
+        cohort = await self._cohort(query)
+        async with self._turns.of(query.id()):
+            return await self._masking.ready(query, cohort, now_s())
 
     async def _serve_poll(self, peer: PeerId, payload: bytes) -> bytes:
         """Whom this node calls survivors of a question it answered."""
         said = decode(payload, Survivors)
         query, asked = await self._asked_by(peer, said.query)
         cohort = await self._cohort(query)
-        async with self._answering:
+        async with self._turns.of(query.id()):
             return await self._masking.vote(query, cohort, asked, said.set)
 
     async def _serve_open(self, peer: PeerId, payload: bytes) -> bytes:
@@ -220,7 +233,7 @@ class Queries:
         said = decode(payload, Certificate, limit_bytes=ASKED_LIMIT_BYTES)
         query, asked = await self._asked_by(peer, said.query)
         cohort = await self._cohort(query)
-        async with self._answering:
+        async with self._turns.of(query.id()):
             return await self._masking.open(query, cohort, asked, said.votes)
 
     async def _asked_by(self, peer: PeerId, name: bytes) -> tuple[Query, Asked]:
@@ -272,28 +285,30 @@ class Queries:
     async def _answer(self, query: Query, asker: Member, asked: Asked) -> bytes:
         dataset, listing, others = await self._admitted(query, asker)
         shared = recovery.is_needed(query)
-        # One question at a time: a second copy of it finds the answer of the first.
-        async with self._answering:
+        # A second copy of the question finds the answer of the first.
+        async with self._turns.of(query.id()):
             before = await self._ledger.answered(dataset, query)
             if before is not None:
                 if shared:
                     await self._masking.require_same(query, asked)
                 return before
-            cohort = await self._cohort(query) if shared else None
-            if cohort is not None:
-                await self._masking.require(query, cohort, asked)
+            keys = None
+            if shared:
+                cohort = await self._cohort(query)
+                keys = await self._masking.opened(query, cohort, asked)
             named = isinstance(query.model, RunState)
             given = [await self._of_runs().given(query)] if named else []
             policy = await self._ledger.charge(dataset, query, asker.node_key, now_s())
-            rows = await self._datasets.own_rows(dataset)
-            words = await self._run(query, rows, *given)
+            async with self._computing:
+                rows = await self._datasets.own_rows(dataset)
+                words = await self._run(query, rows, *given)
             words = suppressed(query, words, policy.floor)
-            if cohort is not None:
-                await self._masking.apply(words, query, cohort, asked)
+            if keys is not None:
+                self._masking.apply(words, query, keys)
             elif others:
                 me, agree = self._signer.public_key, self._signer.agree
-                keys = {key: self._federation.key(key).seal_key for key in others}
-                mask(words, query, me, others, lambda key: agree(keys[key]))
+                seals = {key: self._federation.key(key).seal_key for key in others}
+                mask(words, query, me, others, lambda key: agree(seals[key]))
             answer = self._attested(query, dataset, listing, words)
             # In one write, or a crash leaves an answer and no word of its keys.
             under = self._masking.answered(query, asked) if shared else []

@@ -41,7 +41,8 @@ class QueriesAdmin:
         return await self._node.queries.stop(params.dataset)
 
     async def _list(self, _params: Any) -> Row:
-        return {"policies": await self._node.queries.rows()}
+        queries = self._node.queries
+        return {"policies": await queries.rows(), "open": await queries.open()}
 
     async def _ask(self, params: Any) -> Row:
         return await self._node.queries.ask(

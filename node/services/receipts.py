@@ -42,6 +42,7 @@ from protocol.wire import Message, decode, encode, require_length
 
 _OPEN, _BATCHES = "receipts-open", "receipts-batches"
 _ROWS, _SENT, _DUE = "receipts-rows", "receipts-sent", "receipts-due"
+_WAITED, _DISPUTED = "receipts-waited", "receipts-disputed"
 BATCH_COUNT = 64
 BATCH_AGE_S = 5.0
 TIDY_S = 3600.0
@@ -157,16 +158,19 @@ class Receipts:
         """Delete rows and salts that need not be shown after Unix second `now`; how many.
 
         What is in no batch, or in one that the chain has not taken, is kept: nobody could
-        have looked at it.
+        have looked at it.  A batch that waited for the chain is kept from then on for as long
+        as any other, since its window of challenges begins then; what is disputed is kept
+        until that is decided.
         """
-        unsent = await self._outbox.unsent("receipts")
+        waited = await self._waited(now)
+        disputed = {receipt for _, receipt in await self._store.scan(_DISPUTED)}
         gone = 0
         for key, _ in sorted(await self._store.scan(_DUE)):
             receipt, kept = await self.kept(key[8:])
             if not receipt.is_expired(now):
                 break
             batch = self._placed.get(receipt.digest)
-            if batch is None or batch in unsent:
+            if batch is None or batch in waited or receipt.digest in disputed:
                 continue
             # The record goes first: a kill in between leaves a file, not a false promise.
             await self._store.put_many(
@@ -179,6 +183,27 @@ class Receipts:
             await trio.to_thread.run_sync(self._blobs.delete, Digest(kept.rows))
             gone += 1
         return gone
+
+    async def _waited(self, now: int) -> set[bytes]:
+        """Batches that the chain has not taken, or took less than the rows' time ago."""
+        found = set(await self._outbox.unsent("receipts"))
+        for root in found:
+            await self._store.put(_WAITED, root, now.to_bytes(8, "big"))
+        for root, seen in await self._store.scan(_WAITED):
+            if now <= int.from_bytes(seen, "big") + ROWS_KEPT_S:
+                found.add(root)
+            else:
+                await self._store.delete(_WAITED, root)
+        return found
+
+    async def hold(self, dispute: int, leaf: bytes) -> None:
+        """Keep the rows of the receipt that a dispute is about until `let_go`."""
+        receipt, _ = await self.by_leaf(leaf)
+        await self._store.put(_DISPUTED, dispute.to_bytes(8, "big"), receipt.digest)
+
+    async def let_go(self, dispute: int) -> None:
+        """The dispute is over."""
+        await self._store.delete(_DISPUTED, dispute.to_bytes(8, "big"))
 
     def rows(self) -> list[dict[str, Any]]:
         """For `receipts.list`; what is in no batch yet waits for the next."""

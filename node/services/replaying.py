@@ -9,8 +9,8 @@ A layer that is wrong is looked at again: its rows after are fetched, so that th
 the number, and the whole receipt is replayed, so that it names the first wrong layer.
 """
 
-import math
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,9 +78,6 @@ class Replayer:
         self._compute = compute
         self._evidence = evidence
         self._keyed = keyed
-        self._weights: trio.Lock | trio.CapacityLimiter = (
-            trio.CapacityLimiter(math.inf) if keyed is None else keyed.weights
-        )
         self._retry_s = retry_s
 
     async def audit(self, subject: Subject, layer: int | None) -> Audit | None:
@@ -106,11 +103,10 @@ class Replayer:
             )
             return msgspec.structs.replace(made, tier="freivalds", error_bits=bits)
         try:
-            async with self._weights:
-                found = await self._replayed(subject, receipt, layer)
-                if found is not None and found.fault and layer is not None:
-                    # Nothing is lost if the host will not show more: one wrong layer is proof.
-                    found = await self._replayed(subject, receipt, None) or found
+            found = await self._replayed(subject, receipt, layer)
+            if found is not None and found.fault and layer is not None:
+                # Nothing is lost if the host will not show more: one wrong layer is proof.
+                found = await self._replayed(subject, receipt, None) or found
         except (NodeError, ProtocolError) as error:
             log.warning("not audited", receipt=receipt.digest.hex(), reason=str(error))
             await self._store.append_event(
@@ -136,13 +132,7 @@ class Replayer:
         if opening is None:
             return None
         root = receipt.model_root
-        model = (
-            await self._releases.trunk_file(root)
-            if layer is None
-            else await self._releases.slice_file(root, layer)
-        )
         about: dict[str, Any] = {
-            "model": str(model),
             "receipt": subject.sealed,
             "batch": subject.batch,
             "proof": encode(subject.proof),
@@ -150,18 +140,34 @@ class Replayer:
             "salt": opening.salt,
             "rows": opening.rows,
         }
-        found: Mapping[str, Any] = await self._compute.call("audit.replay", about)
+        found = await self._computed(root, layer, about)
         fault = decode(found["fault"], Fault) if found["fault"] else None
         if fault is not None and fault.kind == "layer":
             shown = await self._opening(subject, receipt, fault.layer + 1)
             if shown is not None:
                 about["committed"] = shown.rows
-                found = await self._compute.call("audit.replay", about)
+                found = await self._computed(root, layer, about)
                 fault = decode(found["fault"], Fault)
                 await trio.to_thread.run_sync(
                     _keep, self._evidence, receipt.digest, found["evidence"]
                 )
         return _report(subject, root, fault, first=first, count=found["count"])
+
+    async def _computed(
+        self, root: bytes, layer: int | None, about: Mapping[str, Any]
+    ) -> Mapping[str, Any]:
+        """The replay itself, with the weights; no host is waited for while it has a slice."""
+        if layer is None:
+            model = await self._releases.trunk_file(root)
+            return await self._compute.call(
+                "audit.replay", {**about, "model": str(model)}
+            )
+        keyed = self._keyed
+        async with nullcontext() if keyed is None else keyed.slice(root, layer):
+            model = await self._releases.slice_file(root, layer)
+            return await self._compute.call(
+                "audit.replay", {**about, "model": str(model)}
+            )
 
     async def _opening(
         self, subject: Subject, receipt: Receipt, boundary: int

@@ -50,6 +50,26 @@ _ENTRY_BYTES = {
 }
 
 
+TRANSACTION_LIMIT_BYTES = 128 << 10
+"""What nodes of a public chain take as one transaction."""
+FRAME_BYTES = 8 << 10
+"""Of a proof, beside entries and weights: claim, roots, and paths of at most 25 hashes."""
+
+
+def require_provable(config: integer.TrunkConfig) -> None:
+    """Raise `IntegerModelError` where the longest proof does not fit a transaction.
+
+    That is a number of the row after the layer, made of rows of the inner width, its weights and
+    two rows of the width; or one of the row between, made of all heads' instead.
+    """
+    rows = max(3 * config.inner, 2 * config.heads * config.head_dim) + 7 * config.width
+    if rows + FRAME_BYTES > TRANSACTION_LIMIT_BYTES:
+        raise integer.IntegerModelError(
+            f"a proof about a layer {config.width} wide inside {config.inner} has"
+            f" {rows + FRAME_BYTES} bytes, a transaction takes {TRANSACTION_LIMIT_BYTES}"
+        )
+
+
 def trunk_of(model: Model) -> Trunk:
     """What says that a claim's numbers are the model's."""
     return Trunk(*integer.header_parts(model.header), model.roots)

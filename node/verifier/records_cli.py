@@ -109,6 +109,7 @@ def _query_text(report: dict[str, Any]) -> str:
                 f"dataset   {one['dataset']}, signed by {one['signer']}"
                 for one in report["answers"]
             ),
+            *(f"dropped   dataset {one}" for one in report["dropped"]),
             f"owners    {owners}",
             f"noise     standard deviation {report['noise_sd']:.3g} in each sum",
             f"result    {json.dumps(report['result'])}",

@@ -12,7 +12,7 @@ from protocol.rounds.messages import Heard, place
 EARLY_KEPT = 64
 """What an honest member says in one attempt, and some of the next."""
 PLACES_KEPT = 512
-"""Beyond the longest quarrel: nine kinds of statement and a few hundred views."""
+"""Beyond the longest quarrel: eleven kinds of statement and a few hundred views."""
 
 
 class Ears:

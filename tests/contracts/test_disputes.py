@@ -33,7 +33,12 @@ from node.bench.disputes import (
 )
 from node.bench.federation import Reverted, first
 from node.bench.machines import Revm
-from node.verifier.dispute import trunk_of
+from node.verifier.dispute import (
+    FRAME_BYTES,
+    TRANSACTION_LIMIT_BYTES,
+    require_provable,
+    trunk_of,
+)
 from protocol import dispute
 from protocol.boundary import boundary_root
 from protocol.dispute import (
@@ -177,11 +182,11 @@ def test_a_wrong_number_after_a_layer_costs_the_host_its_bond(world):
 
 @pytest.mark.parametrize("part", MADE, ids=lambda part: part.name.lower())
 def test_a_wrong_number_of_any_part_is_shown_by_what_it_is_made_of(part, monkeypatch):
-    """Whatever is bent: a number, an exponent, the length, the salt."""
+    """Whatever is bent: a number, an exponent, the salt."""
     chance = random.Random(int(part))
     for causal in (True, False):
         world = drawn(7, causal=causal)
-        for job, how in enumerate(("number", "exponent", "short", "long", "salt")):
+        for job, how in enumerate(("number", "exponent", "salt")):
             world.anchor(job=job + 1)
             number, claim = world.accuse(0, chance.randrange(3), 9)
             entries = world.entries(claim)
@@ -189,11 +194,11 @@ def test_a_wrong_number_of_any_part_is_shown_by_what_it_is_made_of(part, monkeyp
             leaf = entries[part][index]
             first_number = len(leaf) // 2 if part is Part.COLUMN else part in SHORT
             at = 0 if how == "exponent" else chance.randrange(first_number, len(leaf))
-            bent = {"short": leaf[:-1], "long": leaf + b"\x00", "salt": leaf}
+            bent = leaf if how == "salt" else flipped(leaf, at)
             with monkeypatch.context() as patch:
                 if how == "salt":
                     patch.setattr(dispute, "leaf_salt", salting(part, index))
-                host = told(world, claim, part, index, bent.get(how, flipped(leaf, at)))
+                host = told(world, claim, part, index, bent)
             asks = convicted(world, number, claim, host)
             leaves = len(entries[part])
             assert asks == 1 + (leaves > 1) + (leaves > 32)
@@ -376,7 +381,26 @@ def test_what_is_asked_for_must_be_shown_in_time_and_as_it_was_hashed():
             world.ask(number, claim, Asked(part, level, index))
     with refused("NoSuchPart"):
         world.ask(number, claim, Asked(Part.AFTER, 0, 0))
+    world.ask(number, claim, nodes)
+    with refused("NotYourTurn"):
+        world.show(number, claim, true, leaf)
+    told_ = true.below(*astuple(nodes)), true.path(*astuple(nodes))
+    about = ("disputes", "split", number, astuple(claim), true.roots)
+    for below, path in (
+        (told_[0][:-1], told_[1]),
+        ((*told_[0][:-1], bytes(32)), told_[1]),
+        (told_[0], (bytes(32),)),
+        ((*told_[0], bytes(32)), told_[1]),
+    ):
+        with refused("Malformed"):
+            world.evm.send(LIAR, *about, below, path)
+    world.show(number, claim, true, nodes)
+    for _ in range(4):
+        world.ask(number, claim, nodes)
+        world.show(number, claim, true, nodes)
     world.ask(number, claim, leaf)
+    with refused("NotYourTurn"):
+        world.show(number, claim, true, nodes)
     entries = world.entries(claim)
     entries[Part.SCORE][4] = flipped(entries[Part.SCORE][4], 3)
     with refused("AnotherClaim"):
@@ -390,26 +414,9 @@ def test_what_is_asked_for_must_be_shown_in_time_and_as_it_was_hashed():
     ):
         with refused("AnotherRow"):
             world.evm.send(LIAR, *about, astuple(wrong))
-    with refused("NotYourTurn"):
-        world.show(number, claim, true, nodes)
     world.show(number, claim, true, leaf)
-    world.ask(number, claim, nodes)
-    told_ = true.below(*astuple(nodes)), true.path(*astuple(nodes))
-    about = ("disputes", "split", number, astuple(claim), true.roots)
-    for below, path in (
-        (told_[0][:-1], told_[1]),
-        ((*told_[0][:-1], bytes(32)), told_[1]),
-        (told_[0], (bytes(32),)),
-        ((*told_[0], bytes(32)), told_[1]),
-    ):
-        with refused("Malformed"):
-            world.evm.send(LIAR, *about, below, path)
-    world.show(number, claim, true, nodes)
-    for _ in range(4):
-        world.ask(number, claim, leaf)
-        world.show(number, claim, true, leaf)
     with refused("AskedEnough"):
-        world.ask(number, claim, leaf)
+        world.ask(number, claim, nodes)
     # A claim about fewer tokens would make another part's leaf of this one.
     about = (true, Part.NORM, 0, 0, true.leaf(Part.NORM, 0))
     proof = world.prosecutor(claim).proof(*about)
@@ -420,6 +427,46 @@ def test_what_is_asked_for_must_be_shown_in_time_and_as_it_was_hashed():
         world.prove(number, claim, true.roots[::-1], proof)
     world.evm.move(HOUR_S + 1)
     assert outcome(world.evm.send(OTHER, "disputes", "close", number)) == REJECTED
+
+
+def test_one_leaf_is_all_that_a_challenger_sees():
+    """What is shown stands on the chain for good; no more of it than one number needs."""
+    world = drawn(7, causal=True)
+    number, claim = world.accuse(0, CASE, TOKEN)
+    true = Trace(claim, SALT, world.entries(claim))
+    world.answer(number, true)
+    leaf = Asked(Part.SCORE, 0, 4)
+    world.ask(number, claim, leaf)
+    world.show(number, claim, true, leaf)
+    for another in (leaf, Asked(Part.NORM, 0, 0), Asked(Part.KEY, 6, 0)):
+        with refused("AskedEnough"):
+            world.ask(number, claim, another)
+
+
+@pytest.mark.parametrize("part", MADE, ids=lambda part: part.name.lower())
+def test_a_leaf_of_another_length_cannot_be_shown(part):
+    """A host that hashed one is silent when it is asked, or loses to who guessed it."""
+    world = drawn(7, causal=True)
+    for job, bent in enumerate((lambda leaf: leaf[:-1], lambda leaf: leaf + b"\x00")):
+        for who in (WATCHER, OTHER):
+            world.anchor(job=2 * job + (who == OTHER) + 1)
+            number, claim = world.accuse(0, CASE, TOKEN, by=who)
+            entries = world.entries(claim)
+            index = len(entries[part]) - 1
+            host = told(world, claim, part, index, bent(entries[part][index]))
+            world.answer(number, host)
+            if who == OTHER:
+                leaf = host.leaf(part, index)
+                prosecutor = world.prosecutor(claim)
+                proof = prosecutor.against(prosecutor.trace(), part, index, leaf)
+                sent = world.prove(number, claim, host.roots, proof, by=who)
+            else:
+                world.ask(number, claim, Asked(part, 0, index))
+                with refused("Malformed"):
+                    world.show(number, claim, host, Asked(part, 0, index))
+                world.evm.move(HOUR_S + 1)
+                sent = world.evm.send(OTHER, "disputes", "close", number)
+            assert outcome(sent) == UPHELD
 
 
 def test_a_host_that_does_not_show_what_it_is_asked_for_loses():
@@ -625,6 +672,28 @@ def _bend(value, chance):
     return replace(value, **{name: _bend(getattr(value, name), chance)})
 
 
+def test_a_model_whose_proofs_fit_no_transaction_is_not_disputed():
+    """The bound is that of the longest proof, with room for what is no row."""
+    world = drawn(7, causal=False)
+    number, claim = world.accuse(0, CASE, TOKEN)
+    true = Trace(claim, SALT, world.entries(claim))
+    config, prosecutor = world.trunk.config, world.prosecutor(claim)
+    for part in Part:
+        index = 0 if part is Part.AFTER else len(world.entries(claim)[part]) - 1
+        leaf = NO_LEAF if part is Part.AFTER else true.leaf(part, index)
+        proof = prosecutor.proof(true, part, index, 0, leaf)
+        about = number, astuple(claim), true.roots, astuple(proof)
+        call = world.evm.encoded("disputes", "prove", *about)
+        rows = max(3 * config.inner, 2 * config.heads * config.head_dim)
+        assert len(call) <= rows + 7 * config.width + FRAME_BYTES
+    largest = (TRANSACTION_LIMIT_BYTES - FRAME_BYTES - 7 * 768) // 3
+    require_provable(replace(config, width=768, inner=largest))
+    with pytest.raises(integer.IntegerModelError, match="transaction takes 131072"):
+        require_provable(replace(config, width=768, inner=largest + 1))
+    with pytest.raises(integer.IntegerModelError, match="transaction takes 131072"):
+        require_provable(replace(config, width=768, heads=1000, head_dim=100))
+
+
 def test_every_place_has_a_hash_of_its_own():
     world = small()
     _, claim = world.accuse(LAYER, CASE, TOKEN)
@@ -660,6 +729,8 @@ QUICK = {
     "asking": lambda _: (
         test_what_is_asked_for_must_be_shown_in_time_and_as_it_was_hashed()
     ),
+    "one leaf": lambda _: test_one_leaf_is_all_that_a_challenger_sees(),
+    "lengths": lambda _: test_a_leaf_of_another_length_cannot_be_shown(Part.SCORE),
     "silence": lambda _: (
         test_silence_loses_and_so_does_a_challenger_with_nothing_to_show(small())
     ),

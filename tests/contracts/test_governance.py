@@ -124,6 +124,8 @@ def test_what_the_target_refuses_is_refused_with_its_reason(federation):
         ({"answer_s": 59}, "answerWindow"),
         ({"dispute_s": 366 * DAY_S}, "disputeWindow"),
         ({"challenge_s": 0}, "challengeWindow"),
+        # Rows behind a receipt are kept for 90 days.
+        ({"challenge_s": 60 * DAY_S + 1, "unbonding_s": 90 * DAY_S}, "challengeWindow"),
         ({"vote_s": 1}, "voteWindow"),
         # A host could be gone with its stake before the last case is over.
         ({"unbonding_s": 44 * DAY_S - 1}, "unbonding"),

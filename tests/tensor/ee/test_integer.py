@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ee import integer
-from ee.integer import IntegerModelError, MalformedTrunkError, bounds
+from ee.integer import IntegerModelError, MalformedTrunkError, arith, bounds, ops, spec
 from ee.integer import known as drawn
 from ee.integer.agreement import check_agreement
 from ee.integer.codec import layer_root, layer_size
@@ -453,3 +453,52 @@ def test_a_trunk_of_anything_else_does_not_agree(what):
         config["rms_norm_eps"] = 1e-4
     with pytest.raises(IntegerModelError):
         check_agreement(trunk, mine, config, tokens=SPEC.tokens)
+
+
+def wide(rows, weights):
+    """Rows of 14 bits by weights, and whether float64 was needed."""
+    called = []
+
+    def plain():
+        called.append(True)
+        return weights.astype(np.float64)
+
+    found = arith.wide_products(
+        rows.astype(np.float64), weights.astype(np.float32), plain
+    )
+    return found, bool(called)
+
+
+def test_wide_rows_come_in_blocks_that_a_float_holds_whatever_the_weights():
+    generator = np.random.default_rng(5)
+    weights = generator.integers(-63, 64, (9, 2000))
+    weights[0], weights[1] = 63, -63
+    few = generator.integers(-8192, 8193, (7, 2000))
+    few = np.where(generator.random(few.shape) < 0.02, few, few // 100)
+    # Every block just as full as it may be: odd sums next to 2^24, of either sign.
+    full = np.full((2, 2000), (1 << 24) // 63 // 128)
+    full[1] *= -1
+    for rows, needed in ((few, False), (full, False), (8192 * np.sign(few), True)):
+        found, plain = wide(rows, weights)
+        assert np.array_equal(found, rows @ weights.T)
+        assert plain == needed
+
+
+def test_blocks_that_are_too_long_are_not_exact(monkeypatch):
+    """What the bound is for: the same rows in one block."""
+    weights, rows = np.full((1, 2000), 63), np.full((1, 2000), 4095)
+    weights[0, -1] = 62
+    assert wide(rows, weights)[0][0, 0] == (rows @ weights.T)[0, 0]
+    monkeypatch.setattr(arith, "_exact_cuts", lambda left: [slice(0, left.shape[1])])
+    assert wide(rows, weights)[0][0, 0] != (rows @ weights.T)[0, 0]
+
+
+def test_the_activation_is_looked_up_where_the_op_spec_says():
+    gate = np.array([*range(-300_000, 300_000), -(2**24) + 1, 2**24 - 1], np.float64)
+    table = np.arange(spec.ACTIVATION_SIZE, dtype=np.float64)
+    index = np.minimum((np.abs(gate).astype(np.int64) + 32) >> 6, 4096)
+    place = 4096 + np.where(gate < 0, -index, index)
+    wanted = (gate.astype(np.int64) * place + (1 << 15)) >> 16
+    assert np.array_equal(ops.activated(gate[None], table)[0], wanted)
+    minus_nothing = ops.activated(np.array([[-0.0]]), table + 1)
+    assert minus_nothing[0, 0] == 0

@@ -115,20 +115,29 @@ class Releases:
 
 
 class Receipts:
+    def __init__(self):
+        self.held = {}
+
     async def by_leaf(self, _leaf):
         return SimpleNamespace(model_root=bytes(32)), SimpleNamespace(salt=bytes(32))
 
     async def rows_at(self, *_place):
         return b""
 
+    async def hold(self, dispute, leaf):
+        self.held[dispute] = leaf
 
-async def played(arbiter, events, store):
+    async def let_go(self, dispute):
+        self.held.pop(dispute, None)
+
+
+async def played(arbiter, events, store, receipts=None):
     disputes = Disputes(
         store=store,
         chain=Chain(events),
         arbiter=arbiter,
         federation=SimpleNamespace(name_of_account=bytes.hex),
-        receipts=Receipts(),
+        receipts=Receipts() if receipts is None else receipts,
         releases=Releases(),
         compute=Compute(),
         evidence=Path("evidence"),
@@ -154,3 +163,15 @@ async def test_after_a_restart_only_the_move_that_is_awaited_is_made(autojump_cl
     await played(arbiter, HISTORY, Store())
     # The first one, which led to the third event, is not made a second time.
     assert arbiter.moves == [("ask", 0)]
+
+
+@pytest.mark.parametrize("who", [HOST, CHALLENGER])
+async def test_a_host_keeps_its_rows_for_as_long_as_it_may_be_asked(
+    autojump_clock, who
+):
+    closed = ("DisputeClosed", {"number": 0, "outcome": 2})
+    for history, kept in ((HISTORY, {0: bytes(32)}), ((*HISTORY, closed), {})):
+        receipts = Receipts()
+        arbiter = Arbiter(who, Standing(Turn.NOBODY, 0))
+        await played(arbiter, history, Store(), receipts)
+        assert receipts.held == (kept if who == HOST else {})

@@ -1,7 +1,9 @@
 """Weights fitted to the tables of four institutions, and tried on them: real records."""
 
 import math
+from types import SimpleNamespace
 
+import msgspec
 import numpy as np
 import pytest
 from query_world import World, csv_of, question
@@ -12,6 +14,8 @@ from node.errors import AccessError, ComputeError, TransportError
 from node.query import runner
 from node.query.ledger import Ledger
 from node.rpc import results
+from node.rpc.schema import METHODS
+from node.services.queries_admin import QueriesAdmin
 from node.verifier.lineage import query_report
 from protocol.errors import VerificationError
 from protocol.queries import fitting, gradient
@@ -191,6 +195,10 @@ async def test_a_training_cut_in_the_middle_goes_on_and_nobody_pays_twice(
         one.start()
     before = [one.ran for one in world.sites]
     assert before == [5, 5, 6, 6]
+    (row,) = await world.lab.queries.open()
+    assert (row["kind"], row["running"]) == ("training", False)
+    assert row["query"].startswith(name)
+    assert f"resume {name}`" in row["hint"]
     answer = await world.lab.queries.resume(name)
     assert answer["query"].startswith(name)
     assert weights_of(answer) == pooled(ROWS)
@@ -200,8 +208,52 @@ async def test_a_training_cut_in_the_middle_goes_on_and_nobody_pays_twice(
     assert row["questions"] == 1
     kinds = [event.kind for event in await site.store.events(0, 100)]
     assert kinds.count("query_charged") == 1
+    assert await world.lab.queries.open() == []
     with pytest.raises(AccessError, match="0 unfinished questions"):
         await world.lab.queries.resume(name)
+
+
+@pytest.mark.slow
+async def test_a_training_cut_between_two_rounds_is_shown_and_two_do_not_go_on_with_it(
+    clinics, monkeypatch
+):
+    silent(monkeypatch)
+    world = clinics
+    await world.allow(["training"], epsilon=9.0)
+    asking, refused = world.lab.queries._asking, []
+    bundle = asking.bundle
+
+    async def dies_before_the_third(query, owners, manifests):
+        if query.fit.number == 2:
+            raise ComputeError("killed")
+        return await bundle(query, owners, manifests)
+
+    asking.bundle = dies_before_the_third
+    with pytest.raises(ComputeError):
+        await world.lab.queries.train(world.datasets, MICRO, MODEL, FIT)
+    world.lab.start()
+    (row,) = await world.lab.queries.open()
+    assert (row["kind"], row["awaits"], row["running"]) == (
+        *("training", "answers"),
+        False,
+    )
+    asking = world.lab.queries._asking
+    bundle = asking.bundle
+
+    async def asked_for_by_two(query, owners, manifests):
+        if query.fit.number == 2:
+            assert (await world.lab.queries.open())[0]["running"]
+            with pytest.raises(AccessError, match="is being asked now") as caught:
+                await world.lab.queries.resume(row["query"])
+            refused.append(caught)
+        return await bundle(query, owners, manifests)
+
+    asking.bundle = asked_for_by_two
+    answer = await world.lab.queries.resume(row["query"])
+    assert len(refused) == 1
+    assert weights_of(answer) == pooled(ROWS)
+    assert [one.ran for one in world.sites] == [12] * 4
+    assert await world.lab.queries.open() == []
 
 
 @pytest.mark.slow
@@ -213,6 +265,7 @@ async def test_a_budget_is_reserved_before_the_first_round_or_nothing_is_asked(c
     await world.allow(["training"], epsilon=1.0)
     with pytest.raises(AccessError, match=r"4 of 4 did not answer.*left"):
         await world.lab.queries.train(world.datasets, MICRO, MODEL, FIT)
+    assert await world.lab.queries.open() == []  # nothing was begun, or paid
     spend = MICRO // 50
     await world.lab.queries.train(world.datasets, spend, MODEL, FIT)
     (row,) = await world.sites[0].queries.rows()
@@ -274,6 +327,34 @@ async def test_a_second_answer_to_a_round_from_other_weights_is_refused(clinics)
     with pytest.raises(AccessError, match="answers no training"):
         await ask(fitting.question(first, 5, (0.1, 0.2, 0.3, 0.4, 0.6)))
     assert await ask(third) == kept
+
+
+@pytest.mark.slow
+async def test_what_an_operator_types_is_trained_and_tried(clinics):
+    """The parameters of docs/rpc.md, and the model of one answer in the next question."""
+    world, two = clinics, clinics.datasets[:2]
+    await world.allow(["training", "evaluation"], epsilon=14.0)
+    methods = QueriesAdmin(SimpleNamespace(queries=world.lab.queries)).methods()
+
+    async def call(name, **given):
+        method = METHODS[f"queries.{name}"]
+        row = await methods[method.name](msgspec.convert(given, method.params))
+        return msgspec.convert(row, method.result).result
+
+    named = [
+        {"column": one.column, "low": one.low, "high": one.high} for one in FEATURES
+    ]
+    said = {"features": named, "label": "target", "yes": "1", "rounds": 5}
+    trained = await call("train", datasets=two, rho=1.0, **said)
+    assert trained["steady"]
+    assert [one["column"] for one in trained["model"]["features"]] == list(NAMES)
+    tried = await call("evaluate", datasets=two, rho=0.5, model=trained["model"])
+    assert abs(tried["count"] - 285) < 100
+    assert 0.8 < tried["auc"]["value"] <= 1
+    with pytest.raises(AccessError, match="one of the two"):
+        await call("evaluate", datasets=two, rho=0.5)
+    with pytest.raises(AccessError, match="is in no runs"):
+        await call("evaluate", datasets=two, rho=0.5, run="00" * 32)
 
 
 async def test_a_round_and_an_evaluation_run_in_their_child():
