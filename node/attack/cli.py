@@ -44,8 +44,8 @@ def attack(
 ) -> None:
     """Run the attack suite against our own keyed models.
 
-    Takes under ten minutes on two idle cores. Needs two packages that ship MiniLM's weights
-    and the text of ICD-10-CM.
+    Takes a quarter of an hour of processor time; `--keep` lets it be cut off and go on. Needs two
+    packages that ship MiniLM's weights and the text of ICD-10-CM.
     """
     # torch and the models load here, so that --help does not wait for them.
     from rich.console import Console
