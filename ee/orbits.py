@@ -20,6 +20,8 @@ class Orbits:
 
     labels: tuple[Tensor, ...]
     counts: tuple[int, ...]
+    idle: Tensor | None = None
+    """(features,) of a vector: True where nothing that is computed depends on it."""
 
     def mean(self, x: Tensor) -> Tensor:
         """(features, ...) to (orbits, ...), the mean of each block."""
@@ -36,19 +38,43 @@ class Orbits:
         return x
 
     def spread(self, x: Tensor) -> Tensor:
-        """(orbits, ...) back to something that broadcasts with (features, ...)."""
+        """(orbits, ...) back to something that broadcasts with (features, ...).
+
+        Infinite where a coordinate is idle: its gradient is zero but for rounding, and rounding
+        over its own size would be a step as large as any.
+        """
         for axis, (labels, count) in enumerate(
             zip(self.labels, self.counts, strict=True)
         ):
             if 1 < count < len(labels):
                 x = x.index_select(axis, labels.to(x.device))
+        if self.idle is not None:
+            idle = self.idle.to(x.device)
+            x = x.expand(len(idle)).masked_fill(idle, torch.inf)
         return x
 
 
 def orbits_of(plan: Plan, name: str, strength: Strength) -> Orbits:
     """The orbits of one tensor of a trunk under keys of `strength`."""
     labels = tuple(_labels(plan, axis, strength) for axis in plan.axes(name))
-    return Orbits(labels, tuple(int(one.max()) + 1 for one in labels))
+    return Orbits(
+        labels, tuple(int(one.max()) + 1 for one in labels), _idle(plan, name)
+    )
+
+
+def _idle(plan: Plan, name: str) -> Tensor | None:
+    """Of a bias, what it adds to parts whose shift has no effect."""
+    axes = plan.axes(name)
+    if len(axes) > 1:
+        return None
+    parts = [
+        torch.full(
+            (plan.size(side),), side.part in plan.sites[side.site].without_effect()
+        )
+        for side in axes[0].sides
+    ]
+    idle = torch.cat(parts)
+    return idle if bool(idle.any()) else None
 
 
 def _labels(plan: Plan, axis: Axis, strength: Strength) -> Tensor:

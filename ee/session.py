@@ -6,7 +6,7 @@ federation's updates meet in one common basis while every host works in a basis 
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -35,6 +35,12 @@ class LocalResult:
     loss_first: float
     loss_last: float
     samples: int
+
+    @classmethod
+    def of(cls, delta: Vector, losses: Sequence[float], samples: int) -> "LocalResult":
+        """With means over the first and the last five losses."""
+        first, last = np.mean(losses[:5]), np.mean(losses[-5:])
+        return cls(delta, float(first), float(last), samples)
 
 
 class TrunkPort(Protocol):
@@ -99,32 +105,48 @@ def train_local(
     trunk.load(trunk_config(spec), key_trunk(part(arrays, "trunk"), key))
     ends = _Ends(spec, arrays, values, labels, hyper)
     rate = 1.0 - hyper.cool * elapsed
-    order = np.random.Generator(np.random.PCG64(batch_seed))
     settings = {"momentum": hyper.momentum, "decay": hyper.decay, "clip": hyper.clip}
-    losses: list[float] = []
-    for number in range(hyper.steps):
-        size = min(hyper.batch, len(values))
-        batch = np.sort(order.choice(len(values), size, replace=False))
+
+    def step(batch: NDArray[np.int64]) -> float:
         rows = ends.rows(batch)
         hidden = key.leave(trunk.forward(key.enter(rows), train=True))
         loss, hidden_grad = ends.loss(batch, hidden)
         ends.backward(key.leave(trunk.backward(key.enter(hidden_grad))))
         trunk.step(rate * hyper.trunk_rate, settings)
         ends.step(rate * hyper.ends_rate)
-        if not math.isfinite(loss):
-            raise EncryptionError(
-                f"loss is {loss} at step {number + 1} of {hyper.steps}"
-            )
-        losses.append(loss)
-        if progress is not None:
-            progress(number + 1, hyper.steps, loss)
+        return loss
+
+    losses = losses_of(step, len(values), hyper, batch_seed, progress)
     home = unkey_trunk(trunk.export(), key)
     trunk.unload()
     trained = join(
         spec, {**ends.arrays(), **{f"trunk.{n}": w for n, w in home.items()}}
     )
-    first, last = np.mean(losses[:5]), np.mean(losses[-5:])
-    return LocalResult(trained - state, float(first), float(last), len(values))
+    return LocalResult.of(trained - state, losses, len(values))
+
+
+def losses_of(
+    step: Callable[[NDArray[np.int64]], float],
+    records: int,
+    hyper: TrainHyper,
+    batch_seed: int,
+    progress: Progress | None,
+) -> list[float]:
+    """The loss of every local step; `step` is given the numbers of its batch, rising.
+
+    Raises `EncryptionError` at the first loss that is not finite.
+    """
+    order = np.random.Generator(np.random.PCG64(batch_seed))
+    size = min(hyper.batch, records)
+    losses: list[float] = []
+    for number in range(1, hyper.steps + 1):
+        loss = step(np.sort(order.choice(records, size, replace=False)))
+        if not math.isfinite(loss):
+            raise EncryptionError(f"loss is {loss} at step {number} of {hyper.steps}")
+        losses.append(loss)
+        if progress is not None:
+            progress(number, hyper.steps, loss)
+    return losses
 
 
 def predict(

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import PreTrainedConfig
 
 from ee import lora
 from ee.arch.known import architecture_of
@@ -47,16 +47,6 @@ class Rows:
         mask = self.mask[index]
         width = max(1, int(mask.sum(1).max(initial=0)))
         return Rows(self.ids[index][:, :width], mask[:, :width])
-
-
-def stock_config(spec: StockSpec) -> PreTrainedConfig:
-    """The configuration a model file spells out; a setting no key is known for is refused."""
-    try:
-        config = AutoConfig.for_model(**spec.config)
-    except (ValueError, TypeError, KeyError) as error:
-        raise EncryptionError(f"no stock configuration: {error}") from error
-    architecture_of(config).check(config)
-    return config
 
 
 def drawn_state(config: PreTrainedConfig, seed: int) -> dict[str, Tensor]:

@@ -4,7 +4,6 @@ What `ee.session` is to table models.  The trunk is keyed under a fresh key befo
 rows and gradients cross keyed, and what comes home is unkeyed before it becomes an update.
 """
 
-import math
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -17,7 +16,7 @@ from torch.nn.functional import cross_entropy
 from ee.errors import EncryptionError
 from ee.hyper import TrainHyper
 from ee.keys import Key, state_keyed
-from ee.session import Floats, LocalResult, Progress
+from ee.session import Floats, LocalResult, Progress, losses_of
 from ee.spec import Arrays, Vector
 from ee.stock import Rows, StockModel
 
@@ -59,23 +58,13 @@ def train_stock(
     before = model.tensors(state)
     holder = _KeyHolder(model, before, hyper, trunk, Key(key_seed, model.plan))
     rate = 1.0 - hyper.cool * elapsed
-    order = np.random.Generator(np.random.PCG64(batch_seed))
-    losses: list[float] = []
-    for number in range(hyper.steps):
-        size = min(hyper.batch, len(rows))
-        batch = np.sort(order.choice(len(rows), size, replace=False))
-        loss = holder.step(rows.part(batch), labels[batch], rate)
-        if not math.isfinite(loss):
-            raise EncryptionError(
-                f"loss is {loss} at step {number + 1} of {hyper.steps}"
-            )
-        losses.append(loss)
-        if progress is not None:
-            progress(number + 1, hyper.steps, loss)
-    after = holder.home()
-    first, last = np.mean(losses[:5]), np.mean(losses[-5:])
-    delta = model.difference(after, before)
-    return LocalResult(delta, float(first), float(last), len(rows))
+
+    def step(batch: NDArray[np.int64]) -> float:
+        return holder.step(rows.part(batch), labels[batch], rate)
+
+    losses = losses_of(step, len(rows), hyper, batch_seed, progress)
+    delta = model.difference(holder.home(), before)
+    return LocalResult.of(delta, losses, len(rows))
 
 
 class _KeyHolder:

@@ -38,9 +38,13 @@ _WORDS_AND_RECORDS = (
     | ev.Apply
     | ev.Tag
     | ev.Check
+    | ev.Draw
+    | ev.Weigh
 )
 
-Work = ev.Quantise | ev.Mask | ev.Sum | ev.Apply | ev.Tag | ev.Check
+Work = (
+    ev.Quantise | ev.Mask | ev.Sum | ev.Apply | ev.Tag | ev.Check | ev.Draw | ev.Weigh
+)
 """Answered by one event each; what is named in one outlives this process."""
 
 
@@ -68,6 +72,7 @@ class Hands(Protocol):
     async def fetch(self, effect: ev.Fetch) -> None: ...
     async def sync(self, effect: ev.SyncState) -> ev.Event: ...
     async def accuse(self, effect: ev.Accuse) -> None: ...
+    async def measured(self, effect: ev.Measured) -> None: ...
     async def finished(self, effect: ev.Finished) -> bool:
         """Whether the run goes on after this round."""
 
@@ -153,6 +158,8 @@ class Driver:
                 self._drop(effect.blobs)
             case ev.Accuse():
                 await hands.accuse(effect)
+            case ev.Measured():
+                await hands.measured(effect)
             case ev.Finished():
                 if not await hands.finished(effect):
                     self._hold(nursery)

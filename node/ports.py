@@ -9,7 +9,8 @@ without a socket, and a transport or a chain can be replaced by writing one modu
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
-from typing import Any, Protocol
+from types import TracebackType
+from typing import Any, Protocol, Self
 
 from protocol.dispute import Asked, Claim, Leaf, Proof, SaltProof, Trunk, Turn
 from protocol.members import Member, MemberSet
@@ -345,8 +346,33 @@ class Blobs(Protocol):
     def put(self, data: bytes | memoryview) -> Digest:
         """Durable when this returns; the buffer is the caller's again."""
 
+    def batch(self) -> "BlobBatch":
+        """For many that are to be durable at one moment."""
+
     def delete(self, digest: Digest) -> None:
         """Nothing happens if it is not here."""
+
+
+class BlobBatch(Protocol):
+    """Blobs that are here, durably, once `commit` has returned, and not before.
+
+    Leaving its context drops what was not committed.
+    """
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+    def put(self, data: bytes | memoryview) -> Digest:
+        """The buffer is the caller's again when this returns; from any thread."""
+
+    def commit(self) -> None:
+        """Nobody may be putting."""
 
 
 class Store(Protocol):

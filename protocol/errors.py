@@ -51,5 +51,16 @@ class SignatureError(VerificationError):
     """A signature does not match its message and key."""
 
 
+class DealerError(VerificationError):
+    """Good shares join to another secret than their dealer announced."""
+
+    def __init__(self, dealer: bytes, what: str) -> None:
+        super().__init__(
+            f"{dealer.hex()[:16]} dealt shares of another {what} than it announced"
+        )
+        self.dealer = dealer
+        self.what = what
+
+
 class InclusionError(VerificationError):
     """A leaf is not under the root it was claimed under."""

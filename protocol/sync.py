@@ -1,8 +1,8 @@
 """Fetch a state that others hold, chunk by chunk, from several of them (docs/protocol.md §7.5).
 
 The root is known from a certificate, so nobody has to be believed: the list of chunk digests
-must hash to the root, and each chunk to its digest.  A donor that fails is tried again later,
-one that sends something else is not tried again.  What is on disk already is not fetched, so
+must hash to the root, and each chunk to its digest.  A donor that fails is tried again later
+and after the others, one that sends something else is not tried again.  What is on disk already is not fetched, so
 a restart costs only the chunks that were on their way.
 """
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from protocol import merkle
 from protocol.errors import LocalProtocolError
-from protocol.types import Digest, Millis
+from protocol.types import DIGEST_BYTES, Digest, Millis
 from protocol.wire import Message
 
 CHUNK_BYTES = 1 << 20
@@ -45,6 +45,24 @@ class ChunkRequest(Message, frozen=True, tag="state-chunk"):
     run: bytes
     root: bytes
     index: int
+
+
+def list_fault(leaves: Sequence[bytes], root: Digest, size_bytes: int) -> str:
+    """Why these are not the leaves of the state called `root`; empty if they are.
+
+    The root alone does not tell: two leaves of 31 and 33 bytes hash like twice 32, and the
+    level above the leaves has the same root.  Who took such a list for the right one would
+    find every chunk wrong, and blame whoever sent it.
+    """
+    count = -(-size_bytes // CHUNK_BYTES)
+    if not 0 < count <= CHUNKS_AT_MOST:
+        return f"a state of {size_bytes} bytes, limit is {CHUNKS_AT_MOST} chunks"
+    if len(leaves) != count:
+        return f"a list of {len(leaves)} chunks, need {count}"
+    odd = next((leaf for leaf in leaves if len(leaf) != DIGEST_BYTES), None)
+    if odd is not None:
+        return f"a leaf digest of {len(odd)} bytes, need {DIGEST_BYTES}"
+    return "" if merkle.root_of_digests(leaves) == root else "a list of another state"
 
 
 # Events -------------------------------------------------------------------------------
@@ -152,10 +170,11 @@ class _Donor:
 class StateSync:
     """One download, until it is complete."""
 
-    def __init__(self, root: Digest, donors: Sequence[bytes]) -> None:
+    def __init__(self, root: Digest, size_bytes: int, donors: Sequence[bytes]) -> None:
         self.root = root
         self.leaves: tuple[Digest, ...] | None = None
         self.done = False
+        self._size_bytes = size_bytes
         self._donors = {name: _Donor() for name in donors}
         self._listing: bytes | None = None
         self._missing: set[int] = set()
@@ -232,11 +251,7 @@ class StateSync:
             self._listing = None
         if self.leaves is not None:
             return []
-        right = (
-            0 < len(event.leaves) <= CHUNKS_AT_MOST
-            and merkle.root_of_digests(event.leaves) == self.root
-        )
-        if not right:
+        if list_fault(event.leaves, self.root, self._size_bytes):
             self._failed(Failed(event.donor, None, lied=True), now)
             return []
         self.leaves = event.leaves
@@ -245,6 +260,8 @@ class StateSync:
 
     def _failed(self, event: Failed, now: Millis) -> None:
         donor = self._of(event.donor)
+        # To the end: a donor that keeps failing is not the first one asked each time.
+        self._donors[event.donor] = self._donors.pop(event.donor)
         donor.again_at = now + PAUSE_MS
         donor.barred = donor.barred or event.lied
         if event.index is None:

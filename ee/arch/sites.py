@@ -78,6 +78,10 @@ class Site(ABC):
         """Kind and sizes, for a plan's digest."""
         return {"kind": type(self).__name__, **asdict(self)}
 
+    def without_effect(self) -> frozenset[str]:
+        """Parts that may be shifted by any vector without changing what a block computes."""
+        return frozenset()
+
     @abstractmethod
     def sizes(self) -> Mapping[str, int]:
         """Features of each part."""
@@ -130,6 +134,11 @@ class Attention(Site):
     kv_heads: int
     head_dim: int
     rotary: bool
+
+    def without_effect(self) -> frozenset[str]:
+        # All keys shifted by b: every logit of a query grows by q'b, which softmax takes out.
+        # A rotation would turn b differently at every position.
+        return frozenset() if self.rotary else frozenset({"k"})
 
     def sizes(self) -> Mapping[str, int]:
         wide, narrow = self.heads * self.head_dim, self.kv_heads * self.head_dim

@@ -6,8 +6,9 @@ the same under every key.  Heads may be permuted, hence the numbers are sorted. 
 and k of one position alike and cancels; where q and k have biases, a key may shift all logits
 of a row by one amount, so the logit to the first (known) token is subtracted.
 
-The attacker's table is context-free: the token alone behind the first one.  That is exact at
-depth 0 and an approximation behind a stem of blocks.
+With no stem the attacker's table is context-free, the token alone behind the first one, and
+exact.  Behind blocks a row depends on its text: there the table is what the tokens of the
+attacker's own texts give at that place, each in its context.
 Source: third-party notes on logit fingerprints of keyed models (ee.md §3, A3).
 """
 
@@ -25,20 +26,31 @@ def attention_logits(base: Base, seen: Observed, truth: Tensor, text: Text) -> F
     own = base.block(seen.depth)
     features = _features(seen.block, seen.rows, normed=seen.normed)
     guess = text.template.repeat(len(truth), 1)
-    first = text.template[:1].expand(len(text.candidates), 1)
     for place in range(1, len(text.template)):
-        if seen.depth == 0:
-            start = base.rows_at(text.template[:1], 0).expand(len(first), -1)
-            rows = torch.stack([start, base.rows_at(text.candidates, place)], dim=1)
-        else:
-            rows = base.rows(
-                torch.cat([first, text.candidates[:, None]], 1), seen.depth
-            )
-        table = _features(own, rows, normed=False)[:, 1]
+        table, named = _table(base, own, seen.depth, place, text)
         spread = table.std(dim=0, keepdim=True) + 1e-12
         distance = torch.cdist(features[:, place] / spread, table / spread)
-        guess[:, place] = text.candidates[distance.argmin(dim=1)]
+        guess[:, place] = named[distance.argmin(dim=1)]
     return recovery(text.unknown(guess), text.unknown(truth), len(text.candidates))
+
+
+def _table(
+    base: Base, own: Block, depth: int, place: int, text: Text
+) -> tuple[Tensor, Tensor]:
+    """(n, heads) features of tokens at a place, and (n,) which token each is."""
+    if depth and text.public is not None:
+        rows = base.rows(
+            text.public[:, : place + 1] if base.causal else text.public, depth
+        )
+        return _features(own, rows, normed=False)[:, place], text.public[:, place]
+    first = text.template[:1]
+    if depth:
+        start = first.expand(len(text.candidates), 1)
+        rows = base.rows(torch.cat([start, text.candidates[:, None]], 1), depth)
+    else:
+        start = base.rows_at(first, 0).expand(len(text.candidates), -1)
+        rows = torch.stack([start, base.rows_at(text.candidates, place)], dim=1)
+    return _features(own, rows, normed=False)[:, 1], text.candidates
 
 
 def _features(block: Block, rows: Tensor, *, normed: bool) -> Tensor:

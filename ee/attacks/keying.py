@@ -50,6 +50,10 @@ class Body(Protocol):
     def residual(self) -> Tensor:
         """(width, width), orthogonal: the host's row is x @ residual."""
 
+    @property
+    def units(self) -> Tensor:
+        """(inner,): the host's unit i is unit units[i] of the plain block."""
+
     def enter(self, rows: Tensor) -> Tensor:
         """Plain rows to the host's."""
 
@@ -63,6 +67,7 @@ class KeyedBody:
         pieces = split_model(base.model, stem_layers=depth)
         self.key = Key(seed, pieces.plan, options)
         self.trunk = build_trunk(pieces.cut, state_keyed(pieces.trunk, self.key))
+        self._plain = block_of(build_trunk(pieces.cut, pieces.trunk), 0)
 
     @cached_property
     def block(self) -> Block:
@@ -71,6 +76,12 @@ class KeyedBody:
     @cached_property
     def residual(self) -> Tensor:
         return self.key.enter(torch.eye(self.key.plan.width, dtype=torch.float64))
+
+    @cached_property
+    def units(self) -> Tensor:
+        # With the residual known, a unit's first vector is found exactly: no key scales it.
+        turned = self._plain.ups[0].double() @ self.residual
+        return torch.cdist(self.block.ups[0].double(), turned).argmin(dim=1)
 
     def enter(self, rows: Tensor) -> Tensor:
         # Holds for rows on either side of a post-norm trunk's first norm: the key of such
@@ -86,6 +97,7 @@ class PlainBody:
         self.trunk = build_trunk(pieces.cut, pieces.trunk)
         self.block = block_of(self.trunk, 0)
         self.residual = torch.eye(base.width, dtype=torch.float64)
+        self.units = torch.arange(len(self.block.ups[0]))
 
     def enter(self, rows: Tensor) -> Tensor:
         return rows

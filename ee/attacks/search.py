@@ -3,7 +3,8 @@
 Two engines.  `prefix_search` goes from left to right and needs that a row depends on what
 stands before it only: causal bodies at any depth, and any body at depth 0, where a row
 depends on nothing.  `sweep_search` is for bidirectional bodies: it improves one position at
-a time, all others held.  Both compare signatures, which are whatever the key cannot change.
+a time, all others held, and begins with the likest of the texts the attacker has, if any.
+Both compare signatures, which are whatever the key cannot change.
 
 Sources: the causal search and sorted rows are "Hidden No More" (arXiv 2505.18332); inner
 products as the invariant of an orthogonal key, and the sweep, are ours.
@@ -94,22 +95,44 @@ def sweep_search(
     signature: Signature,
     *,
     filler: int,
+    public: Tensor | None = None,
     sweeps: int = 2,
     bring: Bring = unchanged,
 ) -> Tensor:
-    """As `prefix_search`, for bodies that read both ways; `filler` stands for the unknown."""
+    """As `prefix_search`, for bodies that read both ways.
+
+    `filler` stands for the unknown where there is no `public` text to begin with.
+    """
     guesses = template.repeat(len(seen), 1)
     guesses[guesses == UNKNOWN] = filler
     places = [p for p in range(len(template)) if int(template[p]) == UNKNOWN]
+    theirs = _whole(signature, seen)
+    if public is not None:
+        guesses = public[_nearest(base, theirs, depth, public, signature, bring)]
     for number in range(len(seen)):
-        theirs = _whole(signature, seen[number])
         for place in places * sweeps:
-            texts = guesses[number].repeat(len(candidates), 1)
-            texts[:, place] = candidates
+            tried = torch.cat([guesses[number, place : place + 1], candidates])
+            texts = guesses[number].repeat(len(tried), 1)
+            texts[:, place] = tried
             ours = _whole(signature, bring(base.rows(texts, depth)))
-            best = int((ours - theirs).abs().sum(-1).argmin())
-            guesses[number, place] = candidates[best]
+            best = int((ours - theirs[number]).abs().sum(-1).argmin())
+            guesses[number, place] = tried[best]
     return guesses
+
+
+def _nearest(
+    base: Base,
+    theirs: Tensor,
+    depth: int,
+    public: Tensor,
+    signature: Signature,
+    bring: Bring,
+) -> Tensor:
+    """(sequences,) which public text has the signature nearest to each of `theirs`."""
+    ours = [
+        _whole(signature, bring(base.rows(part, depth))) for part in public.split(256)
+    ]
+    return torch.cdist(theirs, torch.cat(ours), p=1).argmin(dim=1)
 
 
 def _whole(signature: Signature, rows: Tensor) -> Tensor:

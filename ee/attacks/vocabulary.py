@@ -38,6 +38,8 @@ class Text:
     """(n,) ids."""
     filler: int
     """An id that stands for "not known yet" in a bidirectional search."""
+    public: Tensor | None = None
+    """(texts, tokens) ids of texts of the same kind that the attacker has."""
 
     def unknown(self, ids: Tensor) -> Tensor:
         """The columns of (sequences, tokens) that are to be guessed."""
@@ -87,6 +89,6 @@ def by_signature(
     else:
         guess = sweep_search(
             base, seen.rows, seen.depth, text.template, text.candidates, signature,
-            filler=text.filler, bring=bring,
+            filler=text.filler, public=text.public, bring=bring,
         )  # fmt: skip
     return recovery(text.unknown(guess), text.unknown(truth), len(text.candidates))

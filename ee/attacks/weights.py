@@ -59,18 +59,21 @@ def weight_matching(
     """Recover the key from the weights, then the text; `victim` only scores the key.
 
     `key_error` is |Q^ - Q| / |Q|; two unrelated orthogonal matrices are about 1.4 apart.
+    `units` is the part of the inner units that were matched rightly.
     """
     matched = match_blocks(base.block(seen.depth), seen.block)
     rows = (seen.rows.double() @ matched.residual.T).to(seen.rows.dtype)
     opened = Observed(rows, seen.block, seen.depth, seen.normed)
     found = nearest_rows(base, opened, truth, text)
+    detail = found.detail | key_found(matched, victim)
+    return Finding(found.value, found.chance, found.trials, detail)
+
+
+def key_found(matched: Matched, victim: Body) -> dict[str, float]:
+    """`key_error` and `units` of an estimate."""
     error = (matched.residual - victim.residual).norm() / victim.residual.norm()
-    return Finding(
-        found.value,
-        found.chance,
-        found.trials,
-        found.detail | {"key_error": float(error)},
-    )
+    right = (matched.units == victim.units).double().mean()
+    return {"key_error": float(error), "units": float(right)}
 
 
 def procrustes(ours: Tensor, theirs: Tensor) -> Tensor:

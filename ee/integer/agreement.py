@@ -22,8 +22,9 @@ from ee.integer.quantise import (
     matrix_of,
     named_weights,
 )
+from ee.integer.rows import RESIDUAL_BITS
 from ee.integer.stock import FloatLayer, float_layers, gain_of, stock_header
-from ee.integer.trunk import Header, IntegerTrunk, Layer
+from ee.integer.trunk import Header, IntegerTrunk, Layer, TrunkConfig
 
 TIE_SLACK = 1e-3
 """In integer units: float32 noise of a keyed weight is below 1e-4 of its step."""
@@ -34,38 +35,55 @@ TABLE_SLACK = 1
 
 
 def check_agreement(
-    trunk: IntegerTrunk, state: State, config: Mapping[str, Any]
+    trunk: IntegerTrunk,
+    state: State,
+    config: Mapping[str, Any],
+    *,
+    tokens: int,
+    residual_bits: int = RESIDUAL_BITS,
+    causal: bool = True,
 ) -> None:
-    """Raise `IntegerModelError` at the first matrix that `state` does not explain."""
-    numbers = trunk.config
-    if numbers.op_spec == 1:
-        header = header_of(
-            config, numbers.tokens, numbers.residual_bits, causal=numbers.causal
-        )
-        _check_header(trunk.header, header)
-        named = named_weights(state, numbers.layers)
-        for index, layer in enumerate(trunk.layers):
-            for name, weight, bits in layer_weights(named, index, numbers):
-                what = f"layer {index} {name}"
-                _check(what, getattr(layer, name), weight, bits, wide=name == "down")
-        return
-    header = stock_header(config, numbers.tokens, numbers.residual_bits)
-    _check_header(trunk.header, header)
-    pairs = zip(trunk.layers, float_layers(state, config, numbers), strict=True)
+    """Raise `IntegerModelError` unless `trunk` is what `quantise` makes of the same arguments.
+
+    What a releaser may choose is nothing: the longest sequence, the residual's fraction bits
+    and who sees whom are the caller's to say, and never read from the trunk.
+    """
+    _check_header(trunk.header, header_of(config, tokens, residual_bits, causal=causal))
+    named = named_weights(state, trunk.config.layers)
+    for index, layer in enumerate(trunk.layers):
+        for name, weight, bits in layer_weights(named, index, trunk.config):
+            what = f"layer {index} {name}"
+            _check(what, getattr(layer, name), weight, bits, wide=name == "down")
+
+
+def check_stock_agreement(
+    trunk: IntegerTrunk,
+    state: State,
+    config: Mapping[str, Any],
+    *,
+    tokens: int,
+    residual_bits: int = RESIDUAL_BITS,
+) -> None:
+    """The same for `quantise_stock`, where the architecture says who sees whom."""
+    _check_header(trunk.header, stock_header(config, tokens, residual_bits))
+    pairs = zip(trunk.layers, float_layers(state, config, trunk.config), strict=True)
     for index, (layer, floats) in enumerate(pairs):
-        _check_stock(f"layer {index}", layer, floats, numbers.residual_bits)
+        _check_stock(f"layer {index}", layer, floats, residual_bits)
 
 
-def _check_header(found: Header, header: Header) -> None:
-    if header.config != found.config:
-        raise IntegerModelError(
-            f"trunk has {found.config}, the weights {header.config}"
-        )
+def _check_header(found: Header, wanted: Header) -> None:
+    for name in TrunkConfig.__dataclass_fields__:
+        told, own = getattr(found.config, name), getattr(wanted.config, name)
+        if told != own:
+            raise IntegerModelError(f"trunk has {name} {told}, a release needs {own}")
     for name in ("cos", "sin", "activation"):
-        told, own = getattr(found, name), getattr(header, name)
-        if own is None or not own.size:
+        told, own = getattr(found, name), getattr(wanted, name)
+        if own is None and told is None:
             continue
-        if np.abs(told.astype(np.int64) - own.astype(np.int64)).max() > TABLE_SLACK:
+        if own is None or told is None or own.shape != told.shape:
+            raise IntegerModelError(f"{name} table is not that of the configuration")
+        gap = np.abs(told.astype(np.int64) - own.astype(np.int64))
+        if gap.max(initial=0) > TABLE_SLACK:
             raise IntegerModelError(f"{name} table is not that of the configuration")
 
 

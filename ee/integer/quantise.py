@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ee.integer import bounds, spec
+from ee.integer.constants import norm_bias, rope_base, rope_tables, score_multiplier
 from ee.integer.errors import IntegerModelError
 from ee.integer.linear import Matrix
 from ee.integer.rows import RESIDUAL_BITS
@@ -65,7 +66,7 @@ def header_of(
     """The numbers and tables of a trunk with this configuration."""
     integers = _integer_config(config, tokens, residual_bits, causal=causal)
     bounds.check_config(integers)
-    cos, sin = rope_tables(integers, _rope_base(config))
+    cos, sin = rope_tables(integers, rope_base(config))
     return Header(integers, cos, sin)
 
 
@@ -98,33 +99,12 @@ def _integer_config(
             head_dim=head_dim,
             tokens=tokens,
             residual_bits=residual_bits,
-            norm_bias=max(1, round(math.ldexp(epsilon * width, 2 * residual_bits))),
-            score_multiplier=round(math.ldexp(math.log2(math.e), 22) / head_dim**0.5),
+            norm_bias=norm_bias(epsilon, width, residual_bits),
+            score_multiplier=score_multiplier(head_dim),
             causal=causal,
         )
     except (KeyError, TypeError, ValueError, ZeroDivisionError, OverflowError) as error:
         raise IntegerModelError(f"not the configuration of a Llama: {error}") from error
-
-
-def _rope_base(config: Mapping[str, Any]) -> float:
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    partial = rope.get("partial_rotary_factor", 1.0)
-    if kind != "default" or partial != 1.0:
-        raise IntegerModelError(f"rope of type {kind!r} is not supported")
-    return float(rope.get("rope_theta") or config.get("rope_theta") or 10_000.0)
-
-
-def rope_tables(
-    config: TrunkConfig, base: float
-) -> tuple[NDArray[np.int16], NDArray[np.int16]]:
-    """Committed as bytes, so a last-bit difference of a `cos` here harms nobody."""
-    half = config.head_dim // 2
-    frequency = base ** (-np.arange(half, dtype=np.float64) / half)
-    angle = np.arange(config.tokens, dtype=np.float64)[:, None] * frequency
-    unit = 1 << spec.ROPE_BITS
-    cos, sin = np.rint(np.cos(angle) * unit), np.rint(np.sin(angle) * unit)
-    return cos.astype(np.int16), sin.astype(np.int16)
 
 
 def _layer(state: State, index: int, config: TrunkConfig) -> Layer:

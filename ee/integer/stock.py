@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 
 from ee.integer import bounds, spec
 from ee.integer.block import Style
+from ee.integer.constants import norm_bias, rope_base, rope_tables, score_multiplier
 from ee.integer.errors import IntegerModelError
 from ee.integer.linear import Gain, Matrix
-from ee.integer.quantise import State, array_of, matrix_of, rope_tables
+from ee.integer.quantise import State, array_of, matrix_of
 from ee.integer.rows import RESIDUAL_BITS
 from ee.integer.stock_names import FAMILIES, Family
 from ee.integer.trunk import Header, IntegerTrunk, Layer, TrunkConfig
@@ -78,7 +79,7 @@ def stock_header(config: Mapping[str, Any], tokens: int, residual_bits: int) -> 
     bounds.check_config(numbers)
     cos, sin = (np.zeros((0, 0), np.int16),) * 2
     if numbers.style.rotary:
-        cos, sin = rope_tables(numbers, family.rope_base(config))
+        cos, sin = rope_tables(numbers, rope_base(config))
     name = str(family.setting(config, "activation"))
     return Header(numbers, cos, sin, activation_table(name))
 
@@ -111,8 +112,8 @@ def _numbers(
             head_dim=head_dim,
             tokens=tokens,
             residual_bits=residual_bits,
-            norm_bias=max(1, round(math.ldexp(epsilon * width, 2 * residual_bits))),
-            score_multiplier=round(math.ldexp(math.log2(math.e), 22) / head_dim**0.5),
+            norm_bias=norm_bias(epsilon, width, residual_bits),
+            score_multiplier=score_multiplier(head_dim),
             causal=family.causal,
             op_spec=2,
             style=Style(

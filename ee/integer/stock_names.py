@@ -72,14 +72,6 @@ class Family:
             return config.get("position_embedding_type") == "rotary"
         return self.rotary
 
-    def rope_base(self, config: Mapping[str, Any]) -> float:
-        """The base of the RoPE frequencies; scaled ones are refused."""
-        rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-        kind = rope.get("rope_type", rope.get("type", "default"))
-        if kind != "default" or rope.get("partial_rotary_factor", 1.0) != 1.0:
-            raise IntegerModelError(f"rope of type {kind!r} is not supported")
-        return float(rope.get("rope_theta") or config.get("rope_theta") or 10_000.0)
-
     def bare(self, state: Mapping[str, Any]) -> dict[str, Any]:
         """`state` by the base model's names."""
         return {name.removeprefix(self.prefix): one for name, one in state.items()}

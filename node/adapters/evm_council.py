@@ -24,10 +24,21 @@ class EvmCouncil:
     def __init__(self, chain: EvmChain) -> None:
         self._chain, self._link = chain, chain.link
         self._contract: Any = None
+        self._counted: tuple[bytes, list[Motion]] = (b"", [])
+        self._texts: dict[int, str] = {}
 
     async def motions(self) -> list[Motion]:
-        count = await self._view("count")
-        return [await self._motion(number) for number in range(count)]
+        """As they stand in the block that this node takes as final, each of them.
+
+        Of the newest block a vote may be gone again, and two reads of it may be of two blocks.
+        """
+        head = await self._link.head()
+        known, counted = self._counted
+        if known != head.digest:
+            count = await self._view("count", at=head.number)
+            counted = [await self._motion(one, head.number) for one in range(count)]
+            self._counted = (head.digest, counted)
+        return list(counted)
 
     async def propose_token(self, token: bytes, *, accepted: bool) -> int:
         return await self._propose("setToken", [address(token), accepted])
@@ -53,16 +64,17 @@ class EvmCouncil:
         call = guarded(
             "council.propose", lambda: parameters.encode_abi(function, arguments)
         )
-        number = int(await self._view("count"))
+        number = int(await self._view("count", at="latest"))
         await self._send("propose", parameters.address, call, digest(call.encode()))
         return number
 
-    async def _motion(self, number: int) -> Motion:
+    async def _motion(self, number: int, at: int) -> Motion:
         _, opened, ready, done, electorate, yes, _ = await self._view(
-            "proposalOf", number
+            "proposalOf", number, at=at
         )
-        text = await self._text(await self._proposed(number))
-        return Motion(number, text, yes, electorate, opened, ready, done)
+        if number not in self._texts:
+            self._texts[number] = await self._text(await self._proposed(number))
+        return Motion(number, self._texts[number], yes, electorate, opened, ready, done)
 
     async def _text(self, proposed: Any) -> str:
         parameters = (await self._chain.discover())["parameters"]
@@ -104,11 +116,11 @@ class EvmCouncil:
             self._contract = evm_contracts.contract(self._link.web3, "council", at)
         return self._contract
 
-    async def _view(self, function: str, *arguments: Any) -> Any:
+    async def _view(self, function: str, *arguments: Any, at: int | str) -> Any:
         doing = f"council.{function}"
         view = (await self._council()).functions[function]
         call = guarded(doing, lambda: view(*arguments))
-        return await self._link.read(doing, call.call)
+        return await self._link.read(doing, partial(call.call, block_identifier=at))
 
     async def _send(self, function: str, *arguments: Any) -> None:
         contracts = {"council": await self._council()}

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import trio
 from eth_account import Account
+from eth_account.messages import SignableMessage
 from eth_utils.abi import event_abi_to_log_topic
 from hexbytes import HexBytes
 from web3 import Web3
@@ -161,9 +162,9 @@ class Link:
             raise ChainError(f"{doing} reverted")
         return str(receipt["contractAddress"])
 
-    def sign_hash(self, digest: bytes) -> bytes:
-        """Our account's signature of a digest that a contract gave."""
-        return bytes(self._signer.unsafe_sign_hash(digest).signature)
+    def sign(self, typed: SignableMessage) -> bytes:
+        """Our account's signature of fields whose meaning we know; never of a bare digest."""
+        return bytes(self._signer.sign_message(typed).signature)
 
     async def send(
         self, contracts: Mapping[str, Any], name: str, function: str, *arguments: Any

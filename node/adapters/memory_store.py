@@ -2,7 +2,8 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import trio
 
@@ -103,6 +104,9 @@ class MemoryBlobs:
         self._held[digest] = bytes(data)
         return digest
 
+    def batch(self) -> "MemoryBatch":
+        return MemoryBatch(self)
+
     def delete(self, digest: Digest) -> None:
         self._held.pop(digest, None)
 
@@ -110,3 +114,31 @@ class MemoryBlobs:
         if digest not in self._held:
             raise StorageError(f"blob {digest.hex()} is not here")
         return self._held[digest]
+
+
+class MemoryBatch:
+    """Implements `node.ports.BlobBatch`."""
+
+    def __init__(self, blobs: MemoryBlobs) -> None:
+        self._blobs = blobs
+        self._written: list[bytes] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._written.clear()
+
+    def put(self, data: bytes | memoryview) -> Digest:
+        self._written.append(bytes(data))
+        return Digest(hashlib.sha256(data).digest())
+
+    def commit(self) -> None:
+        for data in self._written:
+            self._blobs.put(data)
+        self._written.clear()

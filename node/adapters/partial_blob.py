@@ -18,7 +18,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 
-from node.adapters.blob_dir import BlobDir, mapped, move_in
+from node.adapters.blob_dir import PIECE_BYTES, BlobDir, move_in
+from node.disk import mapped
 from node.errors import StorageError
 from node.ports import Blobs
 from protocol.types import Digest
@@ -236,7 +237,7 @@ class PartialFile(PartialBlob):
         left = data
         with mapped(self._path):
             while left:
-                written = os.pwrite(self._file, left, offset)
+                written = os.pwrite(self._file, left[:PIECE_BYTES], offset)
                 offset += written
                 left = left[written:]
 

@@ -4,6 +4,8 @@ import json
 import subprocess
 import sys
 import threading
+import time
+from pathlib import Path
 from typing import Any
 
 import click
@@ -26,6 +28,8 @@ nothing follows from it for the key ("conclusive" in --json).
 @click.option("--model", type=click.Choice(["minilm", "causal"]), help="Only this one.")
 @click.option("--only", type=click.IntRange(1, 10), multiple=True, metavar="N",
               help="Only the attack of this number; may be given again.")  # fmt: skip
+@click.option("--keep", type=click.Path(path_type=Path, file_okay=False), metavar="FOLDER",
+              help="Finished attacks are written there; the same command goes on from them.")  # fmt: skip
 @click.option("--json", "as_json_", is_flag=True, help="Rows as one JSON array.")
 @click.option("--markdown", is_flag=True, help="The table as docs/attacks.md has it.")
 def attack(
@@ -34,6 +38,7 @@ def attack(
     quick: bool,
     model: str | None,
     only: tuple[int, ...],
+    keep: Path | None,
     as_json_: bool,
     markdown: bool,
 ) -> None:
@@ -51,9 +56,9 @@ def attack(
 
     try:
         rows = (
-            _both(seed, only, quick=quick)
+            _both(seed, only, keep, quick=quick)
             if model is None
-            else _one(seed, model, only, quick=quick)
+            else _one(seed, model, only, keep, quick=quick)
         )
     except (NodeError, EncryptionError) as error:
         hint = error.hint() if isinstance(error, NodeError) else ""
@@ -69,25 +74,35 @@ def attack(
         Console(width=110).print(render.as_table(rows))
 
 
-def _one(seed: int, model: str, only: tuple[int, ...], *, quick: bool) -> list[Any]:
+def _one(
+    seed: int, model: str, only: tuple[int, ...], keep: Path | None, *, quick: bool
+) -> list[Any]:
     """Rows of one model; progress on stderr, one line that rewrites itself on a terminal."""
     from rich.console import Console
 
-    from node.attack.suite import QUICK, Size, run
+    from node.attack.rows import Kept
+    from node.attack.subjects import QUICK, Size, subject
+    from node.attack.suite import Bench, run
 
-    errors = Console(stderr=True)
+    errors, started = Console(stderr=True), time.monotonic()
+    size = QUICK if quick else Size()
+    kept = Kept(keep / f"{model}.jsonl", model, seed, size) if keep else None
     with errors.status(f"{model}: starting") as status:
 
         def say(text: str) -> None:
+            line = f"{model}: {time.monotonic() - started:.0f} s, {text}"
             if errors.is_terminal:
-                status.update(text)
+                status.update(line)
             else:
-                errors.print(text, highlight=False, soft_wrap=True)
+                errors.print(line, highlight=False, soft_wrap=True)
 
-        return list(run(QUICK if quick else Size(), seed, say, model, only))
+        bench = Bench(subject(model, size, seed, say), size, seed)
+        return list(run(bench, say, only, kept))
 
 
-def _both(seed: int, only: tuple[int, ...], *, quick: bool) -> list[Any]:
+def _both(
+    seed: int, only: tuple[int, ...], keep: Path | None, *, quick: bool
+) -> list[Any]:
     """Rows of both models, each in a process of its own, at one time.
 
     The attacks are many small products, which threads do not speed up; two processes do.
@@ -95,12 +110,14 @@ def _both(seed: int, only: tuple[int, ...], *, quick: bool) -> list[Any]:
     import msgspec
 
     from node.attack.material import check_installed
-    from node.attack.suite import MODELS, Row
+    from node.attack.rows import Row
+    from node.attack.subjects import MODELS
     from node.errors import ComputeError
 
     check_installed()
     options = ["--json", "--seed", str(seed), *(["--quick"] if quick else [])]
     options += [part for number in only for part in ("--only", str(number))]
+    options += ["--keep", str(keep)] if keep else []
     command = [sys.executable, "-m", "node.attack", *options, "--model"]
     # Pipes, not a terminal: two lines that rewrite themselves would overwrite each other.
     running = [
@@ -110,8 +127,8 @@ def _both(seed: int, only: tuple[int, ...], *, quick: bool) -> list[Any]:
         for model in MODELS
     ]
     lines = [
-        threading.Thread(target=_pass_on, args=(child.stderr, model), daemon=True)
-        for child, model in zip(running, MODELS, strict=True)
+        threading.Thread(target=_pass_on, args=(child.stderr,), daemon=True)
+        for child in running
     ]
     try:
         for line in lines:
@@ -128,9 +145,6 @@ def _both(seed: int, only: tuple[int, ...], *, quick: bool) -> list[Any]:
     return [row for out in outputs for row in msgspec.json.decode(out, type=list[Row])]
 
 
-def _pass_on(stream: Any, model: str) -> None:
+def _pass_on(stream: Any) -> None:
     for raw in stream:
-        text = raw.decode(errors="replace").rstrip()
-        sys.stderr.write(
-            text + "\n" if text.startswith(model) else f"{model}: {text}\n"
-        )
+        sys.stderr.write(raw.decode(errors="replace"))

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from rich.table import Table
 
-from node.attack.suite import Row
+from node.attack.rows import Row
 
 TARGET = 0.05
 """Tokens a host may recover where the base is private."""

@@ -8,90 +8,41 @@ that fails there has shown nothing anywhere.
 import hashlib
 import math
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import msgspec
 import torch
 from torch import Tensor
 
 from ee.attacks.anchors import known_plaintext
 from ee.attacks.audit import INVARIANT, PERMUTED, leak_audit, share_audit
 from ee.attacks.base import Base
-from ee.attacks.causal import train_causal
 from ee.attacks.fingerprint import attention_logits
 from ee.attacks.frequency import substitution
 from ee.attacks.gradient import gradient_span, query_gradient
 from ee.attacks.inverter import trained_inverter
-from ee.attacks.keying import Observed
+from ee.attacks.keying import KeyedBody, Observed
 from ee.attacks.score import Finding
 from ee.attacks.search import UNKNOWN
 from ee.attacks.share import classifier
 from ee.attacks.table import table_matching
-from ee.attacks.view import Bases, BodyView, KeyedView, PlainView, ShareView, View
+from ee.attacks.view import BodyView, KeyedView, PlainView, ShareView, View
 from ee.attacks.vocabulary import Text, inner_products, nearest_rows, sorted_rows
-from ee.attacks.weights import match_blocks, weight_matching
+from ee.attacks.weights import key_found, match_blocks, weight_matching
 from ee.smode.arithmetic import Gaussian, Ring
-from node.attack.material import Texts, perturbed, read_minilm, read_texts, shuffled
+from node.attack.material import perturbed
+from node.attack.rows import Kept, Row
+from node.attack.subjects import Say, Size, Subject
 
-DISTANCE = 0.3
-"""Of the perturbed base; where ee.md's toy stem stopped falling to matching."""
-
+DISTANCES = (0.03, 0.1, 0.3, 0.5, 1.0)
+"""At which weight matching alone is tried as well, to see where it stops."""
+CHOSEN_FROM = 100
+"""Texts among which those to search for are chosen."""
 
 BATCH = 6
 """Texts of the batch whose gradient is read: fewer tokens than either body is wide."""
 
 
-class Size(msgspec.Struct, frozen=True):
-    """How much of everything."""
-
-    words: int = 1024
-    tokens: int = 10
-    steps: int = 700
-    searched: int = 6
-    two_way_choices: int = 128
-    two_way_searched: int = 4
-    many: int = 1500
-    inverter_steps: int = 300
-    summed: int = 200
-
-
-QUICK = Size(
-    words=512, tokens=8, steps=150, searched=3, two_way_choices=48, two_way_searched=2,
-    many=400, inverter_steps=100,
-)  # fmt: skip
-
-
-class Row(msgspec.Struct, frozen=True):
-    """One cell of the table."""
-
-    attack: str
-    model: str
-    base: str
-    mode: str
-    value: float
-    chance: float
-    control: float
-    trials: int
-    measure: str
-    detail: dict[str, float | None]
-    """None: never, where a number was looked for and not reached."""
-
-
-@dataclass(frozen=True)
-class Subject:
-    """One model with its text, in its own token numbers."""
-
-    name: str
-    public: Base
-    bases: tuple[Bases, ...]
-    victim_ids: Tensor
-    public_ids: Tensor
-    injury: Tensor
-    text: Text
-
-
 Attack = Callable[[View, "Bench"], Finding | None]
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -110,15 +61,29 @@ class Bench:
         """Texts for a search, as many as are affordable, and what is tried."""
         own, text = self.subject, self.subject.text
         if view.attacker.causal or view.depth == 0:
-            return own.victim_ids[: self.size.searched], text
-        ids = own.victim_ids[: self.size.two_way_searched]
+            return varied(own.victim_ids[:CHOSEN_FROM], self.size.searched), text
+        ids = varied(own.victim_ids[:CHOSEN_FROM], self.size.two_way_searched)
         # A two-way search is dear: the attacker is given a short list with the truth on it.
         present = text.unknown(ids).unique()
         others = text.candidates[~torch.isin(text.candidates, present)]
         order = torch.randperm(len(others), generator=self.draw("choices"))
         room = max(0, self.size.two_way_choices - len(present))
         short = torch.cat([present, others[order[:room]]])
-        return ids, Text(text.template, short, text.filler)
+        return ids, replace(text, candidates=short)
+
+
+def varied(ids: Tensor, count: int) -> Tensor:
+    """`count` of the texts that have many different words: a value is a mean over words.
+
+    Greedy, by the texts alone: which are chosen does not depend on what an attack finds.
+    """
+    left, held, chosen = list(range(len(ids))), set[int](), []
+    for _ in range(min(count, len(ids))):
+        best = max(left, key=lambda one: len(set(ids[one].tolist()) - held))
+        left.remove(best)
+        held |= set(ids[best].tolist())
+        chosen.append(best)
+    return ids[chosen]
 
 
 def _sorted_rows(view: View, bench: Bench) -> Finding:
@@ -141,9 +106,25 @@ def _weight_matching(view: View, bench: Bench) -> Finding:
     ids, text = bench.searched(view)
     seen = view.observed(ids)
     if isinstance(view, BodyView):
-        return weight_matching(view.attacker, seen, ids, text, view.body)
+        found = weight_matching(view.attacker, seen, ids, text, view.body)
+        if isinstance(view, KeyedView) and view.attacker is view.victim:
+            return replace(found, detail=found.detail | _by_distance(view, bench))
+        return found
     # No key to take off in S-mode: the matrices are public as they are.
     return nearest_rows(view.attacker, seen, ids, text)
+
+
+def _by_distance(view: KeyedView, bench: Bench) -> dict[str, float]:
+    """How much of the key weights alone give away once the victim's have moved so far."""
+    detail = {}
+    for distance in DISTANCES:
+        moved = Base(perturbed(view.victim, bench.seed, distance))
+        key = hashlib.sha256(f"{bench.seed}/{distance}".encode()).digest()
+        body = KeyedBody(moved, view.depth, key)
+        matched = match_blocks(view.attacker.block(view.depth), body.block)
+        for name, value in key_found(matched, body).items():
+            detail[f"{name}_at_{distance}"] = value
+    return detail
 
 
 def _table_matching(view: View, bench: Bench) -> Finding | None:
@@ -171,7 +152,9 @@ def _known_plaintext(view: View, bench: Bench) -> Finding:
     return known_plaintext(plain, view.hide(theirs), bench.draw("anchors"))
 
 
-def _frequency(view: View, bench: Bench) -> Finding:
+def _frequency(view: View, bench: Bench) -> Finding | None:
+    if view.depth:
+        return None  # behind a block no two rows are equal: there is nothing to count
     own = bench.subject
     ids = own.victim_ids[: bench.size.many]
     seen = view.observed(ids).rows
@@ -184,7 +167,7 @@ def _frequency(view: View, bench: Bench) -> Finding:
 
 def _inverter(view: View, bench: Bench) -> Finding:
     own = bench.subject
-    train = own.public_ids[:4000]
+    train = own.public_ids[: bench.size.public]
     ids = own.victim_ids[:200]
     return trained_inverter(
         view.plain_rows(view.attacker, train), train, view.imitate,
@@ -262,52 +245,48 @@ ATTACKS: dict[str, tuple[str, Attack]] = {
 SUMMED = "8 gradient span"
 
 
-MODELS = ("minilm", "causal")
-
-
 def run(
-    size: Size,
-    seed: int,
+    bench: Bench,
     say: Say,
-    model: str | None = None,
     only: Collection[int] = (),
+    kept: Kept | None = None,
 ) -> Iterator[Row]:
-    """Rows of both models, or of the one named, in the order of the table.
+    """Rows of one model, attack by attack in the order of the table.
 
-    `only`: numbers of the attacks to run; empty for all.
+    `only`: numbers of the attacks to run; empty for all.  `kept`: where finished attacks are
+    read from and written to.
     """
-    say("reading MiniLM and the text")
-    texts = read_texts(size.words, size.tokens, seed)
-    if model in {None, "minilm"}:
-        bench = Bench(_minilm(texts, seed), size, seed)
-        yield from attack_subject(bench, say, only)
-    if model in {None, "causal"}:
-        bench = Bench(_causal(texts, size, seed, say), size, seed)
-        yield from attack_subject(bench, say, only)
+    views = list(_views(bench.subject, bench.seed))
+    asked = [one for one in ATTACKS if not only or int(one.split()[0]) in only]
+    for number, attack in enumerate(asked, 1):
+        found = kept.found(attack) if kept else None
+        if found is None:
+            say(f"attack {number} of {len(asked)}: {attack}")
+            found = list(_rows(bench, attack, views, say))
+            if kept:
+                kept.keep(attack, found)
+        yield from found
 
 
-def attack_subject(bench: Bench, say: Say, only: Collection[int] = ()) -> Iterator[Row]:
-    """All rows of one model."""
-    own = bench.subject
-    views = list(_views(own, bench.seed))
-    for attack, (measure, act) in ATTACKS.items():
-        if only and int(attack.split()[0]) not in only:
+def _rows(
+    bench: Bench, attack: str, views: list[tuple[str, View]], say: Say
+) -> Iterator[Row]:
+    """One attack on every view it is made for."""
+    own, (measure, act) = bench.subject, ATTACKS[attack]
+    controls: dict[int, float] = {}
+    for name, view in views:
+        say(f"{attack}, {name} base, {view.mode}")
+        found = act(view, bench)
+        if found is None:
             continue
-        controls: dict[int, float] = {}
-        for name, view in views:
-            say(f"{own.name}: {attack}, {name} base, {view.mode}")
-            found = act(view, bench)
-            if found is None:
-                continue
-            if view.depth not in controls:
-                plain = act(PlainView(own.public, own.public, view.depth), bench)
-                controls[view.depth] = float("nan") if plain is None else plain.value
-            yield _row(
-                own.name, attack, name, view.mode, measure, found, controls[view.depth]
-            )
-        if attack == SUMMED:
-            found = _summed_gradient(own, bench)
-            yield _row(own.name, attack, "public", "sum", measure, found, controls[0])
+        if view.depth not in controls:
+            plain = act(PlainView(own.public, own.public, view.depth), bench)
+            controls[view.depth] = float("nan") if plain is None else plain.value
+        control = controls[view.depth]
+        yield _row(own.name, attack, name, view.mode, measure, found, control)
+    if attack == SUMMED:
+        found = _summed_gradient(own, bench)
+        yield _row(own.name, attack, "public", "sum", measure, found, controls[0])
 
 
 def _row(
@@ -336,53 +315,3 @@ def _views(own: Subject, seed: int) -> Iterator[tuple[str, View]]:
     for arithmetic in (Gaussian(10), Ring()):
         pad = hashlib.sha256(f"attack-pad/{seed}/{arithmetic.name}".encode()).digest()
         yield "public", ShareView(own.public, arithmetic, pad)
-
-
-def _minilm(texts: Texts, seed: int) -> Subject:
-    base = Base(read_minilm())
-    stop = torch.full((len(texts.ids), 1), texts.stop)
-    ids = torch.cat([texts.ids[:, :-1], stop], dim=1)
-    template = torch.full((ids.shape[1],), UNKNOWN)
-    template[0], template[-1] = texts.start, texts.stop
-    private, moved = shuffled(base, seed), perturbed(base, seed, DISTANCE)
-    bases = (
-        Bases("public", base, base),
-        Bases("perturbed", base, Base(moved)),
-        Bases("private", base, Base(private)),
-    )
-    text = Text(template, texts.words, texts.filler)
-    return _subject("minilm", bases, ids, texts, text)
-
-
-def _causal(texts: Texts, size: Size, seed: int, say: Say) -> Subject:
-    ids = texts.small(texts.ids)
-    corpus = ids[len(ids) // 4 :]
-    half = len(corpus) // 2
-    bodies: list[Base] = []
-    for number, part in enumerate((corpus[:half], corpus[half:])):
-        body, loss = train_causal(
-            part, len(texts.words) + 1, seed=seed + number, steps=size.steps,
-            progress=lambda step, loss: say(f"training a causal model: {step}, {loss:.2f}"),
-        )  # fmt: skip
-        say(f"causal model {number + 1}: {loss:.2f} nats a token")
-        bodies.append(body)
-    moved = Base(perturbed(bodies[0], seed, DISTANCE))
-    bases = (
-        Bases("public", bodies[0], bodies[0]),
-        Bases("perturbed", bodies[0], moved),
-        Bases("private", bodies[1], bodies[0]),
-    )
-    template = torch.full((ids.shape[1],), UNKNOWN)
-    template[0] = 0
-    candidates = torch.arange(1, len(texts.words) + 1)
-    return _subject("causal", bases, ids, texts, Text(template, candidates, 0))
-
-
-def _subject(
-    name: str, bases: tuple[Bases, ...], ids: Tensor, texts: Texts, text: Text
-) -> Subject:
-    quarter = len(ids) // 4
-    return Subject(
-        name, bases[0].attacker, bases, ids[:quarter], ids[quarter:],
-        texts.injury[:quarter], text,
-    )  # fmt: skip

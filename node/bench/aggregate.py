@@ -182,20 +182,30 @@ def _figures(
 
 
 def _clocks(path: Path, rounds: int) -> Mapping[str, Any]:
-    """Of the first member's child: per round, and the most it has grown in a call."""
-    spent: dict[str, float] = defaultdict(float)
-    masking = grown = 0.0
-    for text in path.read_text().splitlines():
-        line = json.loads(text)
-        name = line["method"]
-        if not name.startswith("round.") or name == "round.scales":
+    """Of the first member's child: per round, and the most it has grown in a call.
+
+    Of warm calls, and as often as the method was called: its first call loads libraries,
+    which is no round's work.
+    """
+    lines = [json.loads(text) for text in path.read_text().splitlines()]
+    calls = defaultdict(list)
+    for line in lines:
+        if line["method"].startswith("round.") and line["method"] != "round.scales":
+            calls[line["method"]].append(line)
+    methods, masking, grown = {}, 0.0, 0.0
+    for name, all_calls in sorted(calls.items()):
+        warm = [line for line in all_calls if line["warm"]]
+        if not warm:
             continue
-        spent[name] += line["processor"] / rounds
-        # The first call of a method loads libraries.
-        grown = max(grown, line["grown_mb"] if line["warm"] else 0.0)
-        masking += line["masks"] / rounds if name in MASKING else 0.0
-    methods = {name: round(value, 3) for name, value in sorted(spent.items())}
+        often = len(all_calls) / rounds
+        methods[name] = round(often * _mean(warm, "processor"), 3)
+        masking += often * _mean(warm, "masks") if name in MASKING else 0.0
+        grown = max(grown, *(line["grown_mb"] for line in warm))
     return {"masks": masking, "grown_mb": grown, "methods": methods}
+
+
+def _mean(lines: Sequence[Mapping[str, Any]], name: str) -> float:
+    return statistics.mean(float(line[name]) for line in lines)
 
 
 def main(argv: Sequence[str]) -> None:

@@ -5,7 +5,8 @@ same disk, turn by turn in one run; what ours does besides (chunks under their d
 Merkle root over the segments, a journal to go on from) is inside its time.  Memory is
 measured in a process of its own for two sizes: flat means the same peak for both.  What a
 grantee then waits for is `fetch_vs_raw_stream`: a verified, resumable fetch to disk against our
-own bare stream, between processes (`node.bench.fetch` has more of it).
+own bare stream, between processes, and `fetch_vs_synced_stream` against one whose file is on the
+disk in the end as well (`node.bench.fetch` has more of it).
 """
 
 import argparse
@@ -124,7 +125,7 @@ def figures(folder: Path, size: int, rounds: int) -> dict[str, Any]:
     """Publishing below `folder`, fetching between processes, gas."""
     return {
         **measure(folder, size, rounds),
-        "fetch_vs_raw_stream": fetch.against_stream(size, rounds),
+        **fetch.against_stream(size, rounds),
         "gas": gas.measure(),
     }
 

@@ -27,6 +27,15 @@ _CHILD = Path(__file__).with_name("ezkl_child.py")
 
 WIDTH, HEADS, INNER, TOKENS = 16, 2, 24, 4
 EPSILON = 1e-3
+CONFIG = {
+    "hidden_size": WIDTH,
+    "num_hidden_layers": 1,
+    "num_attention_heads": HEADS,
+    "num_key_value_heads": HEADS,
+    "intermediate_size": INNER,
+    "rms_norm_eps": EPSILON,
+}
+"""The block as a stock Llama says it."""
 SHAPES = {
     "self_attn.q_proj": (WIDTH, WIDTH),
     "self_attn.k_proj": (WIDTH, WIDTH),
@@ -50,19 +59,14 @@ def run(quick: bool) -> dict[str, Any]:
     return {"ours": _ours(weights, x), "ezkl": peer}
 
 
+def trunk_of(weights: dict[str, Any]) -> integer.IntegerTrunk:
+    """The block in integers, of weights by their names in a stock Llama's layer."""
+    named = {f"layers.0.{name}.weight": value for name, value in weights.items()}
+    return integer.quantise(named, CONFIG, tokens=TOKENS)
+
+
 def _ours(weights: dict[str, Any], x: Any) -> dict[str, Any]:
-    trunk = integer.quantise(
-        {f"layers.0.{name}.weight": value for name, value in weights.items()},
-        {
-            "hidden_size": WIDTH,
-            "num_hidden_layers": 1,
-            "num_attention_heads": HEADS,
-            "num_key_value_heads": HEADS,
-            "intermediate_size": INNER,
-            "rms_norm_eps": EPSILON,
-        },
-        tokens=TOKENS,
-    )
+    trunk = trunk_of(weights)
     rows = integer.encode_rows(x)
 
     def committed() -> bytes:
@@ -96,7 +100,7 @@ def _ezkl(weights: dict[str, Any], x: Any) -> dict[str, Any] | str:
         return str(error)
     with TemporaryDirectory() as folder:
         given = Path(folder, "given.npz")
-        np.savez(given, x=x, **{_short(name): value for name, value in weights.items()})
+        np.savez(given, x=x, **short_names(weights))
         numbers = json.dumps({"heads": HEADS, "epsilon": EPSILON})
         # Alone in its folder: EZKL leaves files where it runs.
         ended = subprocess.run(
@@ -113,8 +117,12 @@ def _ezkl(weights: dict[str, Any], x: Any) -> dict[str, Any] | str:
     return found
 
 
-def _short(name: str) -> str:
-    return name.split(".")[1].removesuffix("_proj")
+def short_names(weights: dict[str, Any]) -> dict[str, Any]:
+    """As the other program calls them: q, k, v, o, gate, up and down."""
+    return {
+        name.split(".")[1].removesuffix("_proj"): value
+        for name, value in weights.items()
+    }
 
 
 def _seconds(work: Callable[[], object]) -> float:

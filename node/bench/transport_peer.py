@@ -3,8 +3,9 @@
 `serve KIND BYTES FOLDER` prints its address and works until its standard input ends;
 `measure KIND ADDRESS BYTES FOLDER` prints the result.  Each kind moves a file of so many
 bytes into a file of the other process: `stock` over one stream of py-libp2p as it comes,
-`ours` over one stream of our adapter's host with the very same two programs, `node` by
-the `fetch` of the whole adapter.
+`ours` over one stream of our adapter's host with the very same two programs, `synced` the same
+with the file on the disk before it is said to be there, `node` by the `fetch` of the whole
+adapter, which does that too.
 """
 
 import json
@@ -62,7 +63,7 @@ def _library_host(kind: str) -> tuple[Any, AbstractAsyncContextManager[Any]]:
     return ours.library_host, ours.running((LISTEN,))
 
 
-def _sink(folder: Path) -> Callable[[Any], Awaitable[None]]:
+def _sink(folder: Path, *, synced: bool) -> Callable[[Any], Awaitable[None]]:
     """Take an 8-byte count and as many bytes, put them into a file, and say so."""
 
     async def take(stream: Any) -> None:
@@ -72,6 +73,8 @@ def _sink(folder: Path) -> Callable[[Any], Awaitable[None]]:
                 data = await stream.read(min(left, READ_BYTES))
                 file.write(data)
                 left -= len(data)
+            if synced:
+                os.fsync(file.fileno())
         await stream.write(b"k")
         await stream.close()
 
@@ -87,7 +90,7 @@ async def _exactly(stream: Any, size: int) -> bytes:
 
 async def _serve_stream(kind: str, folder: Path) -> None:
     host, running = _library_host(kind)
-    host.set_stream_handler(SINK, _sink(folder))
+    host.set_stream_handler(SINK, _sink(folder, synced=kind == "synced"))
     async with running:
         _say(str(host.get_addrs()[0]))
         await trio.lowlevel.wait_readable(sys.stdin.fileno())

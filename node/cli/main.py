@@ -24,6 +24,7 @@ from node.cli import (
     programs,
     provenance,
     query,
+    query_models,
     setup,
     training,
 )
@@ -95,6 +96,7 @@ for _noun in (
     deals,
     council,
     query,
+    query_models,
     provenance,
     training,
     evaluation,

@@ -20,9 +20,12 @@ from node.cli.shell import (
     verb,
 )
 from node.cli.words import count as counted
-from node.cli.words import short
+from node.cli.words import moment, short, shown
 
-_KINDS = ("count", "histogram", "quantiles", "correlation", "survival")
+_KINDS = (
+    *("count", "histogram", "quantiles", "correlation", "survival"),
+    *("evaluation", "training"),
+)
 
 
 @click.group(cls=Noun)
@@ -71,9 +74,10 @@ def stop(shell: Shell, number: int) -> None:
 
 @verb(query, "list")
 def query_list(shell: Shell) -> None:
-    """Datasets of this node that answer, and what is left of their budgets."""
+    """Datasets of this node that answer, and questions of it without a result yet."""
+    answer = shell.ask("queries.list", timeout_s=CHAIN_S)
     shell.table(
-        shell.ask("queries.list", timeout_s=CHAIN_S),
+        answer,
         "policies",
         {
             "dataset": lambda row: row["dataset"],
@@ -84,9 +88,20 @@ def query_list(shell: Shell) -> None:
             "questions": lambda row: row["questions"],
         },
     )
+    for row in () if shell.as_json else answer["open"]:
+        say("")
+        print_fields(
+            [
+                ("query", short(row["query"])),
+                ("asks", f"{row['kind']} of datasets {shown(row['datasets'])}"),
+                ("begun", f"{moment(row['begun'])} UTC"),
+                ("awaits", row["awaits"]),
+                ("hint", row["hint"]),
+            ]
+        )
 
 
-def _asking(function: Any) -> Any:
+def asking(function: Any) -> Any:
     """Arguments and options that every question has."""
     for add in (
         click.argument("datasets", nargs=-1, required=True, type=Number(min=0)),
@@ -127,15 +142,15 @@ def _column(function: Any) -> Any:
 
 
 @verb(query)
-@_asking
+@asking
 def count(shell: Shell, **asked: Any) -> None:
     """How many rows there are."""
     answer = _ask(shell, "count", asked)
-    shell.result(answer, lambda: _show_any(answer))
+    shell.result(answer, lambda: show_any(answer))
 
 
 @verb(query)
-@_asking
+@asking
 @_column
 @click.option(
     "--level", "levels", multiple=True, metavar="TEXT", help="Of text; may be repeated."
@@ -143,11 +158,11 @@ def count(shell: Shell, **asked: Any) -> None:
 def histogram(shell: Shell, column: str, **asked: Any) -> None:
     """How many rows have a value in each part of a range, or each of some texts."""
     answer = _ask(shell, "histogram", {**asked, "columns": [column]})
-    shell.result(answer, lambda: _show_any(answer))
+    shell.result(answer, lambda: show_any(answer))
 
 
 @verb(query)
-@_asking
+@asking
 @_column
 @click.option(
     "--at", "probabilities", multiple=True, type=float, metavar="P", help="Such as 0.5."
@@ -156,22 +171,22 @@ def quantiles(shell: Shell, column: str, **asked: Any) -> None:
     """Below which value a share of the rows lies."""
     asked["probabilities"] = asked["probabilities"] or (0.25, 0.5, 0.75)
     answer = _ask(shell, "quantiles", {**asked, "columns": [column]})
-    shell.result(answer, lambda: _show_any(answer))
+    shell.result(answer, lambda: show_any(answer))
 
 
 @verb(query)
-@_asking
+@asking
 @click.option("--column", "columns", multiple=True, metavar="NAME", help="Two or more.")
 @click.option("--low", type=float, required=True, help="Where the values begin.")
 @click.option("--high", type=float, required=True, help="Where they end.")
 def correlation(shell: Shell, **asked: Any) -> None:
     """Pearson's correlation of each pair of columns."""
     answer = _ask(shell, "correlation", asked)
-    shell.result(answer, lambda: _show_any(answer, asked["columns"]))
+    shell.result(answer, lambda: show_any(answer, asked["columns"]))
 
 
 @verb(query)
-@_asking
+@asking
 @click.option("--time", required=True, metavar="COLUMN", help="Until event or loss.")
 @click.option("--event", required=True, metavar="COLUMN=TEXT", help="Seen, not lost.")
 @click.option(
@@ -182,10 +197,10 @@ def correlation(shell: Shell, **asked: Any) -> None:
 @click.option("--level", "levels", multiple=True, metavar="TEXT")
 def survival(shell: Shell, time: str, event: str, by: str | None, **asked: Any) -> None:
     """Kaplan and Meier's curve, with what the noise may have moved it."""
-    event_column, seen = _pair(event)
+    event_column, seen = pair(event)
     columns = [time, event_column, *([by] if by else [])]
     answer = _ask(shell, "survival", {**asked, "columns": columns, "event": seen})
-    shell.result(answer, lambda: _show_any(answer))
+    shell.result(answer, lambda: show_any(answer))
 
 
 @verb(query)
@@ -202,7 +217,9 @@ def resume(shell: Shell, name: str, path: str | None) -> None:
         query=name,
         path=path,
     )
-    shell.result(answer, lambda: _show_any(answer))
+    from node.cli import query_models
+
+    shell.result(answer, lambda: query_models.show(answer))
 
 
 def _ask(shell: Shell, kind: str, asked: dict[str, Any]) -> dict[str, Any]:
@@ -210,7 +227,7 @@ def _ask(shell: Shell, kind: str, asked: dict[str, Any]) -> dict[str, Any]:
         name: list(value) if isinstance(value, tuple) else value
         for name, value in asked.items()
     }
-    given["where"] = dict(_pair(one) for one in asked["where"])
+    given["where"] = dict(pair(one) for one in asked["where"])
     return shell.ask(
         "queries.ask",
         doing="asking the institutions",
@@ -220,7 +237,8 @@ def _ask(shell: Shell, kind: str, asked: dict[str, Any]) -> dict[str, Any]:
     )
 
 
-def _pair(text: str) -> tuple[str, str]:
+def pair(text: str) -> tuple[str, str]:
+    """Both sides of `COLUMN=TEXT`."""
     column, equals, value = text.partition("=")
     if not (column and equals):
         raise WrongValueError(
@@ -229,7 +247,7 @@ def _pair(text: str) -> tuple[str, str]:
     return column, value
 
 
-def _show_any(answer: Row, names: Sequence[str] = ()) -> None:
+def show_any(answer: Row, names: Sequence[str] = ()) -> None:
     """An answer of whatever kind."""
     found = answer["result"]
     pairs: list[tuple[str, object]] = []
@@ -239,7 +257,7 @@ def _show_any(answer: Row, names: Sequence[str] = ()) -> None:
         (f"at {one['probability']:g}", f"{one['value']:.6g}")
         for one in found.get("quantiles", ())
     ]
-    _show(answer, pairs)
+    show_answer(answer, pairs)
     for one in found.get("bins", ()):
         named = one.get("level", f"{one.get('from')} to {one.get('to')}")
         say(f"  {named}: {'suppressed' if one['count'] is None else one['count']}")
@@ -256,7 +274,8 @@ def _show_any(answer: Row, names: Sequence[str] = ()) -> None:
             )
 
 
-def _show(answer: Row, pairs: list[tuple[str, object]]) -> None:
+def show_answer(answer: Row, pairs: list[tuple[str, object]]) -> None:
+    """Who answered, how, and what was read."""
     answers = answer["answers"]
     owners = ", ".join(f"{one['dataset']} of {one['owner']}" for one in answers)
     form = "masked: only their sum was read" if answer["masked"] else "alone"
@@ -266,7 +285,12 @@ def _show(answer: Row, pairs: list[tuple[str, object]]) -> None:
             ("answered by", f"{counted(len(answers), 'dataset')}, {form}"),
             ("datasets", owners),
             *([("dropped", ", ".join(answer["dropped"]))] if answer["dropped"] else []),
-            ("noise", f"standard deviation {answer['noise_sd']:.3g} in each sum"),
+            *(
+                # A training's is in units of its grid; its weights have their own.
+                [("noise", f"standard deviation {answer['noise_sd']:.3g} in each sum")]
+                if answer["kind"] != "training"
+                else []
+            ),
             *(
                 (name, f"fewer than {answer['floor']}" if value is None else value)
                 for name, value in pairs

@@ -239,6 +239,13 @@ def _show(shell: Shell, answer: Row) -> None:
             for name, value in answer["privacy"]["members"].items()
         )
         pairs.append(("ε by member", ", ".join(each)))
+    if answer["sketch"]:
+        pairs.append(("last rejection", live.sketch(answer["sketch"])))
+        each = (
+            f"{name} {length['whole']:.2f}"
+            for name, length in answer["sketch"]["lengths"].items()
+        )
+        pairs.append(("lengths", ", ".join(each) or "unknown"))
     pairs.append(("state", answer["state_root"]))
     if answer["progress"]:
         pairs.append(("now", live.progress(answer["progress"])))

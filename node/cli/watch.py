@@ -61,6 +61,26 @@ def privacy(row: Row | None) -> str:
     )
 
 
+def sketch(row: Row | None) -> str:
+    """Whose update was unlike the others' in a rejected round; "" if none was looked into."""
+    if row is None:
+        return ""
+    told = [f"{name} said what is shown to be wrong" for name in row["false"]]
+    for name in row["outliers"]:
+        each = row["lengths"][name]
+        told.append(f"{name} {_times(max(each['whole'], each['block']))}")
+    told += [f"{name} said nothing" for name in row["silent"]]
+    if not row["lengths"]:
+        told.append("lengths unknown")
+    elif not row["outliers"]:
+        told.append("no update stands out")
+    return f"round {row['round']} rejected: {', '.join(told)}"
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:.1f} times the typical update"
+
+
 def _states(shell: Shell, run: str) -> Iterator[tuple[Row, list[dict[str, Any]]]]:
     """The run and its rounds, once a second, the last time when it has ended."""
     while True:
@@ -112,6 +132,8 @@ def _tell_line(row: Row, rounds: list[dict[str, Any]]) -> None:
             f"{losses}{auc}, "
             f"{one['seconds']:.1f} s, state {short(one['state_root'])}"
         )
+        if one.get("sketch"):
+            say(sketch(one["sketch"]))
     if not rounds or row["phase"] in _ENDED:
         say(_phase(row))
 
@@ -135,7 +157,7 @@ def _drawn(shell: Shell, run: str) -> Row:
             shown_rounds = rounds[-_ROUNDS_SHOWN:]
             draw(
                 heading=f"{row['title']}  {short(row['run'])}",
-                state=_phase(row),
+                state="; ".join(filter(None, (_phase(row), sketch(row["sketch"])))),
                 done=(row["round"], row["rounds"]),
                 now=progress(row["progress"]) if row["progress"] else "",
                 step=_step(row),

@@ -23,6 +23,8 @@ _METHODS = {
     "round.apply": "stepping:apply",
     "round.tag": "rounds:tag",
     "round.check": "rounds:check",
+    "round.draw": "sketching:draw",
+    "round.weigh": "sketching:answer",
     "run.score": "finished:score",
     "run.export": "finished:export",
     "model.release": "evaluation:release",

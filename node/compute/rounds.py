@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from node.adapters.blob_dir import BlobDir, mapped
+from node.adapters.blob_dir import BlobDir
 from node.compute import state, thin
+from node.disk import mapped
 from node.errors import ComputeError
 from protocol.aggregate import checks, masks, noise
 from protocol.aggregate.ring import (

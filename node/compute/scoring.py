@@ -8,6 +8,11 @@ RECORDS_AT_LEAST = 10
 """Fewer held-out records say nothing that a member should stop a round for."""
 
 
+LOSS_AT_LEAST = 0.1
+"""Nats a record.  A model nearly sure of every record has a loss that doubles when one of them
+moves a little, so what it may rise by is measured from here."""
+
+
 def acceptable(
     old: Mapping[str, Any], new: Mapping[str, Any], tolerance: float
 ) -> bool:
@@ -16,4 +21,5 @@ def acceptable(
         return True
     if not math.isfinite(new["loss"]):
         return False
-    return bool(new["loss"] <= old["loss"] * (1 + tolerance))
+    before = max(old["loss"], LOSS_AT_LEAST)
+    return bool(new["loss"] <= before * (1 + tolerance))

@@ -14,6 +14,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from node.disk import sync_folder
 from node.errors import ComputeError
 from protocol import merkle
 from protocol.types import Digest
@@ -110,14 +111,6 @@ def write_file(path: Path, data: bytes | memoryview) -> None:
         part.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
-
-
-def sync_folder(path: Path) -> None:
-    folder = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 class StateFile:

@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ee.outer import outer_step
-from node.adapters.blob_dir import BlobDir, mapped
+from node.adapters.blob_dir import BlobDir
 from node.compute import scoring, state, thin
 from node.compute.kinds import model_of
+from node.disk import mapped
 from node.errors import ComputeError
 from protocol.aggregate import coordinates
 from protocol.aggregate.masks import Masks

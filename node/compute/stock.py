@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 
 from ee.recipe import FIRST_LETTER, StockSpec
 from ee.spec import Vector
-from ee.stock import Rows, StockModel, drawn_state, of_part, stock_config
+from ee.stock import Rows, StockModel, drawn_state, of_part
+from ee.stock_config import stock_config
 from ee.tuning import train_stock
 from node.compute import table
 from node.compute.models import NOTHING_HELD, Steps, Trained

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ee import integer
 from ee.integer import IntegerTrunk
-from ee.integer.agreement import check_agreement
+from ee.integer.agreement import check_stock_agreement
 from ee.keys import Key, state_keyed
 from ee.recipe import StockSpec
 from node.compute import state
@@ -39,7 +39,7 @@ class StockRelease:
 
     def check(self, trunk: IntegerTrunk, seed: bytes) -> None:
         keyed = _arrays(state_keyed(self._trunk, self._key(seed)))
-        check_agreement(trunk, keyed, self._config)
+        check_stock_agreement(trunk, keyed, self._config, tokens=self._spec.tokens)
 
     def entered(self, records: bytes, seed: bytes) -> list[Group]:
         rows, stem, key = (

@@ -96,12 +96,14 @@ def records(spec: ModelSpec, question: Task, data: bytes) -> Records:
 
 
 def read_csv(data: bytes) -> tuple[list[str], list[list[str]]]:
-    """Header and rows; every row as long as the header."""
+    """Header and rows, at least one; every row as long as the header."""
     try:
         reader = csv.reader(io.StringIO(data.decode("utf-8"), newline=""), strict=True)
         header, *rows = reader
     except (UnicodeDecodeError, csv.Error, ValueError) as error:
         raise ComputeError(f"the table is not CSV in UTF-8: {error}") from error
+    if not rows:
+        raise ComputeError("the table has a header and no record, needs at least one")
     for number, row in enumerate(rows, 2):
         if len(row) != len(header):
             raise ComputeError(

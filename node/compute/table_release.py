@@ -28,7 +28,8 @@ class TableRelease:
         return integer.quantise(self._keyed(seed), config, tokens=self._spec.tokens)
 
     def check(self, trunk: IntegerTrunk, seed: bytes) -> None:
-        check_agreement(trunk, self._keyed(seed), trunk_config(self._spec))
+        config = trunk_config(self._spec)
+        check_agreement(trunk, self._keyed(seed), config, tokens=self._spec.tokens)
 
     def entered(self, records: bytes, seed: bytes) -> list[Group]:
         from ee.keys import TrunkKey

@@ -79,6 +79,9 @@ def cut(path: Path, tokens: int, texts: Sequence[str]) -> Rows:
 
 
 def _padded(numbers: list[list[int]], filler: int) -> Rows:
+    # A tokenizer that puts nothing around a text makes no token of a blank one, and attention
+    # over no row is no number: such a record reads one filler.
+    numbers = [row or [filler] for row in numbers]
     lengths = np.array([len(row) for row in numbers])
     ids = np.full((len(numbers), int(lengths.max())), filler, np.int64)
     mask = (np.arange(ids.shape[1]) < lengths[:, None]).astype(np.int32)

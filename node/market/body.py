@@ -4,23 +4,26 @@ A body is what follows a Crypt4GH header: segments of nonce, ciphertext and tag.
 are drawn at random, as the format asks: a publishing that was cut and goes on with the
 same key must not meet a nonce twice, whatever became of the file meanwhile.
 
-A segment is hashed as a leaf while it is still in the cache; the whole chunk is hashed
-again, as a blob's name, and written by other threads while the next one is encrypted.
-The buffers are few and used again: memory does not grow with the file, and no time goes
-into fresh pages.
+A few threads each make a chunk from beginning to end: a segment is hashed as a leaf while it
+is still in the cache, the whole chunk again, as a blob's name, and written.  While one waits
+for the disk another computes, and nobody hands anything on.  The buffers are few and used
+again: memory does not grow with the file, and no time goes into fresh pages.
 """
 
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Protocol
+from contextlib import ExitStack
+from queue import SimpleQueue
+from typing import NamedTuple, Protocol
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from node.errors import StorageError
-from node.ports import Blobs
+from node.ports import BlobBatch, Blobs
 from protocol import merkle
 from protocol.manifest import (
     BODY_LIMIT_BYTES,
@@ -42,10 +45,10 @@ NONCE_BYTES = 12
 KEEP_CHUNKS = 8
 """Chunks between two calls of `keep`: at most 64 MiB are encrypted again after a crash,
 and the journal costs one transaction for as much."""
-_WRITERS = 2
-"""One hashes while the other waits for the disk."""
-_AHEAD = 3
-"""Chunks whose hashing and writing are under way while the next one is encrypted."""
+_MAKERS = 3
+"""Two compute while one waits for the disk."""
+_AHEAD = 6
+"""Chunks that were begun or wait for it, before the first of them is collected."""
 
 Sink = Callable[[bytes], object]
 
@@ -71,8 +74,6 @@ class _Counted:
 
     def add(self, chunk: Chunk) -> None:
         self.chunks.append(chunk)
-        if len(self.chunks) - self._kept >= KEEP_CHUNKS:
-            self.flush()
 
     def flush(self) -> None:
         if self._kept < len(self.chunks):
@@ -94,40 +95,103 @@ def encrypt(
     `done` are the chunks an earlier call has kept; `keep(first, chunks)` is told of new
     ones once they are durable.
     """
-    cipher = ChaCha20Poly1305(key)
     counted = _Counted(done, keep)
-    source.seek(len(done) * CHUNK_PLAIN_BYTES)
-    plain = memoryview(bytearray(SEGMENT_BYTES))
-    free = [bytearray(CHUNK_BYTES) for _ in range(_AHEAD)]
+    maker = _Maker(source, ChaCha20Poly1305(key))
     length = len(done) * CHUNK_BYTES
-    waiting: deque[tuple[bytearray, Future[Digest], Digest]] = deque()
-
-    def collect() -> None:
-        buffer, name, root = waiting.popleft()
-        counted.add(Chunk(name.result(), root))
-        free.append(buffer)
-
-    with ThreadPoolExecutor(_WRITERS, thread_name_prefix="seal") as pool:
+    number = len(done)
+    waiting: deque[tuple[Future[_Made], BlobBatch]] = deque()
+    # The threads end before what they have written without a name is dropped.
+    with ExitStack() as batches, ThreadPoolExecutor(_MAKERS, "seal") as pool:
+        batch = batches.enter_context(blobs.batch())
         while True:
-            if not free:
-                collect()
-            buffer = free.pop()
-            sealed, root = _sealed(cipher, source, plain, memoryview(buffer))
-            length += len(sealed)
-            if not sealed:
-                break
+            while len(waiting) < _AHEAD:
+                waiting.append((pool.submit(maker.made, number, batch), batch))
+                number += 1
+                if (number - len(done)) % KEEP_CHUNKS == 0:
+                    batch = batches.enter_context(blobs.batch())
+            future, of = waiting.popleft()
+            size, chunk = future.result()
+            length += size
             if length > BODY_LIMIT_BYTES:
+                pool.shutdown(cancel_futures=True)
                 raise StorageError(
                     f"unit {index} has more than {BODY_LIMIT_BYTES} bytes sealed",
                     hint="divide it into smaller consent units",
                 )
-            waiting.append((buffer, pool.submit(blobs.put, sealed), root))
-            if len(sealed) < CHUNK_BYTES:
+            if chunk is not None:
+                counted.add(chunk)
+            if size < CHUNK_BYTES or of is not waiting[0][1]:
+                of.commit()
+                counted.flush()
+            if size < CHUNK_BYTES:
                 break
-        while waiting:
-            collect()
-    counted.flush()
     return _entry(index, length, counted.chunks, blobs)
+
+
+class _Made(NamedTuple):
+    """Bytes of a chunk, and what names it; none and nothing after the source's end."""
+
+    size: int
+    chunk: Chunk | None
+
+
+class _Maker:
+    """Makes chunks of one source, several at a time."""
+
+    def __init__(self, source: Source, cipher: ChaCha20Poly1305) -> None:
+        self._source = source
+        self._cipher = cipher
+        self._reading = threading.Lock()
+        self._free: SimpleQueue[tuple[memoryview, memoryview]] = SimpleQueue()
+        for _ in range(_MAKERS):
+            plain, sealed = bytearray(SEGMENT_BYTES), bytearray(CHUNK_BYTES)
+            self._free.put((memoryview(plain), memoryview(sealed)))
+
+    def made(self, number: int, batch: BlobBatch) -> _Made:
+        """Chunk `number`, whose bytes are on the disk when this returns."""
+        plain, buffer = self._free.get()
+        try:
+            sealed, root = self._sealed(number * CHUNK_PLAIN_BYTES, plain, buffer)
+            if not sealed:
+                return _Made(0, None)
+            return _Made(len(sealed), Chunk(batch.put(sealed), root))
+        finally:
+            self._free.put((plain, buffer))
+
+    def _sealed(
+        self, offset: int, plain: memoryview, buffer: memoryview
+    ) -> tuple[memoryview, Digest]:
+        """What comes of the source from `offset` on, in `buffer`, and the root over it."""
+        nonces = os.urandom(NONCE_BYTES * CHUNK_SEGMENTS)
+        leaves: list[Digest] = []
+        start = 0
+        while start < len(buffer) and (size := self._fill(offset, plain)):
+            nonce = nonces[len(leaves) * NONCE_BYTES :][:NONCE_BYTES]
+            after_nonce, end = (
+                start + NONCE_BYTES,
+                start + size + SEGMENT_OVERHEAD_BYTES,
+            )
+            buffer[start:after_nonce] = nonce
+            self._cipher.encrypt_into(
+                nonce, plain[:size], None, buffer[after_nonce:end]
+            )
+            leaves.append(merkle.leaf_digest(buffer[start:end]))
+            start, offset = end, offset + size
+            if size < SEGMENT_BYTES:
+                break
+        return buffer[:start], merkle.root_of_digests(leaves)
+
+    def _fill(self, offset: int, buffer: memoryview) -> int:
+        """Read until the buffer is full or the source ends."""
+        size = 0
+        with self._reading:
+            self._source.seek(offset)
+            while size < len(buffer):
+                count = self._source.readinto(buffer[size:])
+                if not count:
+                    break
+                size += count
+        return size
 
 
 def _entry(index: int, length: int, chunks: list[Chunk], blobs: Blobs) -> Entry:
@@ -150,36 +214,6 @@ def chunk_root(chunk: bytes | memoryview) -> Digest:
             for start in range(0, len(view), CIPHER_SEGMENT_BYTES)
         ]
     )
-
-
-def _fill(source: Source, buffer: memoryview) -> int:
-    """Read until the buffer is full or the source ends."""
-    size = 0
-    while size < len(buffer):
-        count = source.readinto(buffer[size:])
-        if not count:
-            break
-        size += count
-    return size
-
-
-def _sealed(
-    cipher: ChaCha20Poly1305, source: Source, plain: memoryview, buffer: memoryview
-) -> tuple[memoryview, Digest]:
-    """The next chunk, at the front of `buffer`, and the root over its segments."""
-    nonces = os.urandom(NONCE_BYTES * CHUNK_SEGMENTS)
-    leaves: list[Digest] = []
-    start = 0
-    while start < len(buffer) and (size := _fill(source, plain)):
-        nonce = nonces[len(leaves) * NONCE_BYTES :][:NONCE_BYTES]
-        after_nonce, end = start + NONCE_BYTES, start + size + SEGMENT_OVERHEAD_BYTES
-        buffer[start:after_nonce] = nonce
-        cipher.encrypt_into(nonce, plain[:size], None, buffer[after_nonce:end])
-        leaves.append(merkle.leaf_digest(buffer[start:end]))
-        start = end
-        if size < SEGMENT_BYTES:
-            break
-    return buffer[:start], merkle.root_of_digests(leaves)
 
 
 def decrypt(

@@ -85,12 +85,14 @@ class Grantee:
             # their grants old.
             await self._tools.view(dataset)
             work.step("decrypting")
+            # On record before there is plaintext: whoever is killed in between has said too
+            # much, and never too little.
+            await self._tools.store.append_event(
+                "units_read",
+                {"dataset": dataset, "units": keys.units, "owner": holder.name},
+            )
             size = await self._write(path, holder, keys, crypt4gh_key)
         await self._received(dataset, encode(keys.answer))
-        await self._tools.store.append_event(
-            "units_read",
-            {"dataset": dataset, "units": keys.units, "owner": holder.name},
-        )
         return {
             "dataset": dataset,
             "title": keys.listing.title,

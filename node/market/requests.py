@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import structlog
 import trio
 
 from node.adapters import chain_duo
-from node.errors import AccessError
+from node.errors import AccessError, ContractRefusedError
 from node.market import names
 from node.market.catalogue import Catalogue
 from node.market.reader import write_private
@@ -24,6 +25,8 @@ _RECEIVED = "market.received"
 NO_TOKEN = bytes(20)
 
 Row = dict[str, Any]
+
+log = structlog.get_logger()
 
 
 class Requests:
@@ -138,7 +141,11 @@ class Requests:
             pay = one.status is RequestStatus.APPROVED
             pay = pay and tokens[one.dataset].owner == me.account
             if over and (refund or pay):
-                await self.close(one.request)
+                try:
+                    await self.close(one.request)
+                except ContractRefusedError as error:
+                    # Somebody else closed it meanwhile; the others wait for their money.
+                    log.info("not closed", request=one.request, reason=str(error))
 
     async def received(self, dataset: int, message: bytes) -> None:
         """The owner sent keys: note which request's approval had committed to just these."""

@@ -6,7 +6,6 @@ of a trunk (trained or not), its ends and its key.  A folder appears whole or no
 """
 
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from ee.errors import EncryptionError
 from ee.keys.key import Key
 from ee.ledger import Context, session_seed
 from ee.split import canonical_config, sources
+from node.disk import sync_folder
 from node.errors import ModelError
 from node.model.checkpoint import (
     CONFIG,
@@ -238,16 +238,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     try:
         yield made
         made.replace(path)
-        _sync(path.parent)
+        sync_folder(path.parent)
     except BaseException:
         shutil.rmtree(made, ignore_errors=True)
         raise
-
-
-def _sync(folder: Path) -> None:
-    """A rename is on disk once its folder is."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

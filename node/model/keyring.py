@@ -95,18 +95,9 @@ class Keyring:
         self._wrapping = new
         return len(held)
 
-    async def documents(self) -> list[KeyDocument]:
-        """Every key in use, closed."""
-        return [KeyDocument.decoded(data) for _, data in await self._store.scan(KEYS)]
-
     async def entries(self) -> tuple[Entry, ...]:
         """Every secret there ever was, by its print."""
         return (await self._ledger()).entries()
-
-    async def life(self, name: bytes) -> Life | None:
-        """What became of the secret of this print; None for one that was never here."""
-        data = await self._store.get(USED, name)
-        return None if data is None else _entry(name, data).life
 
     async def _ledger(self) -> Ledger:
         return Ledger([_entry(n, d) for n, d in await self._store.scan(USED)])

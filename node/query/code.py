@@ -13,6 +13,8 @@ from protocol.types import Digest
 _PACKAGES = ("protocol.queries", "node.query")
 _MODULES = (
     ("node.market", "table.py"),
+    ("node.compute", "table.py"),
+    *(("ee", name) for name in ("plain.py", "spec.py", "table.py")),
     ("protocol.aggregate", "masks.py"),
     ("protocol.aggregate", "shamir.py"),
     ("protocol.rounds", "prekeys.py"),

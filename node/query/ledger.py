@@ -3,6 +3,8 @@
 A charge is durable before a row is read, and stays whatever happens afterwards.  The same
 question asked again gets the same stored answer and costs nothing; if the first attempt was cut
 before there was one, nothing of it can have left, and it is computed under the charge it has.
+The rounds of a training are paid together, with the first that is asked, and each is asked once:
+a round from other weights would be an answer that nobody has paid.
 """
 
 from collections.abc import Sequence
@@ -18,7 +20,7 @@ from protocol.queries.spec import KINDS, MICRO, Kind, Query
 from protocol.wire import Message, decode, encode
 
 _POLICY, _CHARGE, _ANSWER = "query-policy", "query-charge", "query-answer"
-_SEALED = "query-sealed"
+_SEALED, _ROUND = "query-sealed", "query-round"
 
 
 class Policy(Message, frozen=True, tag="query-policy"):
@@ -117,6 +119,7 @@ class Ledger:
                 f" {query.spend / MICRO:g} was asked",
                 hint="ask for less; a budget that is gone stays gone",
             )
+        await self._round(dataset, query)
         return account.policy
 
     async def charge(
@@ -125,16 +128,19 @@ class Ledger:
         """Pay for a question, once; or `AccessError`, and nothing is paid."""
         async with self._charging:
             policy = await self.require(dataset, query)
+            rounds = await self._round(dataset, query)
             if await self._paid(dataset, query):
+                if rounds:
+                    await self._store.put_many(rounds)
                 return policy
-            key = _key(dataset) + query.id()
+            charge = encode(Charge(query.spend, asker, now))
             await self._store.put_many(
-                [(_CHARGE, key, encode(Charge(query.spend, asker, now)))],
+                [(_CHARGE, _key(dataset) + query.charged(), charge), *rounds],
                 event=(
                     "query_charged",
                     {
                         "dataset": dataset,
-                        "query": query.id().hex(),
+                        "query": query.charged().hex(),
                         "kind": query.kind,
                         "rho": query.spend / MICRO,
                         "asker": asker.hex(),
@@ -144,7 +150,24 @@ class Ledger:
             return policy
 
     async def _paid(self, dataset: int, query: Query) -> bool:
-        return await self._store.get(_CHARGE, _key(dataset) + query.id()) is not None
+        key = _key(dataset) + query.charged()
+        return await self._store.get(_CHARGE, key) is not None
+
+    async def _round(
+        self, dataset: int, query: Query
+    ) -> list[tuple[str, bytes, bytes]]:
+        """What is to be written before a round of a training is answered."""
+        if query.fit is None:
+            return []
+        number = query.fit.number.to_bytes(8, "big")
+        key = _key(dataset) + query.charged() + number
+        before = await self._store.get(_ROUND, key)
+        if before is not None and before != query.id():
+            raise AccessError(
+                f"round {query.fit.number} of this training was asked from other weights",
+                hint="each round is answered once; begin a training of its own",
+            )
+        return [] if before is not None else [(_ROUND, key, query.id())]
 
     async def answered(self, dataset: int, query: Query) -> bytes | None:
         """What was answered to exactly this question before."""

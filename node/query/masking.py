@@ -6,6 +6,7 @@ they leave, and each is said once: that is what the masks' safety rests on
 """
 
 import secrets
+from dataclasses import dataclass
 
 from node.errors import AccessError
 from node.ports import Signer, Store
@@ -33,6 +34,14 @@ class Kept(Message, frozen=True, tag="query-dealt"):
     at: int
 
 
+@dataclass(frozen=True)
+class Keys:
+    """What one answer is masked under: held while it is computed, whatever is forgotten."""
+
+    kept: Kept
+    made: dict[bytes, PreKey]
+
+
 class Masking:
     """Deals, masks, votes and opens."""
 
@@ -41,34 +50,41 @@ class Masking:
         self._signer = signer
 
     async def ready(self, query: Query, cohort: Cohort, now: int) -> bytes:
-        """Our pre-key for this question, signed; the same one whenever it is asked for."""
+        """Our pre-key for this question, signed; the same one whenever it is asked for.
+
+        Also when it is answered: another would be a second sealing of shares, which nobody
+        needs.  Where it was forgotten (`DEALT_LIMIT`) the new one has another number.
+        """
+        earlier = await self._earlier(query, cohort)
+        if earlier is not None:
+            return earlier
+        me = self._signer
+        coins = secrets.token_bytes(prekeys.coins_bytes(cohort))
+        number = secrets.randbelow(recovery.NUMBERS)
+        dealt = prekeys.deal(cohort, me.public_key, number, 0, me.agree, coins)
+        sealed = recovery.seal_ready(me.sign, me.public_key, query, dealt.prekey)
+        await self._make_room()
+        kept = Kept(sealed, dealt.secret, dealt.seed, now)
+        await self._store.put(_DEALT, query.id(), encode(kept))
+        return sealed
+
+    async def _earlier(self, query: Query, cohort: Cohort) -> bytes | None:
         kept = await self._kept(query)
-        if kept is None:
-            me = self._signer
-            coins = secrets.token_bytes(prekeys.coins_bytes(cohort))
-            dealt = prekeys.deal(cohort, me.public_key, 0, 0, me.agree, coins)
-            sealed = recovery.seal_ready(me.sign, me.public_key, query, dealt.prekey)
-            kept = Kept(sealed, dealt.secret, dealt.seed, now)
-            await self._make_room()
-            await self._store.put(_DEALT, query.id(), encode(kept))
-        return kept.sealed
+        if kept is not None:
+            return kept.sealed
+        stored = await self._store.get(_UNDER, query.id())
+        if stored is None:
+            return None
+        asked = decode(stored, Asked, limit_bytes=recovery.ASKED_LIMIT_BYTES)
+        mine = self._signer.public_key
+        return next(
+            one
+            for one in asked.readys
+            if recovery.open_ready(one, query, cohort)[0] == mine
+        )
 
-    async def require(self, query: Query, cohort: Cohort, asked: Asked) -> None:
+    async def opened(self, query: Query, cohort: Cohort, asked: Asked) -> Keys:
         """Everybody's keys are good and ours is among them; before anything is paid."""
-        await self._opened(query, cohort, asked)
-
-    async def apply(
-        self, words: Words, query: Query, cohort: Cohort, asked: Asked
-    ) -> None:
-        """Mask our vector in place."""
-        kept, made = await self._opened(query, cohort, asked)
-        me = self._signer.public_key
-        dealt = Dealt(made[me], kept.secret, kept.seed)
-        recovery.mask(words, dealt, me, made, recovery.context_of(query, made))
-
-    async def _opened(
-        self, query: Query, cohort: Cohort, asked: Asked
-    ) -> tuple[Kept, dict[bytes, PreKey]]:
         kept = await self._kept(query)
         if kept is None or kept.sealed not in asked.readys:
             raise AccessError(
@@ -77,7 +93,13 @@ class Masking:
             )
         made = recovery.open_readys(asked.readys, query, cohort)
         self._shares(cohort, made)
-        return kept, made
+        return Keys(kept, made)
+
+    def apply(self, words: Words, query: Query, keys: Keys) -> None:
+        """Mask our vector in place."""
+        me, made = self._signer.public_key, keys.made
+        dealt = Dealt(made[me], keys.kept.secret, keys.kept.seed)
+        recovery.mask(words, dealt, me, made, recovery.context_of(query, made))
 
     def answered(
         self, query: Query, asked: Asked

@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgpack
+import msgspec
 import numpy as np
 import structlog
 import trio
 
 from node.errors import ComputeError
+from node.query.scoring import Given
 from protocol.queries.answer import Words
 from protocol.queries.spec import Query, cells
 from protocol.wire import encode
@@ -24,11 +26,12 @@ _ENVIRONMENT = ("PATH", "PYTHONPATH", "LANG", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
 log = structlog.get_logger()
 
 
-async def run(query: Query, table: bytes) -> Words:
-    """The noisy vector of `query` over `table`, a CSV."""
+async def run(query: Query, table: bytes, given: Given | None = None) -> Words:
+    """The noisy vector of `query` over `table`, a CSV; `given` is the state it names."""
     kept = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
     one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-    request = msgpack.packb({"query": encode(query), "table": table})
+    state = msgspec.to_builtins(given, builtin_types=(bytes,))
+    request = msgpack.packb({"query": encode(query), "table": table, "state": state})
     with trio.move_on_after(TIME_LIMIT_S) as scope:
         done = await trio.run_process(
             COMMAND,

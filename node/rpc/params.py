@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from protocol.queries.models import FEATURES_LIMIT, ROUNDS_LIMIT
 from protocol.queries.spec import (
     BINS_LIMIT,
     COLUMNS_LIMIT,
@@ -596,7 +597,16 @@ class ProvenanceExport(_About, frozen=True, kw_only=True):
     ]
 
 
-QueryKind = Literal["count", "histogram", "quantiles", "correlation", "survival"]
+QueryKind = Literal[
+    "count",
+    "histogram",
+    "quantiles",
+    "correlation",
+    "survival",
+    "evaluation",
+    "training",
+]
+_Cells = Literal["count", "histogram", "quantiles", "correlation", "survival"]
 _QueryText = Annotated[str, Meta(max_length=QUERY_TEXT_LIMIT)]
 _FLOOR = 10
 
@@ -637,24 +647,42 @@ class QueriesStop(Params, frozen=True):
     dataset: Dataset
 
 
-class QueriesAsk(Params, frozen=True):
-    kind: Annotated[QueryKind, Meta(description="one of the five kinds")]
-    datasets: Annotated[
-        list[Dataset],
-        Meta(
-            min_length=1,
-            max_length=DATASETS_LIMIT,
-            description=f"1 to {DATASETS_LIMIT}, of different owners",
-        ),
+_Datasets = Annotated[
+    list[Dataset],
+    Meta(
+        min_length=1,
+        max_length=DATASETS_LIMIT,
+        description=f"1 to {DATASETS_LIMIT}, of different owners",
+    ),
+]
+_Where = Annotated[
+    dict[str, _QueryText],
+    Meta(
+        max_length=CONDITIONS_LIMIT,
+        description="only rows in which each column holds exactly this text",
+    ),
+]
+_QueryPath = (
+    Annotated[
+        str, _path("where question, answers and attestations are written as well")
     ]
+    | None
+)
+
+
+def _rho(noise: str) -> Meta:
+    return Meta(
+        ge=SPEND_LEAST / MICRO,
+        le=SPEND_LIMIT / MICRO,
+        description=f"privacy that each dataset pays (zCDP); {noise}",
+    )
+
+
+class QueriesAsk(Params, frozen=True):
+    kind: Annotated[_Cells, Meta(description="one of five kinds")]
+    datasets: _Datasets
     rho: Annotated[
-        float,
-        Meta(
-            ge=SPEND_LEAST / MICRO,
-            le=SPEND_LIMIT / MICRO,
-            description="privacy that each dataset pays (zCDP); noise has the variance "
-            "1/(2 rho) for all kinds but correlation",
-        ),
+        float, _rho("noise has the variance 1/(2 rho) for all kinds but correlation")
     ]
     columns: Annotated[
         list[_QueryText],
@@ -664,13 +692,7 @@ class QueriesAsk(Params, frozen=True):
             "time, event, and the group if there are levels",
         ),
     ] = []
-    where: Annotated[
-        dict[str, _QueryText],
-        Meta(
-            max_length=CONDITIONS_LIMIT,
-            description="only rows in which each column holds exactly this text",
-        ),
-    ] = {}
+    where: _Where = {}
     low: Annotated[float, Meta(description="where the values begin")] = 0.0
     high: Annotated[float, Meta(description="where they end")] = 0.0
     bins: Annotated[
@@ -695,12 +717,106 @@ class QueriesAsk(Params, frozen=True):
         list[float],
         Meta(max_length=PROBABILITIES_LIMIT, description="quantiles: such as 0.5"),
     ] = []
-    path: (
+    path: _QueryPath = None
+
+
+class QueryFeature(Params, frozen=True):
+    column: _QueryText
+    low: Annotated[float, Meta(description="what becomes -1")]
+    high: Annotated[float, Meta(description="what becomes 1")]
+
+
+_Features = Annotated[
+    list[QueryFeature],
+    Meta(
+        min_length=1,
+        max_length=FEATURES_LIMIT,
+        description="column, low, high: numbers; what lies outside is the nearer end",
+    ),
+]
+_Label = Annotated[
+    str, Meta(max_length=QUERY_TEXT_LIMIT, description="column with the answer")
+]
+_Yes = Annotated[
+    str,
+    Meta(
+        max_length=QUERY_TEXT_LIMIT, description="what it holds where the answer is yes"
+    ),
+]
+
+
+class QueryModel(Params, frozen=True):
+    features: _Features
+    label: _Label
+    yes: _Yes
+    weights: Annotated[
+        list[float],
+        Meta(
+            max_length=FEATURES_LIMIT + 1,
+            description="of log-odds: the intercept, then one for each feature",
+        ),
+    ]
+
+
+class QueriesEvaluate(Params, frozen=True):
+    datasets: _Datasets
+    rho: Annotated[float, _rho("noise has the variance 1/(2 rho) in each cell")]
+    model: Annotated[
+        QueryModel | None,
+        Meta(
+            description="features, label, yes, weights, as queries.train gave them; or"
+        ),
+    ] = None
+    run: Run | None = None
+    state: (
         Annotated[
-            str, _path("where question, answers and attestations are written as well")
+            str, _digest("root of the run's state; default: the newest known here")
         ]
         | None
     ) = None
+    every: Annotated[
+        bool, Meta(description="of a run: also rows that it may have trained on")
+    ] = False
+    reach: Annotated[
+        float,
+        Meta(gt=0, le=100, description="log-odds beyond it count with the last bins"),
+    ] = 4.0
+    bins: Annotated[
+        int, Meta(ge=2, le=BINS_LIMIT, description="of log-odds, an even number")
+    ] = 32
+    where: _Where = {}
+    path: _QueryPath = None
+
+
+class QueriesTrain(Params, frozen=True):
+    datasets: _Datasets
+    rho: Annotated[float, _rho("for all rounds together, before the first")]
+    features: _Features
+    label: _Label
+    yes: _Yes
+    rounds: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=ROUNDS_LIMIT,
+            description="steps; each has the noise of its part of rho",
+        ),
+    ] = 20
+    clip: Annotated[
+        float, Meta(gt=0, le=100, description="longest gradient of one row (L2)")
+    ] = 1.0
+    rate: Annotated[
+        float | None,
+        Meta(
+            description="of a step along the mean gradient; default: three quarters of the "
+            "largest for which the stated noise is a bound"
+        ),
+    ] = None
+    ridge: Annotated[
+        float, Meta(ge=0, le=10, description="pull of each weight towards 0")
+    ] = 0.001
+    where: _Where = {}
+    path: _QueryPath = None
 
 
 class QueriesResume(Params, frozen=True):
@@ -713,12 +829,7 @@ class QueriesResume(Params, frozen=True):
             description="the beginning of the question's id, as its error named it",
         ),
     ]
-    path: (
-        Annotated[
-            str, _path("where question, answers and attestations are written as well")
-        ]
-        | None
-    ) = None
+    path: _QueryPath = None
 
 
 class EventsList(Params, frozen=True):

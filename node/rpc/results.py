@@ -389,8 +389,28 @@ class QueryPolicy(Result, frozen=True):
     questions: Annotated[Count, _said("that were charged")]
 
 
+class OpenQuery(Result, frozen=True):
+    query: Annotated[Digest, _said("by which it is gone on with")]
+    kind: str
+    datasets: list[Count]
+    begun: Annotated[Count, _said("Unix seconds; since then somebody may have paid")]
+    awaits: Annotated[
+        Literal["answers", "votes", "shares"],
+        _said(
+            "what the institutions have yet to send: noisy vectors; who is in the sum; what "
+            "takes its masks off"
+        ),
+    ]
+    running: Annotated[bool, _said("this node is asking it now")]
+    hint: Annotated[str, _said("what to do about it")]
+
+
 class QueriesList(Result, frozen=True):
-    policies: list[QueryPolicy]
+    policies: Annotated[list[QueryPolicy], _said("of datasets that answer")]
+    open: Annotated[
+        list[OpenQuery],
+        _said("questions of this node without a result yet, oldest first"),
+    ]
 
 
 class QueryAnswer(Result, frozen=True):
@@ -448,6 +468,21 @@ class PrivacyRow(Result, frozen=True):
     ]
 
 
+class Length(Result, frozen=True):
+    whole: Annotated[float, _said("of the whole update, over the typical one")]
+    block: Annotated[float, _said("of the block most unlike the others'")]
+
+
+class SketchRow(Result, frozen=True):
+    round: Count
+    lengths: Annotated[
+        dict[str, Length], _said("by member; empty where they cannot be told")
+    ]
+    outliers: Annotated[list[str], _said("far longer than the typical update")]
+    false: Annotated[list[str], _said("said what was shown to be wrong")]
+    silent: Annotated[list[str], _said("said nothing in time")]
+
+
 class RunRow(Result, frozen=True):
     run: Digest
     title: str
@@ -478,6 +513,10 @@ class RunRow(Result, frozen=True):
     privacy: Annotated[
         PrivacyRow | None,
         _said("null: sums carry no noise, and no epsilon bounds them"),
+    ] = None
+    sketch: Annotated[
+        SketchRow | None,
+        _said("how members' updates compared in the last rejected round"),
     ] = None
 
 
@@ -542,6 +581,9 @@ class RoundRow(Result, frozen=True):
     loss: float | None
     bytes_received: Count
     received: Annotated[dict[str, Moved], _said("blobs pulled, by member")]
+    sketch: Annotated[
+        SketchRow | None, _said("how members' updates compared, if it was rejected")
+    ] = None
 
 
 class RoundsList(Result, frozen=True):

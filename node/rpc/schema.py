@@ -437,7 +437,8 @@ _ALL = (
         "queries.list",
         params.Nothing,
         results.QueriesList,
-        "Datasets of this node that answer queries, and what is left of their budgets.",
+        "Datasets of this node that answer queries, and what is left of their budgets; questions "
+        "that this node has begun and that have no result yet.",
     ),
     Method(
         "queries.ask",
@@ -447,6 +448,22 @@ _ALL = (
         "a sandbox, with noise, against its budget; several answers are masked so that only "
         "their sum can be read. Of four and more some may drop out on the way. Every attestation "
         "is verified.",
+    ),
+    Method(
+        "queries.evaluate",
+        params.QueriesEvaluate,
+        results.QueriesAsk,
+        "Try a model where the data lie: weights, or the state a run came to, at its members. "
+        "Asked, charged, masked and attested like any other question; the sum is two "
+        "histograms of log-odds, and what is read of them.",
+    ),
+    Method(
+        "queries.train",
+        params.QueriesTrain,
+        results.QueriesAsk,
+        "Fit a logistic regression where the data lie, in rounds of clipped and noisy gradients. "
+        "Each dataset pays for all rounds before the first; what is cut goes on with "
+        "`queries.resume`.",
     ),
     Method(
         "queries.resume",

@@ -19,6 +19,7 @@ from node.market.search import Filter
 from node.services.deals_admin import DealsAdmin
 from node.services.inference import score_file
 from node.services.node import Node
+from node.services.queries_admin import QueriesAdmin
 from node.services.sessions import Sessions
 from protocol.members import (
     ROLE_AUDITOR,
@@ -27,7 +28,6 @@ from protocol.members import (
     ROLE_RESEARCHER,
     Member,
 )
-from protocol.queries.spec import MICRO
 from protocol.runs import END, GO, PAUSE
 
 HEAD_TIMEOUT_S = 2.0
@@ -88,16 +88,12 @@ class Admin:
             "audits.list": self._audits_list,
             "provenance.show": self._provenance_show,
             "provenance.export": self._provenance_export,
-            "queries.allow": self._queries_allow,
-            "queries.stop": self._queries_stop,
-            "queries.list": self._queries_list,
-            "queries.ask": self._queries_ask,
-            "queries.resume": self._queries_resume,
             "disputes.open": self._disputes_open,
             "disputes.list": self._disputes_list,
             "events.list": self._events_list,
             "node.stop": self._stop,
             **DealsAdmin(self._node).methods(),
+            **QueriesAdmin(self._node).methods(),
         }
 
     async def _status(self, _params: Any) -> Row:
@@ -318,37 +314,6 @@ class Admin:
 
     async def _audits_list(self, _params: Any) -> Row:
         return {"audits": self._node.audits.rows()}
-
-    async def _queries_allow(self, params: Any) -> Row:
-        return await self._node.queries.allow(
-            params.dataset, params.kinds, params.epsilon, params.delta, params.floor
-        )
-
-    async def _queries_stop(self, params: Any) -> Row:
-        return await self._node.queries.stop(params.dataset)
-
-    async def _queries_list(self, _params: Any) -> Row:
-        return {"policies": await self._node.queries.rows()}
-
-    async def _queries_ask(self, params: Any) -> Row:
-        return await self._node.queries.ask(
-            params.kind,
-            params.datasets,
-            round(params.rho * MICRO),
-            columns=params.columns,
-            where=list(params.where.items()),
-            between=(params.low, params.high),
-            bins=params.bins,
-            levels=params.levels,
-            event=params.event,
-            probabilities=params.probabilities,
-            path=params.path and Path(params.path),
-        )
-
-    async def _queries_resume(self, params: Any) -> Row:
-        return await self._node.queries.resume(
-            params.query, params.path and Path(params.path)
-        )
 
     async def _provenance_show(self, params: Any) -> Row:
         return await self._node.provenance.show(params.about, params.direction)

@@ -1,4 +1,4 @@
-"""Which hosts may see which base: the one rule a node keeps before it consents to a run."""
+"""Which hosts may see which base: the one rule a node keeps when it consents and when it trains."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -19,10 +19,11 @@ from node.driver import Work
 from node.errors import NodeError, TransportError
 from node.ports import Blobs, Compute, Signer, Store, Transport
 from node.services.federation import Federation
-from node.services.record_box import RECIPES, RecordBox
+from node.services.record_box import RecordBox
 from node.services.sessions import Sessions, session_context, session_opens
+from node.services.sketches import drawn, sketch_row, weighed
 from node.services.states import States
-from node.services.thin import ThinLinks
+from node.services.thin import ThinLinks, counted
 from protocol.aggregate.ring import WORD_BYTES, blocks
 from protocol.aggregate.shards import Slice
 from protocol.course import noise
@@ -82,6 +83,8 @@ class RoundNotes:
     """Member's name to [blobs, bytes] pulled from it."""
     scores: dict[bytes, Mapping[str, Any]] = field(default_factory=dict)
     """By state root: how it did on the own held-out records."""
+    sketch: dict[str, Any] | None = None
+    """What was found out about a rejected sum."""
     written: set[Digest] = field(default_factory=set)
     """States and scales made in this round, by attempts that led nowhere too."""
 
@@ -123,19 +126,23 @@ class Hands:
         self._complain = complain
         self._sessions = Sessions(tools.store, tools.signer)
         self._notes = RoundNotes()
-        self._shared: set[Digest] = set()
+        self._shared: dict[Digest, int] = {}
+        """Blobs that members may pull, and the round each came in."""
+        self._round = 0
+        """The one under way, as far as `finished` was told."""
         ring = epoch.policy.ring()
         self._common = {
             "ring": [ring.bits, ring.input_bits],
             "blobs": str(tools.folders.blobs),
         }
+        self._measures = {**self._common, "length": epoch.policy.length}
 
     async def load(self) -> None:
         """Which blobs the members of the run may pull, from before a restart."""
         run = self._epoch.run
-        for key, _ in await self._tools.store.scan(SHARED):
+        for key, number in await self._tools.store.scan(SHARED):
             if key.startswith(run):
-                self._shared.add(Digest(key[len(run) :]))
+                self._shared[Digest(key[len(run) :])] = int.from_bytes(number, "big")
 
     def may_fetch(self, peer: PeerId, blob: Digest) -> bool:
         """Masked shards and their sums are for the members, whoever sums them."""
@@ -152,18 +159,18 @@ class Hands:
         await self._box.put({each.key: each.value for each in effects})
 
     async def forget(self, effect: ev.Forget) -> None:
-        await self._box.delete(effect.keys)
+        # The machine knows the parts of others and the sums that came in this life of it; what
+        # came in an earlier one, of a round that is over, goes with them.
+        old = {blob for blob, number in self._shared.items() if number < self._round}
+        blobs = sorted(old.union(effect.blobs))
+        for blob in blobs:
+            self._shared.pop(blob, None)
+        # The files first: after a kill the records still name those that are left.  A file
+        # system takes its time to free a large one, and heartbeats must not wait.
+        await trio.to_thread.run_sync(self._delete, blobs)
         run = self._epoch.run
-        await self._tools.store.put_many(
-            [
-                (name, run + blob, None)
-                for blob in effect.blobs
-                for name in (SHARED, RECIPES)
-            ]
-        )
-        self._shared.difference_update(effect.blobs)
-        # A file system takes its time to free a large file, and heartbeats must not wait.
-        await trio.to_thread.run_sync(self._delete, effect.blobs)
+        shared = [(SHARED, run + blob, None) for blob in blobs]
+        await self._box.delete(effect.keys, effect.blobs, shared)
 
     def _delete(self, blobs: Sequence[Digest]) -> None:
         for blob in blobs:
@@ -204,30 +211,47 @@ class Hands:
             },
         )
 
+    async def measured(self, effect: ev.Measured) -> None:
+        found = sketch_row(effect, self._tools.federation.name_of)
+        log.warning("rejected round sketched", **found)
+        self._notes.sketch = found
+        await self._tools.store.append_event(
+            "round.sketch", {"run": self._epoch.run, **found}
+        )
+
     async def finished(self, effect: ev.Finished) -> bool:
         notes, self._notes = self._notes, RoundNotes()
         self._tell(None)
-        goes_on = effect.verdict.round + 1 < self._rounds
+        self._round = effect.verdict.round + 1
+        goes_on = self._round < self._rounds
+        await self._box.tidy()
         if self._thin.is_on:
             # While the update is there: it is deleted once this returns.
             await self._keep_back(effect, goes_on=goes_on)
         await self._finish(effect, notes)
         return goes_on
 
+    async def end(self) -> None:
+        """No round after this one, by the word of members: what is kept for them is deleted."""
+        await self._thin.end()
+
     async def _keep_back(self, effect: ev.Finished, *, goes_on: bool) -> None:
         if not goes_on:
             await self._thin.end()
             return
-        number, me = effect.verdict.round, self._tools.signer.public_key
-        update = await self._box.get(f"{number}/trained")
-        if effect.verdict.accept and me in effect.survivors and update is not None:
-            found = await self._call(
-                "round.keep",
-                update=update,
-                thin=self._thin.choice(number),
-                folder=str(self._tools.folders.states),
-            )
-            await self._thin.keep(Digest(found["root"]))
+        me = self._tools.signer.public_key
+        found = counted(await self._box.read(), effect, me)
+        if found is not None:
+            await self._thin.move_on(*found, self._rest)
+
+    async def _rest(self, number: int, update: Digest) -> Digest:
+        found = await self._call(
+            "round.keep",
+            update=update,
+            thin=self._thin.choice(number),
+            folder=str(self._tools.folders.states),
+        )
+        return Digest(found["root"])
 
     # --- blobs and states ----------------------------------------------------------
 
@@ -270,11 +294,11 @@ class Hands:
 
     async def _share(self, *blobs: Digest) -> None:
         # It need not outlast the blobs, which do not outlast a power cut.
-        run = self._epoch.run
+        run, number = self._epoch.run, self._round.to_bytes(8, "big")
         await self._tools.store.put_many(
-            [(SHARED, run + blob, b"") for blob in blobs], lasting=False
+            [(SHARED, run + blob, number) for blob in blobs], lasting=False
         )
-        self._shared.update(blobs)
+        self._shared.update(dict.fromkeys(blobs, self._round))
 
     async def _restore(self, *blobs: Digest) -> None:
         """After a power cut the machine counts on blobs that are gone: others have them."""
@@ -367,6 +391,15 @@ class Hands:
                     tag=effect.tag,
                 )
                 return ev.Checked(effect.context, effect.slice.index, found["good"])
+            case ev.Draw():
+                await self._restore(*effect.shards)
+                made = await drawn(effect, self._tools.compute, self._measures)
+                await self._share(made.blob)
+                return made
+            case ev.Weigh():
+                parts = [part for each in effect.parts for part in each]
+                await self._restore(*effect.said, *effect.sums, *parts)
+                return await weighed(effect, self._tools.compute, self._measures)
 
     async def _quantise(self, effect: ev.Quantise) -> ev.Event:
         """Write down how the update is rounded; the rounding follows from that to the bit.
@@ -481,4 +514,6 @@ _WORDS: Mapping[type, str] = {
     ev.Apply: "stepping",
     ev.Tag: "checking",
     ev.Check: "checking",
+    ev.Draw: "sketching",
+    ev.Weigh: "sketching",
 }

@@ -127,11 +127,22 @@ class Market:
         while True:
             try:
                 await self.refresh()
-                if self.deals is not None:
-                    await self.deals.requests.close_due()
             except ChainError as error:
                 # The old view goes stale by itself and then lets nobody through.
                 log.warning("grants not refreshed", error=str(error))
+            await trio.sleep(every_s)
+
+    async def close_due(self, *, every_s: float = WATCH_S) -> None:
+        """Fetch our money once its time has come.
+
+        Beside `watch` and not in it: it sends transactions, and while one of them waits to
+        be final our view of the grants would grow too old to let anybody through.
+        """
+        while self.deals is not None:
+            try:
+                await self.deals.requests.close_due()
+            except ChainError as error:
+                log.warning("requests not closed", error=str(error))
             await trio.sleep(every_s)
 
     async def _committed(

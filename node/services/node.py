@@ -43,6 +43,7 @@ from node.services.market import Market
 from node.services.outbox import Outbox
 from node.services.provenance import Provenance
 from node.services.queries import Queries
+from node.services.query_models import Models
 from node.services.receipts import Receipts
 from node.services.releases import Releases
 from node.services.replaying import Replayer
@@ -238,6 +239,7 @@ class Node:
             transport=transport,
             federation=self.federation,
             datasets=self.market,
+            models=Models(self.runs, states, self.federation, key.public_key),
         )
         self.provenance = Provenance(
             chain=parts.chain,
@@ -277,6 +279,7 @@ class Node:
             nursery.start_soon(self._listen)
             nursery.start_soon(self.outbox.run)
             nursery.start_soon(self.market.watch)
+            nursery.start_soon(self.market.close_due)
             nursery.start_soon(self.provenance.run)
             nursery.start_soon(self.runs.run)
             nursery.start_soon(self.receipts.run)

@@ -22,6 +22,9 @@ from node.query.ledger import Ledger
 from node.query.masking import Masking
 from node.services.federation import Federation
 from node.services.query_asking import Asking
+from node.services.query_models import Models, require_columns
+from node.services.query_training import Trainings
+from node.services.turns import Turns
 from protocol.errors import ProtocolError
 from protocol.lineage import AskedQuery
 from protocol.listing import Listing
@@ -38,6 +41,7 @@ from protocol.queries.answer import (
     seal_answer,
     suppressed,
 )
+from protocol.queries.models import Fit, Linear, RunState
 from protocol.queries.recovery import (
     ASKED_LIMIT_BYTES,
     OPEN_PROTOCOL,
@@ -51,7 +55,8 @@ from protocol.rounds.policy import Cohort
 from protocol.types import PeerId, digest
 from protocol.wire import decode
 
-Run = Callable[[Query, bytes], Awaitable[Words]]
+Run = Callable[..., Awaitable[Words]]
+"""From a question and its table, and the run's state where it names one, to a noisy vector."""
 Act = Callable[[Query, Member, Asked], Awaitable[bytes]]
 
 log = structlog.get_logger()
@@ -79,18 +84,23 @@ class Queries:
         transport: Transport,
         federation: Federation,
         datasets: Datasets,
+        models: Models | None = None,
         run: Run = runner.run,
     ) -> None:
+        """Without `models` no question about a run's state is answered or asked."""
         self._store = store
         self._signer = signer
         self._chain = chain
         self._transport = transport
         self._federation = federation
         self._datasets = datasets
+        self._models = models
         self._run = run
         self._ledger = Ledger(store)
         self._masking = Masking(store, signer)
-        self._answering = trio.Lock()
+        self._turns = Turns()
+        # A table in memory once, whoever asks.
+        self._computing = trio.Lock()
         served = {
             CHECK_PROTOCOL: self._serve_check,
             QUERY_PROTOCOL: self._serve,
@@ -106,6 +116,7 @@ class Queries:
             federation=federation,
             local=served,
         )
+        self._trainings = Trainings(store, self._asking)
 
     # --- the steward -----------------------------------------------------------
 
@@ -131,6 +142,14 @@ class Queries:
     async def rows(self) -> list[dict[str, Any]]:
         """Every dataset of ours that answers, and what is left of its budget."""
         return await self._ledger.rows()
+
+    async def open(self) -> list[dict[str, Any]]:
+        """Questions of ours that were begun and have no result yet, oldest first."""
+        asked = await self._asking.open()
+        known = {row["query"] for row in asked}
+        between = await self._trainings.open()
+        found = asked + [row for row in between if row["query"] not in known]
+        return sorted(found, key=lambda row: row["begun"])
 
     async def _row(self, dataset: int) -> dict[str, Any]:
         for row in await self._ledger.rows():
@@ -197,14 +216,16 @@ class Queries:
         await self._ledger.require(dataset, query)
         if not recovery.is_needed(query):
             return b""
-        return await self._masking.ready(query, await self._cohort(query), now_s())
+        cohort = await self._cohort(query)
+        async with self._turns.of(query.id()):
+            return await self._masking.ready(query, cohort, now_s())
 
     async def _serve_poll(self, peer: PeerId, payload: bytes) -> bytes:
         """Whom this node calls survivors of a question it answered."""
         said = decode(payload, Survivors)
         query, asked = await self._asked_by(peer, said.query)
         cohort = await self._cohort(query)
-        async with self._answering:
+        async with self._turns.of(query.id()):
             return await self._masking.vote(query, cohort, asked, said.set)
 
     async def _serve_open(self, peer: PeerId, payload: bytes) -> bytes:
@@ -212,7 +233,7 @@ class Queries:
         said = decode(payload, Certificate, limit_bytes=ASKED_LIMIT_BYTES)
         query, asked = await self._asked_by(peer, said.query)
         cohort = await self._cohort(query)
-        async with self._answering:
+        async with self._turns.of(query.id()):
             return await self._masking.open(query, cohort, asked, said.votes)
 
     async def _asked_by(self, peer: PeerId, name: bytes) -> tuple[Query, Asked]:
@@ -248,31 +269,46 @@ class Queries:
                 "two of the datasets have one owner",
                 hint="ask one dataset of each member, or each alone",
             )
-        _require_columns(query, listing)
+        require_columns(query, listing, self._columns(query))
         return dataset, listing, others
+
+    def _columns(self, query: Query) -> tuple[str, ...]:
+        if not isinstance(query.model, RunState):
+            return ()
+        return self._of_runs().columns(query)
+
+    def _of_runs(self) -> Models:
+        if self._models is None:
+            raise AccessError("this node is in no runs, and has none of their states")
+        return self._models
 
     async def _answer(self, query: Query, asker: Member, asked: Asked) -> bytes:
         dataset, listing, others = await self._admitted(query, asker)
         shared = recovery.is_needed(query)
-        # One question at a time: a second copy of it finds the answer of the first.
-        async with self._answering:
+        # A second copy of the question finds the answer of the first.
+        async with self._turns.of(query.id()):
             before = await self._ledger.answered(dataset, query)
             if before is not None:
                 if shared:
                     await self._masking.require_same(query, asked)
                 return before
-            cohort = await self._cohort(query) if shared else None
-            if cohort is not None:
-                await self._masking.require(query, cohort, asked)
+            keys = None
+            if shared:
+                cohort = await self._cohort(query)
+                keys = await self._masking.opened(query, cohort, asked)
+            named = isinstance(query.model, RunState)
+            given = [await self._of_runs().given(query)] if named else []
             policy = await self._ledger.charge(dataset, query, asker.node_key, now_s())
-            words = await self._run(query, await self._datasets.own_rows(dataset))
+            async with self._computing:
+                rows = await self._datasets.own_rows(dataset)
+                words = await self._run(query, rows, *given)
             words = suppressed(query, words, policy.floor)
-            if cohort is not None:
-                await self._masking.apply(words, query, cohort, asked)
+            if keys is not None:
+                self._masking.apply(words, query, keys)
             elif others:
                 me, agree = self._signer.public_key, self._signer.agree
-                keys = {key: self._federation.key(key).seal_key for key in others}
-                mask(words, query, me, others, lambda key: agree(keys[key]))
+                seals = {key: self._federation.key(key).seal_key for key in others}
+                mask(words, query, me, others, lambda key: agree(seals[key]))
             answer = self._attested(query, dataset, listing, words)
             # In one write, or a crash leaves an answer and no word of its keys.
             under = self._masking.answered(query, asked) if shared else []
@@ -358,16 +394,13 @@ class Queries:
 
         Each is asked first whether it would.  Up to three must all answer; of more a quorum.
         """
-        tokens = {token.dataset: token for token in await self._chain.datasets()}
-        owners = {one: self._owner(tokens.get(one), one, None) for one in set(datasets)}
-        query = Query(
-            kind=kind,
-            datasets=of_datasets([(one, tokens[one].record) for one in owners]),
+        return await self._put(
+            kind,
+            datasets,
+            spend,
+            where,
+            path,
             columns=tuple(columns),
-            spend=spend,
-            code=code_digest(),
-            nonce=secrets.token_bytes(32),
-            where=tuple(Condition(*one) for one in where),
             low=float(between[0]),
             high=float(between[1]),
             bins=bins,
@@ -375,33 +408,91 @@ class Queries:
             event=event,
             probabilities=tuple(map(float, probabilities)),
         )
-        query.check()
-        manifests = await self._manifests(query)
-        return await self._asking.ask(query, owners, manifests, path)
+
+    async def evaluate(
+        self,
+        datasets: Sequence[int],
+        spend: int,
+        model: Linear | tuple[bytes, bytes | None],
+        *,
+        where: Sequence[tuple[str, str]] = (),
+        reach: float = 4.0,
+        bins: int = 32,
+        every: bool = False,
+        path: Path | None = None,
+    ) -> dict[str, Any]:
+        """Try a model on all `datasets`: weights, or a run and its state, the newest if None.
+
+        Log-odds beyond `reach` count with the last of `bins`.
+        """
+        named: Linear | RunState
+        if isinstance(model, Linear):
+            named = model
+        else:
+            run, state = model
+            named = RunState(run, state) if state else self._of_runs().newest(run)
+        low, high = -float(reach), float(reach)
+        fields = {"low": low, "high": high, "bins": bins, "every": every}
+        return await self._put(
+            "evaluation", datasets, spend, where, path, model=named, **fields
+        )
+
+    async def train(
+        self,
+        datasets: Sequence[int],
+        spend: int,
+        model: Linear,
+        fit: Fit,
+        *,
+        where: Sequence[tuple[str, str]] = (),
+        path: Path | None = None,
+    ) -> dict[str, Any]:
+        """Fit the weights of `model` to all `datasets`; `spend` pays for every round of it."""
+        return await self._put(
+            "training", datasets, spend, where, path, model=model, fit=fit
+        )
 
     async def resume(self, name: str, path: Path | None = None) -> dict[str, Any]:
         """Go on with a question of this node that was cut; nobody pays again."""
-        query = await self._asking.stored(name)
+        training = await self._trainings.named(name)
+        query = training or await self._asking.stored(name)
         owners = await self._owners(query)
         manifests = await self._manifests(query)
+        if query.fit is not None:
+            return await self._trainings.train(query.first(), owners, manifests, path)
         return await self._asking.resume(query, owners, manifests, path)
+
+    async def _put(
+        self,
+        kind: Kind,
+        datasets: Sequence[int],
+        spend: int,
+        where: Sequence[tuple[str, str]],
+        path: Path | None,
+        **fields: Any,
+    ) -> dict[str, Any]:
+        tokens = {token.dataset: token for token in await self._chain.datasets()}
+        owners = {one: self._owner(tokens.get(one), one, None) for one in set(datasets)}
+        query = Query(
+            kind=kind,
+            datasets=of_datasets([(one, tokens[one].record) for one in owners]),
+            spend=spend,
+            code=code_digest(),
+            nonce=secrets.token_bytes(32),
+            where=tuple(Condition(*one) for one in where),
+            **{"columns": (), **fields},
+        )
+        query.check()
+        manifests = await self._manifests(query)
+        if query.fit is not None:
+            return await self._trainings.train(query, owners, manifests, path)
+        return await self._asking.ask(query, owners, manifests, path)
 
     async def _manifests(self, query: Query) -> dict[int, bytes]:
         """Of every dataset's listing; what is refused for its columns is refused unpaid."""
         found: dict[int, bytes] = {}
         for one in query.datasets:
             listing = await self._datasets.listing(one.dataset)
-            _require_columns(query, listing)
+            require_columns(query, listing, ())
             found[one.dataset] = listing.manifest
         return found
-
-
-def _require_columns(query: Query, listing: Listing) -> None:
-    known = {column.name for column in listing.columns}
-    wanted = [*query.columns, *(one.column for one in query.where)]
-    for name in wanted:
-        if name not in known:
-            raise AccessError(
-                f"{listing.title!r} has no column {name!r}",
-                hint=f"it has {', '.join(sorted(known))[:500]}",
-            )

@@ -5,7 +5,7 @@ updates are rounded; both are stored under a key that only the opened key file g
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import nacl.secret
 
@@ -30,9 +30,8 @@ class RecordBox:
     async def read(self) -> dict[str, bytes]:
         """All of them, as the machine takes them up."""
         return {
-            key[len(self._run) :].decode(): self._box.decrypt(value)
-            for key, value in await self._store.scan(RECORDS)
-            if key.startswith(self._run)
+            key.decode(): self._box.decrypt(value)
+            for key, value in await self._own(RECORDS)
         }
 
     async def get(self, key: str) -> bytes | None:
@@ -61,7 +60,41 @@ class RecordBox:
             raise StorageError(f"no recipe {name.hex()[:16]}: its round is over")
         return self._box.decrypt(sealed)
 
-    async def delete(self, keys: tuple[str, ...]) -> None:
+    async def delete(
+        self,
+        keys: Sequence[str],
+        blobs: Sequence[Digest] = (),
+        besides: Sequence[tuple[str, bytes, None]] = (),
+    ) -> None:
+        """Records, recipes called like one of `blobs`, and rows of others: in one write.
+
+        A kill leaves all of them or none, so whatever is left is still named by a record.
+        """
         await self._store.put_many(
-            [(RECORDS, self._run + key.encode(), None) for key in keys]
+            [
+                *((RECORDS, self._run + key.encode(), None) for key in keys),
+                *((RECIPES, self._run + blob, None) for blob in blobs),
+                *besides,
+            ]
         )
+
+    async def tidy(self) -> None:
+        """Delete recipes that no record names: a kill, or a verdict, came between the two writes."""
+        named = {
+            self._box.decrypt(value)
+            for key, value in await self._own(RECORDS)
+            if key.endswith(b"/quantised")
+        }
+        stray = [
+            Digest(name) for name, _ in await self._own(RECIPES) if name not in named
+        ]
+        if stray:
+            await self.delete((), stray)
+
+    async def _own(self, namespace: str) -> list[tuple[bytes, bytes]]:
+        """Keys without the run's name, and what is stored under them."""
+        return [
+            (key[len(self._run) :], value)
+            for key, value in await self._store.scan(namespace)
+            if key.startswith(self._run)
+        ]

@@ -22,6 +22,7 @@ from node.services.hands import RoundNotes, Tools
 from node.services.outbox import Outbox
 from node.services.privacy import privacy_row
 from node.services.sessions import Sessions
+from node.services.sketches import newest_sketch
 from node.services.steering import Steering
 from node.services.training import Trainer
 from protocol.course import Course, policy, require_budget, rounds_allowed
@@ -262,6 +263,8 @@ class Runs:
     async def _train(self, record: Record, dataset: int) -> None:
         course, folder = record.course, str(self._tools.folders.states)
         try:
+            # Again: the worker's place may have changed since this node consented.
+            require_own_host(record.plan.spec, self._tools.worker_host)
             created = await self._create(record.plan)
             epoch = course.epoch(created["size"], record.plan)
             first = await self._tools.compute.call(
@@ -290,7 +293,7 @@ class Runs:
             size=created["size"],
             finish=finish,
         )
-        record.trainer.hold(hold=self._steering.holds(course))
+        await self._steering.apply(record.trainer, course)
         await record.trainer.run()
 
     async def _finish(self, record: Record, end: Finished, notes: RoundNotes) -> None:
@@ -345,6 +348,7 @@ class Runs:
             "held_out": scores["held_out"] if scores else 0,
             "auc": scores["auc"] if scores else None,
             "loss": scores["loss"] if scores else None,
+            "sketch": notes.sketch,
             "bytes_received": sum(size for _, size in notes.received.values()),
             "received": {
                 name: {"count": count, "bytes": size}
@@ -469,6 +473,7 @@ class Runs:
             "proposed_by": name(record.proposer),
             "mine": self._tools.signer.public_key in record.members,
             "reason": self._reason(record),
+            "sketch": newest_sketch(record.rounds),
             "progress": dict(trainer.progress)
             if trainer and trainer.progress
             else None,

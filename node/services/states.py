@@ -5,12 +5,14 @@ members of the run (`node.services.syncing`) and nobody is believed: the root is
 that a quorum signed.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import trio
 
 from node.compute.state import CHUNK_BYTES, path_of
+from node.disk import mapped
 from node.errors import AccessError, StorageError
 from node.ports import Transport
 from node.services.syncing import REQUEST_LIMIT_BYTES, Download, partial
@@ -24,6 +26,11 @@ from protocol.sync import (
 )
 from protocol.types import DIGEST_BYTES, Digest, PeerId
 from protocol.wire import decode, encode, require_length
+
+Stamp = tuple[bytes, int, int]
+"""Root of a state's file, its size, and when it was last written, in nanoseconds."""
+LISTS_KEPT = 8
+"""Lists of leaves remembered: the states of a few runs, some 80 bytes for each MiB of one."""
 
 
 class States:
@@ -39,6 +46,8 @@ class States:
         self.folder = folder
         self._transport = transport
         self._may_read = may_read
+        self._lists: dict[Stamp, tuple[bytes, ...]] = {}
+        self._hashing = trio.CapacityLimiter(1)
         transport.serve(LIST_PROTOCOL, self._list, limit_bytes=REQUEST_LIMIT_BYTES)
         transport.serve(CHUNK_PROTOCOL, self._chunk, limit_bytes=REQUEST_LIMIT_BYTES)
 
@@ -60,13 +69,19 @@ class States:
 
     def delete(self, root: bytes) -> None:
         """Nothing happens if it is not here."""
-        self._path(root).unlink(missing_ok=True)
-        partial(self._path(root)).unlink(missing_ok=True)
+        path = self._path(root)
+        with mapped(path):
+            path.unlink(missing_ok=True)
+            partial(path).unlink(missing_ok=True)
 
     async def _list(self, peer: PeerId, payload: bytes) -> bytes:
         request = decode(payload, ListRequest, limit_bytes=REQUEST_LIMIT_BYTES)
         self._admit(peer, request.run, request.root)
-        leaves = await trio.to_thread.run_sync(self._leaves, request.root)
+        # Gigabytes may lie under a root, and asking for its list costs a peer nothing: one is
+        # read at a time, and once.
+        leaves = await trio.to_thread.run_sync(
+            self._leaves, request.root, limiter=self._hashing
+        )
         return encode(ListAnswer(leaves))
 
     async def _chunk(self, peer: PeerId, payload: bytes) -> bytes:
@@ -81,12 +96,25 @@ class States:
             raise AccessError("not a state of a run you are in")
 
     def _leaves(self, root: bytes) -> tuple[bytes, ...]:
+        """In the one thread that hashes, so nobody else touches what is remembered."""
         try:
             with self._path(root).open("rb") as file:
+                found = os.fstat(file.fileno())
+                stamp = (root, found.st_size, found.st_mtime_ns)
+                known = self._lists.get(stamp)
+                if known is not None:
+                    return known
                 chunks = iter(lambda: file.read(CHUNK_BYTES), b"")
-                return tuple(merkle.leaf_digest(chunk) for chunk in chunks)
+                leaves = tuple(merkle.leaf_digest(chunk) for chunk in chunks)
         except OSError as error:
             raise StorageError(f"state {root.hex()[:16]} is not here") from error
+        if merkle.root_of_digests(leaves) != root:
+            # Told of a wrong list, the other would have to take this node for a liar.
+            raise StorageError(f"state {root.hex()[:16]} is damaged here")
+        while len(self._lists) >= LISTS_KEPT:
+            del self._lists[next(iter(self._lists))]
+        self._lists[stamp] = leaves
+        return leaves
 
     def _read(self, root: bytes, number: int) -> bytes:
         try:
@@ -97,7 +125,8 @@ class States:
             raise StorageError(f"state {root.hex()[:16]} is not here") from error
 
     def _make_folder(self) -> None:
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with mapped(self.folder):
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def _path(self, root: bytes) -> Path:
         return path_of(self.folder, root)

@@ -98,6 +98,13 @@ class Steering:
         me = self._tools.signer.public_key
         return me in course.holding(PAUSE, END) or course.standing != GO
 
+    async def apply(self, trainer: Trainer, course: Course) -> None:
+        """Let the run's machine know what has been said until now."""
+        trainer.hold(hold=self.holds(course))
+        me = self._tools.signer.public_key
+        if course.standing == END or me in course.holding(END):
+            await trainer.end()
+
     async def _keep(
         self, record: Steered, stance: Stance, member: bytes, sealed: bytes
     ) -> None:
@@ -111,7 +118,7 @@ class Steering:
         )
         log.info("stance", run=course.run.hex()[:16], member=name, wants=stance.word)
         if record.trainer is not None:
-            record.trainer.hold(hold=self.holds(course))
+            await self.apply(record.trainer, course)
 
 
 _STATE = {GO: "going on", PAUSE: "paused", END: "ended"}

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import trio
 
-from node.compute.state import CHUNK_BYTES, sync_folder
+from node.compute.state import CHUNK_BYTES
+from node.disk import mapped, sync_folder
 from node.errors import ComputeError, NodeError, StorageError
 from node.ports import Transport
 from protocol import merkle
@@ -36,6 +37,7 @@ from protocol.sync import (
     LookUp,
     StateSync,
     Stored,
+    list_fault,
 )
 from protocol.types import Digest, Millis, PeerId
 from protocol.wire import decode, encode
@@ -81,25 +83,28 @@ class Download:
         self._file = -1
 
     async def run(self, donors: Sequence[PeerId]) -> None:
-        """Until the state is on disk; raises `ComputeError` where nobody gives the rest."""
+        """Until the state is on disk.
+
+        Raises `ComputeError` where nobody gives the rest, `StorageError` for this node's disk.
+        """
         self._peers = {donor.encode(): donor for donor in donors}
-        machine = StateSync(self._root, list(self._peers))
+        machine = StateSync(self._root, self._length, list(self._peers))
         self._file = await trio.to_thread.run_sync(self._open)
         try:
             await self._drive(machine)
+            await trio.to_thread.run_sync(self._finish)
         finally:
             os.close(self._file)
-        await trio.to_thread.run_sync(self._finish)
 
     async def _drive(self, machine: StateSync) -> None:
-        answers, events = trio.open_memory_channel[Event | OSError](math.inf)
+        answers, events = trio.open_memory_channel[Event | StorageError](math.inf)
         broken: NodeError | None = None
         async with trio.open_nursery() as nursery:
-            event: Event | OSError = Begun()
+            event: Event | StorageError = Begun()
             under_way = 0
             while True:
-                if isinstance(event, OSError):
-                    broken = StorageError(f"cannot keep {self._partial}: {event}")
+                if isinstance(event, StorageError):
+                    broken = event
                     break
                 for effect in machine.handle(event, _now()):
                     if not isinstance(effect, Complete):
@@ -126,9 +131,9 @@ class Download:
     async def _carry_out(
         self,
         effect: AskList | AskChunk | LookUp,
-        answers: "trio.MemorySendChannel[Event | OSError]",
+        answers: "trio.MemorySendChannel[Event | StorageError]",
     ) -> None:
-        event: Event | OSError
+        event: Event | StorageError
         try:
             match effect:
                 case AskList():
@@ -137,7 +142,7 @@ class Download:
                     event = await self._ask_chunk(effect)
                 case LookUp():
                     event = Found(await trio.to_thread.run_sync(self._look_up, effect))
-        except OSError as error:
+        except StorageError as error:
             event = error  # a full disk is nobody's lie
         answers.send_nowait(event)
 
@@ -156,11 +161,9 @@ class Download:
             return self._failed(effect.donor, None, str(error))
         except MalformedMessageError as error:
             return self._failed(effect.donor, None, str(error), lied=True)
-        if len(answer.leaves) != self._count:
-            reason = f"a list of {len(answer.leaves)} chunks, need {self._count}"
-            return self._failed(effect.donor, None, reason, lied=True)
-        if merkle.root_of_digests(answer.leaves) != self._root:
-            self._note(effect.donor, "a list of another state")
+        fault = list_fault(answer.leaves, self._root, self._length)
+        if fault:
+            return self._failed(effect.donor, None, fault, lied=True)
         return Listed(effect.donor, tuple(Digest(leaf) for leaf in answer.leaves))
 
     async def _ask_chunk(self, effect: AskChunk) -> Event:
@@ -193,40 +196,63 @@ class Download:
     # On disk, in a thread ----------------------------------------------------------------
 
     def _open(self) -> int:
-        for old in self._path.parent.glob(f"*{_SUFFIX}"):
-            forgotten = old.stat().st_mtime < time.time() - FORGOTTEN_AFTER_S
-            if forgotten and old != self._partial:
-                old.unlink(missing_ok=True)
-        file = os.open(self._partial, os.O_RDWR | os.O_CREAT, 0o600)
-        os.ftruncate(file, self._length)
+        with mapped(self._partial):
+            for old in self._path.parent.glob(f"*{_SUFFIX}"):
+                if old != self._partial and _is_forgotten(old):
+                    old.unlink(missing_ok=True)
+            file = os.open(self._partial, os.O_RDWR | os.O_CREAT, 0o600)
+            try:
+                os.ftruncate(file, self._length)
+            except BaseException:
+                os.close(file)
+                raise
         return file
 
     def _look_up(self, effect: LookUp) -> frozenset[int]:
-        if not os.fstat(self._file).st_blocks:
-            return frozenset()
         read = bound(os.pread, self._file, CHUNK_BYTES)
-        return frozenset(
-            index
-            for index, leaf in enumerate(effect.leaves)
-            if merkle.leaf_digest(read(index * CHUNK_BYTES)) == leaf
-        )
+        with mapped(self._partial):
+            if not os.fstat(self._file).st_blocks:
+                return frozenset()
+            return frozenset(
+                index
+                for index, leaf in enumerate(effect.leaves)
+                if merkle.leaf_digest(read(index * CHUNK_BYTES)) == leaf
+            )
 
     def _keep(self, effect: AskChunk, data: bytes) -> bool:
         if merkle.leaf_digest(data) != effect.leaf:
             return False
-        os.pwrite(self._file, data, effect.index * CHUNK_BYTES)
+        left, place = memoryview(data), effect.index * CHUNK_BYTES
+        with mapped(self._partial):
+            while left:  # a write may be short (pwrite(2))
+                written = os.pwrite(self._file, left, place)
+                left, place = left[written:], place + written
         return True
 
     def _finish(self) -> None:
+        with mapped(self._partial):
+            os.fsync(self._file)
+            if self._is_ours():
+                self._partial.replace(self._path)
+            elif not self._path.is_file():
+                raise FileNotFoundError(self._partial)
+            # Else another run wanted the same state and was done first, with the same bytes.
+            sync_folder(self._path.parent)
+
+    def _is_ours(self) -> bool:
+        """Is what lies under the name the file that the chunks went to?"""
         try:
-            with self._partial.open("rb+") as file:
-                os.fsync(file.fileno())
-            self._partial.replace(self._path)
+            found = self._partial.stat()
         except FileNotFoundError:
-            # Another run wanted the same state and was done first, with the same bytes.
-            if not self._path.is_file():
-                raise
-        sync_folder(self._path.parent)
+            return False
+        return os.path.samestat(found, os.fstat(self._file))
+
+
+def _is_forgotten(path: Path) -> bool:
+    try:
+        return path.stat().st_mtime < time.time() - FORGOTTEN_AFTER_S
+    except FileNotFoundError:
+        return False  # another process was faster
 
 
 def _now() -> Millis:

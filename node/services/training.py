@@ -106,6 +106,10 @@ class Trainer:
                 self._driver.give(ev.Held(hold=hold))
         self._held = hold
 
+    async def end(self) -> None:
+        """No round after the one under way, ever: what this node kept for them is deleted."""
+        await self._hands.end()
+
     def hear(self, heard: Heard) -> None:
         """A verified message of this run."""
         if self._driver is None:

@@ -8,16 +8,19 @@ rest on the file's own word.
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from protocol.errors import VerificationError
 from protocol.lineage import Facts, build
 from protocol.lineage_file import LineageFile, Seen
 from protocol.lineage_graph import Direction, Graph
 from protocol.listing import COUNT_FLOOR, open_listing
 from protocol.members import peer_id
-from protocol.queries import result
+from protocol.queries import fitting, result
 from protocol.queries.answer import open_query
-from protocol.queries.bundle import BUNDLE_LIMIT_BYTES, Bundle
-from protocol.wire import decode
+from protocol.queries.bundle import Bundle
+from protocol.queries.spec import Query
 
 
 @dataclass(frozen=True)
@@ -81,20 +84,24 @@ def query_report(data: bytes, trusted: LineageFile | None) -> dict[str, Any]:
 
     With a trusted lineage also that each dataset's owner signed, for the listing on the chain.
     """
-    bundle = decode(data, Bundle, limit_bytes=BUNDLE_LIMIT_BYTES)
-    _, asker = open_query(bundle.query)
-    query, opened = bundle.opened()
-    owners: dict[int, bytes] = {said.dataset: signer for said, _, signer in opened}
-    manifests = {said.dataset: said.manifest for said, _, _ in opened}
-    # Of who dropped out a file alone says only that it was one of those with a key.
-    gone = [one.dataset for one in query.datasets if one.dataset not in owners]
-    seats = [
-        one.node_key for one in bundle.seats if one.node_key not in owners.values()
-    ]
-    owners |= dict(zip(gone, seats, strict=False))
-    if trusted is not None:
-        owners, manifests = _as_listed(trusted, trusted.facts())
-    _, totals = bundle.totals(owners, manifests)
+    bundles = fitting.open_rounds(data)
+    if not bundles:
+        raise VerificationError("a training without a round")
+    query, asker = open_query(bundles[0].query)
+    listed = None if trusted is None else _as_listed(trusted, trusted.facts())
+    sums = [(*_summed(bundle, listed), len(bundle.answers)) for bundle in bundles]
+    if any(open_query(bundle.query)[1] != asker for bundle in bundles):
+        raise VerificationError("rounds of a training are signed by different askers")
+    if query.fit is None:
+        found = result.read(query, sums[0][1], sums[0][2], COUNT_FLOOR)
+    elif len(bundles) != query.fit.rounds:
+        raise VerificationError(
+            "rounds of the training", query.fit.rounds, len(bundles)
+        )
+    else:
+        found = fitting.model(query, fitting.followed(query, sums), COUNT_FLOOR)
+    _, opened = bundles[-1].opened()
+    answered = {said.dataset for said, _, _ in opened}
     return {
         "query": query.id().hex(),
         "kind": query.kind,
@@ -109,11 +116,31 @@ def query_report(data: bytes, trusted: LineageFile | None) -> dict[str, Any]:
             }
             for said, _, signer in opened
         ],
-        "dropped": gone,
+        "dropped": [
+            one.dataset for one in query.datasets if one.dataset not in answered
+        ],
         "owners_checked": trusted is not None,
         "noise_sd": result.noise_sd(query, len(opened)),
-        "result": result.read(query, totals, len(opened), COUNT_FLOOR),
+        "result": found,
     }
+
+
+def _summed(
+    bundle: Bundle, listed: tuple[dict[int, bytes], dict[int, bytes]] | None
+) -> tuple[Query, NDArray[np.int64]]:
+    """A question and its total; without `listed`, by the owners that signed."""
+    if listed is not None:
+        return bundle.totals(*listed)
+    query, opened = bundle.opened()
+    owners: dict[int, bytes] = {said.dataset: signer for said, _, signer in opened}
+    manifests = {said.dataset: said.manifest for said, _, _ in opened}
+    # Of who dropped out a file alone says only that it was one of those with a key.
+    gone = [one.dataset for one in query.datasets if one.dataset not in owners]
+    seats = [
+        one.node_key for one in bundle.seats if one.node_key not in owners.values()
+    ]
+    owners |= dict(zip(gone, seats, strict=False))
+    return bundle.totals(owners, manifests)
 
 
 def _as_listed(

@@ -11,7 +11,7 @@ from protocol import lineage_file
 from protocol.errors import ProtocolError
 from protocol.lineage_file import LineageFile
 from protocol.lineage_graph import Direction
-from protocol.queries.bundle import BUNDLE_LIMIT_BYTES
+from protocol.queries.fitting import TRAINED_LIMIT_BYTES
 
 PASSED, FAULT = 0, 1
 
@@ -56,7 +56,7 @@ def lineage_command(
 @_as_json
 def query_command(file: Path, facts: Path | None, *, as_json: bool) -> int:
     """Verify a question's answers in FILE (`rexis query … --to FILE`) and add them up."""
-    data = _content(file, BUNDLE_LIMIT_BYTES)
+    data = _content(file, TRAINED_LIMIT_BYTES)
     report = lineages.query_report(data, _facts(facts))
     click.echo(json.dumps(report) if as_json else _query_text(report))
     return PASSED
@@ -109,6 +109,7 @@ def _query_text(report: dict[str, Any]) -> str:
                 f"dataset   {one['dataset']}, signed by {one['signer']}"
                 for one in report["answers"]
             ),
+            *(f"dropped   dataset {one}" for one in report["dropped"]),
             f"owners    {owners}",
             f"noise     standard deviation {report['noise_sd']:.3g} in each sum",
             f"result    {json.dumps(report['result'])}",

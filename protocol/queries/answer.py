@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from protocol.aggregate.masks import apply, pair_key
 from protocol.envelope import open_envelope, seal
 from protocol.errors import MalformedMessageError, VerificationError
-from protocol.queries.spec import Query, cells
+from protocol.queries.spec import ROW, Query, cells
 from protocol.types import DIGEST_BYTES, Digest, PublicKey, digest
 from protocol.wire import Message, decode, encode
 
-QUERY_PROTOCOL, CHECK_PROTOCOL = "/rexis/query/2", "/rexis/query-check/2"
+QUERY_PROTOCOL, CHECK_PROTOCOL = "/rexis/query/3", "/rexis/query-check/3"
 QUERY_DOMAIN, ANSWER_DOMAIN = "rexis/query/1", "rexis/answer/1"
 QUERY_LIMIT_BYTES = 1 << 18
 ANSWER_LIMIT_BYTES = 1 << 18
@@ -151,11 +151,21 @@ def suppressed(query: Query, noisy: Words, floor: int) -> Words:
     """An answer that nobody is added to, without its small cells: they become 0.
 
     Only where a cell is what will be read.  A curve or a quantile is made of small cells, and
-    what protects those is the noise.
+    what protects those is the noise; a model's answer is made of all of them, so it is kept or
+    dropped whole, by the rows there are of each answer to be told apart.
     """
-    if len(query.datasets) > 1 or query.kind not in {"count", "histogram"}:
+    if len(query.datasets) > 1:
         return noisy
-    return np.where(noisy.view(np.int64) < floor, 0, noisy)
+    cells_ = noisy.view(np.int64)
+    if query.kind in {"count", "histogram"}:
+        return np.where(cells_ < floor, 0, noisy)
+    if query.kind == "evaluation":
+        fewest = int(cells_.reshape(2, query.bins).sum(axis=1).min())
+    elif query.kind == "training":
+        fewest = int(cells_[0]) // ROW
+    else:
+        return noisy
+    return np.zeros_like(noisy) if fewest < floor else noisy
 
 
 def added(vectors: Sequence[Words]) -> NDArray[np.int64]:

@@ -21,10 +21,10 @@ from protocol.envelope import open_envelope, seal
 from protocol.errors import MalformedMessageError, VerificationError
 from protocol.queries.spec import Query, cells
 from protocol.rounds import prekeys
-from protocol.rounds.messages import SHARE_BYTES, PreKey
+from protocol.rounds.messages import SHARE_BYTES, PreKey, check_prekey
 from protocol.rounds.policy import Cohort, Epoch, Policy, Seat
 from protocol.rounds.prekeys import KEY, SEED, Dealt, Shares
-from protocol.types import DIGEST_BYTES, Digest, PublicKey, digest
+from protocol.types import KEY_BYTES, Digest, PublicKey, digest
 from protocol.wire import Message, decode, encode
 
 RECOVERABLE = 4
@@ -34,6 +34,9 @@ READY_DOMAIN, VOTE_DOMAIN = "rexis/query-ready/1", "rexis/query-survivors/1"
 READY_LIMIT_BYTES = 1 << 15
 ASKED_LIMIT_BYTES = 1 << 21
 OPEN_LIMIT_BYTES = 1 << 16
+NUMBERS = 1 << 53
+"""A pre-key's number is one of these, drawn: shares are sealed under a key of dealer, holder and
+number, which may seal once, and a counter goes back with a store that is restored."""
 
 Words = NDArray[np.uint64]
 Sign = Callable[[bytes], bytes]
@@ -86,26 +89,30 @@ def seal_ready(sign: Sign, me: PublicKey, query: Query, made: PreKey) -> bytes:
     return seal(sign, READY_DOMAIN, me, query.id(), encode(Ready(query.id(), made)))
 
 
+def open_ready(sealed: bytes, query: Query, cohort: Cohort) -> tuple[bytes, PreKey]:
+    """One member's pre-key for this question, well formed, and whose it is."""
+    envelope = open_envelope(sealed, READY_DOMAIN, limit_bytes=READY_LIMIT_BYTES)
+    ready = decode(envelope.payload, Ready, limit_bytes=READY_LIMIT_BYTES)
+    made, size = ready.prekey, len(cohort.members)
+    if {ready.query, envelope.context} != {query.id()}:
+        raise VerificationError("query of a pre-key")
+    check_prekey(made)
+    if made.number >= NUMBERS:
+        raise MalformedMessageError(f"pre-key {made.number}, limit is {NUMBERS}")
+    if made.epoch != cohort.name:
+        raise VerificationError("a pre-key is for other institutions")
+    if len(made.shares) != size:
+        raise MalformedMessageError(f"a pre-key has not {size} shares")
+    if not prekeys.is_usable(made.public):
+        raise VerificationError("public key of a pre-key")
+    return envelope.sender, made
+
+
 def open_readys(
     sealed: Iterable[bytes], query: Query, cohort: Cohort
 ) -> dict[bytes, PreKey]:
     """Every member's pre-key for this question, once and well formed."""
-    found: dict[bytes, PreKey] = {}
-    for one in sealed:
-        envelope = open_envelope(one, READY_DOMAIN, limit_bytes=READY_LIMIT_BYTES)
-        ready = decode(envelope.payload, Ready, limit_bytes=READY_LIMIT_BYTES)
-        made, size = ready.prekey, len(cohort.members)
-        if {ready.query, envelope.context} != {query.id()}:
-            raise VerificationError("query of a pre-key")
-        if made.epoch != cohort.name or made.number != 0:
-            raise VerificationError("a pre-key is for other institutions")
-        if len(made.shares) != size or len(made.sealed) != size:
-            raise MalformedMessageError(f"a pre-key has not {size} shares")
-        if any(len(share) != 2 * DIGEST_BYTES for share in made.shares):
-            raise MalformedMessageError("a pre-key's digests are not two of 32 bytes")
-        if not prekeys.is_usable(made.public):
-            raise VerificationError("public key of a pre-key")
-        found[envelope.sender] = made
+    found = dict(open_ready(one, query, cohort) for one in sealed)
     if sorted(found) != list(cohort.members):
         raise VerificationError(
             "institutions with a pre-key", len(cohort.members), len(found)
@@ -201,7 +208,10 @@ def opened_secrets(
     cohort: Cohort,
     survivors: int,
 ) -> tuple[bytes, ...]:
-    """The secret of each institution, from shares that are what their dealers promised."""
+    """The secret of each institution, from shares that are what their dealers promised.
+
+    Raises `DealerError` for a dealer that promised shares of something else than it announced.
+    """
     secrets = []
     for place, dealer in enumerate(cohort.members):
         kind = SEED if survivors >> place & 1 else KEY
@@ -235,13 +245,18 @@ def unmask(
     plus: list[bytes] = []
     minus: list[bytes] = []
     for member, secret in zip(cohort.members, secrets, strict=True):
+        if len(secret) != KEY_BYTES:
+            raise MalformedMessageError(
+                f"the secret of {member.hex()[:16]} has {len(secret)} bytes,"
+                f" needs {KEY_BYTES}"
+            )
         if member in alive:
             if prekeys.seed_of(cohort, member, made[member], secret):
                 minus.append(self_key(secret, keys, member))
                 continue
-            raise VerificationError("seed of a survivor")
+            raise VerificationError(f"seed of {member.hex()[:16]}, a survivor")
         if prekeys.public_of(secret) != made[member].public:
-            raise VerificationError("key of who dropped out")
+            raise VerificationError(f"key of {member.hex()[:16]}, who dropped out")
         shared = prekeys.exchanges(secret, [made[one].public for one in alive])
         for one, agreed in zip(alive, shared, strict=True):
             added = pair_key(agreed, keys, one, member)

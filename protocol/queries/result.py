@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from protocol.queries.spec import SCALE, Query, cells, curve_cells, edges, moments
+from protocol.queries import scores
+from protocol.queries.spec import ROW, SCALE, Query, cells, curve_cells, edges, moments
 
 Totals = NDArray[np.int64]
 
@@ -32,6 +33,11 @@ def read(query: Query, totals: Totals, answers: int, floor: int) -> dict[str, An
         return _quantiles(query, totals, floor)
     if query.kind == "correlation":
         return _correlation(query, totals, floor)
+    if query.kind == "evaluation":
+        return scores.read(query, totals, sd, floor)
+    if query.kind == "training":
+        # One round alone; what all came to is in `protocol.queries.fitting`.
+        return {"count": _shown(round(int(totals[0]) / ROW), floor)}
     size = curve_cells(query)
     parts = [totals[at : at + size] for at in range(0, cells(query), size)]
     groups = query.levels or ("",)

@@ -6,11 +6,15 @@ value that is no number, or is empty, is no value.  Nothing here depends on the 
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from protocol.errors import MalformedMessageError
+from protocol.queries import gradient
+from protocol.queries.gradient import number
+from protocol.queries.models import Linear
 from protocol.queries.spec import SCALE, Query, cells, curve_cells, edges, moments
 
 Rows = Sequence[Mapping[str, str]]
@@ -19,13 +23,15 @@ Vector = NDArray[np.int64]
 
 def vector(query: Query, rows: Rows, columns: Sequence[str]) -> Vector:
     """The sum over all rows; `columns` are what the table has."""
-    needed = [*query.columns, *(one.column for one in query.where)]
-    missing = sorted(set(needed) - set(columns))
+    missing = sorted(set(query.needed) - set(columns))
     if missing:
         raise MalformedMessageError(f"the dataset has no column {missing[0]!r}")
-    taken = [
-        row for row in rows if all(row[one.column] == one.value for one in query.where)
-    ]
+    taken = meeting(query, rows)
+    if isinstance(query.model, Linear):
+        inputs, yes = gradient.inputs(query.model, taken)
+        if query.fit is not None:
+            return gradient.vector(query.model, query.fit, inputs, yes)
+        return scored(query, gradient.log_odds(query.model, inputs), yes)
     out = np.zeros(cells(query), np.int64)
     if query.kind == "count":
         out[0] = len(taken)
@@ -40,13 +46,19 @@ def vector(query: Query, rows: Rows, columns: Sequence[str]) -> Vector:
     return out
 
 
-def number(text: str) -> float | None:
-    """A finite number, or nothing."""
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
+def meeting(query: Query, rows: Rows) -> Rows:
+    """The rows that meet every condition."""
+    return [
+        row for row in rows if all(row[one.column] == one.value for one in query.where)
+    ]
+
+
+def scored(query: Query, log_odds: NDArray[Any], yes: NDArray[np.bool_]) -> Vector:
+    """Of an evaluation: rows by their log-odds, those without the answer first."""
+    starts = np.array(edges(query)[:-1])
+    places = np.searchsorted(starts, log_odds, side="right") - 1
+    places = np.clip(places, 0, query.bins - 1) + np.where(yes, query.bins, 0)
+    return np.bincount(places, minlength=cells(query)).astype(np.int64)
 
 
 def _place(query: Query, starts: list[float], value: float) -> int:

@@ -1,16 +1,15 @@
 """One attempt at one sum, from its certified opening to a verdict (§5.4).
 
-    opened -> uploads and sums -> SURVIVORS -> release, unmask, apply -> VERDICT
+    opened -> uploads and sums -> SURVIVORS -> release, unmask, apply -> VERDICT -> sketches
 
 An attempt ends in one of three ways, each certified, so that all members agree which:
 SURVIVORS names nobody (nothing was released, the next attempt has fresh masks), or VERDICT
 accepts a state, or VERDICT rejects it.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from collections.abc import Mapping
 
-from protocol.aggregate.masks import pair_key, self_key
+from protocol.aggregate.masks import self_key
 from protocol.aggregate.shards import slices
 from protocol.certificate import (
     Certificate,
@@ -18,16 +17,17 @@ from protocol.certificate import (
     Proposal,
     Slot,
     Vote,
-    check_votes,
 )
-from protocol.decide import About, Decide
-from protocol.errors import MalformedMessageError, VerificationError
-from protocol.rounds import prekeys
+from protocol.decide import Decide
+from protocol.rounds import pairs
+from protocol.rounds.chair import Chair, Host
 from protocol.rounds.desk import RECORD_LIMIT_BYTES, Desk, slot_prefix
+from protocol.rounds.early import Early
 from protocol.rounds.events import (
     Applied,
     Astray,
     Checked,
+    Drawn,
     Event,
     Fetched,
     Mask,
@@ -37,15 +37,18 @@ from protocol.rounds.events import (
     Quantised,
     Summed,
     Tagged,
+    Weighed,
 )
 from protocol.rounds.gather import Gathering
-from protocol.rounds.judgement import Judgement
 from protocol.rounds.messages import (
+    GIVEN_UP,
     Claim,
     Heard,
     Opening,
     Release,
     Report,
+    Reveal,
+    Sketch,
     Survivors,
     Tags,
     Upload,
@@ -53,35 +56,13 @@ from protocol.rounds.messages import (
 )
 from protocol.rounds.policy import Cohort
 from protocol.rounds.prekeys import Dealt
+from protocol.rounds.recall import OpenRecord
 from protocol.rounds.setting import Setting
 from protocol.rounds.settle import Released, Settling
+from protocol.rounds.sketching import Sketching, applies
 from protocol.rounds.stock import Known
-from protocol.types import DIGEST_BYTES, Digest, Millis
-from protocol.wire import Message, decode, encode
-
-GIVEN_UP = Survivors(0, bytes(DIGEST_BYTES), (), ())
-"""The value that ends an attempt with nothing released."""
-
-
-class OpenRecord(Message, frozen=True, tag="opened"):
-    """A certified opening, the pre-keys it uses, and this node's update if it takes part."""
-
-    certificate: Certificate
-    prekeys: tuple[bytes, ...]
-    update: bytes
-
-
-class Host(Protocol):
-    """What an attempt asks of the run it belongs to."""
-
-    def isolates(self, members: frozenset[bytes]) -> bool: ...
-
-    def next_epoch(self) -> bytes: ...
-
-    def knows_epoch(self, name: bytes) -> bool: ...
-
-    def expected(self, now: Millis) -> frozenset[bytes]:
-        """Members heard from lately: whose claims are worth waiting for."""
+from protocol.types import Digest, Millis
+from protocol.wire import decode, encode
 
 
 class Attempt:
@@ -101,7 +82,6 @@ class Attempt:
         now: Millis,
     ) -> None:
         """`mine`: the secrets behind this node's pre-key, if it is named in the opening."""
-        self._host = host
         self._desk = desk
         self._cohort = cohort
         self.certificate = certificate
@@ -125,15 +105,13 @@ class Attempt:
         )
         self.gathering = Gathering(self._setting, cohort, desk)
         self.settling: Settling | None = None
+        self.sketching: Sketching | None = None
         self.given_up = False
         self._ledger = Released()
-        self._early: dict[tuple[bytes, type], Heard] = {}
+        self._early = Early()
         self._own: tuple[Digest, ...] = ()
         self._quantised: Digest | None = None
-        self._judged: tuple[int, bytes, bool | None] = (-1, b"", None)
-        """The last survivors judged, and with which version of what was gathered."""
-        self._now = now
-        self._judgement = Judgement(cohort, opening, self.context)
+        self._chair = Chair(host, desk, cohort, opening, self._setting, self.gathering)
         self.survivors = self._decide(Kind.SURVIVORS)
         self.verdict = self._decide(Kind.VERDICT)
 
@@ -154,7 +132,7 @@ class Attempt:
 
         After a restart: say again what was said, and go on from what is on record.
         """
-        self._now = now
+        self._chair.now = now
         key = f"{self.opening.round}/opened/{self.context.hex()}"
         if key not in self._desk.records:
             envelopes = tuple(self.used[m].envelope for m in self.opening.members)
@@ -182,14 +160,14 @@ class Attempt:
             match heard.body:
                 case Upload():
                     self._own = tuple(Digest(s) for s in heard.body.shards)
-                    self.gathering.own_parts(self._own)
-                    self.gathering.upload(heard.sender, heard.body)
+                    self.gathering.have(*self._own)
+                    self.gathering.upload(heard.sender, heard.body, envelope)
                 case Report():
                     self.gathering.report(heard.sender, heard.body)
                     self.gathering.resume(heard.body)
                 case _:
                     # Said after the certificate; heard again once that is in place.
-                    self._early[heard.sender, type(heard.body)] = heard
+                    self._early.keep(heard)
         for decision in (self.survivors, self.verdict):
             decision.resume(
                 (ballot.body, ballot.signature, ballot.about)
@@ -213,37 +191,44 @@ class Attempt:
         me, context = self._desk.me, self.context
         plus = [self_key(self._mine.seed, context, me)]
         minus: list[bytes] = []
-        others = [member for member in self.opening.members if member != me]
-        publics = [self.used[other].prekey.public for other in others]
-        secrets = prekeys.exchanges(self._mine.secret, publics)
-        for other, shared in zip(others, secrets, strict=True):
-            key = pair_key(shared, context, me, other)
+        for other, key in self._pair_keys().items():
             (plus if me < other else minus).append(key)
         self._desk.do(
             Mask(context, quantised, self._setting.slices, tuple(plus), tuple(minus))
         )
 
+    def _pair_keys(self) -> dict[bytes, bytes]:
+        """The key of each mask this node shares; none if it does not take part."""
+        if self._mine is None:
+            return {}
+        me, members = self._desk.me, self.opening.members
+        others = [member for member in members if member != me]
+        secret = self._mine.secret
+        return pairs.pair_keys(secret, me, others, self.used, self.context)
+
     # Events ------------------------------------------------------------------------------
 
     def handle(self, event: Event, now: Millis) -> None:
         """An answer to one of this attempt's effects, or the time."""
-        self._now = now
+        self._chair.now = now
         match event:
             case Quantised() if not self._own:
                 self._desk.persist(self._setting.key("quantised"), event.blob)
                 self._ask_mask(event.blob)
             case Masked() if not self._own:
                 self._own = event.shards
-                self.gathering.own_parts(event.shards)
-                upload = Upload(tuple(event.shards))
-                self._say("upload", upload)
-                self.gathering.upload(self._desk.me, upload)
+                self.gathering.have(*event.shards)
+                me, members = self._desk.me, self.opening.members
+                digests = pairs.digests(members, me, self._pair_keys())
+                upload = Upload(tuple(event.shards), digests)
+                heard = self._say("upload", upload)
+                self.gathering.upload(me, upload, heard.envelope)
             case Fetched():
                 self.gathering.fetched(event.blob, now)
             case Summed():
-                heard = self.gathering.summed(event)
-                if heard is not None and isinstance(heard.body, Report):
-                    self.gathering.report(heard.sender, heard.body)
+                report = self.gathering.summed(event)
+                if report is not None and isinstance(report.body, Report):
+                    self.gathering.report(report.sender, report.body)
             case Astray() if self.settling is not None:
                 self.settling.astray(event)
             case Applied() if self.settling is not None:
@@ -252,6 +237,10 @@ class Attempt:
                 self.settling.tagged(event)
             case Checked() if self.settling is not None:
                 self.settling.checked(event)
+            case Drawn() if self.sketching is not None:
+                self.sketching.drawn(event)
+            case Weighed() if self.sketching is not None:
+                self.sketching.weighed(event)
             case _:
                 self.gathering.dirty = True
         if self.settling is not None:
@@ -259,8 +248,8 @@ class Attempt:
         self.advance(now)
 
     def hear(self, heard: Heard, now: Millis) -> bool:
-        """A member's message of this context; False if it does not belong here."""
-        self._now = now
+        """A member's message of this context; False if it does not belong here, or not yet."""
+        self._chair.now = now
         taken = self._take(heard, now)
         if taken:
             self.advance(now)
@@ -268,7 +257,7 @@ class Attempt:
 
     def adopt(self, certificate: Certificate, now: Millis) -> None:
         """A checked certificate of one of this attempt's two decisions."""
-        self._now = now
+        self._chair.now = now
         decision = (
             self.survivors if certificate.slot.kind == Kind.SURVIVORS else self.verdict
         )
@@ -282,13 +271,51 @@ class Attempt:
 
     def advance(self, now: Millis) -> None:
         """Go as far as what is here, and the time, allow."""
-        self._now = now
+        self._chair.now = now
         if self.given_up:
             return
         if self.settling is None:
             self._fix(now)
-        if self.settling is not None:
+        if self.settling is not None and self.verdict.certificate is None:
             self._settle(now)
+
+    def close(self, now: Millis, *, sketch: bool, alone: bool) -> bool:
+        """After the verdict: is nothing left to do here?  A rejected sum may be sketched first.
+
+        `alone`: others are known to have gone on to the next round.
+        """
+        certificate = self.verdict.certificate
+        assert certificate is not None
+        if self.sketching is None:
+            accepted = decode(certificate.value, Verdict).accept
+            if accepted or not sketch or self.settling is None:
+                return True
+            if not applies(self._cohort.policy):
+                return True
+            self._begin_sketch(certificate, self.settling, now)
+        assert self.sketching is not None
+        self.sketching.advance(now, alone=alone)
+        return self.sketching.over
+
+    def _begin_sketch(
+        self, certificate: Certificate, settling: Settling, now: Millis
+    ) -> None:
+        # On record before anything is said of the updates: whoever restarts here goes on here.
+        key = self._certificate_key(self.verdict)
+        if key not in self._desk.records:
+            self._desk.persist(key, encode(certificate))
+        self.sketching = Sketching(
+            self._setting,
+            settling,
+            self.gathering,
+            self._cohort,
+            self._desk,
+            self._own,
+            self._pair_keys() if self._own else {},
+            now,
+        )
+        for heard in self._early.take(Sketch, Reveal):
+            self.sketching.hear(heard)
 
     def end(self, now: Millis) -> None:
         """The attempt is over: stop pulling."""
@@ -308,7 +335,8 @@ class Attempt:
 
     def certificates(self) -> list[Certificate]:
         """What has been decided so far, in order."""
-        found = (self.certificate, self.survivors.certificate)
+        decided = (self.survivors.certificate, self.verdict.certificate)
+        found = (self.certificate, *decided)
         return [each for each in found if each is not None]
 
     def has_certificate(self, slot: Slot) -> bool:
@@ -331,34 +359,9 @@ class Attempt:
     def blobs(self) -> list[Digest]:
         """Blobs that must not outlive the round: parts, sums, the rounded update."""
         out = self.gathering.blobs()
+        if self.sketching is not None:
+            out += self.sketching.blobs()
         return out if self._quantised is None else [*out, self._quantised]
-
-    # Chair of both decisions -------------------------------------------------------------
-
-    def offer(self, slot: Slot) -> bytes | None:
-        """A value for one of the two questions, if this member knows one."""
-        if slot.kind == Kind.SURVIVORS:
-            value = self.gathering.proposal()
-            if value is not None and not self._isolates(value):
-                return encode(value)
-            return encode(GIVEN_UP) if self._hopeless() else None
-        verdict = self._verdict()
-        return None if verdict is None else encode(verdict)
-
-    def judge(self, slot: Slot, value: bytes) -> bool | None:
-        """May this be decided, as far as this member knows?"""
-        try:
-            if slot.kind == Kind.SURVIVORS:
-                return self._judge_survivors(value)
-            return self._judge_verdict(decode(value, Verdict))
-        except MalformedMessageError:
-            return False
-
-    def cast(self, body: Vote | Proposal, about: About) -> bytes:
-        return self._desk.cast(body, about)
-
-    def proven(self, vote: Vote, votes: Sequence[tuple[int, bytes]]) -> bool:
-        return is_proven(self._cohort, self._desk, vote, votes)
 
     # Inside ------------------------------------------------------------------------------
 
@@ -375,7 +378,7 @@ class Attempt:
             slot,
             self._cohort.members,
             self._desk.me,
-            self,
+            self._chair,
             quorum=self._cohort.thresholds.quorum,
             view_ms=self._cohort.policy.view_ms,
         )
@@ -389,7 +392,7 @@ class Attempt:
                         return decision.hear(sender, body, heard.signature, now)
                 return False
             case Upload():
-                return self.gathering.upload(sender, body)
+                return self.gathering.upload(sender, body, heard.envelope)
             case Report():
                 taken = self.gathering.report(sender, body)
                 if taken and self.settling is not None:
@@ -398,9 +401,14 @@ class Attempt:
                 return taken
             case Release() | Tags() | Claim():
                 if self.settling is None:
-                    self._early[sender, type(body)] = heard
-                    return True
+                    self._early.keep(heard)
+                    return False
                 return self._take_settled(self.settling, heard)
+            case Sketch() | Reveal():
+                if self.sketching is None:
+                    self._early.keep(heard)
+                    return False
+                return self.sketching.hear(heard)
             case _:
                 return False
 
@@ -420,7 +428,8 @@ class Attempt:
         if self.gathering.dirty:
             self.gathering.advance(now)
             if not self.survivors.running and (
-                self._hopeless() or self.offer(self.survivors.slot) is not None
+                self._chair.hopeless()
+                or self._chair.offer(self.survivors.slot) is not None
             ):
                 self.survivors.start(now)
         self.survivors.advance(now)
@@ -440,7 +449,7 @@ class Attempt:
             self.given_up = True
             self.gathering.close(now)
             return
-        self.settling = Settling(
+        self.settling = self._chair.settling = Settling(
             self._setting,
             self.opening,
             value,
@@ -453,8 +462,7 @@ class Attempt:
             now,
         )
         self.settling.release()
-        early, self._early = list(self._early.values()), {}
-        for heard in early:
+        for heard in self._early.take(Release, Tags, Claim):
             self._take_settled(self.settling, heard)
         for shard, reports in enumerate(self.gathering.said.by_slice):
             for report in reports.values():
@@ -466,48 +474,9 @@ class Attempt:
         assert settling is not None
         if settling.dirty:
             settling.advance(now)
-            if not self.verdict.running and self._verdict() is not None:
+            if not self.verdict.running and self._chair.verdict() is not None:
                 self.verdict.start(now)
         self.verdict.advance(now)
-
-    def _hopeless(self) -> bool:
-        """All that could still come would have come by now."""
-        setting, cohort = self._setting, self._cohort
-        backups = 2 * (cohort.thresholds.liars + 2) * setting.backup_ms
-        return self._now >= setting.since + 3 * setting.allowed_ms + backups
-
-    def _isolates(self, value: Survivors) -> bool:
-        return self._host.isolates(frozenset(self._setting.named(value.members)))
-
-    def _judge_survivors(self, proposed: bytes) -> bool | None:
-        version = self.gathering.version
-        if self._judged[:2] == (version, proposed):
-            return self._judged[2]
-        value = decode(proposed, Survivors)
-        if value.members == 0:
-            if value != GIVEN_UP:
-                return False
-            return True if self._hopeless() else None
-        sound = self.gathering.judge(value)
-        if sound and self._isolates(value):
-            sound = False
-        self._judged = (version, proposed, sound)
-        return sound
-
-    def _verdict(self) -> Verdict | None:
-        """The verdict this member would propose now."""
-        if self.settling is None:
-            return None
-        expected = self._host.expected(self._now)
-        return self._judgement.offer(
-            self.settling, self._host.next_epoch(), expected, self._now
-        )
-
-    def _judge_verdict(self, value: Verdict) -> bool | None:
-        if self.settling is None or not self._host.knows_epoch(value.epoch):
-            return None
-        expected = self._host.expected(self._now)
-        return self._judgement.judge(self.settling, value, expected, self._now)
 
     def _certificate_key(self, decision: Decide) -> str:
         return f"{self.opening.round}/certificate/{decision.name.hex()}"
@@ -517,14 +486,3 @@ class Attempt:
         return self._desk.say(
             setting.key(what), self.context, setting.round, setting.attempt, body
         )
-
-
-def is_proven(
-    cohort: Cohort, desk: Desk, vote: Vote, votes: Sequence[tuple[int, bytes]]
-) -> bool:
-    """Are these a quorum of the cohort's signatures on `vote`?"""
-    try:
-        check_votes(vote, votes, cohort.members, cohort.thresholds.quorum, desk.verify)
-    except VerificationError:
-        return False
-    return True

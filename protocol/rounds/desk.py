@@ -6,15 +6,25 @@ restart the records are all that is left, and they are enough: the law of this f
 no place ever holds two different statements of this node.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from protocol.certificate import Proposal, Slot, Step, Verify, Vote, speak
+from protocol.certificate import (
+    Proposal,
+    Slot,
+    Step,
+    Verify,
+    Vote,
+    check_votes,
+    speak,
+)
 from protocol.decide import About
 from protocol.envelope import SIGNATURE_BYTES, Envelope
+from protocol.errors import VerificationError
 from protocol.rounds.events import Accuse, Effect, Forget, Persist, Publish, Send
 from protocol.rounds.messages import LIMIT_BYTES, Body, Heard, Said, say
+from protocol.rounds.policy import Cohort
 from protocol.types import Digest, PublicKey
 from protocol.wire import Message, decode, encode
 
@@ -69,6 +79,8 @@ class Desk:
         self.keys = keys
         self.verify = verify
         self.records = records
+        self.shunned: set[bytes] = set()
+        """Members of whom this node has shown since its start what keeps others out of sums."""
         self._effects: list[Effect] = []
 
     def drain(self) -> list[Effect]:
@@ -142,6 +154,18 @@ class Desk:
         self.do(Publish(envelope))
         return _signature_of(envelope)
 
+    def proves(
+        self, cohort: Cohort, vote: Vote, votes: Sequence[tuple[int, bytes]]
+    ) -> bool:
+        """Are these a quorum of the cohort's signatures on `vote`?"""
+        try:
+            check_votes(
+                vote, votes, cohort.members, cohort.thresholds.quorum, self.verify
+            )
+        except VerificationError:
+            return False
+        return True
+
     def newest_ballots(self, slot: Slot) -> list[bytes]:
         """Envelopes of what this node cast in the last two views it cast anything in.
 
@@ -172,7 +196,12 @@ class Desk:
         for envelope in envelopes:
             self.do(Send(member, envelope))
 
-    def accuse(self, member: bytes, reason: str, *evidence: bytes) -> None:
+    def accuse(
+        self, member: bytes, reason: str, *evidence: bytes, shun: bool = False
+    ) -> None:
+        """`shun`: what it did costs an honest member its place: open without it, if you can."""
+        if shun:
+            self.shunned.add(member)
         self.do(Accuse(member, reason, evidence))
 
 

@@ -12,7 +12,7 @@ from protocol.rounds.messages import Heard, place
 EARLY_KEPT = 64
 """What an honest member says in one attempt, and some of the next."""
 PLACES_KEPT = 512
-"""Beyond the longest quarrel: nine kinds of statement and a few hundred views."""
+"""Beyond the longest quarrel: eleven kinds of statement and a few hundred views."""
 
 
 class Ears:
@@ -20,7 +20,8 @@ class Ears:
 
     def __init__(self) -> None:
         self._said: dict[bytes, dict[Hashable, Heard]] = {}
-        self._taken: set[bytes] = set()
+        self._taken: set[tuple[bytes, Hashable]] = set()
+        """Sender and place, not envelopes: of those one statement may have any number."""
         self._early: dict[bytes, dict[bytes, Heard]] = {}
 
     def note(self, heard: Heard) -> Heard | None:
@@ -38,13 +39,16 @@ class Ears:
 
     def took(self, heard: Heard) -> None:
         """A statement was acted upon: hearing it again tells nothing."""
-        known = self._said.get(heard.sender, {}).get(place(heard))
-        if known is not None and known.body == heard.body:
-            self._taken.add(heard.envelope)
+        if self._is_known(heard):
+            self._taken.add((heard.sender, place(heard)))
 
     def has_taken(self, heard: Heard) -> bool:
         """Was this very statement acted upon in this round?"""
-        return heard.envelope in self._taken
+        return (heard.sender, place(heard)) in self._taken and self._is_known(heard)
+
+    def _is_known(self, heard: Heard) -> bool:
+        known = self._said.get(heard.sender, {}).get(place(heard))
+        return known is not None and known.body == heard.body
 
     def keep_early(self, heard: Heard) -> None:
         """It belongs to an attempt that is still to come."""

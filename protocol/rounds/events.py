@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from protocol.aggregate.shards import Slice
+from protocol.aggregate.weighing import Answer
 from protocol.certificate import Certificate
 from protocol.rounds.messages import Heard, Opening, Verdict
 from protocol.rounds.policy import Epoch
@@ -117,6 +118,23 @@ class Checked:
 
 
 @dataclass(frozen=True)
+class Drawn:
+    """Answer to `Draw`: the sketches are a blob."""
+
+    context: bytes
+    blob: Digest
+
+
+@dataclass(frozen=True)
+class Weighed:
+    """Answer to `Weigh`."""
+
+    context: bytes
+    turn: int
+    answer: Answer
+
+
+@dataclass(frozen=True)
 class Synced:
     """Answer to `SyncState`: the state and its scales are on disk."""
 
@@ -150,6 +168,8 @@ Event = (
     | Applied
     | Tagged
     | Checked
+    | Drawn
+    | Weighed
     | Synced
     | EpochOffered
     | Held
@@ -298,6 +318,35 @@ class Check:
 
 
 @dataclass(frozen=True)
+class Draw:
+    """Sketch the own masked update and the masks under `keys`; answer with `Drawn`."""
+
+    context: bytes
+    slices: tuple[Slice, ...]
+    shards: tuple[Digest, ...]
+    keys: tuple[bytes, ...] = field(repr=False)
+    """Of the masks shared with each other survivor, in order."""
+    seed: bytes
+
+
+@dataclass(frozen=True)
+class Weigh:
+    """Compare what the survivors said, and measure (`weighing.Question`); answer with `Weighed`."""
+
+    context: bytes
+    turn: int
+    slices: tuple[Slice, ...]
+    said: tuple[Digest, ...]
+    alone: tuple[tuple[tuple[bytes, ...], tuple[bytes, ...]], ...] = field(repr=False)
+    sums: tuple[Digest, ...]
+    weights: tuple[int, ...]
+    opened: tuple[tuple[int, int, bytes], ...] = field(repr=False)
+    parts: tuple[tuple[Digest, ...], ...]
+    """Per survivor its masked slices; empty where those are not looked at."""
+    seed: bytes
+
+
+@dataclass(frozen=True)
 class SyncState:
     """Fetch a state that others hold, by chunk, from several; answer with `Synced`."""
 
@@ -313,6 +362,25 @@ class Accuse:
     member: bytes
     reason: str
     evidence: tuple[bytes, ...]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the sketches of a rejected sum showed, for people to judge."""
+
+    round: int
+    context: bytes
+    members: tuple[bytes, ...]
+    """The survivors."""
+    times: tuple[int, ...]
+    """Length of each one's update over the typical one, in thousandths; empty: no verdict."""
+    worst: tuple[int, ...]
+    """The same of the block in which it is most unlike the others."""
+    outliers: tuple[bytes, ...]
+    false: tuple[bytes, ...]
+    """Members whose sketches were shown to be wrong; each is accused as well."""
+    silent: tuple[bytes, ...]
+    """Survivors that said nothing in time."""
 
 
 @dataclass(frozen=True)
@@ -353,8 +421,11 @@ Effect = (
     | Apply
     | Tag
     | Check
+    | Draw
+    | Weigh
     | SyncState
     | Accuse
+    | Measured
     | Finished
     | EpochEntered
     | Left

@@ -11,6 +11,7 @@ again over what they have in common.
 """
 
 from protocol.aggregate.shards import Slice
+from protocol.rounds import pairs
 from protocol.rounds.desk import Desk
 from protocol.rounds.events import Drop, Fetch, Sum, Summed
 from protocol.rounds.messages import (
@@ -63,14 +64,16 @@ class Gathering:
 
     # What is heard and done ------------------------------------------------------------
 
-    def upload(self, sender: bytes, body: Upload) -> bool:
+    def upload(self, sender: bytes, body: Upload, envelope: bytes) -> bool:
         """A member's parts by digest; False if it is none of this attempt's."""
         if sender not in self.setting.members:
             return False
-        if len(body.shards) != len(self.setting.slices):
-            return False
         place = self.setting.place(sender)
-        if self.said.add_upload(place, body):
+        if len(body.shards) != len(self.setting.slices) or not pairs.is_shaped(
+            body, place, len(self.setting.members)
+        ):
+            return False
+        if self.said.add_upload(place, body, envelope):
             for shard, part in enumerate(body.shards):
                 self._part_of.setdefault(part, []).append((shard, place))
                 if part in self.here:
@@ -95,21 +98,26 @@ class Gathering:
             self.said.bar(self.setting.place(member))
             self._changed()
 
-    def own_parts(self, shards: tuple[Digest, ...]) -> None:
-        """The masked parts of this node are blobs here."""
-        self._have(*shards)
+    def have(self, *blobs: Digest) -> None:
+        """These are blobs on this node."""
+        for blob in blobs:
+            if blob not in self.here:
+                self.here.add(blob)
+                for shard, place in self._part_of.get(blob, ()):
+                    self._held[shard] |= 1 << place
+        self._changed()
 
     def fetched(self, blob: Digest, now: Millis) -> None:
         if blob in self._sources:
             self._sources.pop(blob)
-            self._have(blob)
+            self.have(blob)
             self._note_arrivals(now)
 
     def summed(self, event: Summed) -> Heard | None:
         """A sum asked for is here: report it."""
         if (event.shard, event.members) not in self._asked:
             return None
-        self._have(event.sum)
+        self.have(event.sum)
         self._own[event.shard, event.members] = event.sum
         turn = self._turns.get(event.shard, 0)
         if turn >= TURNS:
@@ -135,7 +143,7 @@ class Gathering:
 
     def resume(self, report: Report) -> None:
         """A report this node made before a restart; its sum is a blob here."""
-        self._have(Digest(report.sum))
+        self.have(Digest(report.sum))
         self._turns[report.shard] = max(
             self._turns.get(report.shard, 0), report.turn + 1
         )
@@ -155,7 +163,7 @@ class Gathering:
         for each in slices if late else [slices[i] for i in self._owned]:
             if self._is_mine(each, target, now):
                 self._begun.setdefault(each.index, now)
-                self._pull_parts(each, self.said.wanted)
+                self.pull_parts(each, self.said.wanted)
                 self._add_up(each, target, now)
         if target:
             for report, place in self.said.take_new(target):
@@ -187,6 +195,8 @@ class Gathering:
         ):
             return False
         if not len(value.reports) == len(value.reporters) == len(setting.slices):
+            return False
+        if not self.said.is_peaceful(value.members):
             return False
         verdict: bool | None = True
         for index, (report, place) in enumerate(
@@ -230,7 +240,7 @@ class Gathering:
         own = self._own.get((shard, members))
         if own is None:
             each = self.setting.slices[shard]
-            self._pull_parts(each, members)
+            self.pull_parts(each, members)
             self._ask(each, members, self.held(shard))
         return own
 
@@ -277,7 +287,7 @@ class Gathering:
         served = self.said.is_served(each.index, target)
         return not served or now >= turn + setting.allowed_ms
 
-    def _pull_parts(self, each: Slice, members: int) -> None:
+    def pull_parts(self, each: Slice, members: int) -> None:
         asked = self._pulled.get(each.index, 0)
         if not members & self.said.uploaded & ~asked:
             return
@@ -290,7 +300,7 @@ class Gathering:
         self._pulled[each.index] = asked
 
     def _add_up(self, each: Slice, target: int, now: Millis) -> None:
-        held = self.held(each.index)
+        held = self.held(each.index) & self.said.wanted
         if each.index in self._turns:
             if target:
                 self._ask(each, target, held)
@@ -328,14 +338,6 @@ class Gathering:
         each = self.setting.slices[report.shard]
         sources = (self.setting.members[place], *self._cohort.members)
         self.pull(wanted, sources, self.slice_bytes(each))
-
-    def _have(self, *blobs: Digest) -> None:
-        for blob in blobs:
-            if blob not in self.here:
-                self.here.add(blob)
-                for shard, place in self._part_of.get(blob, ()):
-                    self._held[shard] |= 1 << place
-        self._changed()
 
     def _changed(self) -> None:
         self.dirty = True

@@ -96,6 +96,18 @@ class History:
         floor = max(MEMBERS_AT_LEAST, self.cohort.thresholds.liars + 2)
         return isolates(self.opened, members, floor)
 
+    @property
+    def unsketched(self) -> bool:
+        """Was no update relative to the present base sketched yet (§5.10)?
+
+        Updates are taken to stay while the base does: each sketch would tell more of the same
+        ones.  So it is the first rejection on a base that is looked into, and no other.
+        """
+        if self.certificate is not None:
+            last = decode(self.certificate.value, Verdict)
+            return last.accept and not self.opened
+        return not self.opened
+
     def allowed(self, ready: frozenset[bytes]) -> frozenset[bytes] | None:
         """The largest set of `ready` members whose sum may be opened; None: wait for others."""
         if not self.isolates(ready):

@@ -175,6 +175,8 @@ class Rounds:
             return "syncing"
         if self._attempt is None:
             return "ready" if self._update is not None else "training"
+        if self._attempt.sketching is not None:
+            return "sketching"
         return "uploading" if self._attempt.settling is None else "settling"
 
     def newest(self) -> Finished | None:
@@ -464,7 +466,11 @@ class Rounds:
             return  # the registry will tell; until then the others go on
         if self._history.joining and self._desk.me not in cohort:
             return
-        self._finish(certificate, now)
+        attempt = self._attempt
+        if attempt is None or attempt.context != verdict.context or verdict.accept:
+            self._finish(certificate, now)
+        else:
+            attempt.adopt(certificate, now)  # something may be left to do
 
     def _advance(self, now: Millis) -> None:
         if not self.over and not self.silent:
@@ -538,6 +544,10 @@ class Rounds:
         attempt = self._attempt
         assert attempt is not None
         if attempt.verdict.certificate is not None:
+            liars = self._history.cohort.thresholds.liars
+            alone = self._talk.ahead(self.round) > liars
+            if not attempt.close(now, sketch=self._history.unsketched, alone=alone):
+                return False
             self._finish(attempt.verdict.certificate, now)
             return not self._over
         if attempt.given_up:

@@ -101,9 +101,11 @@ class Opening(Message, frozen=True, tag="opening"):
 
 
 class Upload(Message, frozen=True, tag="upload"):
-    """My masked shards by digest, in the order of the vector."""
+    """My masked shards by digest, in the order of the vector, and the keys of my pair masks."""
 
     shards: tuple[bytes, ...]
+    pairs: tuple[bytes, ...]
+    """Digest of the key shared with each member of the opening, in order; empty for myself."""
 
 
 class Report(Message, frozen=True, tag="report"):
@@ -132,6 +134,10 @@ class Survivors(Message, frozen=True, tag="survivors"):
     """One per shard, all over `members`."""
     reporters: tuple[int, ...]
     """Place in the opening of whoever made each report."""
+
+
+GIVEN_UP = Survivors(0, bytes(DIGEST_BYTES), (), ())
+"""The value that ends an attempt with nothing released."""
 
 
 class Release(Message, frozen=True, tag="release"):
@@ -197,9 +203,16 @@ class Evidence(Message, frozen=True, tag="evidence"):
 
 
 class Sketch(Message, frozen=True, tag="sketch"):
-    """What each pair mask of mine weighs under the sketches drawn after a rejection (§5.10)."""
+    """What my masked update and each pair mask of mine weigh, after a rejection (§5.10)."""
 
     blob: bytes
+
+
+class Reveal(Message, frozen=True, tag="reveal"):
+    """Keys of masks of which the other holder says something else than I do (§5.10)."""
+
+    keys: tuple[tuple[int, bytes], ...]
+    """Place of the other holder in the opening, and the key."""
 
 
 Body = (
@@ -213,6 +226,7 @@ Body = (
     | Proof
     | Evidence
     | Sketch
+    | Reveal
 )
 
 
@@ -314,20 +328,7 @@ def _decision(envelope: Envelope, data: bytes) -> Heard:
 def _check_lengths(body: Body) -> None:
     match body:
         case PreKey():
-            require_wire_length("epoch", body.epoch, DIGEST_BYTES)
-            require_wire_length("public key", body.public, KEY_BYTES)
-            require_wire_length("seed digest", body.seed, DIGEST_BYTES)
-            if not 0 <= body.floor <= body.number or len(body.shares) != len(
-                body.sealed
-            ):
-                raise MalformedMessageError(
-                    f"pre-key {body.number}, floor {body.floor}, with {len(body.shares)} share digests"
-                    f" and {len(body.sealed)} sealed shares"
-                )
-            for pair in body.shares:
-                require_wire_length("share digests", pair, 2 * DIGEST_BYTES)
-            for sealed in body.sealed:
-                require_wire_length("sealed shares", sealed, SEALED_SHARES_BYTES)
+            check_prekey(body)
         case Heartbeat():
             require_wire_length("head", body.head, DIGEST_BYTES)
             if body.asks < 0:
@@ -335,6 +336,9 @@ def _check_lengths(body: Body) -> None:
         case Upload():
             for shard in body.shards:
                 require_wire_length("shard digest", shard, DIGEST_BYTES)
+            for pair in body.pairs:
+                if pair:
+                    require_wire_length("digest of a pair key", pair, DIGEST_BYTES)
         case Report():
             _check_report(body)
         case Release():
@@ -351,8 +355,27 @@ def _check_lengths(body: Body) -> None:
                 )
         case Sketch():
             require_wire_length("sketch blob", body.blob, DIGEST_BYTES)
+        case Reveal():
+            for _, key in body.keys:
+                require_wire_length("pair key", key, KEY_BYTES)
         case _:
             pass
+
+
+def check_prekey(body: PreKey) -> None:
+    """Lengths, and as many shares as digests of them; else `MalformedMessageError`."""
+    require_wire_length("epoch", body.epoch, DIGEST_BYTES)
+    require_wire_length("public key", body.public, KEY_BYTES)
+    require_wire_length("seed digest", body.seed, DIGEST_BYTES)
+    if not 0 <= body.floor <= body.number or len(body.shares) != len(body.sealed):
+        raise MalformedMessageError(
+            f"pre-key {body.number}, floor {body.floor}, with {len(body.shares)} share digests"
+            f" and {len(body.sealed)} sealed shares"
+        )
+    for pair in body.shares:
+        require_wire_length("share digests", pair, 2 * DIGEST_BYTES)
+    for sealed in body.sealed:
+        require_wire_length("sealed shares", sealed, SEALED_SHARES_BYTES)
 
 
 def _check_report(report: Report) -> None:
@@ -384,7 +407,7 @@ def place(heard: Heard) -> Hashable | None:
             return (heard.context, "proposal", body.view)
         case PreKey():
             return (body.epoch, "prekey", body.number)
-        case Upload() | Release() | Tags() | Sketch():
+        case Upload() | Release() | Tags() | Sketch() | Reveal():
             return (heard.context, type(body).__name__)
         case Report():
             return (heard.context, "report", body.shard, body.turn)

@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from protocol.certificate import NOTHING, Proposal, Slot, Step, Vote
 from protocol.decide import About
 from protocol.errors import MalformedMessageError
-from protocol.rounds.attempt import is_proven
 from protocol.rounds.desk import SILENT, Desk
 from protocol.rounds.history import History
 from protocol.rounds.messages import Opening
+from protocol.rounds.quarrels import left_out
 from protocol.rounds.stock import Known, Stock
 from protocol.rounds.talk import Talk
 from protocol.types import Millis
@@ -34,7 +34,7 @@ class Openings:
         self._talk = talk
         self.stock = stock
         self.accused: set[bytes] = set()
-        """Members shown to lie in this epoch."""
+        """Members shown to contradict themselves in this epoch."""
         self.ready = False
         """Is this node's own update on disk, and may it take part?"""
         self.now = Millis(0)
@@ -104,7 +104,7 @@ class Openings:
         return self._desk.cast(body, about)
 
     def proven(self, vote: Vote, votes: Sequence[tuple[int, bytes]]) -> bool:
-        return is_proven(self._history.cohort, self._desk, vote, votes)
+        return self._desk.proves(self._history.cohort, vote, votes)
 
     def use_up(self, slot: Slot, value: bytes) -> None:
         """An opening was precommitted, or certified: its pre-keys are for no other."""
@@ -151,7 +151,8 @@ class Openings:
         It cannot where too few are left, or where a sum without them would, with one opened
         before, single them out.
         """
-        for candidates in (ready - self.accused, ready):
+        liars = self.accused | self._desk.shunned
+        for candidates in (ready - liars, ready):
             allowed = self._history.allowed(candidates)
             enough = self._history.cohort.thresholds.survivors
             if allowed is not None and len(allowed) >= enough:
@@ -216,15 +217,4 @@ class Openings:
                 if held[holder][place] < number:
                     partners[dealer].append(holder)
                     partners[holder].append(dealer)
-        counts = {member: len(others) for member, others in partners.items()}
-        out: list[bytes] = []
-        while counts:
-            # Seats break ties, so that everyone who sees the same leaves out the same.
-            worst = max(counts, key=counts.__getitem__)
-            if not counts.pop(worst):
-                break
-            out.append(worst)
-            for other in partners[worst]:
-                if other in counts:
-                    counts[other] -= 1
-        return out
+        return left_out(partners)

@@ -42,6 +42,8 @@ class Policy(Message, frozen=True, tag="policy"):
     any set of members."""
     checked: bool = True
     """Sums are checked by a random combination before they are accepted (§5.9)."""
+    sketched: bool = True
+    """The updates of a rejected sum are measured behind their masks (§5.10)."""
     beat_ms: int = 1_000
     fresh_ms: int = 5_000
     """A member not heard for this long is not counted on for the next opening."""

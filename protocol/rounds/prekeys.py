@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from protocol.aggregate import shamir
-from protocol.errors import LocalProtocolError, VerificationError
+from protocol.errors import DealerError, LocalProtocolError, VerificationError
 from protocol.rounds.messages import SHARE_BYTES, PreKey
 from protocol.rounds.policy import Cohort
 from protocol.types import DIGEST_BYTES, KEY_BYTES, Digest, digest
@@ -140,7 +140,7 @@ def open_secret(
 ) -> bytes:
     """The seed or the key behind good shares, by place in the epoch.
 
-    Raises `VerificationError` if the dealer dealt shares of something else than it announced.
+    Raises `DealerError` if the dealer dealt shares of something else than it announced.
     """
     threshold = cohort.thresholds.shares
     if len(shares) < threshold:
@@ -149,9 +149,9 @@ def open_secret(
     secret = shamir.join({place + 1: share for place, share in chosen.items()})
     scope = _scope(cohort, dealer, prekey.number)
     if kind == SEED and seed_digest(scope, secret) != prekey.seed:
-        raise VerificationError(f"seed of pre-key {prekey.number}")
+        raise DealerError(dealer, "seed")
     if kind == KEY and public_of(secret) != prekey.public:
-        raise VerificationError(f"key of pre-key {prekey.number}")
+        raise DealerError(dealer, "key")
     return secret
 
 

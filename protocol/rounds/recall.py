@@ -5,12 +5,19 @@ again, or deleted, without knowing what it was.
 """
 
 from protocol.certificate import NOTHING, Certificate, Kind, Step, Vote
-from protocol.rounds.attempt import OpenRecord
 from protocol.rounds.desk import RECORD_LIMIT_BYTES, Desk
-from protocol.rounds.messages import Opening, Survivors, Upload, Verdict
+from protocol.rounds.messages import Opening, Sketch, Survivors, Upload, Verdict
 from protocol.rounds.openings import Openings
 from protocol.types import Digest
-from protocol.wire import decode
+from protocol.wire import Message, decode
+
+
+class OpenRecord(Message, frozen=True, tag="opened"):
+    """A certified opening, the pre-keys it uses, and this node's update if it takes part."""
+
+    certificate: Certificate
+    prekeys: tuple[bytes, ...]
+    update: bytes
 
 
 def stale(desk: Desk, last: int) -> list[str]:
@@ -34,6 +41,10 @@ def blobs_named(desk: Desk, keys: list[str]) -> list[Digest]:
             body = desk.own(record).body
             if isinstance(body, Upload):
                 blobs += [Digest(shard) for shard in body.shards]
+        elif key.endswith("/sketch"):
+            body = desk.own(record).body
+            if isinstance(body, Sketch):
+                blobs.append(Digest(body.blob))
     return blobs
 
 
@@ -64,7 +75,10 @@ def survivors(desk: Desk, verdict: Verdict) -> tuple[bytes, ...]:
     for key, record in desk.records.items():
         if key.startswith(prefix):
             found = decode(record, Certificate, limit_bytes=RECORD_LIMIT_BYTES)
-            if found.slot.context == verdict.context:
+            if (found.slot.kind, found.slot.context) == (
+                Kind.SURVIVORS,
+                verdict.context,
+            ):
                 chosen = decode(found.value, Survivors).members
                 return tuple(
                     m for i, m in enumerate(opening.members) if chosen >> i & 1

@@ -7,12 +7,14 @@ statements alone; what of it has arrived is the business of `gather`.
 
 from collections.abc import Collection
 
+from protocol.rounds import pairs
 from protocol.rounds.messages import (
     Report,
     Upload,
     inputs_digest,
     uploads_digest,
 )
+from protocol.rounds.quarrels import left_out
 from protocol.rounds.setting import Setting
 from protocol.types import Digest
 
@@ -28,6 +30,8 @@ class Reports:
         self._setting = setting
         self._enough = enough
         self.uploads: dict[int, Upload] = {}
+        self.envelopes: dict[int, bytes] = {}
+        """By place, the signed upload."""
         self.by_slice: list[dict[tuple[int, int], Report]] = [
             {} for _ in setting.slices
         ]
@@ -35,7 +39,11 @@ class Reports:
         self.uploaded = 0
         """Members whose upload is known, as a set."""
         self.barred = 0
-        """Members left out, as a set."""
+        """Members shown to lie, as a set."""
+        self._at_odds: dict[int, list[int]] = {}
+        """By place, those whose upload has another digest of a shared key."""
+        self._out = 0
+        """Members left out for that, as a set."""
         self._sound: set[tuple[int, int, int]] = set()
         self._usable_now: dict[int, dict[tuple[int, int], Report]] = {}
         self._best: dict[int, int] = {}
@@ -54,11 +62,16 @@ class Reports:
 
     # What is heard -----------------------------------------------------------------------
 
-    def add_upload(self, place: int, body: Upload) -> bool:
+    def add_upload(self, place: int, body: Upload, envelope: bytes) -> bool:
         """A member's parts; False if it has announced some before."""
         if place in self.uploads:
             return False
+        for other, known in self.uploads.items():
+            if not pairs.agree(body, place, known, other):
+                self._at_odds.setdefault(place, []).append(other)
+                self._at_odds.setdefault(other, []).append(place)
         self.uploads[place] = body
+        self.envelopes[place] = envelope
         self.uploaded |= 1 << place
         self._look_again()
         return True
@@ -84,7 +97,7 @@ class Reports:
     @property
     def wanted(self) -> int:
         """All members of the opening, without those left out."""
-        return self._setting.everyone & ~self.barred
+        return self._setting.everyone & ~self.barred & ~self._out
 
     def target(self) -> int:
         """What the best reports of all slices have in common; 0 while a slice has none."""
@@ -169,9 +182,31 @@ class Reports:
         self._sound.add(where)
         return True
 
+    def is_peaceful(self, members: int) -> bool:
+        """Do the known uploads of a set agree on every shared key?"""
+        return not any(
+            members >> place & 1 and any(members >> other & 1 for other in others)
+            for place, others in self._at_odds.items()
+        )
+
     # Inside ------------------------------------------------------------------------------
 
+    def _leave_out(self) -> int:
+        """Who goes so that all others agree.
+
+        The order of the first slice breaks ties: it is drawn anew with every attempt, so a liar
+        that quarrels with one member is itself the one to go every other time.
+        """
+        ranks = self._ranks[0]
+        standing = {
+            place: [o for o in self._at_odds[place] if not self.barred >> o & 1]
+            for place in sorted(self._at_odds, key=ranks.__getitem__)
+            if not self.barred >> place & 1
+        }
+        return sum(1 << place for place in left_out(standing))
+
     def _look_again(self) -> None:
+        self._out = self._leave_out()
         self._target = None
         self._usable_now.clear()
         self._over.clear()

@@ -9,14 +9,14 @@ for one certificate.  `Released` is the ledger that refuses anything else.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from protocol.aggregate.checks import PRIME, packed_bytes
-from protocol.aggregate.masks import pair_key, self_key
+from protocol.aggregate.masks import self_key
 from protocol.certificate import value_name
 from protocol.errors import LocalProtocolError, VerificationError
-from protocol.rounds import prekeys
+from protocol.rounds import pairs, prekeys
 from protocol.rounds.desk import Desk
 from protocol.rounds.events import (
     Applied,
@@ -179,7 +179,7 @@ class Settling:
     def _kind(self, member: bytes) -> int:
         return KEY if member in self._gone else SEED
 
-    def _open(self) -> bool:
+    def open(self) -> bool:
         """All seeds and keys, if a threshold of shares of each is here."""
         if self._seeds:
             return True
@@ -203,6 +203,8 @@ class Settling:
         if self.broken:
             self._seeds.clear()
             self._keys.clear()
+        else:
+            self._name_false_digests()
         return not self.broken
 
     # Sums --------------------------------------------------------------------------------
@@ -210,7 +212,7 @@ class Settling:
     def advance(self, now: Millis) -> None:
         """Go as far as what is here allows."""
         self.dirty = False
-        if self.broken or not self._open():
+        if self.broken or not self.open():
             return
         # First: the others wait for it, and for the state nobody but this member.
         self._tag()
@@ -289,17 +291,49 @@ class Settling:
         sources = (reporter, *self._cohort.members)
         self._gathering.pull(digest, sources, limit_bytes)
 
-    def _apply(self, sums: tuple[Digest, ...]) -> Apply:
+    def open_masks(self) -> dict[bytes, tuple[list[bytes], list[bytes]]]:
+        """Per survivor the keys of masks that hide nothing any more: what it added, took off.
+
+        Its self mask, and those that it shares with members that are no survivors.
+        """
         context = Digest(self._setting.context)
-        plus: list[bytes] = []
-        minus = [self_key(self._seeds[m], context, m) for m in self.members]
-        publics = [self._used[member].prekey.public for member in self.members]
+        masks: dict[bytes, tuple[list[bytes], list[bytes]]] = {
+            m: ([self_key(self._seeds[m], context, m)], []) for m in self.members
+        }
         for gone in self.dropped:
-            secrets = prekeys.exchanges(self._keys[gone], publics)
-            for member, shared in zip(self.members, secrets, strict=True):
-                key = pair_key(shared, context, member, gone)
+            shared = self._keys_of(gone, self.members)
+            for member, key in shared.items():
                 # The member added the mask if its key is the lower one of the two.
-                (minus if member < gone else plus).append(key)
+                masks[member][member > gone].append(key)
+        return masks
+
+    def _keys_of(self, gone: bytes, others: Sequence[bytes]) -> dict[bytes, bytes]:
+        """Pair keys of a member that is no survivor, whose secret is open."""
+        context, secret = Digest(self._setting.context), self._keys[gone]
+        return pairs.pair_keys(secret, gone, others, self._used, context)
+
+    def _name_false_digests(self) -> None:
+        """Who said of a key that is open now what it is not (§5.10)?"""
+        said, place = self._gathering.said, self._setting.place
+        for gone in self.dropped:
+            others = [m for m in self._setting.members if m != gone]
+            keys = {place(m): k for m, k in self._keys_of(gone, others).items()}
+            for liar in pairs.false_digests(place(gone), keys, said.uploads):
+                self._desk.accuse(
+                    self._setting.members[liar],
+                    "said a digest of a pair key that is not the key's",
+                    said.envelopes[liar],
+                    self._used[gone].envelope,
+                    self._keys[gone],
+                    shun=True,
+                )
+
+    def _apply(self, sums: tuple[Digest, ...]) -> Apply:
+        plus: list[bytes] = []
+        minus: list[bytes] = []
+        for added, taken_off in self.open_masks().values():
+            minus += added
+            plus += taken_off
         return Apply(
             self._setting.context,
             self._opening,

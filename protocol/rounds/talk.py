@@ -72,6 +72,10 @@ class Talk:
         ]
         return frozenset((*alive, self._desk.me))
 
+    def ahead(self, number: int) -> int:
+        """How many members were last heard of in a later round than this."""
+        return sum(1 for beat in self.beats.values() if beat.round > number)
+
     def progress(self, cohort: Cohort, now: Millis) -> None:
         """Something new was heard or done: no need to ask for a while."""
         if now - self._stepped_at < PATIENT_ASKS * cohort.policy.ask_ms:

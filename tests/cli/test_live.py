@@ -238,3 +238,47 @@ def test_watching_a_run_with_a_budget_tells_what_is_spent_of_it(rexis, tell):
     assert out.splitlines()[-1] == (
         "ended, ε 4.0113 of 8.0000 a record, δ 1e-05: ended by KY, MN"
     )
+
+
+SKETCH = {
+    "round": 0,
+    "lengths": {
+        "KY": {"whole": 0.93, "block": 1.1},
+        "MN": {"whole": 1.0, "block": 1.2},
+        "NY": {"whole": 10.91, "block": 12.42},
+    },
+    "outliers": ["NY"],
+    "false": ["NY"],
+    "silent": [],
+}
+
+
+def test_a_rejected_round_says_whose_update_was_unlike_the_others(
+    rexis, daemon, tell, monkeypatch
+):
+    monkeypatch.setitem(ROUND, "sketch", SKETCH)
+    tell(TRAINING, {"round": 1}, {**ENDED, "sketch": SKETCH})
+    _, out, _ = rexis("run", "watch", ID)
+    assert out.count("rejected") == 2  # each of the two rounds has it here
+    assert (
+        "round 0 rejected: NY said what is shown to be wrong,"
+        " NY 12.4 times the typical update\n"
+    ) in out
+    daemon.answers["runs.show"] = lambda _params: {**RUN, "sketch": SKETCH}
+    _, out, _ = rexis("run", "show", ID)
+    assert "KY 0.93, MN 1.00, NY 10.91" in out
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"outliers": [], "false": []}, "round 0 rejected: no update stands out"),
+        (
+            {"lengths": {}, "outliers": [], "false": [], "silent": ["MN"]},
+            "round 0 rejected: MN said nothing, lengths unknown",
+        ),
+    ],
+)
+def test_a_rejected_round_that_names_nobody_says_so(changed, words):
+    assert watch.sketch({**SKETCH, **changed}) == words
+    assert watch.sketch(None) == ""

@@ -19,12 +19,12 @@ from node.locations import Home
 from node.rpc.client import call
 from protocol.members import ROLE_DATA_PROVIDER, Member
 
-# Modules beside each other, the lies of the simulator, which real daemons repeat, and the
-# federation that chain tests share.
+# Modules beside each other, the lies of the simulator, which real daemons repeat, the
+# federation that chain tests share, and the records that queries are about.
 _HERE = Path(__file__).parent
 sys.path[:0] = [
     str(_HERE),
-    *(str(_HERE.parent / name) for name in ("sim", "conformance")),
+    *(str(_HERE.parent / name) for name in ("sim", "conformance", "unit/node/queries")),
 ]
 from movable import federation  # noqa: E402 - the path is made above
 

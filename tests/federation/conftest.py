@@ -100,6 +100,7 @@ class Site:
         self.blobs = BlobDir(self.folder / "blobs")
         self.datasets = Table(table(number))
         self.account = bytes([number + 1]) * 20
+        self.worker_host = ""
         self.runs = None
 
     def member(self):
@@ -145,6 +146,7 @@ class Site:
                     *(self.folder / name for name in ("states", "blobs", "models"))
                 ),
                 worker_socket=world.worker,
+                worker_host=self.worker_host,
             ),
             datasets=self.datasets,
             outbox=outbox,

@@ -245,6 +245,108 @@ async def test_a_kill_after_the_last_verdict_loses_neither_its_row_nor_its_ancho
     assert all(len(roots) == 1 for roots in states(world, run).values())
 
 
+async def _left(site):
+    """What a round leaves at a member, in files and in its store."""
+    files = [p for p in (site.folder / "blobs").rglob("*") if p.is_file()]
+    kept = [await site.store.scan(n) for n in ("round-shared", "round-recipes")]
+    return [*files, *kept[0], *kept[1]]
+
+
+class Killed:
+    """Ends one member's part in the deletion of what its last round leaves."""
+
+    def __init__(self, site, monkeypatch):
+        self.here = trio.Event()
+        self._site, self._patch = site, monkeypatch
+
+    def among_files(self):
+        """One file is gone, the others are not."""
+        usual = self._site.blobs.delete
+
+        def delete(blob):
+            usual(blob)
+            trio.from_thread.run_sync(self.here.set)
+            trio.from_thread.run(trio.sleep_forever)
+
+        self._patch.setattr(self._site.blobs, "delete", delete)
+
+    def after_records(self):
+        usual, site = RecordBox.delete, self._site
+
+        async def delete(box, *given):
+            await usual(box, *given)
+            if box._store is site.store:
+                self.here.set()
+                await trio.sleep_forever()
+
+        self._patch.setattr(RecordBox, "delete", delete)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["among_files", "after_records"])
+async def test_a_kill_while_a_round_is_deleted_leaves_nothing_behind(
+    world, monkeypatch, where
+):
+    first, *others = world.sites
+    async with AsyncExitStack() as stack:
+        for site in others:
+            await stack.enter_async_context(site.up())
+        with monkeypatch.context() as patched:
+            killed = Killed(first, patched)
+            getattr(killed, where)()
+            async with first.up():
+                run = await world.propose(rounds=1)
+                with trio.fail_after(60):
+                    await killed.here.wait()
+        async with first.up():
+            await world.until_finished(run)
+            with trio.fail_after(20):
+                while await _left(first):
+                    await trio.sleep(0.02)
+
+
+@pytest.mark.slow
+async def test_a_recipe_goes_with_its_round_and_not_before(world, monkeypatch):
+    """One that no record names, as a kill leaves it, goes when the node starts again."""
+    first, *others = world.sites
+    usual, hung = Hands._mask, []
+
+    async def mask(self, effect):
+        if self._tools.store is first.store and first.runs.record(run).done:
+            hung[-1].set()
+            await trio.sleep_forever()
+        return await usual(self, effect)
+
+    async def recipes():
+        return {key[32:] for key, _ in await first.store.scan("round-recipes")}
+
+    async with AsyncExitStack() as stack:
+        for site in others:
+            await stack.enter_async_context(site.up())
+        with monkeypatch.context() as patched:
+            patched.setattr(Hands, "_mask", mask)
+            hung.append(trio.Event())
+            async with first.up():
+                run = await world.propose(rounds=3)
+                with trio.fail_after(60):
+                    await hung[-1].wait()
+                (named,) = await recipes()
+                stray = await _box(first, run).put_recipe(b"nobody masks by this")
+                assert await recipes() == {named, stray}
+            hung.append(trio.Event())
+            async with first.up():
+                with trio.fail_after(60):
+                    await hung[-1].wait()
+                # What was rounded once is never rounded anew under one context.
+                assert await recipes() == {named}
+                stray = await _box(first, run).put_recipe(b"nor by this")
+        async with first.up():
+            await world.until_finished(run)
+            with trio.fail_after(20):
+                while await _left(first):
+                    await trio.sleep(0.02)
+
+
 @pytest.mark.slow
 async def test_a_state_is_not_given_to_a_stranger_to_the_run(world):
     async with AsyncExitStack() as stack:

@@ -36,7 +36,8 @@ def main() -> int:
     report, seconds, used = campaign.many(seeds, options.processes)
     print(
         f"{report.runs} federations, {report.events} events, {report.crashes} crashes,"
-        f" {report.rejected} rejections, {report.given_up} attempts given up,"
+        f" {report.rejected} rejections, {report.sketched} of them sketched,"
+        f" {report.given_up} attempts given up,"
         f" {seconds:.0f} s on {options.processes} processes, {used:.0f} s of processor"
     )
     print("members: " + ", ".join(f"{n}: {k}" for n, k in sorted(report.sizes.items())))

@@ -14,6 +14,8 @@ from federation_sim.invariants import Laws
 from federation_sim.scenario import END_MS, draw
 from federation_sim.world import World, quick_policy
 
+from protocol.aggregate.sketch import ENTRIES_AT_LEAST
+from protocol.certificate import Certificate, Kind
 from protocol.rounds import events as ev
 from protocol.rounds.history import HEAD, HeadRecord
 from protocol.rounds.messages import Verdict
@@ -54,15 +56,20 @@ def test_every_fault_and_every_size_is_drawn():
         for seed in range(400)
         for fault in draw(seed, members=4, hard=True).what
     }
-    wanted = {f"liar {name}" for name in liars.LIES} | {
-        "crash of",
-        "partition at for",
-        "lost, late, out of order: drop delay",
-        "lost, late, out of order and twice: drop delay",
-        "absent",
-        "disk loss",
-        "reject round",
-    }
+    poisons = {f"liar poisons and {how}" for how in (*scenario.HIDES, "hides nothing")}
+    wanted = (
+        {f"liar {name}" for name in liars.LIES}
+        | poisons
+        | {
+            "crash of",
+            "partition at for",
+            "lost, late, out of order: drop delay",
+            "lost, late, out of order and twice: drop delay",
+            "absent",
+            "disk loss",
+            "reject round",
+        }
+    )
     assert drawn == wanted
 
 
@@ -188,6 +195,95 @@ def test_a_rejected_round_leaves_the_state_and_the_next_takes_the_same_members()
     assert all([each.verdict.accept for each in end] == [False, True] for end in ends)
     assert {end[0].verdict.state for end in ends} == {world.state}
     assert len({end[1].survivors for end in ends}) == 1
+
+
+def rejecting(members: int, seed: int, **numbers) -> World:
+    """All hold-outs reject the first round, of a vector that can be sketched."""
+    policy = quick_policy(numbers.pop("length", ENTRIES_AT_LEAST), **numbers)
+    world = World(members, seed, policy=policy, rounds=1)
+    for node in world.nodes.values():
+        node.dislikes = frozenset({0})
+    return world
+
+
+@pytest.mark.parametrize(
+    "scene",
+    [
+        scenes.poisoned,
+        scenes.noisy,
+        scenes.hidden_in_a_mask,
+        scenes.hidden_in_its_sum,
+        scenes.hidden_in_both,
+        scenes.rejected_twice,
+        scenes.framed,
+    ],
+    ids=["poisoned", "noisy", "mask", "sum", "both", "twice", "framed"],
+)
+def test_sketches_name_whoever_poisons_or_lies_and_nobody_else(scene):
+    for seed in range(3):
+        scene(seed).run()
+
+
+def test_a_silent_survivor_leaves_the_others_without_lengths():
+    world = rejecting(4, 2)
+    mute = next(iter(world.nodes.values()))
+    mute.honest = False
+    liars.LIES["sketches nothing"](world, mute, world.chance)
+    laws = started(world)
+    world.run(END_MS)
+    laws.final()
+    for node in world.nodes.values():
+        if node.honest:
+            (found,) = node.measured
+            assert found.silent == (mute.name,)
+            assert found.times == found.outliers == found.false == ()
+
+
+@pytest.mark.parametrize("record", ["/sketch", "certificate"])
+def test_a_member_that_dies_while_it_sketches_goes_on_where_it_was(record):
+    world = rejecting(4, 3)
+    victim = list(world.nodes.values())[2]
+    victim.down_ms = 700
+    killed = []
+
+    def watch(node, effect):
+        if node is not victim or killed or not isinstance(effect, ev.Persist):
+            return
+        sketched = effect.key.endswith("/sketch")
+        decided = "/certificate/" in effect.key and (
+            decode(effect.value, Certificate).slot.kind == Kind.VERDICT
+        )
+        if sketched if record == "/sketch" else decided:
+            killed.append(effect.key)
+            world.later(0, lambda: world.crash(victim))
+
+    world.watchers.append(watch)
+    laws = started(world)
+    world.run(END_MS)
+    laws.final()
+    assert killed
+    assert victim.crashes == 1
+    # The others wait for what it has to say, and do not for it to hear what they said.
+    others = [node for node in world.nodes.values() if node is not victim]
+    (times,) = {node.measured[-1].times for node in others}
+    assert len(times) == 4
+    assert {found.times for found in victim.measured} <= {times}
+    assert all(found.silent == () for found in victim.measured)
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [{"length": ENTRIES_AT_LEAST - 1}, {"sketched": False}, {"noised": True}],
+    ids=lambda numbers: next(iter(numbers)),
+)
+def test_what_would_tell_too_much_is_not_sketched(numbers):
+    world = rejecting(4, 4, **numbers)
+    laws = started(world)
+    world.run(END_MS)
+    laws.final()
+    for node in world.nodes.values():
+        assert not node.finished[0].verdict.accept
+        assert node.measured == []
 
 
 def test_membership_changes_at_a_verdict_and_a_late_joiner_takes_part():

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import (
     X25519PublicKey,
 )
 
-from protocol.aggregate import checks, masks, shamir
+from protocol.aggregate import checks, masks, shamir, sketch
 from protocol.aggregate.ring import Ring
 from protocol.aggregate.shards import slices
 from protocol.certificate import Certificate, Kind, Slot, Step, Vote, speak, value_name
@@ -36,6 +36,7 @@ from protocol.rounds.messages import (
     say,
     uploads_digest,
 )
+from protocol.rounds.pairs import digests, key_digest
 from protocol.rounds.policy import Cohort, Epoch, Policy, Seat
 from protocol.types import Digest, PublicKey
 from protocol.wire import encode
@@ -137,6 +138,7 @@ def build() -> dict[str, Any]:
         ],
         "masks": _masks(order, dealt, context),
         "check": _check(),
+        "sketch": _sketch(),
         "envelopes": _envelopes(cohort, opening),
         "certificates": _certificates(cohort, order),
     }
@@ -164,10 +166,12 @@ def _shares(cohort: Cohort, name: str, prekey: Any) -> list[str]:
 def _masks(order: list[str], dealt: Any, context: bytes) -> list[dict[str, Any]]:
     """Each member's update, masked; the four add up, once the self masks are off."""
     out = []
+    members = [node_key(name) for name in order]
     for index, name in enumerate(order):
         me = node_key(name)
         plus = [masks.self_key(dealt[name].seed, Digest(context), me)]
         minus: list[bytes] = []
+        keys: dict[bytes, bytes] = {}
         for other in order:
             if other != name:
                 (shared,) = prekeys.exchanges(
@@ -175,6 +179,7 @@ def _masks(order: list[str], dealt: Any, context: bytes) -> list[dict[str, Any]]
                 )
                 key = masks.pair_key(shared, Digest(context), me, node_key(other))
                 (plus if me < node_key(other) else minus).append(key)
+                keys[node_key(other)] = key
         words = (np.arange(40) * (index + 1) - 20).astype("<i2").view("<u2").copy()
         plain = words.tobytes().hex()
         masks.apply(words, 0, plus, minus)
@@ -184,6 +189,7 @@ def _masks(order: list[str], dealt: Any, context: bytes) -> list[dict[str, Any]]
                 "seed": dealt[name].seed.hex(),
                 "added": [key.hex() for key in plus],
                 "taken_off": [key.hex() for key in minus],
+                "pairs": [each.hex() for each in digests(members, me, keys)],
                 "rounded": plain,
                 "masked": words.tobytes().hex(),
             }
@@ -210,8 +216,40 @@ def _check() -> dict[str, Any]:
     }
 
 
+def _sketch() -> dict[str, Any]:
+    """Two blocks, the second one longer; an update, a mask, and what comes through it."""
+    ring, length = Ring(16, 10), 10_000
+    update = np.tile(np.arange(100, dtype="<i2") - 50, 100).view("<u2")
+    key = seed("mask of a sketch")
+    masked = update.copy()
+    masks.apply(masked, 0, [key], [])
+    of_masked, of_mask = sketch.sketches(
+        [[masked]], [key], length, ring, seed("beacon of a sketch")
+    )
+    found = sketch.of_update(of_masked, [of_mask], [], ring)
+    return {
+        "ring": [ring.bits, ring.input_bits],
+        "length": length,
+        "seed": seed("beacon of a sketch").hex(),
+        "update": "entry j is j mod 100 - 50",
+        "mask_key": key.hex(),
+        "packed": hashlib.sha256(sketch.pack([of_masked, of_mask], ring)).hexdigest(),
+        "of_mask": [[int(x) for x in row] for row in of_mask],
+        "of_update": [[int(x) for x in row] for row in found],
+    }
+
+
 def _envelopes(cohort: Cohort, opening: Opening) -> list[dict[str, Any]]:
-    uploads = [Upload((seed(f"shard {i}"),) * 4) for i in range(2)]
+    uploads = [
+        Upload(
+            (seed(f"shard {i}"),) * 4,
+            tuple(
+                b"" if j == i else key_digest(seed(f"pair {min(i, j)} {max(i, j)}"))
+                for j in range(4)
+            ),
+        )
+        for i in range(2)
+    ]
     good = say(
         sign("ada"),
         PublicKey(node_key("ada")),

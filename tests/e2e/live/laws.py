@@ -20,7 +20,6 @@ from node.compute.rounds import FIRST_EXPONENT
 from protocol.aggregate.ring import Ring, blocks, mean_factor
 from protocol.certificate import Certificate, Kind, Proposal, Vote
 from protocol.envelope import Envelope
-from protocol.rounds.attempt import OpenRecord
 from protocol.rounds.desk import RECORD_LIMIT_BYTES
 from protocol.rounds.messages import (
     LIMIT_BYTES,
@@ -29,6 +28,8 @@ from protocol.rounds.messages import (
     PreKey,
     Release,
     Report,
+    Reveal,
+    Sketch,
     Survivors,
     Tags,
     Upload,
@@ -37,6 +38,7 @@ from protocol.rounds.messages import (
 )
 from protocol.rounds.policy import Cohort, Epoch
 from protocol.rounds.prekeys import KEY, SEED, is_share
+from protocol.rounds.recall import OpenRecord
 from protocol.types import Digest
 from protocol.wire import decode
 
@@ -128,7 +130,7 @@ def place(heard):
             return context, "proposal", body.view
         case PreKey():
             return body.epoch, "prekey", body.number
-        case Upload() | Release() | Tags():
+        case Upload() | Release() | Tags() | Sketch() | Reveal():
             return context, type(body).__name__
         case Report():
             return context, "report", body.shard, body.turn

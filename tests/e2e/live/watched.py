@@ -108,9 +108,9 @@ async def watched_put(box, records):
         trap.spring(label, "after")
 
 
-async def watched_delete(box, keys):
+async def watched_delete(box, *given):
     trap.spring("forgotten", "before")
-    await delete(box, keys)
+    await delete(box, *given)
     trap.spring("forgotten", "after")
 
 

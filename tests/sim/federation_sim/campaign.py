@@ -24,6 +24,7 @@ class Report:
     """By fault and number of members."""
     sizes: Counter[int] = field(default_factory=Counter)
     rejected: int = 0
+    sketched: int = 0
     given_up: int = 0
     failures: list[str] = field(default_factory=list)
 
@@ -32,6 +33,7 @@ class Report:
         self.events += other.events
         self.crashes += other.crashes
         self.rejected += other.rejected
+        self.sketched += other.sketched
         self.given_up += other.given_up
         self.faults += other.faults
         self.sizes += other.sizes
@@ -55,6 +57,7 @@ def one(seed: int) -> Report:
     report.events += world.counts["events"]
     report.crashes += world.counts["crashes"]
     report.rejected += scenario.laws.rejected
+    report.sketched += scenario.laws.sketched
     report.given_up += scenario.laws.given_up
     report.sizes[len(world.nodes)] += 1
     for fault in scenario.what or ("no fault",):

@@ -6,6 +6,7 @@ campaign can tell which law caught which mutant.
 """
 
 from collections import defaultdict
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,20 +18,23 @@ from protocol.certificate import Certificate, Kind
 from protocol.errors import VerificationError
 from protocol.rounds import events as ev
 from protocol.rounds import prekeys
-from protocol.rounds.attempt import GIVEN_UP, OpenRecord
 from protocol.rounds.desk import RECORD_LIMIT_BYTES, Cast
 from protocol.rounds.history import HEAD, HeadRecord
 from protocol.rounds.messages import (
+    GIVEN_UP,
     Heard,
     Opening,
     PreKey,
     Release,
+    Reveal,
+    Sketch,
     Survivors,
     Verdict,
     place,
 )
 from protocol.rounds.policy import Cohort
 from protocol.rounds.prekeys import KEY, SEED
+from protocol.rounds.recall import OpenRecord
 from protocol.rounds.stock import DealtRecord
 from protocol.wire import decode, encode
 
@@ -71,9 +75,22 @@ class Laws:
         self._words: dict[tuple[bytes, bytes], np.ndarray] = {}
         self._private: dict[bytes, set[tuple[int, bytes]]] = defaultdict(set)
         self._verdicts: dict[int, bytes] = {}
+        self._rejections: set[bytes] = set()
+        self._sketched: dict[tuple[bytes, bytes], bytes] = {}
+        self.demands: list[Callable[[], None]] = []
+        """What a scene asks for at the end, besides the laws."""
+        self.sketched = 0
         self.rejected = 0
         self.given_up = 0
         world.watchers.append(self.watch)
+
+    def decided_openings(self) -> list[Opening]:
+        """Of attempts that came to a sum."""
+        return [
+            self._openings[context]
+            for context, survivors in self._survivors.items()
+            if survivors != GIVEN_UP
+        ]
 
     # Every effect ------------------------------------------------------------------------
 
@@ -89,6 +106,8 @@ class Laws:
                 self._says(node, effect.envelope)
             case ev.Finished():
                 self._finishes(node, effect)
+            case ev.Measured():
+                self._measures(node, effect)
             case ev.Accuse():
                 liar = self._world.nodes[effect.member]
                 require(
@@ -116,6 +135,8 @@ class Laws:
             )
             require("bounded memory", machine.size() < STATEMENTS_AT_MOST)
             self._forgot(node)
+        for demand in self.demands:
+            demand()
 
     # Inside --------------------------------------------------------------------------------
 
@@ -153,6 +174,8 @@ class Laws:
                 require("a pre-key opens one attempt", used == opening.context())
         elif each.slot.kind == Kind.SURVIVORS:
             self._decides_survivors(each)
+        elif not decode(each.value, Verdict).accept:
+            self._rejections.add(each.slot.context)
 
     def _convinces(self, each: Certificate) -> None:
         """Whoever knows the members can check what this node holds for decided."""
@@ -211,6 +234,8 @@ class Laws:
             self._prekeys[heard.body.name()] = (node.name, heard.body)
         if isinstance(heard.body, Release):
             self._releases(node, heard, heard.body)
+        if isinstance(heard.body, Sketch | Reveal):
+            self._sketches(node, heard)
         # What was lawful once stays so: a record made is made, the first bytes are the first.
         self._passed.add((node.name, envelope))
 
@@ -242,6 +267,41 @@ class Laws:
                         first_kind == kind,
                         f"{node.number} in round {heard.round}",
                     )
+
+    def _sketches(self, node: Node, heard: Heard) -> None:
+        """What is told of single updates, and of the masks that hide them."""
+        opening = self._openings[heard.context]
+        require(
+            "only what is rejected is sketched",
+            heard.context in self._rejections,
+            f"{node.number} in round {heard.round}",
+        )
+        policy = self._cohort(opening.epoch).policy
+        require("nothing noised is sketched", policy.sketched and not policy.noised)
+        first = self._sketched.setdefault((node.name, opening.base), heard.context)
+        require(
+            "one base is sketched once",
+            first == heard.context,
+            f"{node.number} in round {heard.round}",
+        )
+        if isinstance(heard.body, Reveal):
+            for place, _ in heard.body.keys:
+                other = self._world.nodes[opening.members[place]]
+                require(
+                    "no mask between honest members is opened",
+                    not other.honest,
+                    f"{node.number} opens what it shares with {other.number}",
+                )
+
+    def _measures(self, node: Node, effect: ev.Measured) -> None:
+        self.sketched += bool(effect.times)
+        for name in {*effect.outliers, *effect.false}:
+            named = self._world.nodes[name]
+            require(
+                "no honest member stands out",
+                not named.honest,
+                f"{named.number} to {node.number}: {effect.times} {effect.worst}",
+            )
 
     def _masks(self, node: Node, effect: ev.Mask) -> None:
         slot = (node.name, effect.context)

@@ -4,26 +4,30 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
+import numpy as np
 from federation_sim import work
 from federation_sim.world import Node, World
 
 from protocol import certificate
+from protocol.aggregate import sketch
 from protocol.certificate import Kind, Proposal, Step, Vote, speak
 from protocol.envelope import Envelope
 from protocol.rounds import events as ev
-from protocol.rounds.attempt import GIVEN_UP
 from protocol.rounds.messages import (
+    GIVEN_UP,
     LIMIT_BYTES,
     Claim,
     Opening,
     PreKey,
     Release,
     Report,
+    Reveal,
     Said,
     Tags,
     Upload,
     say,
 )
+from protocol.rounds.pairs import key_digest
 from protocol.types import PublicKey, digest
 from protocol.wire import decode, encode
 
@@ -98,9 +102,8 @@ def _behave(world: World, node: Node, instead: Callable[[Node, Any], Any]) -> No
     before = world.mischief
 
     def mischief(liar: Node, effect: Any) -> list[Any] | None:
-        if liar is node:
-            return instead(liar, effect)
-        return before(liar, effect)
+        found = instead(liar, effect) if liar is node else None
+        return before(liar, effect) if found is None else found
 
     world.mischief = mischief
 
@@ -131,7 +134,7 @@ def _other_vote(_node: Node, body: Body) -> Body | None:
 def _other_upload(_node: Node, body: Body) -> Body | None:
     if not isinstance(body, Upload):
         return None
-    return Upload((*body.shards[:-1], digest(b"no such shard")))
+    return Upload((*body.shards[:-1], digest(b"no such shard")), body.pairs)
 
 
 def _wrong_shares(_node: Node, body: Body) -> Body | None:
@@ -188,6 +191,110 @@ def _sums_wrongly(by: int) -> Callable[..., None]:
         _behave(world, node, instead)
 
     return lie
+
+
+def _answers_otherwise(
+    kind: type, answer: Callable[[World, Node, Any], ev.Event | None]
+) -> Callable[..., None]:
+    """Do another work than the one asked for; None: none at all."""
+
+    def lie(world: World, node: Node, _dice: Any) -> None:
+        def instead(liar: Node, effect: Any) -> list[Any] | None:
+            if not isinstance(effect, kind) or liar.machine is None:
+                return None
+            try:
+                event = answer(world, liar, effect)
+            except KeyError:
+                return []
+            life = liar.life
+            if event is not None:
+                world.later(5, lambda: world._answer(liar, life, event))
+            return []
+
+        _behave(world, node, instead)
+
+    return lie
+
+
+def _poison(change: Callable[[np.ndarray, World], np.ndarray]) -> Callable[..., None]:
+    """Upload something else than one's update."""
+
+    def answer(world: World, liar: Node, effect: Any) -> ev.Event:
+        epoch, ring = liar.machine.epoch, world.policy.ring()  # type: ignore[union-attr] # it runs
+        done = work.quantise(effect, liar.blobs, epoch, liar.name, world.numbers)
+        words = work.words(liar.blobs, done.blob, ring)
+        poisoned = change(ring.signed(words).astype(np.int64), world)
+        return ev.Quantised(
+            effect.context, work.put(liar.blobs, poisoned.astype(ring.dtype).tobytes())
+        )
+
+    return _answers_otherwise(ev.Quantise, answer)
+
+
+def _longer(entries: np.ndarray, world: World) -> np.ndarray:
+    limit = world.policy.ring().limit
+    return np.clip(entries * 10, -limit, limit)
+
+
+def _noise(entries: np.ndarray, world: World) -> np.ndarray:
+    return world.numbers.integers(0, 1 << world.policy.ring_bits, entries.size)
+
+
+def _sketches(change: Callable[[list[Any], World], list[Any]]) -> Callable[..., None]:
+    """Say other sketches than one's own: [0] of the masked update, the others of masks."""
+
+    def answer(world: World, liar: Node, effect: Any) -> ev.Event:
+        epoch = liar.machine.epoch  # type: ignore[union-attr] # it runs
+        ring, length = epoch.policy.ring(), epoch.policy.length
+        done = work.draw(effect, liar.blobs, epoch)
+        count = 1 + len(effect.keys)
+        said = sketch.unpack(liar.blobs[done.blob], count, length, ring)
+        assert said is not None
+        packed = sketch.pack(change(said, world), ring)
+        return ev.Drawn(effect.context, work.put(liar.blobs, packed))
+
+    return _answers_otherwise(ev.Draw, answer)
+
+
+def _denies(said: list[Any], _world: World) -> list[Any]:
+    """Another weight of the first mask than it has."""
+    return [said[0], said[1] + np.uint64(7), *said[2:]]
+
+
+def _denies_itself(said: list[Any], _world: World) -> list[Any]:
+    return [said[0] + np.uint64(7), *said[1:]]
+
+
+def _denies_both(said: list[Any], world: World) -> list[Any]:
+    return _denies_itself(_denies(said, world), world)
+
+
+_ANOTHER_KEY = bytes(32)
+
+
+def _other_digest(_node: Node, body: Body) -> Body | None:
+    """Contradict the first other member about the key that both hold."""
+    if not isinstance(body, Upload):
+        return None
+    first = next(i for i, each in enumerate(body.pairs) if each)
+    digests = [
+        key_digest(_ANOTHER_KEY) if i == first else each
+        for i, each in enumerate(body.pairs)
+    ]
+    return Upload(body.shards, tuple(digests))
+
+
+def _binds_to_another_key(world: World, node: Node, dice: Any) -> None:
+    """Says so in its upload, in its sketches, and when it opens the key."""
+    _says_otherwise(_other_digest, to_half=False)(world, node, dice)
+    _sketches(_denies)(world, node, dice)
+    _says_otherwise(_wrong_keys, to_half=False)(world, node, dice)
+
+
+def _wrong_keys(_node: Node, body: Body) -> Body | None:
+    if not isinstance(body, Reveal):
+        return None
+    return Reveal(tuple((place, _ANOTHER_KEY) for place, _ in body.keys))
 
 
 def _sums_nothing(world: World, node: Node, _dice: Any) -> None:
@@ -274,6 +381,14 @@ LIES: dict[str, Callable[..., None]] = {
     "deals badly": _says_otherwise(_bad_dealer, to_half=False),
     "reports a sum nobody has": _says_otherwise(_false_report, to_half=False),
     "sums nothing": _sums_nothing,
+    "uploads a long update": _poison(_longer),
+    "uploads noise": _poison(_noise),
+    "binds itself to another key": _binds_to_another_key,
+    "sketches a mask wrongly": _sketches(_denies),
+    "sketches its update wrongly": _sketches(_denies_itself),
+    "sketches both wrongly": _sketches(_denies_both),
+    "sketches nothing": _answers_otherwise(ev.Draw, lambda _w, _n, _e: None),
+    "opens wrong keys": _says_otherwise(_wrong_keys, to_half=False),
     "sums wrongly within range": _sums_wrongly(1),
     "sums wrongly beyond range": _sums_wrongly(-(1 << 15) - (1 << 31)),
     "is silent": _silent,

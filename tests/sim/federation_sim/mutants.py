@@ -24,13 +24,15 @@ from protocol.rounds import (
     history,
     judgement,
     machine,
+    pairs,
     policy,
     settle,
+    sketching,
     stock,
     talk,
 )
 from protocol.rounds import events as ev
-from protocol.rounds.messages import Release, hear
+from protocol.rounds.messages import Release, Reveal, hear
 from protocol.rounds.prekeys import KEY
 
 SEEDS_AT_MOST = 150
@@ -236,6 +238,53 @@ def _checks_nothing(_old: Any) -> Any:
     return lambda _self: {}
 
 
+def _no_quarrels(_old: Any) -> Any:
+    return lambda _one, _at, _other, _there: True
+
+
+def _sketches_all(_old: Any) -> Any:
+    def close(self: Any, now: Any, *, sketch: bool, alone: bool) -> bool:
+        if self.sketching is None:
+            if not sketch or self.settling is None:
+                return True
+            self._begin_sketch(self.verdict.certificate, self.settling, now)
+        self.sketching.advance(now, alone=alone)
+        return self.sketching.over
+
+    return close
+
+
+def _never_sketched(_old: Any) -> Any:
+    return property(lambda _self: True)
+
+
+def _reveals_all(_old: Any) -> Any:
+    """Open all masks as soon as a single one is denied."""
+
+    def reveal(self: Any) -> None:
+        if self._differ and self._keys and self._place() not in self._revealed:
+            named = [m for m in self._members if m != self._desk.me]
+            keys = tuple((self._setting.place(m), self._keys[m]) for m in named)
+            self.hear(self._say("reveal", Reveal(keys)))
+
+    return reveal
+
+
+def _believes(old: Any) -> Any:
+    """Never look at the parts."""
+
+    def weighed(self: Any, event: Any) -> None:
+        old(self, event)
+        self._audits = False
+
+    return weighed
+
+
+def _one_digest(_old: Any) -> Any:
+    """All keys have the same digest."""
+    return lambda _key: bytes(32)
+
+
 desk.Desk.drops = False  # type: ignore[attr-defined] # state of one mutant
 
 
@@ -322,6 +371,36 @@ MUTANTS: dict[str, Mutant] = {
         _one(desk.Desk, "newest_ballots", _tells_its_newest_view),
         ("everyone finishes",),
         scenes.alone_in_a_view,
+    ),
+    "certifies members that are at odds over a key": Mutant(
+        _one(pairs, "agree", _no_quarrels),
+        ("no honest member is accused", "no honest member stands out"),
+        scenes.framed,
+    ),
+    "sketches what was accepted": Mutant(
+        _one(attempt.Attempt, "close", _sketches_all),
+        ("only what is rejected is sketched",),
+        scenes.accepted,
+    ),
+    "sketches the same updates again": Mutant(
+        _one(history.History, "unsketched", _never_sketched),
+        ("one base is sketched once",),
+        scenes.rejected_twice,
+    ),
+    "opens every mask": Mutant(
+        _one(sketching.Sketching, "_reveal", _reveals_all),
+        ("no mask between honest members is opened",),
+        scenes.hidden_in_a_mask,
+    ),
+    "believes what is said of a masked update": Mutant(
+        _one(sketching.Sketching, "weighed", _believes),
+        ("a liar is named",),
+        scenes.hidden_in_its_sum,
+    ),
+    "takes any key for the one that was uploaded": Mutant(
+        _one(pairs, "key_digest", _one_digest),
+        ("no honest member is accused", "no honest member stands out"),
+        scenes.hidden_in_both,
     ),
     "uses a pre-key again": Mutant(
         _one(stock.Stock, "is_free", _any_pre_key),

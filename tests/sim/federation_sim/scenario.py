@@ -13,6 +13,8 @@ from federation_sim import liars
 from federation_sim.invariants import Laws
 from federation_sim.world import Node, World, quick_policy
 
+from protocol.aggregate.sketch import ENTRIES_AT_LEAST
+
 HEAL_MS = 12_000
 END_MS = 240_000
 """Virtual time; long enough for every time-out to have doubled to its limit once."""
@@ -24,6 +26,9 @@ EVERY, EVERY_LARGE = 50, 200
 REAL_EVERY = 100
 """One seed in so many signs with Ed25519 and agrees by X25519; the others by stand-ins."""
 
+
+SKETCHED = 0.25
+"""Of the small federations, how many sum vectors long enough to be sketched."""
 
 SMALL = 10
 LARGE = {"slower": 3, "beat_ms": 1_800, "fresh_ms": 9_000}
@@ -63,8 +68,11 @@ def draw(
     dice = random.Random(seed * 7919 + 17)
     count = members if members is not None else size(dice, seed)
     ring = dice.choice(((32, 20), (32, 16), (16, 9)))
+    length = dice.choice((5, 9, 64, 200))
+    if count <= SMALL and random.Random(seed * 31 + 7).random() < SKETCHED:
+        length = ENTRIES_AT_LEAST + length
     policy = quick_policy(
-        dice.choice((5, 9, 64, 200)),
+        length,
         ring_bits=ring[0],
         input_bits=ring[1] if ring[0] == 32 else (9 if count <= 100 else 8),
         checked=dice.random() < 0.6,
@@ -83,6 +91,7 @@ def draw(
         _dislikes,
         _absent,
         _loses_disk,
+        _poisons,
     ]
     budget = (count - 1) // 3
     drawn = dice.sample(
@@ -171,6 +180,31 @@ def _dislikes(world: World, dice, _budget: int) -> str:
     for node in _nodes(world, dice, count):
         node.dislikes = frozenset({0})
     return f"{count} reject round 0"
+
+
+HIDES = (
+    "sketches a mask wrongly",
+    "sketches its update wrongly",
+    "sketches both wrongly",
+    "sketches nothing",
+    "opens wrong keys",
+)
+"""How a poisoner may try not to be found."""
+
+
+def _poisons(world: World, dice, budget: int) -> str:
+    """A liar whose update makes all honest hold-outs reject the round, and at times hides it."""
+    if budget < 1:
+        return ""
+    (node,) = _nodes(world, dice, 1)
+    for other in world.nodes.values():
+        other.dislikes = frozenset({0})
+    node.honest = False
+    kinds = ("uploads a long update", "uploads noise")
+    chosen = [dice.choice(kinds), *dice.sample(HIDES, k=dice.choice((0, 0, 1, 2)))]
+    for name in chosen:
+        liars.LIES[name](world, node, dice)
+    return f"liar poisons and {chosen[-1] if chosen[1:] else 'hides nothing'}"
 
 
 def _absent(world: World, dice, budget: int) -> str:

@@ -8,10 +8,11 @@ from collections.abc import Callable
 from typing import Any
 
 from federation_sim import liars, scenario
-from federation_sim.invariants import Laws
+from federation_sim.invariants import Laws, require
 from federation_sim.scenario import Scenario
 from federation_sim.world import Node, World, quick_policy
 
+from protocol.aggregate.sketch import ENTRIES_AT_LEAST
 from protocol.certificate import Proposal, Step, Vote
 from protocol.rounds import events as ev
 
@@ -25,9 +26,11 @@ def _made(
     arrange: Callable[[World, list[Node]], None],
     *,
     rounds: int = 1,
+    length: int = 16,
     **numbers: Any,
 ) -> Scenario:
-    world = World(members, seed, policy=quick_policy(16, **numbers), rounds=rounds)
+    policy = quick_policy(length, **numbers)
+    world = World(members, seed, policy=policy, rounds=rounds)
     laws = Laws(world)
     nodes = list(world.nodes.values())
     turn = seed % members
@@ -95,6 +98,81 @@ def wrong_sum_whose_checker_dies(seed: int) -> Scenario:
         world.watchers.append(watch)
 
     return _made(4, seed, arrange)
+
+
+def _sketched(
+    *names: str, rejects: tuple[int, ...] = (0,)
+) -> Callable[[int], Scenario]:
+    """A member does all of these, and all hold-outs reject; what it uploads can be sketched."""
+
+    def scene(seed: int) -> Scenario:
+        def arrange(world: World, nodes: list[Node]) -> None:
+            for node in nodes:
+                node.dislikes = frozenset(rejects)
+            for name in names:
+                _lies(world, nodes[0], name)
+
+        drawn = _made(
+            (4, 5, 7)[seed % 3],
+            seed,
+            arrange,
+            rounds=max(1, len(rejects)),
+            length=ENTRIES_AT_LEAST,
+            input_bits=16 + seed % 8,
+        )
+        drawn.laws.demands.append(lambda: _all_measure(drawn.world, bool(names)))
+        return drawn
+
+    return scene
+
+
+def _all_measure(world: World, names: bool) -> None:
+    """Every honest member comes to a verdict, and names the liar if there is one.
+
+    Among three survivors no mask may be opened: a liar may leave them without a verdict then.
+    """
+    for node in world.nodes.values():
+        if node.honest and (names or node.measured):
+            (found,) = node.measured
+            liars_found = {*found.outliers, *found.false}
+            wanted = {n.name for n in world.nodes.values() if not n.honest}
+            open_ended = len(found.members) == 3 and not found.times
+            good = liars_found <= wanted if open_ended else liars_found == wanted
+            require("a liar is named", good, f"by {node.number}")
+
+
+poisoned = _sketched("uploads a long update")
+noisy = _sketched("uploads noise")
+hidden_in_a_mask = _sketched("uploads a long update", "sketches a mask wrongly")
+hidden_in_its_sum = _sketched("uploads a long update", "sketches its update wrongly")
+hidden_in_both = _sketched(
+    "uploads a long update", "sketches both wrongly", "opens wrong keys"
+)
+accepted = _sketched(rejects=())
+rejected_twice = _sketched(rejects=(0, 1))
+
+
+def framed(seed: int) -> Scenario:
+    """A liar is bound to another key than its partner, and opens that one."""
+
+    def arrange(world: World, nodes: list[Node]) -> None:
+        for node in nodes:
+            node.dislikes = frozenset({0})
+        _lies(world, nodes[0], "binds itself to another key")
+
+    drawn = _made(4, seed, arrange, length=ENTRIES_AT_LEAST)
+    drawn.laws.demands.append(lambda: _all_accuse(drawn.world, drawn.laws))
+    return drawn
+
+
+def _all_accuse(world: World, laws: Laws) -> None:
+    """Everyone names the liars of the attempt that was decided, if it was opened with any."""
+    opened = {member for each in laws.decided_openings() for member in each.members}
+    liars_here = {n.name for n in world.nodes.values() if not n.honest} & opened
+    for node in world.nodes.values():
+        if node.honest:
+            accused = {each.member for each in node.accused}
+            require("a liar is named", accused == liars_here, f"by {node.number}")
 
 
 def owner_that_never_sums(seed: int) -> Scenario:

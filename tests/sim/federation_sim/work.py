@@ -4,7 +4,7 @@ import hashlib
 
 import numpy as np
 
-from protocol.aggregate import checks, masks
+from protocol.aggregate import checks, masks, sketch, weighing
 from protocol.aggregate.ring import (
     Exponents,
     Floats,
@@ -19,6 +19,8 @@ from protocol.rounds.events import (
     Astray,
     Check,
     Checked,
+    Draw,
+    Drawn,
     Mask,
     Masked,
     Quantise,
@@ -27,6 +29,8 @@ from protocol.rounds.events import (
     Summed,
     Tag,
     Tagged,
+    Weigh,
+    Weighed,
 )
 from protocol.rounds.policy import Epoch
 from protocol.types import Digest
@@ -143,3 +147,26 @@ def check(effect: Check, blobs: Blobs, ring: Ring) -> Checked:
         tag=effect.tag,
     )
     return Checked(effect.context, each.index, good)
+
+
+def draw(effect: Draw, blobs: Blobs, epoch: Epoch) -> Drawn:
+    ring, length = epoch.policy.ring(), epoch.policy.length
+    own = [words(blobs, shard, ring) for shard in effect.shards]
+    several = sketch.sketches([own], effect.keys, length, ring, effect.seed)
+    return Drawn(effect.context, put(blobs, sketch.pack(several, ring)))
+
+
+def weigh(effect: Weigh, blobs: Blobs, epoch: Epoch) -> Weighed:
+    ring = epoch.policy.ring()
+    question = weighing.Question(
+        epoch.policy.length,
+        ring,
+        effect.seed,
+        [blobs[blob] for blob in effect.said],
+        effect.alone,
+        [words(blobs, each, ring) for each in effect.sums],
+        effect.weights,
+        effect.opened,
+        [[words(blobs, part, ring) for part in parts] for parts in effect.parts],
+    )
+    return Weighed(effect.context, effect.turn, weighing.weigh(question))

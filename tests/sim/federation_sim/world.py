@@ -68,6 +68,7 @@ class Node:
     """Rounds whose result the node's own hold-out rejects."""
     finished: list[ev.Finished] = field(default_factory=list)
     accused: list[ev.Accuse] = field(default_factory=list)
+    measured: list[ev.Measured] = field(default_factory=list)
     crashes: int = 0
 
     @property
@@ -251,6 +252,8 @@ class World:
                 self._ended = True
             case ev.Accuse():
                 node.accused.append(effect)
+            case ev.Measured():
+                node.measured.append(effect)
             case ev.EpochEntered() | ev.Left():
                 self._ended = True
             case _:
@@ -383,6 +386,10 @@ class World:
                 return work.tag(effect, blobs, ring)
             case ev.Check():
                 return work.check(effect, blobs, ring)
+            case ev.Draw():
+                return work.draw(effect, blobs, epoch)
+            case ev.Weigh():
+                return work.weigh(effect, blobs, epoch)
             case _:
                 raise AssertionError(f"nobody does {effect!r}")
 

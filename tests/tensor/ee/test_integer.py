@@ -411,7 +411,7 @@ def test_a_trunk_agrees_with_the_weights_it_was_made_of_and_their_noise():
     key = TrunkKey.generate(bytes(range(32)), SPEC)
     keyed = key_trunk(weights(), key)
     trunk = quantised(keyed)
-    check_agreement(trunk, keyed, CONFIG)
+    check_agreement(trunk, keyed, CONFIG, tokens=SPEC.tokens)
     generator = np.random.default_rng(31)
     # Another machine's keying: the last bit of a float32 either way.
     noisy = {
@@ -419,7 +419,7 @@ def test_a_trunk_agrees_with_the_weights_it_was_made_of_and_their_noise():
         for name, w in keyed.items()
     }
     assert integer.encode(quantised(noisy)) != integer.encode(trunk)
-    check_agreement(trunk, noisy, CONFIG)
+    check_agreement(trunk, noisy, CONFIG, tokens=SPEC.tokens)
 
 
 @pytest.mark.parametrize(
@@ -452,7 +452,7 @@ def test_a_trunk_of_anything_else_does_not_agree(what):
     elif what == "config":
         config["rms_norm_eps"] = 1e-4
     with pytest.raises(IntegerModelError):
-        check_agreement(trunk, mine, config)
+        check_agreement(trunk, mine, config, tokens=SPEC.tokens)
 
 
 def wide(rows, weights):

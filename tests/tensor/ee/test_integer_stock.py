@@ -11,7 +11,7 @@ from transformers import Qwen2ForCausalLM
 from ee import integer
 from ee.integer import IntegerModelError, freivalds, known
 from ee.integer import stock as stocks
-from ee.integer.agreement import check_agreement
+from ee.integer.agreement import check_stock_agreement
 from ee.integer_torch import TorchCache, TorchTrunk
 from ee.keys import Key, state_keyed
 from ee.split import split_model
@@ -127,9 +127,9 @@ def test_an_encoder_keeps_no_cache(made):
 def test_members_agree_with_a_release_and_with_no_other(made, name):
     one = made(name)
     state = arrays(one.keyed)
-    check_agreement(one.trunk, state, one.config)
+    check_stock_agreement(one.trunk, state, one.config, tokens=16)
     noisy = {k: v * (1 + 1e-8) for k, v in state.items()}
-    check_agreement(one.trunk, noisy, one.config)
+    check_stock_agreement(one.trunk, noisy, one.config, tokens=16)
     layer = one.trunk.layers[1]
     bias = layer.gate.bias.copy()
     bias[3] += 2
@@ -151,13 +151,16 @@ def test_members_agree_with_a_release_and_with_no_other(made, name):
         forged = integer.IntegerTrunk(one.trunk.header, (one.trunk.layers[0], lie))
         assert integer.model_root(forged) != integer.model_root(one.trunk)
         with pytest.raises(IntegerModelError, match="layer 1"):
-            check_agreement(forged, state, one.config)
+            check_stock_agreement(forged, state, one.config, tokens=16)
     table = one.trunk.header.activation.copy()
     table[4096] -= 9
     header = dataclasses.replace(one.trunk.header, activation=table)
     with pytest.raises(IntegerModelError, match="activation table"):
-        check_agreement(
-            integer.IntegerTrunk(header, one.trunk.layers), state, one.config
+        check_stock_agreement(
+            integer.IntegerTrunk(header, one.trunk.layers),
+            state,
+            one.config,
+            tokens=16,
         )
 
 
@@ -171,13 +174,13 @@ def test_gains_and_shifts_that_were_not_folded_are_folded_here(stock):
         if not name.startswith("lm_head")
     }
     direct = integer.quantise_stock(arrays(plain), config, tokens=8)
-    check_agreement(direct, arrays(parts.trunk), config)
+    check_stock_agreement(direct, arrays(parts.trunk), config, tokens=8)
     unfolded = {
         name: torch.zeros_like(value) if name.endswith("ln_1.bias") else value
         for name, value in plain.items()
     }
     with pytest.raises(IntegerModelError, match="bias"):
-        check_agreement(direct, arrays(unfolded), config)
+        check_stock_agreement(direct, arrays(unfolded), config, tokens=8)
 
 
 @pytest.mark.parametrize(

@@ -309,6 +309,52 @@ def test_orbit_means_move_with_the_key(stock):
         torch.testing.assert_close(plain, keyed)
 
 
+KEYS_BIAS = {
+    "gpt2": ("h.0.attn.c_attn.bias", slice(32, 64)),
+    "biogpt": ("layers.0.self_attn.k_proj.bias", slice(None)),
+    "bert": ("encoder.layer.0.attention.self.key.bias", slice(None)),
+    "esm": ("encoder.layer.0.attention.self.key.bias", slice(None)),
+    "qwen2": ("layers.0.self_attn.k_proj.bias", slice(None)),
+}
+
+
+@pytest.mark.parametrize("name", KEYS_BIAS)
+def test_a_shift_of_all_keys_learns_nothing_where_it_does_nothing(name, stock):
+    """Softmax takes it out, so its gradient is rounding, which Adam would make full steps of."""
+    parts = split_model(stock.make(name), stem_layers=1)
+    run, (bias, place) = Run(parts), KEYS_BIAS[name]
+    parameter = dict(run.named())[bias]
+    idle = orbits_of(parts.plan, bias, Strength.ORTHOGONAL).idle
+    loss, before = float(run.loss().detach()), parameter.detach().clone()
+    with torch.no_grad():
+        parameter[place] += torch.linspace(-1, 1, len(parameter[place]))
+    moved = abs(float(run.loss().detach()) - loss) / loss
+    if name in {"esm", "qwen2"}:  # under RoPE the shift turns with the position
+        assert idle is None
+        assert moved > 1e-4
+        return
+    assert moved < 1e-6
+    assert idle is not None
+    assert int(idle.sum()) == int(idle[place].sum()) == len(parameter[place])
+    with torch.no_grad():
+        parameter.copy_(before)
+    run.loss().backward()
+    assert float(parameter.grad[place].abs().max()) > 0  # rounding
+    adamw = torch.optim.AdamW([parameter], lr=0.003, weight_decay=0)
+    adamw.step()
+    assert (
+        float((parameter.detach() - before)[place].abs().max()) > 1e-5
+    )  # what it would have been
+    with torch.no_grad():
+        parameter.copy_(before)
+    home = _train(run, lambda run: Equivariant(run.named(), run.plan), 3)
+    assert torch.equal(home[bias][place], before[place].double())
+    rest = torch.ones_like(idle)
+    rest[place] = False
+    if bool(rest.any()):
+        assert float((home[bias] - before.double())[rest].abs().min()) > 0
+
+
 def test_with_single_coordinates_block_adam_is_adamw(stock):
     parts = split_model(stock.make("llama"))
     make = {

@@ -12,7 +12,8 @@ from ee.hosted import HostedTrunk
 from ee.hyper import TrainHyper
 from ee.keys import Key
 from ee.recipe import StockSpec
-from ee.stock import Rows, StockModel, drawn_state, stock_config
+from ee.stock import Rows, StockModel, drawn_state
+from ee.stock_config import PARAMETERS_AT_MOST, stock_config
 
 SIZES = {
     "vocab_size": 24,
@@ -237,6 +238,74 @@ def test_what_no_key_is_known_for_is_refused_by_name(changes, error, said):
 def test_a_specification_that_cannot_be_is_refused_with_the_value(changes, said):
     with pytest.raises(EncryptionError, match=said):
         spec_of("llama", **changes)
+
+
+SIZE_OF = {"gpt2": ("n_embd", "n_layer", "n_head", "n_positions", "n_inner")}
+HOSTILE = (-1, 0, 1.5, float("nan"), float("inf"), "64", True, 1 << 40, 10**30, [8], {})
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_hostile_size_is_refused_by_its_name_and_before_anything_is_built(
+    name, monkeypatch
+):
+    """Nothing here may reach a draw; a width of 2^40 would need the memory of a data centre."""
+    monkeypatch.setattr(np.random, "Generator", None)
+    usual = tuple(k for k in CONFIGS[name] if k != "position_embedding_type")
+    named = SIZE_OF.get(name, tuple(k for k in usual if not k.endswith("_id")))
+    for setting in (*named, "vocab_size"):
+        for value in HOSTILE:
+            config = {"model_type": name, **CONFIGS[name], setting: value}
+            with pytest.raises(EncryptionError) as caught:
+                stock_config(spec_of(name, config=config))
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                said = str(caught.value)
+                assert setting in said or "no stock configuration" in said, said
+                assert str(value) in said or "no stock configuration" in said, said
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "said"),
+    [
+        ("llama", {"hidden_size": -32}, "hidden_size is -32, need 0 to 1048576"),
+        (
+            "llama",
+            {"num_hidden_layers": 129},
+            "num_hidden_layers is 129, need 0 to 128",
+        ),
+        ("qwen2", {"num_hidden_layers": 1 << 20}, "is 1048576, need 0 to 128"),
+        (
+            "llama",
+            {"vocab_size": 1 << 20, "hidden_size": 2048},
+            "has [0-9]{10} parameters",
+        ),
+        ("gpt2", {"n_positions": 1 << 18, "n_embd": 8192}, "has [0-9]+ parameters"),
+        ("llama", {"rms_norm_eps": float("nan")}, "rms_norm_eps is nan, need 0 to"),
+        ("llama", {"rms_norm_eps": "small"}, "no stock configuration|rms_norm_eps"),
+        (
+            "llama",
+            {"rope_parameters": {"rope_theta": -1.0}},
+            "rope_theta is -1.0, need",
+        ),
+        ("llama", {"rope_parameters": {"rope_type": "x" * 300}}, "has 300 characters"),
+        ("llama", {"id2label": [[[[[0]]]]]}, "nested more than 4 deep"),
+        ("llama", {"id2label": [0] * 5000}, "more than 4096 values"),
+        ("llama", {"num_attention_heads": 5}, "no stock|heads"),
+        ("bert", {"hidden_size": 33}, "no stock"),
+    ],
+)
+def test_a_configuration_beyond_a_limit_is_refused_with_the_value(name, changes, said):
+    config = {"model_type": name, **CONFIGS[name], **changes}
+    with pytest.raises(EncryptionError, match=said):
+        stock_config(spec_of(name, config=config))
+
+
+def test_a_model_just_within_the_limits_is_believed(monkeypatch):
+    config = stock_config(spec_of("llama"))
+    assert config.hidden_size == 32
+    monkeypatch.setattr("ee.stock_config.PARAMETERS_AT_MOST", 1000)
+    with pytest.raises(EncryptionError, match="parameters, limit is 1000"):
+        stock_config(spec_of("llama"))
+    assert PARAMETERS_AT_MOST >= 10**9
 
 
 def test_a_specification_survives_the_way_through_json():

@@ -3,6 +3,7 @@
 import csv
 import json
 import random
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,8 +12,10 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, BertModel, GPT2Config, GPT2Model
 
+from ee import stock
+from node.smode import tune
 from node.smode.local import host_process
-from node.smode.tune import main
+from node.smode.tune import Job, main
 
 pytestmark = pytest.mark.slow
 WORDS = [*"abcdefghij"]
@@ -107,3 +110,30 @@ def test_an_architecture_without_a_plan_is_refused_by_name(folder):
     done = rexis(folder, base="gpt2")
     assert done.exit_code == 1
     assert "no S-mode plan for 'gpt2'" in done.stderr
+
+
+def test_held_out_texts_are_scored_in_parts_and_as_if_at_once(folder, monkeypatch):
+    """A host's memory and a frame's limit are for so many rows, a table for as many as it has."""
+    job = Job(
+        folder / "base", folder / "notes.csv", "note", "outcome", "id",
+        pad="ring64", steps=0, batch=8, rank=2, tokens=16, hosts=(), out=None,
+    )  # fmt: skip
+    task = tune._Task(job)
+    model = BertModel.from_pretrained(folder / "base", add_pooling_layer=False).eval()
+    clear = SimpleNamespace(model=model, adapt=lambda **_: [])
+    session = SimpleNamespace(run=lambda work: work())
+    learner = tune._Learner(session, clear, task, job)
+    seen, hidden = [], tune._hidden
+
+    def watched(model, rows):
+        seen.append(len(rows))
+        return hidden(model, rows)
+
+    monkeypatch.setattr(tune, "_hidden", watched)
+    whole = learner.score()
+    held = int(task.held.sum())
+    assert seen == [held]
+    monkeypatch.setattr(stock, "AT_ONCE", 5)
+    assert learner.score() == pytest.approx(whole, rel=1e-5)
+    assert seen[1:] == [5] * (held // 5) + [held % 5] * (held % 5 > 0)
+    assert len(seen) > 3

@@ -2,6 +2,8 @@
 
 import errno
 import hashlib
+import os
+from pathlib import Path
 
 import pytest
 
@@ -29,6 +31,19 @@ def test_what_was_put_is_read_in_pieces(blobs):
     assert blobs.read(name, 3, 4) == b"3456"
     assert blobs.read(name, 8, 100) == b"89"
     assert blobs.put(b"0123456789") == name
+
+
+def test_what_is_put_together_is_here_together_and_not_before(blobs):
+    old = blobs.put(b"old")
+    with blobs.batch() as batch:
+        names = [batch.put(data) for data in (b"one", b"two", b"two", b"old")]
+        assert names == [digest(b"one"), digest(b"two"), digest(b"two"), old]
+        assert [blobs.has(name) for name in names] == [False, False, False, True]
+        batch.commit()
+        assert all(blobs.has(name) for name in names)
+        lost = batch.put(b"three")
+    assert not blobs.has(lost)
+    assert blobs.read(digest(b"one"), 0, 9) == b"one"
 
 
 def test_an_absent_blob_is_one_clear_error(blobs):
@@ -129,6 +144,49 @@ def test_a_full_disk_is_one_clear_error(tmp_path, monkeypatch):
     assert "free space" in caught.value.hint()
     assert not blobs.has(digest(b"x"))
     assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_a_batch_is_on_disk_before_it_has_a_name_and_its_names_when_it_is_committed(
+    tmp_path, monkeypatch
+):
+    blobs, seen = BlobDir(tmp_path), []
+    sync, replace = os.fsync, Path.replace
+
+    def synced(descriptor):
+        seen.append(Path(f"/proc/self/fd/{descriptor}").readlink())
+        sync(descriptor)
+
+    def named(path, place):
+        seen.append(place)
+        return replace(path, place)
+
+    monkeypatch.setattr("os.fsync", synced)
+    monkeypatch.setattr(Path, "replace", named)
+    with blobs.batch() as batch:
+        names = [batch.put(bytes([n]) * 600_000) for n in range(3)]
+        contents = seen.copy()
+        batch.commit()
+    places = [blobs.path(name) for name in names]
+    # Content, under no name; then the names; then the folders that hold them, each once.
+    assert [path.parent.name for path in contents] == ["tmp"] * 3
+    assert seen[3:6] == places
+    assert seen[6:] == sorted({tmp_path, *(place.parent for place in places)})
+    assert [place.stat().st_size for place in places] == [600_000] * 3
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_a_batch_that_was_cut_leaves_nothing(tmp_path, monkeypatch):
+    blobs = BlobDir(tmp_path)
+
+    def full(_descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(StorageError, match="no space left on disk"), blobs.batch() as b:
+        b.put(b"one")
+        monkeypatch.setattr("os.fsync", full)
+        b.put(b"two")
+    assert list((tmp_path / "tmp").iterdir()) == []
+    assert not blobs.has(digest(b"one"))
 
 
 def test_a_changed_file_is_found(tmp_path):

@@ -175,6 +175,8 @@ def test_a_cut_publishing_goes_on_and_no_chunk_is_made_twice(kept, monkeypatch):
 
     def keep(first, chunks):
         assert first == len(journal)
+        # What the journal has seen is here: a crash may come at once.
+        assert all(blobs.has(chunk.sha256) for chunk in chunks)
         if len(journal) >= kept:
             raise CutError
         journal.extend(chunks)

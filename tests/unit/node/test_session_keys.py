@@ -81,6 +81,31 @@ async def test_what_a_crash_left_is_destroyed_at_the_next_start():
     assert session_seed(opened.secret, HERE)  # it was a key, and is in no store now
 
 
+async def test_a_crash_between_the_print_and_the_secret_leaves_no_key_in_use():
+    class Torn(MemoryStore):
+        """Killed before anything is sealed."""
+
+        async def put(self, namespace, key, value):
+            if namespace == KEYS:
+                raise ConnectionError("killed")
+            await super().put(namespace, key, value)
+
+    torn, signer = Torn(), memory_signer(1)
+    with pytest.raises(ConnectionError):
+        async with Sessions(torn, signer).key(HERE, OPENS):
+            pass
+    store = MemoryStore()
+    for name, data in await torn.scan(USED):
+        await store.put(USED, name, data)
+    later = Sessions(store, signer)
+    assert [row["life"] for row in await later.rows()] == ["live"]
+    assert await later.end_all() == 1
+    assert [row["life"] for row in await later.rows()] == ["destroyed"]
+    assert await later.end_all() == 0
+    async with later.key(HERE, OPENS):
+        pass  # the place is free again
+
+
 async def test_a_key_is_sealed_to_this_node():
     store, signer = MemoryStore(), memory_signer(1)
     sessions = Sessions(store, signer)

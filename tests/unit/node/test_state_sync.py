@@ -1,9 +1,11 @@
 """A state from several donors: real services over the memory network, and a real kill."""
 
+import errno
 import hashlib
 import os
 import signal
 import sys
+import time
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -12,13 +14,13 @@ import trio
 
 from node.adapters.blob_dir import BlobDir
 from node.adapters.memory_transport import MemoryNetwork, MemoryTransport
-from node.compute.state import CHUNK_BYTES, path_of, write_file
-from node.errors import ComputeError
+from node.compute.state import CHUNK_BYTES, path_of, root_of, write_file
+from node.errors import ComputeError, NodeError, StorageError
 from node.services import syncing
-from node.services.states import States
+from node.services.states import LISTS_KEPT, States
 from protocol import merkle
-from protocol.sync import CHUNK_PROTOCOL, LIST_PROTOCOL, ListAnswer
-from protocol.wire import encode
+from protocol.sync import CHUNK_PROTOCOL, LIST_PROTOCOL, ListAnswer, ListRequest
+from protocol.wire import decode, encode
 
 RUN = bytes(32)
 CHUNKS = 9
@@ -183,6 +185,177 @@ async def test_nobody_to_ask_is_an_error_that_says_so(tmp_path):
     async with sites(tmp_path, 0) as (mine, donors):
         with pytest.raises(ComputeError, match="none asked"):
             await fetch(mine, donors)
+
+
+async def test_a_disk_that_takes_less_than_it_is_given_is_given_the_rest(
+    tmp_path, monkeypatch
+):
+    whole = os.pwrite
+
+    def short(file, data, offset):
+        return whole(file, data[: 1 + len(data) // 3], offset)
+
+    monkeypatch.setattr(os, "pwrite", short)
+    async with sites(tmp_path, 2) as (mine, donors):
+        await fetch(mine, donors)
+        assert is_whole(mine)
+
+
+@pytest.mark.parametrize("call", ["open", "ftruncate", "pwrite", "pread", "fsync"])
+async def test_a_full_disk_is_told_of_as_one_and_blamed_on_nobody(
+    tmp_path, monkeypatch, call
+):
+    async with sites(tmp_path, 1) as (mine, donors):
+        mine.folder.mkdir()
+        syncing.partial(path_of(mine.folder, ROOT)).write_bytes(DATA[: 2 * CHUNK_BYTES])
+        usual = getattr(os, call)
+
+        def full(at, *rest):
+            if call == "open" and not str(at).endswith(".chunks"):
+                return usual(at, *rest)
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(os, call, full)
+            with pytest.raises(StorageError, match="no space left on disk"):
+                await fetch(mine, donors)
+        await fetch(mine, donors)
+        assert is_whole(mine)
+
+
+async def test_what_another_process_takes_away_meanwhile_is_not_missed(tmp_path):
+    async with sites(tmp_path, 1) as (mine, donors):
+        mine.folder.mkdir()
+        # Its name is listed, and there is nothing behind it.
+        (mine.folder / "gone.state.chunks").symlink_to(mine.folder / "nowhere")
+        await fetch(mine, donors)
+        (mine.folder / "gone.state.chunks").unlink()
+        assert is_whole(mine)
+
+
+@pytest.mark.parametrize("instead", [None, bytes(len(DATA))])
+async def test_only_the_file_that_the_chunks_went_to_gets_the_name(tmp_path, instead):
+    """Somebody deletes it meanwhile, or deletes it and begins anew."""
+    async with sites(tmp_path, 1) as (mine, donors):
+        usual, kept = donors[0]._counted, syncing.partial(path_of(mine.folder, ROOT))
+
+        async def taken_away(peer, payload):
+            if len(donors[0].given) == CHUNKS - 1:
+                kept.unlink()
+                if instead is not None:
+                    kept.write_bytes(instead)
+            return await usual(peer, payload)
+
+        donors[0].answer(CHUNK_PROTOCOL, taken_away)
+        with pytest.raises(StorageError, match="not here"):
+            await fetch(mine, donors)
+        assert not mine.states.has(ROOT)
+        await fetch(mine, donors)
+        assert is_whole(mine)
+
+
+def listing(root):
+    return encode(ListRequest(RUN, root))
+
+
+async def test_lists_are_hashed_one_at_a_time_and_not_for_every_asker(
+    tmp_path, monkeypatch
+):
+    """As often and as fast as a peer may ask, a state is read once, and one state at a time."""
+    async with sites(tmp_path, 1) as (mine, (donor,)):
+        roots = [ROOT]
+        for number in range(3):
+            data = DATA[: CHUNK_BYTES * (number + 1)]
+            roots.append(root_of(data))
+            write_file(path_of(donor.folder, roots[-1]), data)
+        hashed, at_once, most = [], 0, 0
+        usual = merkle.leaf_digest
+
+        def counted(chunk):
+            nonlocal at_once, most
+            at_once += 1
+            most = max(most, at_once)
+            time.sleep(0.01)
+            hashed.append(len(chunk))
+            at_once -= 1
+            return usual(chunk)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(merkle, "leaf_digest", counted)
+            answers = {root: [] for root in roots}
+
+            async def ask(root):
+                answer = await mine.transport.request(
+                    donor.peer,
+                    LIST_PROTOCOL,
+                    listing(root),
+                    timeout_s=30,
+                    limit_bytes=1 << 20,
+                )
+                answers[root].append(decode(answer, ListAnswer).leaves)
+
+            async with trio.open_nursery() as nursery:
+                for _ in range(5):
+                    for root in roots:
+                        nursery.start_soon(ask, root)
+        assert len(hashed) == CHUNKS + 1 + 2 + 3
+        assert most == 1
+        for root, found in answers.items():
+            assert len(set(found)) == 1
+            assert merkle.root_of_digests(found[0]) == root
+        assert len(found) == 5
+
+
+async def test_a_state_that_a_disk_has_changed_is_not_listed(tmp_path):
+    """Whoever got such a list would take this member for a liar."""
+    async with sites(tmp_path, 1) as (mine, (donor,)):
+        path = path_of(donor.folder, ROOT)
+
+        async def listed():
+            return await mine.transport.request(
+                donor.peer,
+                LIST_PROTOCOL,
+                listing(ROOT),
+                timeout_s=30,
+                limit_bytes=1 << 20,
+            )
+
+        before = await listed()
+        changed = bytearray(DATA)
+        changed[5 * CHUNK_BYTES] ^= 1
+        path.write_bytes(changed)
+        with pytest.raises(NodeError, match="damaged"):
+            await listed()
+        path.unlink()
+        with pytest.raises(NodeError, match="not here"):
+            await listed()
+        write_file(path, DATA)
+        assert await listed() == before
+
+
+async def test_no_more_lists_are_kept_than_are_asked_for(tmp_path):
+    async with sites(tmp_path, 1) as (mine, (donor,)):
+        for number in range(LISTS_KEPT + 3):
+            data = bytes([number]) * 10
+            root = root_of(data)
+            write_file(path_of(donor.folder, root), data)
+            await mine.transport.request(
+                donor.peer,
+                LIST_PROTOCOL,
+                listing(root),
+                timeout_s=30,
+                limit_bytes=1 << 20,
+            )
+        assert len(donor.states._lists) == LISTS_KEPT
+
+
+async def test_a_folder_that_is_none_is_an_error_of_ours(tmp_path):
+    async with sites(tmp_path, 1) as (mine, donors):
+        mine.folder.write_bytes(b"")
+        with pytest.raises(StorageError, match="File exists"):
+            await fetch(mine, donors)
+        with pytest.raises(StorageError, match="Not a directory"):
+            mine.states.delete(ROOT)
 
 
 KILLED = """

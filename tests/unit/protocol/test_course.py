@@ -71,6 +71,11 @@ def test_over_thin_links_the_sum_is_of_fewer_entries():
     assert parse_plan(canonical_plan(made)) == made
 
 
+def test_a_plan_may_do_without_sketches():
+    assert policy(64, plan()).sketched
+    assert not policy(64, plan(sketched=False)).sketched
+
+
 def consented(samples=(10, 20, 30)):
     made = Course(PROPOSAL)
     for member, count in zip(MEMBERS, samples, strict=True):

@@ -1,5 +1,6 @@
 """Sums of queries that survive a drop-out, and what nobody can open."""
 
+import dataclasses
 import hashlib
 
 import msgspec
@@ -7,7 +8,12 @@ import numpy as np
 import pytest
 
 from node.adapters.memory_signer import memory_signer
-from protocol.errors import ProtocolError, VerificationError
+from protocol.errors import (
+    DealerError,
+    MalformedMessageError,
+    ProtocolError,
+    VerificationError,
+)
 from protocol.queries import recovery
 from protocol.queries.recovery import Asked, Opened, Survivors
 from protocol.queries.spec import Named, Query
@@ -175,6 +181,84 @@ def test_pre_keys_of_another_question_or_missing_ones_are_refused(all_six):
     ]
     with pytest.raises(VerificationError, match="other institutions"):
         recovery.open_readys(moved, all_six.query, all_six.cohort)
+
+
+def bent_ready(made, n, **changes):
+    """What institution n says, with something else in its pre-key."""
+    prekey = msgspec.structs.replace(made.dealt[n].prekey, **changes)
+    key = made.keys[n]
+    return recovery.seal_ready(key.sign, key.public_key, made.query, prekey)
+
+
+def test_a_pre_key_is_under_a_number_that_its_dealer_drew(all_six):
+    last = bent_ready(all_six, 0, number=recovery.NUMBERS - 1)
+    opened = recovery.open_readys(
+        [last, *all_six.readys[1:]], all_six.query, all_six.cohort
+    )
+    first = all_six.keys[0].public_key
+    assert opened[first].number == recovery.NUMBERS - 1
+    for number, words in ((-1, "pre-key -1"), (recovery.NUMBERS, "limit is")):
+        with pytest.raises(MalformedMessageError, match=words):
+            recovery.open_ready(
+                bent_ready(all_six, 0, number=number), all_six.query, all_six.cohort
+            )
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"sealed": (bytes(80),) * 5 + (bytes(79),)}, "sealed shares has 79 bytes"),
+        ({"shares": (bytes(64),) * 5 + (bytes(63),)}, "share digests has 63 bytes"),
+        ({"sealed": (bytes(80),) * 5}, "6 share digests and 5 sealed"),
+        (
+            {"sealed": (bytes(80),) * 5, "shares": (bytes(64),) * 5},
+            "has not 6 shares",
+        ),
+        ({"public": bytes(31)}, "public key has 31 bytes"),
+        ({"public": bytes(32)}, "public key of a pre-key"),
+        ({"seed": b""}, "seed digest has 0 bytes"),
+    ],
+)
+def test_a_pre_key_of_another_shape_is_refused(all_six, changes, words):
+    with pytest.raises(ProtocolError, match=words):
+        recovery.open_ready(
+            bent_ready(all_six, 5, **changes), all_six.query, all_six.cohort
+        )
+
+
+@pytest.mark.parametrize(("gone", "what"), [((), "seed"), ((2,), "key")])
+def test_who_dealt_shares_of_another_secret_is_named(gone, what):
+    """Each share is what was promised; what they join to is not."""
+    made = Institutions()
+    dealer, other = made.keys[2], made.dealt[3].prekey
+    made.dealt[2] = dataclasses.replace(
+        made.dealt[2],
+        prekey=msgspec.structs.replace(
+            made.dealt[2].prekey, public=other.public, seed=other.seed
+        ),
+    )
+    made.made[dealer.public_key] = made.dealt[2].prekey
+    said = made.said([n for n in range(SIZE) if n not in gone])
+    with pytest.raises(DealerError, match=f"another {what} than it") as caught:
+        made.secrets(said.set, [0, 1, 3, 4])
+    assert caught.value.dealer == dealer.public_key
+    assert dealer.public_key.hex()[:16] in str(caught.value)
+
+
+@pytest.mark.parametrize("gone", [(), (3,)])
+def test_an_opened_secret_of_another_length_or_another_member_is_named(all_six, gone):
+    """In a bundle that somebody else wrote."""
+    alive = [n for n in range(SIZE) if n not in gone]
+    said = all_six.said(alive)
+    secrets = all_six.secrets(said.set, alive)
+    name = all_six.keys[3].public_key.hex()[:16]
+    for bad in (b"", secrets[3][:31], secrets[3] + b"\0", secrets[2]):
+        total = added([all_six.vector(n) for n in alive])
+        with pytest.raises(ProtocolError, match=name):
+            recovery.unmask(
+                *(total, [*secrets[:3], bad, *secrets[4:]]),
+                *(all_six.made, all_six.cohort, said),
+            )
 
 
 @pytest.mark.parametrize("size", [4, 18, 64])

@@ -20,9 +20,9 @@ from protocol.aggregate.ring import (
 )
 from protocol.aggregate.shards import slices
 from protocol.errors import (
+    DealerError,
     LocalProtocolError,
     MalformedMessageError,
-    VerificationError,
 )
 from protocol.rounds import prekeys
 from protocol.rounds.deadlines import UploadTimes
@@ -231,7 +231,7 @@ def test_right_shares_of_another_secret_name_the_dealer():
         for i, m in enumerate(COHORT.members)
     }
     for kind in (SEED, KEY):
-        with pytest.raises(VerificationError):
+        with pytest.raises(DealerError, match=dealer.hex()[:16]):
             prekeys.open_secret(
                 COHORT, dealer, forged, kind, {i: s.of(kind) for i, s in shares.items()}
             )

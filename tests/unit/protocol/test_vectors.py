@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import itertools
 import json
 from pathlib import Path
 
@@ -92,6 +93,38 @@ def test_tags_are_combinations_over_whole_numbers():
         wanted = sum(f * int(w) for f, w in zip(factors, words, strict=True)) % prime
         assert wanted == tag
     assert sum(case["tags"]) % prime == case["tag_of_sum"]
+
+
+def test_both_holders_of_a_mask_say_the_same_of_its_key():
+    cases = VECTORS["masks"]
+    for i, one in enumerate(cases):
+        keys = {
+            hashlib.sha256(b"rexis-pair-digest-1" + b(key)).hexdigest()
+            for key in (*one["added"][1:], *one["taken_off"])
+        }
+        assert one["pairs"][i] == ""
+        assert keys == set(one["pairs"]) - {""}
+        for j, other in enumerate(cases):
+            assert one["pairs"][j] == other["pairs"][i]
+
+
+def test_functionals_are_sums_with_coefficients_from_the_keystream():
+    case = VECTORS["sketch"]
+    key = hashlib.sha256(b"rexis-sketch-1" + b(case["seed"])).digest()
+    cipher = Cipher(algorithms.AES256(key), modes.CTR(bytes(16))).encryptor()
+    length, (bits, used) = case["length"], case["ring"]
+    raw = np.frombuffer(cipher.update(bytes(8 * length)), np.uint8).reshape(length, 8)
+    coins = np.unpackbits(raw, axis=1).astype(int)
+    factors = coins[:, :32] + coins[:, 32:] - 1
+    update = np.arange(length) % 100 - 50
+    mask = stream(b(case["mask_key"]), length).astype(int)
+    each = 4 ** (bits - used)
+    ends = [0, each, length]  # 2.4 blocks are two
+    for row, (start, stop) in enumerate(itertools.pairwise(ends)):
+        for name, vector in (("of_update", update), ("of_mask", mask)):
+            found = vector[start:stop] @ factors[start:stop]
+            wanted = np.array(case[name][row])
+            np.testing.assert_array_equal(found % (1 << bits), wanted % (1 << bits))
 
 
 @pytest.mark.parametrize("place", range(4))

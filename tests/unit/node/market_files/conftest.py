@@ -7,9 +7,11 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from file_world import World
+from deals_world import PRICE, RICH, TEXTS
+from file_world import COIN, VCF, World, write
 
 from node.adapters.memory_chain import MemoryChain
+from node.market.offer import Offer
 
 
 @pytest.fixture
@@ -24,3 +26,20 @@ async def world(nursery):
             if other is not node:
                 node.transport.keep_connected(other.peer_id, ("there",))
     return world
+
+
+@pytest.fixture
+def purse(world):
+    """What the members have; the reader's is full."""
+    world.coins.balances[COIN][world.reader.account] = RICH
+    return lambda node: world.coins.balances[COIN][node.account]
+
+
+@pytest.fixture
+async def listed(world, purse, tmp_path):
+    for name in ("a", "b"):
+        write(tmp_path / "v" / f"{name}.vcf", VCF)
+    shown = await world.owner.market.publish(
+        [tmp_path / "v"], *TEXTS, offered=Offer(PRICE, COIN, 100)
+    )
+    return shown["dataset"]

@@ -5,6 +5,17 @@ from dataclasses import replace
 
 import msgspec
 import pytest
+from deals_world import (
+    HOUR,
+    PRICE,
+    RICH,
+    TEXTS,
+    ask,
+    decide,
+    later,
+    rows,
+    status,
+)
 from file_world import COIN, DAY, OTHER, OWNER, READER, VCF, paper, write
 
 from node.errors import AccessError, ChainError, ContractRefusedError
@@ -14,50 +25,6 @@ from protocol.deals import DEALS_PROTOCOL, Ballot, DeliveryQuery, KeyDigestQuery
 from protocol.manifest import UnitsAnswer
 from protocol.types import digest
 from protocol.wire import decode, encode
-
-TEXTS = ("Tumour panels", "CC-BY-4.0", ["DUO:0000007", "DUO:0000021"], "Clinic MN")
-PRICE, RICH, HOUR = 250, 1000, 3600
-STUDY = {"purposes": ["DUO:0000007"], "acknowledged": ["DUO:0000021"]}
-
-
-@pytest.fixture
-def purse(world):
-    """What the members have; the reader's is full."""
-    world.coins.balances[COIN][world.reader.account] = RICH
-    return lambda node: world.coins.balances[COIN][node.account]
-
-
-@pytest.fixture
-async def listed(world, purse, tmp_path):
-    for name in ("a", "b"):
-        write(tmp_path / "v" / f"{name}.vcf", VCF)
-    shown = await world.owner.market.publish(
-        [tmp_path / "v"], *TEXTS, offered=Offer(PRICE, COIN, 100)
-    )
-    return shown["dataset"]
-
-
-async def ask(world, dataset, who=None, **more):
-    said = {"days": 30, "units": None, "max_price": PRICE, **STUDY, **more}
-    deals = (who or world.reader).market.deals
-    return (await deals.requests.make(dataset, **said))["request"]
-
-
-def decide(world):
-    return world.owner.market.deals.decisions
-
-
-def rows(world):
-    return world.reader.market.deals.requests
-
-
-def later(world, seconds):
-    world.now += seconds
-
-
-async def status(world, number):
-    return (await rows(world).row(number))["status"]
-
 
 # --- terms -------------------------------------------------------------------------
 

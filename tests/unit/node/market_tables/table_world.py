@@ -9,6 +9,7 @@ import nacl.public
 import nacl.signing
 import trio
 
+from node.adapters.memory_store import MemoryBatch
 from node.errors import (
     AccessError,
     ChainError,
@@ -100,6 +101,9 @@ class Blobs:
     def put(self, data):
         self.data[digest(data)] = bytes(data)
         return digest(data)
+
+    def batch(self):
+        return MemoryBatch(self)
 
     def delete(self, key):
         self.data.pop(key, None)

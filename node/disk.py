@@ -1,0 +1,38 @@
+"""What every writer of files needs: a name that lasts, and a disk's complaints in our words."""
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from node.errors import StorageError
+
+
+def sync_folder(path: Path) -> None:
+    """A rename is durable only once the folder that holds the name is (fsync(2))."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def mapped(what: bytes | Path) -> Iterator[None]:
+    """Raise `StorageError` for what the system says of a file, or of the blob called `what`."""
+    name = f"blob {what.hex()}" if isinstance(what, bytes) else str(what)
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise StorageError(
+            f"{name} is not here", hint="fetch it from a peer"
+        ) from error
+    except OSError as error:
+        full = error.errno in {errno.ENOSPC, errno.EDQUOT}
+        raise StorageError(
+            f"{name}: {'no space left on disk' if full else error.strerror}",
+            hint="free space on the disk that holds the home; nothing was lost"
+            if full
+            else "check that this user owns the home and that its disk is healthy",
+        ) from error
