@@ -44,6 +44,8 @@ class Part(IntEnum):
 
 
 PARTS = 16
+CAUSAL, CENTRED, POST, ROTARY, GATED, STOCK = (1 << place for place in range(6))
+"""What a claim says of its model's blocks; the last is no trunk's, and says op-spec 2."""
 SPAN = 5
 """Levels of a part's tree that a host shows at once."""
 
@@ -81,7 +83,8 @@ class Claim:
     kv_heads: int
     head_dim: int
     positions: int
-    causal: bool
+    flags: int
+    """Bits of the model's last number: `GATED` and those beside it."""
     bias: int
     multiplier: int
 
@@ -90,7 +93,7 @@ _CLAIM_FIELDS = (
     *("model", "before", "afterwards", "layerRoot", "tables"),
     *("cases", "tokens", "width", "layer", "caseNumber", "token"),
     *("inner", "heads", "kvHeads", "headDim", "positions"),
-    *("causal", "bias", "multiplier"),
+    *("flags", "bias", "multiplier"),
 )
 
 
@@ -136,8 +139,8 @@ NO_CHANNEL = Channel(0, 0, (), b"")
 
 
 @dataclass(frozen=True)
-class Angles:
-    """A position's row of the RoPE tables, and its way up to their root."""
+class Table:
+    """A row of the model's tables, and its way up to their root."""
 
     row: bytes
     path: tuple[bytes, ...]
@@ -156,7 +159,7 @@ class Proof:
     inputs: tuple[Leaf, ...] = ()
     boundary: RowOpening = NO_ROW
     channel: Channel = NO_CHANNEL
-    angles: tuple[Angles, ...] = ()
+    tables: tuple[Table, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -177,7 +180,10 @@ class Trace:
     def __init__(
         self, claim: Claim, salt: bytes, entries: Sequence[Sequence[bytes]]
     ) -> None:
-        """`entries` are the leaves of every part, `salt` is the receipt's."""
+        """`entries` are the leaves of every part, `salt` is the receipt's.
+
+        A part that the model's blocks do not have has no leaves, and nothing as its root.
+        """
         if len(entries) != PARTS:
             raise MalformedMessageError(f"{len(entries)} parts, a layer has {PARTS}")
         self._entries = entries
@@ -194,6 +200,7 @@ class Trace:
                         zip(salts, leaves, strict=True)
                     )
                 ]
+                or [bytes(DIGEST_BYTES)]
             )
             for part, (salts, leaves) in enumerate(
                 zip(self._salts, entries, strict=True)
@@ -203,6 +210,10 @@ class Trace:
     @property
     def roots(self) -> tuple[bytes, ...]:
         return tuple(levels[-1][0] for levels in self._levels)
+
+    def has(self, part: int) -> bool:
+        """Do the model's blocks have this part?"""
+        return bool(self._entries[part])
 
     def height(self, part: int) -> int:
         """Levels above the leaves."""
@@ -282,8 +293,12 @@ class Game:
 
     def wrong_part(self, own: Trace) -> int:
         """The first part of the host's that is not the challenger's; else `Part.AFTER`."""
-        pairs = zip(own.roots, self.roots, strict=True)
-        return next((part for part, (a, b) in enumerate(pairs) if a != b), Part.AFTER)
+        differing = (
+            part
+            for part, (mine, told) in enumerate(zip(own.roots, self.roots, strict=True))
+            if mine != told and own.has(part)
+        )
+        return next(differing, Part.AFTER)
 
     def wrong_leaf(self, own: Trace, part: int) -> Asked | tuple[int, Leaf]:
         """Down the tree of a part that differs, to its first leaf that does.

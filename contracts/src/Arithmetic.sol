@@ -10,6 +10,8 @@ import {Math} from "@openzeppelin/contracts/utils/math/Math.sol";
 library Arithmetic {
     /// What a norm is of a row: all that its entries have in common.
     struct Norm {
+        /// What is taken from each entry first; 0 unless the norm is centred.
+        int256 mean;
         int256 gain;
         int256 shift;
         int256 exponent;
@@ -124,12 +126,15 @@ library Arithmetic {
     }
 
     /// norm for a row (between layers: packed; else of four-byte numbers).
-    function normOf(bytes calldata row, bool between, uint256 width, uint256 bias)
-        internal
-        pure
-        returns (Norm memory norm)
-    {
-        (uint256 total, int256 furthest) = _spread(row, between);
+    function normOf(
+        bytes calldata row,
+        bool between,
+        bool centred,
+        uint256 width,
+        uint256 bias
+    ) internal pure returns (Norm memory norm) {
+        (uint256 total, int256 furthest) = (0, 0);
+        (norm.mean, total, furthest) = _spread(row, between, centred, int256(width));
         total += bias;
         uint256 bits = Math.log2(total) + 1;
         uint256 lift = (62 - bits) & ~uint256(1);
@@ -142,19 +147,21 @@ library Arithmetic {
 
     /// What the norm makes of one number of its row.
     function normed(Norm memory norm, int256 entry) internal pure returns (int256) {
-        return clamp(half(half(entry * norm.gain, norm.shift), norm.exponent), 127);
+        int256 scaled = half((entry - norm.mean) * norm.gain, norm.shift);
+        return clamp(half(scaled, norm.exponent), 127);
     }
 
-    /// RoPE of one head, as rows(., 7): its numbers and their exponent.
+    /// One head as rows(., 7), its numbers and their exponent; after RoPE unless there are no
+    /// angles.
     function turned(bytes calldata head, bytes calldata angles)
         internal
         pure
         returns (int256[] memory made, int256 exponent)
     {
         unchecked {
-            uint256 middle = head.length / 8;
-            made = new int256[](2 * middle);
+            made = new int256[](head.length / 4);
             uint256 largest = 0;
+            uint256 middle = angles.length / 4;
             for (uint256 k = 0; k < middle; ++k) {
                 int256 u = signed(head, 4 * k, 4);
                 int256 w = signed(head, 4 * (k + middle), 4);
@@ -167,6 +174,12 @@ library Arithmetic {
                 uint256 b = uint256(right < 0 ? -right : right);
                 if (a > largest) largest = a;
                 if (b > largest) largest = b;
+            }
+            if (middle == 0) {
+                largest = largestOf(head, 4);
+                for (uint256 k = 0; k < made.length; ++k) {
+                    made[k] = signed(head, 4 * k, 4);
+                }
             }
             exponent = exponentOf(largest, 7);
             for (uint256 k = 0; k < made.length; ++k) {
@@ -230,12 +243,17 @@ library Arithmetic {
         }
     }
 
-    /// Step 8, up to the row: the activation of a gate, times the other number.
-    function activated(int256 gate, int256 up) internal pure returns (int256) {
-        uint256 index = uint256(half(gate < 0 ? -gate : gate, 6));
-        int256 c = int256(sigmoid(index));
-        if (gate < 0) c = (1 << 16) - c;
-        return half(gate * c, 16) * up;
+    /// Step 8's c of op-spec 1 for a gate.
+    function silu(int256 gate) internal pure returns (int256) {
+        int256 c = int256(sigmoid(uint256(half(gate < 0 ? -gate : gate, 6))));
+        return gate < 0 ? (1 << 16) - c : c;
+    }
+
+    /// Where ACT has the c of a gate.
+    function activation(int256 gate) internal pure returns (uint256) {
+        int256 index = half(gate < 0 ? -gate : gate, 6);
+        if (index > int256(_TABLE)) index = int256(_TABLE);
+        return uint256(int256(_TABLE) + (gate < 0 ? -index : index));
     }
 
     /// EXP[t] of the op-spec, 0 beyond the table: from the squares of 2^(-1/256).
@@ -282,70 +300,67 @@ library Arithmetic {
         }
     }
 
-    /// Sum of squares, and the entry furthest from 0: of n and -n it is n, which half() leaves
-    /// further away.
-    function _spread(bytes calldata row, bool between)
+    /// The mean, or 0; the sum of squares without it; and the entry then furthest from 0: of n
+    /// and -n it is n, which half() leaves further away.
+    function _spread(bytes calldata row, bool between, bool centred, int256 width)
         private
         pure
-        returns (uint256 squares, int256 furthest)
+        returns (int256 mean, uint256 squares, int256 furthest)
     {
+        int256 sum;
+        int256 high = type(int256).min;
+        int256 low = type(int256).max;
         assembly ("memory-safe") {
-            function noted(total, best, far, entry) -> total_, best_, far_ {
-                let square := mul(entry, entry)
-                total_ := add(total, square)
-                best_ := best
-                far_ := far
-                square := add(square, sgt(entry, 0))
-                if gt(square, best) {
-                    best_ := square
-                    far_ := entry
-                }
-            }
-            function packed_(word) -> entry {
-                entry := or(or(byte(0, word), shl(8, byte(1, word))), shl(16, byte(2, word)))
-                entry := signextend(2, entry)
-            }
             let next := row.offset
             let end := add(next, row.length)
-            let best := 0
-            // Four a turn, because the loop costs as much as an entry; then the rest.
             switch between
             case 0 {
-                for { let four := sub(end, and(row.length, 15)) } lt(next, four) {
-                    next := add(next, 16)
-                } {
-                    let w := calldataload(next)
-                    squares, best, furthest := noted(squares, best, furthest, sar(224, w))
-                    w := shl(32, w)
-                    squares, best, furthest := noted(squares, best, furthest, sar(224, w))
-                    w := shl(32, w)
-                    squares, best, furthest := noted(squares, best, furthest, sar(224, w))
-                    w := shl(32, w)
-                    squares, best, furthest := noted(squares, best, furthest, sar(224, w))
-                }
                 for {} lt(next, end) { next := add(next, 4) } {
-                    let w := calldataload(next)
-                    squares, best, furthest := noted(squares, best, furthest, sar(224, w))
+                    let entry := sar(224, calldataload(next))
+                    sum := add(sum, entry)
+                    squares := add(squares, mul(entry, entry))
+                    if sgt(entry, high) { high := entry }
+                    if slt(entry, low) { low := entry }
                 }
             }
             default {
-                for { let four := sub(end, mod(row.length, 12)) } lt(next, four) {
-                    next := add(next, 12)
-                } {
+                for {} lt(next, end) {} {
+                    // Ten entries of three bytes; the outer ones change places all at once.
                     let w := calldataload(next)
-                    squares, best, furthest := noted(squares, best, furthest, packed_(w))
-                    w := shl(24, w)
-                    squares, best, furthest := noted(squares, best, furthest, packed_(w))
-                    w := shl(24, w)
-                    squares, best, furthest := noted(squares, best, furthest, packed_(w))
-                    w := shl(24, w)
-                    squares, best, furthest := noted(squares, best, furthest, packed_(w))
-                }
-                for {} lt(next, end) { next := add(next, 3) } {
-                    let w := calldataload(next)
-                    squares, best, furthest := noted(squares, best, furthest, packed_(w))
+                    w := or(
+                        and(w, 0x00ff0000ff0000ff0000ff0000ff0000ff0000ff0000ff0000ff0000ff000000),
+                        or(
+                            and(
+                                shl(16, w),
+                                0xff0000ff0000ff0000ff0000ff0000ff0000ff0000ff0000ff0000ff00000000
+                            ),
+                            and(
+                                shr(16, w),
+                                0x0000ff0000ff0000ff0000ff0000ff0000ff0000ff0000ff0000ff0000ff0000
+                            )
+                        )
+                    )
+                    let last := add(next, 30)
+                    if gt(last, end) { last := end }
+                    for {} lt(next, last) { next := add(next, 3) } {
+                        let entry := sar(232, w)
+                        w := shl(24, w)
+                        sum := add(sum, entry)
+                        squares := add(squares, mul(entry, entry))
+                        if sgt(entry, high) { high := entry }
+                        if slt(entry, low) { low := entry }
+                    }
                 }
             }
         }
+        if (centred) {
+            int256 doubled = 2 * sum + width;
+            mean = doubled / (2 * width);
+            if (doubled % (2 * width) < 0) --mean;
+            squares = uint256(int256(squares) - 2 * mean * sum + width * mean * mean);
+            high -= mean;
+            low -= mean;
+        }
+        furthest = high >= -low ? high : low;
     }
 }

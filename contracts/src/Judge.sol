@@ -21,8 +21,9 @@ contract Judge {
         bytes leaf;
     }
 
-    /// A token's row of the RoPE tables, and its way up to their root.
-    struct Angles {
+    /// A row of the trunk's tables, a token's angles or some of its activation, and its way up
+    /// to their root.
+    struct Table {
         bytes row;
         bytes32[] path;
     }
@@ -40,11 +41,13 @@ contract Judge {
         /// The row before the layer (a norm's, or to add to) or after it (to compare with).
         Steps.Opened boundary;
         Channel channel;
-        /// Of the claim's token and of the other one, for a score.
-        Angles[] angles;
+        /// Angles of the claim's token and of the other one, for a score; the activation's, for a
+        /// product.
+        Table[] tables;
     }
 
     uint256 private constant _HEAD = 14;
+    uint256 private constant _BIAS = 4;
 
     error Missing(uint256 inputs);
     error NoSuchEntry(uint256 place);
@@ -100,14 +103,7 @@ contract Judge {
                 Arithmetic.largestOf(_input(claim, roots, proof, 0, Steps.PRODUCT, proof.place), 8)
             );
         }
-        if (part == Steps.PRODUCT) {
-            bytes calldata gate = _input(claim, roots, proof, 0, Steps.GATE, proof.index);
-            bytes calldata up = _input(claim, roots, proof, 1, Steps.UP, proof.index);
-            return Arithmetic.activated(
-                Arithmetic.signed(gate, 4 * uint256(proof.place), 4),
-                Arithmetic.signed(up, 4 * uint256(proof.place), 4)
-            );
-        }
+        if (part == Steps.PRODUCT) return _product(claim, roots, proof);
         if (part == Steps.MIDDLE) return _sum(claim, roots, proof, Steps.MIXED_ROW);
         uint8 from = part < Steps.MIXED ? Steps.NORM : Steps.NORM2;
         return _linear(claim, roots, proof, from, Arithmetic.MIDDLE);
@@ -149,17 +145,20 @@ contract Judge {
             proof.channel.path
         );
         // A leaf says itself which channel it is, so where it stands need not be believed.
-        if (root != claim.layerRoot || leaf.length < _HEAD) revert Steps.NotInModel();
+        bool stock = Steps.has(claim.flags, Steps.STOCK);
+        uint256 head = stock ? _HEAD + _BIAS : _HEAD;
+        if (root != claim.layerRoot || leaf.length < head) revert Steps.NotInModel();
         if (uint8(leaf[0]) != matrix || Arithmetic.little(leaf, 2) != channel) {
             revert Steps.NotInModel();
         }
         bytes calldata input = _input(claim, roots, proof, 0, from, token);
         uint256 size = from == Steps.WIDE ? 2 : 1;
-        if (leaf.length - _HEAD != (input.length - 1) / size) revert Steps.Malformed();
-        int256 sum = Arithmetic.dot(input[1:], size, leaf[_HEAD:]);
+        if (leaf.length - head != (input.length - 1) / size) revert Steps.Malformed();
+        int256 sum = Arithmetic.dot(input[1:], size, leaf[head:]);
         int256 shift = int256(uint256(uint8(leaf[1]))) - int256(uint256(uint8(input[0])));
-        int256 scaled = int256(Arithmetic.little(leaf, 10)) * sum;
-        return Arithmetic.clamp(Arithmetic.half(scaled, shift), limit);
+        sum = Arithmetic.half(int256(Arithmetic.little(leaf, 10)) * sum, shift);
+        if (stock) sum += int32(uint32(Arithmetic.little(leaf, _HEAD)));
+        return Arithmetic.clamp(sum, limit);
     }
 
     /// Matrix, channel and token of the number that a proof is about.
@@ -170,7 +169,10 @@ contract Judge {
     {
         uint256 part = proof.part;
         (uint256 index, uint256 place) = (proof.index, proof.place);
-        if (part == Steps.AFTER) return (6, place, 0);
+        // The last of the matrices, of which a block that is not gated has one less.
+        if (part == Steps.AFTER) {
+            return (Steps.has(claim.flags, Steps.GATED) ? 6 : 5, place, 0);
+        }
         if (part == Steps.MIDDLE) return (3, place, 0);
         if (part == Steps.GATE || part == Steps.UP) {
             return (part == Steps.GATE ? 4 : 5, Steps.BLOCK * index + place, 0);
@@ -193,14 +195,15 @@ contract Judge {
         bytes calldata told = proof.claimed.entries;
         Arithmetic.Norm memory norm;
         int256 entry;
+        bool centred = Steps.has(claim.flags, Steps.CENTRED);
         if (proof.part == Steps.NORM) {
             claim.requireBoundary(claim.layer, proof.index, claim.before, proof.boundary);
             bytes calldata row = proof.boundary.row;
-            norm = Arithmetic.normOf(row, true, claim.width, claim.bias);
+            norm = Arithmetic.normOf(row, true, centred, claim.width, claim.bias);
             entry = Arithmetic.packed(row, proof.place);
         } else {
             bytes calldata row = _input(claim, roots, proof, 0, Steps.MIDDLE, 0);
-            norm = Arithmetic.normOf(row, false, claim.width, claim.bias);
+            norm = Arithmetic.normOf(row, false, centred, claim.width, claim.bias);
             entry = Arithmetic.signed(row, 4 * uint256(proof.place), 4);
         }
         if (int256(uint256(uint8(told[0]))) != norm.exponent) return true;
@@ -254,15 +257,39 @@ contract Judge {
         bytes32[PARTS] calldata roots,
         Proof calldata proof
     ) private pure returns (int256) {
-        if (proof.angles.length != 2) revert Missing(proof.angles.length);
         uint256 head = (uint256(proof.index) * claim.kvHeads) / claim.heads;
         return Arithmetic.score(
             _input(claim, roots, proof, 0, Steps.QUERY, proof.index),
             _input(claim, roots, proof, 1, Steps.KEY, proof.place * uint256(claim.kvHeads) + head),
-            _angles(claim, claim.token, proof.angles[0]),
-            _angles(claim, proof.place, proof.angles[1]),
+            _angles(claim, claim.token, proof, 0),
+            _angles(claim, proof.place, proof, 1),
             claim.multiplier
         );
+    }
+
+    /// Step 8 up to the row: what a gate lets through, of the other number if there is one.
+    function _product(
+        Steps.Claim calldata claim,
+        bytes32[PARTS] calldata roots,
+        Proof calldata proof
+    ) private pure returns (int256) {
+        uint256 begin = 4 * uint256(proof.place);
+        int256 gate =
+            Arithmetic.signed(_input(claim, roots, proof, 0, Steps.GATE, proof.index), begin, 4);
+        int256 c;
+        if (Steps.has(claim.flags, Steps.STOCK)) {
+            uint256 entry = Arithmetic.activation(gate);
+            uint256 row = entry / Steps.ACTIVATION_ROW;
+            if (Steps.has(claim.flags, Steps.ROTARY)) row += claim.positions;
+            bytes calldata table = _table(claim, row, proof, 0);
+            c = int256(Arithmetic.little(table, 4 * (entry % Steps.ACTIVATION_ROW)));
+        } else {
+            c = Arithmetic.silu(gate);
+        }
+        int256 made = Arithmetic.half(gate * c, 16);
+        if (!Steps.has(claim.flags, Steps.GATED)) return made;
+        return made
+            * Arithmetic.signed(_input(claim, roots, proof, 1, Steps.UP, proof.index), begin, 4);
     }
 
     function _mixed(
@@ -297,16 +324,27 @@ contract Judge {
         if (entries.length != claim.bytesOf(part, index)) revert Steps.Malformed();
     }
 
-    function _angles(Steps.Claim calldata claim, uint256 token, Angles calldata angles)
-        private
-        pure
-        returns (bytes calldata)
-    {
-        bytes32 leaf = sha256(abi.encodePacked(bytes1(0), angles.row));
-        if (Inclusion.rootOf(leaf, token, claim.positions, angles.path) != claim.tables) {
-            revert Steps.NotInModel();
-        }
-        return angles.row;
+    /// A token's angles; none where heads are not turned.
+    function _angles(
+        Steps.Claim calldata claim,
+        uint256 token,
+        Proof calldata proof,
+        uint256 place
+    ) private pure returns (bytes calldata) {
+        if (!Steps.has(claim.flags, Steps.ROTARY)) return proof.channel.leaf[0:0];
+        return _table(claim, token, proof, place);
+    }
+
+    function _table(
+        Steps.Claim calldata claim,
+        uint256 index,
+        Proof calldata proof,
+        uint256 place
+    ) private pure returns (bytes calldata) {
+        if (place >= proof.tables.length) revert Missing(proof.tables.length);
+        Table calldata table = proof.tables[place];
+        claim.requireTable(index, table.row, table.path);
+        return table.row;
     }
 
     function _within(uint256 place, uint256 count) private pure {

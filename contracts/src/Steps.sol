@@ -27,7 +27,8 @@ library Steps {
         uint32 kvHeads;
         uint32 headDim;
         uint32 positions;
-        bool causal;
+        /// What its blocks are, see CAUSAL and those beside it.
+        uint32 flags;
         uint64 bias;
         uint64 multiplier;
     }
@@ -76,14 +77,29 @@ library Steps {
     /// Entries of one leaf where a row is cut into blocks.
     uint256 internal constant BLOCK = 64;
 
+    /// Bits of the last number of a trunk (docs/verify.md §2.1), of which op-spec 1 has the first.
+    uint32 internal constant CAUSAL = 1;
+    uint32 internal constant CENTRED = 2;
+    uint32 internal constant POST = 4;
+    uint32 internal constant ROTARY = 8;
+    uint32 internal constant GATED = 16;
+    /// No trunk's: op-spec 2, that is, biases and an activation of the trunk's own.
+    uint32 internal constant STOCK = 32;
+
     uint256 private constant _NUMBERS_BYTES = 84;
-    /// The only rules that are computed here (docs/verify.md §2).
+    /// The rules that are computed here (docs/verify.md §2).
     bytes32 internal constant OP_SPEC =
         0x4a3cedd562391b6cb19c4c785803b8f4bf7923f4c6e5c91b312f3635d5796273;
+    bytes32 internal constant STOCK_SPEC =
+        0xcc89753ca6067d38fd6a5c0b74ddadb2ce61bfe653bd41f9c003571e46ff250a;
+    /// Entries of one leaf of the activation's table, and how many leaves that makes.
+    uint256 internal constant ACTIVATION_ROW = 32;
+    uint256 internal constant ACTIVATION_ROWS = 257;
 
     error NotInReceipt();
     error NotInModel();
     error AnotherOpSpec(bytes32 digest);
+    error PostNorm();
     error Malformed();
     error NoSuchPart(uint256 part);
     error AnotherRow(uint8 part);
@@ -92,10 +108,12 @@ library Steps {
     function read(Claim memory claim, Trunk calldata trunk) internal pure {
         bytes calldata numbers = trunk.numbers;
         if (numbers.length != _NUMBERS_BYTES) revert Malformed();
+        bool stock = bytes32(numbers) == STOCK_SPEC;
         bytes32 header = sha256(abi.encodePacked(numbers, trunk.tables));
-        bytes32 model = sha256(abi.encodePacked("rexis-model-root-3", header, trunk.layers));
+        bytes18 label = stock ? bytes18("rexis-stock-root-2") : bytes18("rexis-model-root-3");
+        bytes32 model = sha256(abi.encodePacked(label, header, trunk.layers));
         if (model != claim.model) revert NotInModel();
-        if (bytes32(numbers) != OP_SPEC) revert AnotherOpSpec(bytes32(numbers));
+        if (!stock && bytes32(numbers) != OP_SPEC) revert AnotherOpSpec(bytes32(numbers));
         uint256 layers = _little(numbers, 32);
         // A receipt of another shape than its model has is wrong as a whole, not in one row.
         if (layers != trunk.layers.length || claim.layer >= layers) revert NotInModel();
@@ -110,7 +128,10 @@ library Steps {
         if (claim.tokens > claim.positions) revert NotInModel();
         claim.bias = uint64(_little(numbers, 64) | (_little(numbers, 68) << 32));
         claim.multiplier = uint64(_little(numbers, 72) | (_little(numbers, 76) << 32));
-        claim.causal = _little(numbers, 80) != 0;
+        uint32 flags = uint32(_little(numbers, 80));
+        claim.flags = stock ? flags | STOCK : flags | ROTARY | GATED;
+        // Its norms' rows are no part of an answer.
+        if (has(claim.flags, POST)) revert PostNorm();
     }
 
     /// How many leaves a part has.
@@ -120,6 +141,7 @@ library Steps {
         if (part == KEY || part == VALUE) return uint256(claim.tokens) * claim.kvHeads;
         if (part == COLUMN) return uint256(claim.kvHeads) * claim.headDim;
         if (part == MIXED) return _blocks(_joined(claim));
+        if (part == UP && !has(claim.flags, GATED)) return 0;
         if (part >= GATE && part <= PRODUCT) return _blocks(claim.inner);
         if (part >= PARTS) revert NoSuchPart(part);
         return 1;
@@ -147,7 +169,26 @@ library Steps {
 
     /// How many tokens the claim's token attends to.
     function visible(Claim calldata claim) internal pure returns (uint256) {
-        return claim.causal ? uint256(claim.token) + 1 : claim.tokens;
+        return has(claim.flags, CAUSAL) ? uint256(claim.token) + 1 : claim.tokens;
+    }
+
+    /// Is a block of this kind?
+    function has(uint32 flags, uint32 kind) internal pure returns (bool) {
+        return flags & kind != 0;
+    }
+
+    /// Fail unless this is row `index` of the trunk's tables: the angles of its positions, then
+    /// its activation.
+    function requireTable(
+        Claim calldata claim,
+        uint256 index,
+        bytes calldata row,
+        bytes32[] calldata path
+    ) internal pure {
+        uint256 rows = has(claim.flags, ROTARY) ? claim.positions : 0;
+        if (has(claim.flags, STOCK)) rows += ACTIVATION_ROWS;
+        bytes32 leaf = sha256(abi.encodePacked(bytes1(0), row));
+        if (Inclusion.rootOf(leaf, index, rows, path) != claim.tables) revert NotInModel();
     }
 
     /// Nodes of a tree of `count` leaves at `level`, leaves being level 0.

@@ -9,9 +9,9 @@ from ee.integer.block import LLAMA, Style
 from ee.integer.codec import (
     SLICE_MAGIC,
     TRUNK_MAGIC,
-    AngleOpening,
     ChannelOpening,
     Slice,
+    TableOpening,
     cut,
     decode,
     decode_header,
@@ -23,6 +23,7 @@ from ee.integer.codec import (
     header_parts,
     layer_root,
     model_root,
+    open_activation,
     open_angles,
     open_channel,
     root_over_layers,
@@ -41,7 +42,7 @@ from ee.integer.rows import (
 )
 from ee.integer.spec import op_spec_digest
 from ee.integer.stock import head_norm, quantise_stock
-from ee.integer.trace import BLOCK, trace_token
+from ee.integer.trace import BLOCK, activation_entry, trace_token
 from ee.integer.trunk import (
     Cache,
     Header,
@@ -59,7 +60,6 @@ __all__ = [
     "RESIDUAL_BITS",
     "SLICE_MAGIC",
     "TRUNK_MAGIC",
-    "AngleOpening",
     "Cache",
     "ChannelOpening",
     "Gain",
@@ -73,8 +73,10 @@ __all__ = [
     "SelfTestError",
     "Slice",
     "Style",
+    "TableOpening",
     "Trace",
     "TrunkConfig",
+    "activation_entry",
     "cut",
     "decode",
     "decode_header",
@@ -90,6 +92,7 @@ __all__ = [
     "layer_root",
     "model_root",
     "op_spec_digest",
+    "open_activation",
     "open_angles",
     "open_channel",
     "pack_rows",

@@ -42,9 +42,10 @@ TRUNK_MAGIC = b"rexis-integer-trunk-1\n"
 SLICE_MAGIC = b"rexis-integer-slice-1\n"
 _HEADER_MAGIC = b"rexis-integer-header-1\n"
 _ROOT_LABEL = b"rexis-model-root-3"
-_STOCK_LABEL = b"rexis-stock-root-1"
-"""Of op-spec 2: the contract that settles disputes computes op-spec 1, and whoever shows it
-another trunk shows it nothing."""
+_STOCK_LABEL = b"rexis-stock-root-2"
+"""Of op-spec 2, whose numbers mean more and whose tables are more."""
+ACTIVATION_ROW = 32
+"""Entries of one leaf of the activation's table."""
 _NUMBERS = struct.Struct("<8I2QI")
 """Sizes, `norm_bias`, `score_multiplier`, flags."""
 _FLAGS = ("causal", "centred", "post", "rotary", "gated")
@@ -175,43 +176,58 @@ def open_channel(layer: Layer, matrix: int, channel: int) -> ChannelOpening:
 
 
 @dataclass(frozen=True)
-class AngleOpening:
-    """The RoPE angles of one position and their path to the root of the tables."""
+class TableOpening:
+    """A row of a trunk's tables and its path to their root."""
 
     row: bytes
     path: tuple[bytes, ...]
 
 
-def open_angles(header: Header, position: int) -> AngleOpening:
+def open_angles(header: Header, position: int) -> TableOpening:
     """Cosines, then sines, of `position`."""
-    rows = _angle_rows(header)
-    if not 0 <= position < len(rows):
-        raise IntegerModelError(f"no position {position} in tables of {len(rows)}")
+    if not 0 <= position < len(header.cos):
+        raise IntegerModelError(
+            f"no position {position} in tables of {len(header.cos)}"
+        )
+    return _open_table(header, position)
+
+
+def open_activation(header: Header, entry: int) -> TableOpening:
+    """The row of ACT that has `entry`."""
+    if header.activation is None or not 0 <= entry < len(header.activation):
+        raise IntegerModelError(f"no entry {entry} in an activation table")
+    return _open_table(header, len(header.cos) + entry // ACTIVATION_ROW)
+
+
+def _open_table(header: Header, index: int) -> TableOpening:
+    rows = _table_rows(header)
     digests = [hashlib.sha256(b"\x00" + row).digest() for row in rows]
-    return AngleOpening(rows[position], tuple(_path(digests, position)))
+    return TableOpening(rows[index], tuple(_path(digests, index)))
 
 
 def header_digest(header: Header) -> bytes:
     """What stands for the header in the model root.
 
-    The tables are long, so they stand in it by a root: the numbers can be shown alone, and in
-    op-spec 1 the angles of one position.
+    The tables are long, so they stand in it by a root: the numbers can be shown alone, the angles
+    of one position, some entries of the activation.
     """
     return hashlib.sha256(b"".join(header_parts(header))).digest()
 
 
 def header_parts(header: Header) -> tuple[bytes, bytes]:
     """The header's numbers, and the root of its tables."""
-    numbers = _numbers_bytes(header)
-    if header.config.op_spec > 1:
-        return numbers, hashlib.sha256(_tables_bytes(header)).digest()
-    digests = [hashlib.sha256(b"\x00" + row).digest() for row in _angle_rows(header)]
-    return numbers, _merkle(digests)
+    digests = [hashlib.sha256(b"\x00" + row).digest() for row in _table_rows(header)]
+    return _numbers_bytes(header), _merkle(digests)
 
 
-def _angle_rows(header: Header) -> list[bytes]:
+def _table_rows(header: Header) -> list[bytes]:
+    """The angles of each position, then the activation, some entries a row."""
     pairs = zip(header.cos.astype("<i2"), header.sin.astype("<i2"), strict=True)
-    return [cos.tobytes() + sin.tobytes() for cos, sin in pairs]
+    angles = [cos.tobytes() + sin.tobytes() for cos, sin in pairs]
+    if header.activation is None:
+        return angles
+    data, size = header.activation.astype("<u4").tobytes(), 4 * ACTIVATION_ROW
+    return angles + [data[at : at + size] for at in range(0, len(data), size)]
 
 
 def _channels(layer: Layer) -> Iterator[tuple[bytes, bytes]]:

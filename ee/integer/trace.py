@@ -58,16 +58,22 @@ class _Recorder:
 
 @dataclass(frozen=True)
 class _Recorded:
-    """The seven matrices of a block, recording."""
+    """The matrices of a block, recording."""
 
     q: _Recorder
     k: _Recorder
     v: _Recorder
     o: _Recorder
     gate: _Recorder
-    up: _Recorder
+    up: _Recorder | None
     down: _Recorder
     gains: tuple[Gain, ...] = field(default=(), init=False)
+
+    @classmethod
+    def of(cls, layer: Layer) -> "_Recorded":
+        q, k, v, o, gate = map(_Recorder, layer.matrices()[:5])
+        up = None if layer.up is None else _Recorder(layer.up)
+        return cls(q, k, v, o, gate, up, _Recorder(layer.down))
 
 
 def trace_token(
@@ -75,18 +81,22 @@ def trace_token(
 ) -> tuple[Leaves, ...]:
     """The leaves' entries of every part, for `token` of the rows (1, tokens, width).
 
-    Numbers are signed and big-endian; a row with an exponent begins with it.
+    Numbers are signed and big-endian; a row with an exponent begins with it.  A block that is not
+    gated has no part `up`.
     """
     if len(rows) != 1 or not 0 <= token < rows.shape[1]:
         raise IntegerModelError(f"token {token} of rows of shape {rows.shape}")
-    if header.config.op_spec != 1:
-        raise IntegerModelError("disputes are about trunks of op-spec 1")
-    seen = _Recorded(*map(_Recorder, layer.matrices()))
+    if header.config.style.post:
+        raise IntegerModelError("disputes are about blocks with the norm first")
+    seen = _Recorded.of(layer)
     header.replay(seen, rows)
     middle = arith.clamp(rows[0] + seen.o.made[0], spec.RESIDUAL_LIMIT)
-    gate, up = seen.gate.made[0][token], seen.up.made[0][token]
-    activated = ops.activated(gate[None].copy(), header.activations)[0]
-    product = (activated * up).astype(np.int64)
+    gate = seen.gate.made[0][token]
+    product = _activated(gate.astype(np.int64), header.activations.astype(np.int64))
+    ups: Leaves = ()
+    if seen.up is not None:
+        up = seen.up.made[0][token].astype(np.int64)
+        product, ups = product * up, _blocks(up, ">i4")
     return (
         tuple(_short(seen.q.given[0], one, ">i1") for one in range(rows.shape[1])),
         *_attention(header, seen, token),
@@ -94,7 +104,7 @@ def trace_token(
         (_packed(middle[token], ">i4"),),
         (_short(seen.gate.given[0], token, ">i1"),),
         _blocks(gate, ">i4"),
-        _blocks(up, ">i4"),
+        ups,
         _blocks(product, ">i8"),
         (_tops(product),),
         (_short(seen.down.given[0], token, ">i2"),),
@@ -143,6 +153,8 @@ def _attention(header: Header, seen: _Recorded, token: int) -> tuple[Leaves, ...
 
 def _turned(header: Header, heads: Floats, positions: slice) -> Rows:
     """Steps 2 and 3 for (tokens, heads, dim)."""
+    if not header.config.style.rotary:
+        return ops.rows(heads.copy(), spec.ROW_BITS)
     cos, sin = (
         table[positions, None, :].astype(np.float64)
         for table in (header.cos, header.sin)
@@ -162,6 +174,18 @@ def _mixed(score: Integers, value: Integers, exponent: Integers) -> Integers:
     total = weight.sum()
     made = (2 * above + total) // (2 * total)
     return np.clip(made, -spec.MID_LIMIT, spec.MID_LIMIT)
+
+
+def _activated(gate: Integers, table: Integers) -> Integers:
+    """Step 8 up to a."""
+    found = table[[activation_entry(one) for one in gate.tolist()]]
+    return (gate * found + (1 << 15)) >> spec.SIGMOID_BITS
+
+
+def activation_entry(gate: int) -> int:
+    """Which entry of ACT step 8 takes."""
+    index = min((abs(gate) + 32) >> 6, spec.TABLE_SIZE)
+    return spec.TABLE_SIZE + (-index if gate < 0 else index)
 
 
 def _half(numbers: Integers, exponent: Integers) -> Integers:

@@ -9,13 +9,16 @@ import numpy as np
 
 from ee import integer
 from ee.integer import (
+    LLAMA,
     Header,
     IntegerTrunk,
     Layer,
     Matrix,
     RowArray,
+    Style,
     TrunkConfig,
 )
+from ee.integer.spec import ACTIVATION_SIZE
 from node.adapters.deployment import Settings, create_address
 from node.bench.abi import Abi, compiled
 from node.bench.federation import Federation, Sent, first
@@ -228,31 +231,46 @@ LONGEST = 128
 """Tokens of a sequence for which gas is measured."""
 
 
+STOCK = Style(centred=True, post=False, rotary=True, gated=False)
+"""As ESM: everything that op-spec 2 costs more than op-spec 1."""
+
+
 def measure(machine: Machine) -> dict[str, int]:
-    """Gas of each move, and of a proof of each part, for a trunk like BERT-base."""
+    """Gas of each move, and of a proof of each part, for a trunk like BERT-base.
+
+    Those of op-spec 2 are told of the parts that have one, as `dispute_stock_*`.
+    """
     world = DisputeWorld(machine, *_like_bert())
+    gas = {f"dispute_{name}": one for name, one in _proofs(world).items()}
+    gas |= {f"dispute_{name}": one for name, one in world.moves.items()}
+    stock = _proofs(DisputeWorld(machine, *_like_bert(STOCK)))
+    return gas | {f"dispute_stock_{name}": one for name, one in stock.items()}
+
+
+def _proofs(world: DisputeWorld) -> dict[str, int]:
+    """Gas of a proof of each part."""
     gas: dict[str, int] = {}
-    token = LONGEST - 1
+    token, before = LONGEST - 1, world.boundaries[7]
     for part in Part:
         if part is Part.AFTER:
-            world.boundaries[7] = altered(world.boundaries[7], (0, token, 3))
+            world.boundaries[7] = altered(before, (0, token, 3))
         world.anchor(place=700, of=1024, job=int(part))
         number, claim = world.accuse(6, 0, token)
         entries = world.entries(claim)
         if part is not Part.AFTER:
+            if not entries[part]:
+                continue
             # The last leaf and its last entry: the longest way.
             leaf = entries[part][-1]
             entries[part][-1] = flipped(leaf, len(leaf) - 1)
         trace = Trace(claim, SALT, entries)
         proof, _ = world.play(number, claim, trace)
         world.prove(number, claim, trace.roots, proof)
-        gas[f"dispute_{part.name.lower()}"] = world.gas
-        if part is Part.NORM:
-            gas |= {f"dispute_{name}": one for name, one in world.moves.items()}
+        gas[part.name.lower()] = world.gas
     return gas
 
 
-def _like_bert() -> tuple[IntegerTrunk, RowArray]:
+def _like_bert(style: Style | None = None) -> tuple[IntegerTrunk, RowArray]:
     config = TrunkConfig(
         layers=12,
         width=768,
@@ -265,8 +283,11 @@ def _like_bert() -> tuple[IntegerTrunk, RowArray]:
         norm_bias=403,
         score_multiplier=756_000,
         causal=False,
+        op_spec=1 if style is None else 2,
+        style=style or LLAMA,
     )
     random = np.random.default_rng(768)
+    bias = None if style is None else np.full(config.inner, -3000, np.int32)
     layer = Layer.of(
         {
             name: Matrix(
@@ -274,12 +295,17 @@ def _like_bert() -> tuple[IntegerTrunk, RowArray]:
                 np.full(shape[0], 20_000, np.int32),
                 # The sums grow with the root of their length; entries of order one come out.
                 46 if name == "down" else 31,
+                None if bias is None else bias[: shape[0]],
             )
             for name, shape in config.matrix_shapes().items()
         }
     )
-    turns = random.uniform(0, 6.3, (config.tokens, config.head_dim // 2))
+    turns = random.uniform(0, 6.3, config.table_shape)
     tables = ((np.cos(turns), np.sin(turns)), 1 << 14)
     cos, sin = (np.rint(one * tables[1]).astype(np.int16) for one in tables[0])
     rows = random.integers(-(1 << 14), 1 << 14, (1, LONGEST, 768), np.int32)
-    return IntegerTrunk(Header(config, cos, sin), (layer,) * config.layers), rows
+    own = None
+    if style is not None:
+        own = random.integers(0, 1 << 16, ACTIVATION_SIZE).astype(np.uint32)
+    header = Header(config, cos, sin, own)
+    return IntegerTrunk(header, (layer,) * config.layers), rows

@@ -10,10 +10,12 @@ from ee import integer
 from node.verifier.replay import Model
 from protocol.boundary import RowOpening, Shape, case_salt, open_row
 from protocol.dispute import (
+    GATED,
     NO_CHANNEL,
     NO_LEAF,
     NO_ROW,
-    Angles,
+    ROTARY,
+    STOCK,
     Asked,
     Channel,
     Claim,
@@ -22,6 +24,7 @@ from protocol.dispute import (
     Part,
     Proof,
     SaltProof,
+    Table,
     Trace,
     Trunk,
 )
@@ -123,16 +126,18 @@ class Prosecutor:
             boundary = self.before_row(claim.token)
         elif part is Part.AFTER:
             boundary = self._row(self.after, claim.layer + 1, claim.token)
-        angles: tuple[Angles, ...] = ()
-        if part is Part.SCORE:
-            angles = self._angles(claim.token), self._angles(place)
+        tables: tuple[Table, ...] = ()
+        if part is Part.SCORE and claim.flags & ROTARY:
+            tables = self._angles(claim.token), self._angles(place)
+        elif part is Part.PRODUCT and claim.flags & STOCK:
+            tables = (self._activation(own.leaf(Part.GATE, index).entries, place),)
         inputs = _inputs(claim, part, index, place)
         return Proof(
             *(int(part), index, place, told),
             tuple(own.leaf(*one) for one in inputs),
             boundary,
             self._channel(part, index, place),
-            angles,
+            tables,
         )
 
     def before_row(self, token: int) -> RowOpening:
@@ -165,12 +170,22 @@ class Prosecutor:
         else:
             number = place
         layer = self.model.layers[claim.layer - self.model.first]
-        opened = integer.open_channel(layer, _MATRIX[part], number)
+        # The last of the matrices, of which a block that is not gated has one less.
+        last = part is Part.AFTER
+        matrix = len(layer.matrices()) - 1 if last else _MATRIX[part]
+        opened = integer.open_channel(layer, matrix, number)
         return Channel(opened.index, opened.size, opened.path, opened.leaf)
 
-    def _angles(self, token: int) -> Angles:
+    def _angles(self, token: int) -> Table:
         opened = integer.open_angles(self.model.header, token)
-        return Angles(opened.row, opened.path)
+        return Table(opened.row, opened.path)
+
+    def _activation(self, gates: bytes, place: int) -> Table:
+        """What the activation makes of one number of a leaf of the gate's."""
+        gate = int.from_bytes(gates[4 * place : 4 * place + 4], "big", signed=True)
+        entry = integer.activation_entry(gate)
+        opened = integer.open_activation(self.model.header, entry)
+        return Table(opened.row, opened.path)
 
     def _row(self, rows: bytes, boundary: int, token: int) -> RowOpening:
         claim = self.claim
@@ -215,7 +230,11 @@ def _inputs(
         Part.NORM2: ((Part.MIDDLE, 0),),
         Part.GATE: ((Part.NORM2, 0),),
         Part.UP: ((Part.NORM2, 0),),
-        Part.PRODUCT: ((Part.GATE, index), (Part.UP, index)),
+        Part.PRODUCT: tuple(
+            (one, index)
+            for one in (Part.GATE, Part.UP)
+            if one is Part.GATE or claim.flags & GATED
+        ),
         Part.PRODUCT_TOP: ((Part.PRODUCT, place),),
         Part.WIDE: ((Part.PRODUCT, block), (Part.PRODUCT_TOP, 0)),
         Part.AFTER: ((Part.WIDE, 0), (Part.MIDDLE, 0)),

@@ -10,10 +10,13 @@ from eth_abi.exceptions import EncodingError
 
 from ee import integer
 from ee.integer import (
+    LLAMA,
     Header,
+    IntegerModelError,
     IntegerTrunk,
     Layer,
     Matrix,
+    Style,
     TrunkConfig,
     bounds,
     known,
@@ -71,14 +74,24 @@ def world(request) -> DisputeWorld:
     return small(causal=request.param)
 
 
-def small(*, causal: bool = True) -> DisputeWorld:
-    trunk = known.drawn_trunk(causal=causal)
+def small(*, causal: bool = True, style: Style | None = None) -> DisputeWorld:
+    if style is None:
+        trunk = known.drawn_trunk(causal=causal)
+    else:
+        trunk = known.drawn_stock(style, causal=causal)
     made = DisputeWorld(Revm(), trunk, known.drawn_rows(trunk.config))
     made.anchor()
     return made
 
 
-def drawn(seed: int, *, causal: bool) -> DisputeWorld:
+GPT = Style(centred=True, post=False, rotary=False, gated=False)
+ESM = Style(centred=True, post=False, rotary=True, gated=False)
+QWEN = Style(centred=False, post=False, rotary=True, gated=True)
+STYLES = {"plain": None, "gpt": GPT, "esm": ESM, "qwen": QWEN}
+"""Op-spec 1, and blocks of op-spec 2 that differ from it in everything they can."""
+
+
+def drawn(seed: int, *, causal: bool, style: Style | None = None) -> DisputeWorld:
     """Rows that are cut into several blocks, trees of more than 32 leaves, every size of number."""
     chance = np.random.default_rng(seed)
     config = TrunkConfig(
@@ -87,12 +100,14 @@ def drawn(seed: int, *, causal: bool) -> DisputeWorld:
         inner=int(chance.integers(65, 200)),
         heads=6,
         kv_heads=3,
-        head_dim=14,
+        head_dim=14 if style is None or style.rotary else 13,
         tokens=13,
         residual_bits=12,
         norm_bias=int(chance.choice([1, 403, 1 << 60])),
         score_multiplier=int(chance.choice([1, 2_470_374, 1 << 23])),
         causal=causal,
+        op_spec=1 if style is None else 2,
+        style=style or LLAMA,
     )
     matrices = {}
     for name, shape in config.matrix_shapes().items():
@@ -102,10 +117,15 @@ def drawn(seed: int, *, causal: bool) -> DisputeWorld:
             chance.integers(0, limit + 1, shape[0], np.int32),
             # From numbers that all vanish to numbers that all stand at their limit.
             int(chance.integers(20, 50)),
+            None if style is None else drawn_biases(chance, shape[0]),
         )
     unit = 1 << 14
-    cos, sin = chance.integers(-unit, unit + 1, (2, config.tokens, 7)).astype(np.int16)
-    trunk = IntegerTrunk(Header(config, cos, sin), (Layer.of(matrices),))
+    tables = chance.integers(-unit, unit + 1, (2, *config.table_shape))
+    cos, sin = tables.astype(np.int16)
+    own = None
+    if style is not None:
+        own = chance.integers(0, (1 << 16) + 1, spec.ACTIVATION_SIZE).astype(np.uint32)
+    trunk = IntegerTrunk(Header(config, cos, sin, own), (Layer.of(matrices),))
     integer.encode(trunk)  # refuses what the op-spec does not cover
     shape = (3, config.tokens, config.width)
     bits = chance.integers(0, 24, (3, config.tokens, 1))
@@ -114,6 +134,12 @@ def drawn(seed: int, *, causal: bool) -> DisputeWorld:
     made = DisputeWorld(Revm(), trunk, rows)
     made.anchor()
     return made
+
+
+def drawn_biases(chance, count):
+    """Of every size, and of either sign."""
+    bits = chance.integers(0, 24, count)
+    return chance.integers(-(1 << bits), 1 << bits).astype(np.int32)
 
 
 def outcome(sent) -> int:
@@ -180,12 +206,17 @@ def test_a_wrong_number_after_a_layer_costs_the_host_its_bond(world):
         world.prove(number, claim, roots, proof)
 
 
+@pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize("part", MADE, ids=lambda part: part.name.lower())
-def test_a_wrong_number_of_any_part_is_shown_by_what_it_is_made_of(part, monkeypatch):
+def test_a_wrong_number_of_any_part_is_shown_by_what_it_is_made_of(
+    part, style, monkeypatch
+):
     """Whatever is bent: a number, an exponent, the salt."""
     chance = random.Random(int(part))
     for causal in (True, False):
-        world = drawn(7, causal=causal)
+        world = drawn(7, causal=causal, style=STYLES[style])
+        if part is Part.UP and not world.trunk.config.style.gated:
+            continue
         for job, how in enumerate(("number", "exponent", "salt")):
             world.anchor(job=job + 1)
             number, claim = world.accuse(0, chance.randrange(3), 9)
@@ -204,21 +235,23 @@ def test_a_wrong_number_of_any_part_is_shown_by_what_it_is_made_of(part, monkeyp
             assert asks == 1 + (leaves > 1) + (leaves > 32)
 
 
+@pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize(
     "seed", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in range(1, 10))]
 )
 def test_what_the_reference_computes_is_right_to_the_contract_and_nothing_beside_it(
-    seed,
+    seed, style
 ):
     """Numbers of every part of random models and rows, and each of them one bit off."""
-    world = drawn(seed, causal=seed % 2 == 0)
+    world = drawn(seed, causal=seed % 2 == 0, style=STYLES[style])
     chance = random.Random(seed)
     number, claim = world.accuse(0, chance.randrange(3), chance.randrange(13))
     entries = world.entries(claim)
     true = Trace(claim, SALT, entries)
     world.answer(number, true)
     prosecutor, judged = world.prosecutor(claim), 0
-    for part in MADE:
+    made = [part for part in MADE if entries[part]]
+    for part in made:
         for _ in range(12):
             index = chance.randrange(len(entries[part]))
             leaf = entries[part][index]
@@ -240,7 +273,8 @@ def test_what_the_reference_computes_is_right_to_the_contract_and_nothing_beside
         proof = prosecutor.proof(true, Part.AFTER, 0, place, NO_LEAF)
         with refused("NotWrong"):
             world.prove(number, claim, true.roots, proof)
-    assert judged == 12 * PARTS
+    assert judged == 12 * len(made)
+    assert len(made) == PARTS - (not world.trunk.config.style.gated)
 
 
 def test_no_number_of_a_true_answer_is_wrong_to_the_contract(world):
@@ -527,6 +561,61 @@ def test_a_model_under_other_rules_is_not_judged_by_these():
         world.accuse(LAYER, CASE, TOKEN, trunk=astuple(other))
 
 
+@pytest.mark.parametrize("style", [GPT, ESM, QWEN], ids=["gpt", "esm", "qwen"])
+def test_the_contract_reads_what_a_stock_model_says_of_its_blocks(style):
+    world = small(style=style)
+    _, claim = world.accuse(LAYER, CASE, TOKEN)
+    numbers, tables = integer.header_parts(world.trunk.header)
+    flags = int.from_bytes(numbers[-4:], "little")
+    assert claim.flags == flags + dispute.STOCK
+    kinds = (dispute.CENTRED, dispute.ROTARY, dispute.GATED)
+    said = tuple(bool(claim.flags & kind) for kind in kinds)
+    assert said == (style.centred, style.rotary, style.gated)
+    assert (claim.tables, claim.layer_root) == (tables, world.model.roots[LAYER])
+
+
+def test_a_model_with_its_norms_last_is_not_judged():
+    world = small(style=Style(centred=True, post=True, rotary=False, gated=False))
+    with refused("PostNorm"):
+        world.accuse(LAYER, CASE, TOKEN)
+    with pytest.raises(IntegerModelError, match="norm first"):
+        integer.trace_token(
+            world.trunk.header, world.trunk.layers[0], world.boundaries[0][:1], 0
+        )
+
+
+def test_what_a_host_says_of_a_part_that_there_is_not_is_not_heard():
+    """A block that is not gated has no other number; whatever stands for it, nobody asks."""
+    world = drawn(3, causal=True, style=GPT)
+    number, claim = world.accuse(0, CASE, TOKEN)
+    entries = world.entries(claim)
+    entries[Part.UP] = [bytes(4)]
+    entries[Part.WIDE][0] = flipped(entries[Part.WIDE][0], 0)
+    host = Trace(claim, SALT, entries)
+    assert host.roots[Part.UP] != bytes(32)
+    assert convicted(world, number, claim, host) == 1
+    number, claim = world.accuse(0, CASE, TOKEN, by=OTHER)
+    world.answer(number, host)
+    with refused("NoSuchNode"):
+        world.ask(number, claim, Asked(Part.UP, 0, 0), by=OTHER)
+
+
+def test_an_activation_of_another_place_is_none():
+    world = drawn(3, causal=True, style=QWEN)
+    number, claim = world.accuse(0, CASE, TOKEN)
+    true = Trace(claim, SALT, world.entries(claim))
+    world.answer(number, true)
+    about = (true, Part.PRODUCT, 0, 3, true.leaf(Part.PRODUCT, 0))
+    proof = world.prosecutor(claim).proof(*about)
+    for tables, name in (
+        ((integer.open_angles(world.trunk.header, 0),), "NotInModel"),
+        ((integer.open_activation(world.trunk.header, 8192),), "NotInModel"),
+        ((), "Missing"),
+    ):
+        with refused(name):
+            world.prove(number, claim, true.roots, replace(proof, tables=tables))
+
+
 def test_the_contract_reads_receipt_and_model_as_the_protocol_does(world):
     config = world.trunk.config
     for layer, who in ((0, WATCHER), (1, OTHER)):
@@ -544,7 +633,10 @@ def test_the_contract_reads_receipt_and_model_as_the_protocol_does(world):
         assert (claim.inner, claim.heads, claim.kv_heads, claim.head_dim) == (
             *(config.inner, config.heads, config.kv_heads, config.head_dim),
         )
-        assert (claim.positions, claim.causal) == (config.tokens, config.causal)
+        assert (claim.positions, claim.flags) == (
+            config.tokens,
+            config.causal + dispute.ROTARY + dispute.GATED,
+        )
         for root, boundary in ((claim.before, layer), (claim.afterwards, layer + 1)):
             rows = world.packed(boundary)
             assert root == boundary_root(rows, world.shape, boundary, SALT)
@@ -624,9 +716,9 @@ def test_evidence_of_another_place_is_none():
         no(replace(query, inputs=(true.leaf(part, 0),)), "AnotherRow")
     no(replace(query, inputs=(true.leaf(Part.NORM, 2),)), "AnotherRow")
     no(replace(query, inputs=()), "Missing")
-    for angles in (score.angles[::-1], (score.angles[0],) * 2):
-        no(replace(score, angles=angles), "NotInModel")
-    no(replace(score, angles=score.angles[:1]), "Missing")
+    for tables in (score.tables[::-1], (score.tables[0],) * 2):
+        no(replace(score, tables=tables), "NotInModel")
+    no(replace(score, tables=score.tables[:1]), "Missing")
     no(replace(score, inputs=score.inputs[::-1]), "AnotherRow")
     no(replace(middle, boundary=prosecutor.before_row(TOKEN - 1)), "NotInReceipt")
     after = prosecutor.proof(true, Part.AFTER, 0, 0, NO_LEAF)
@@ -737,16 +829,24 @@ QUICK = {
     "accusing": lambda _: test_what_cannot_be_accused(),
     "other rules": lambda _: test_a_model_under_other_rules_is_not_judged_by_these(),
     **{
-        f"seed {seed}": lambda _, seed=seed: (
+        f"seed {seed} {style}": lambda _, seed=seed, style=style: (
             test_what_the_reference_computes_is_right_to_the_contract_and_nothing_beside_it(
-                seed
+                seed, style
             )
         )
         for seed in (0, 1, 2)
+        for style in STYLES
     },
+    "norms last": lambda _: test_a_model_with_its_norms_last_is_not_judged(),
+    "other activations": lambda _: test_an_activation_of_another_place_is_none(),
+    "no such part": lambda _: (
+        test_what_a_host_says_of_a_part_that_there_is_not_is_not_heard()
+    ),
     **{
         f"wrong {part.name}": lambda patch, part=part: (
-            test_a_wrong_number_of_any_part_is_shown_by_what_it_is_made_of(part, patch)
+            test_a_wrong_number_of_any_part_is_shown_by_what_it_is_made_of(
+                part, "plain", patch
+            )
         )
         for part in MADE
     },

@@ -54,6 +54,7 @@ from protocol.confirmation import (
     open_confirmation,
     seal_confirmation,
 )
+from protocol.dispute import CENTRED, ROTARY, Trunk
 from protocol.errors import ProtocolError
 from protocol.evaluation import (
     AUDIT_TOPIC,
@@ -665,10 +666,16 @@ async def test_a_stock_model_of_a_run_is_released_asked_and_audited(
         assert verdicts == ["failed"] * corrupt + ["passed"] * (5 - corrupt)
         if corrupt:
             (evidence,) = tmp_path.glob("auditor/evidence/*.bundle")
-            with pytest.raises(ComputeError, match="decides trunks of op-spec 1"):
-                await nodes.auditor.compute.call(
-                    "dispute.place", {"evidence": str(evidence)}
-                )
+            about = {"evidence": str(evidence)}
+            found = await nodes.auditor.compute.call("dispute.place", about)
+            (told,) = (
+                row for row in nodes.auditor.audits.rows() if row["verdict"] == "failed"
+            )
+            entry = told["entry"]
+            assert found["place"] == [told["layer"], entry["case"], entry["token"]]
+            # What the contract reads of it: blocks with the norm first.
+            flags = int.from_bytes(decode(found["trunk"], Trunk).numbers[-4:], "little")
+            assert flags == CENTRED + ROTARY
             return
         logits, wanted = in_the_clear(protein_vector(), texts)
         best = logits.max(1)

@@ -29,7 +29,7 @@ OPENED = {
     "kvHeads": 1,
     "headDim": 2,
     "positions": 7,
-    "causal": True,
+    "flags": 25,
     "bias": 1,
     "multiplier": 1,
     "number": 0,

@@ -147,8 +147,22 @@ def test_trunks_of_op_spec_2_are_named_and_computed_a_second_time(number):
         roots.insert(0, tree(leaves))
     assert [root.hex() for root in roots] == vector["layer_roots"]
     header = data[len(integer.TRUNK_MAGIC) : at]
-    head = sha(header[:84], sha(header[84:]))
-    assert sha(b"rexis-stock-root-1", head, *roots).hex() == vector["model_root"]
+    # Angles position by position, then the activation, 32 entries a row.
+    config, tables = trunk.config, header[84:]
+    size, turned = config.head_dim, config.tokens if config.style.rotary else 0
+    cosines, sines, own = (
+        tables[: size * turned],
+        tables[size * turned : 2 * size * turned],
+        tables[2 * size * turned :],
+    )
+    assert len(own) == 4 * 8193
+    leaves = [
+        cosines[at : at + size] + sines[at : at + size]
+        for at in range(0, size * turned, size)
+    ]
+    leaves += [own[at : at + 128] for at in range(0, len(own), 128)]
+    head = sha(header[:84], tree(leaves))
+    assert sha(b"rexis-stock-root-2", head, *roots).hex() == vector["model_root"]
     shape = tuple(vector["shape"])
     rows = [unpacked(raw(one), shape) for one in vector["boundaries"]]
     hand = by_hand()

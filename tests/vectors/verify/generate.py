@@ -20,7 +20,7 @@ from node.verifier.bundle import Bundle
 from node.verifier.dispute import Prosecutor, trunk_of
 from node.verifier.replay import Model
 from protocol.boundary import boundary_root, case_salt
-from protocol.dispute import NO_LEAF, PARTS, Claim, Part
+from protocol.dispute import GATED, NO_LEAF, PARTS, ROTARY, Claim, Part
 from protocol.receipt import (
     Order,
     batch_proof,
@@ -186,7 +186,7 @@ def _dispute(answer):
         kv_heads=config.kv_heads,
         head_dim=config.head_dim,
         positions=config.tokens,
-        causal=config.causal,
+        flags=config.causal + ROTARY + GATED,
         bias=config.norm_bias,
         multiplier=config.score_multiplier,
     )
