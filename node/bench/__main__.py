@@ -26,8 +26,7 @@ def main(argv: Sequence[str]) -> int:
             sys.stderr.write(f"error: no measurement {name!r}\n")
             sys.stderr.write(f"hint: there are {', '.join(available())}\n")
             return 2
-        import_module(f"node.bench.{name}").main(rest)
-        return 0
+        return import_module(f"node.bench.{name}").main(rest) or 0
     parser = argparse.ArgumentParser(prog="node.bench", description=__doc__)
     parser.add_argument("--json", action="store_true", help="one line instead of many")
     parser.add_argument("--quick", action="store_true", help="small and less exact")

@@ -118,8 +118,8 @@ def _last(spec: ModelSpec, weights: Arrays, rows: NDArray[Any]) -> NDArray[np.fl
     return integer.decode_rows(output[:, -1:])[:, 0]
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="node.bench.accuracy", description=__doc__)
+def main(argv: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(prog="rexis bench accuracy", description=__doc__)
     parser.add_argument("--json", action="store_true", help="one line instead of many")
     parser.add_argument("--quick", action="store_true", help="few texts, one pass")
     options = parser.parse_args(argv)

@@ -210,7 +210,7 @@ def _mean(lines: Sequence[Mapping[str, Any]], name: str) -> float:
 
 def main(argv: Sequence[str]) -> None:
     """Print the figures."""
-    parser = argparse.ArgumentParser(prog="node.bench aggregate", description=__doc__)
+    parser = argparse.ArgumentParser(prog="rexis bench aggregate", description=__doc__)
     parser.add_argument("--json", action="store_true", help="one line instead of many")
     parser.add_argument("--quick", action="store_true", help="small and less exact")
     parser.add_argument("--timeline", type=Path, help="write what happened when here")

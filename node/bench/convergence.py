@@ -276,7 +276,7 @@ def main(arguments: Sequence[str]) -> None:
     """`--quick`: one seed; `--into DIR` keeps the figures and their drawings there."""
     import argparse
 
-    parser = argparse.ArgumentParser(prog="node.bench convergence")
+    parser = argparse.ArgumentParser(prog="rexis bench convergence")
     parser.add_argument("--json", action="store_true", help="one line instead of many")
     parser.add_argument("--quick", action="store_true", help="one seed")
     parser.add_argument("--into", type=Path, metavar="DIR", help="write drawings there")

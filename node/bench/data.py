@@ -1,4 +1,4 @@
-"""`python -m node.bench.data --json`: our publishing against the field's reference package.
+"""`rexis bench data --json`: our publishing against the field's reference package.
 
 Both read one file and leave a whole Crypt4GH file's worth of ciphertext, synced, on the
 same disk, turn by turn in one run; what ours does besides (chunks under their digests, a
@@ -15,10 +15,9 @@ import multiprocessing
 import os
 import secrets
 import statistics
-import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +129,7 @@ def figures(folder: Path, size: int, rounds: int) -> dict[str, Any]:
     }
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: Sequence[str]) -> int:
     """Print the figures; exit status 0."""
     parser = argparse.ArgumentParser(prog="rexis bench data", description=__doc__)
     parser.add_argument("--json", action="store_true", help="for a program to read")
@@ -146,7 +145,3 @@ def main(argv: list[str] | None = None) -> int:
         for name, value in found.items():
             print(f"{name:22} {value}")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

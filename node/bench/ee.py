@@ -1,4 +1,4 @@
-"""What a key costs and what it changes: `python -m node.bench.ee --json`.
+"""What a key costs and what it changes: `rexis bench ee --json`.
 
 For every architecture, a stock model against its own keyed form:
 
@@ -277,7 +277,3 @@ def main(argv: Sequence[str]) -> int:
     if answer["split"] is not None:
         print(f"split step ratio {answer['split']['step_ratio']}")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -59,7 +59,7 @@ def _turn(size: int) -> dict[str, float]:
 
 
 def main(argv: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(prog="node.bench fetch", description=__doc__)
+    parser = argparse.ArgumentParser(prog="rexis bench fetch", description=__doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--quick", action="store_true", help="one small turn")
     options = parser.parse_args(argv)

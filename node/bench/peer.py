@@ -1,6 +1,6 @@
 """The same small block under a proof system that installs from PyPI: EZKL (halo2, KZG).
 
-    python -m node.bench.peer
+    rexis bench peer
 
 Not a dependency of ours and not part of a test: it takes minutes and gigabytes, in an environment
 of its own (`node.bench.yardstick`).  Both prove one pre-norm block (width 16, 2 heads, gated inner
@@ -136,13 +136,9 @@ def _once(work: Callable[[], object]) -> float:
     return round(time.perf_counter() - started, 6)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="node.bench.peer", description=__doc__)
+def main(argv: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(prog="rexis bench peer", description=__doc__)
     parser.add_argument("--json", action="store_true", help="one line instead of many")
     parser.add_argument("--quick", action="store_true", help="without the peer")
     options = parser.parse_args(argv)
     print(json.dumps(run(options.quick), indent=None if options.json else 1))
-
-
-if __name__ == "__main__":
-    main()

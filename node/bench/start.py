@@ -40,7 +40,7 @@ def _seconds(*arguments: str) -> float:
 
 def main(argv: Sequence[str]) -> None:
     """Print the figures."""
-    parser = argparse.ArgumentParser(prog="node.bench start", description=__doc__)
+    parser = argparse.ArgumentParser(prog="rexis bench start", description=__doc__)
     parser.add_argument("--json", action="store_true", help="one line instead of many")
     parser.add_argument("--quick", action="store_true", help="small and less exact")
     options = parser.parse_args(argv)

@@ -147,7 +147,7 @@ async def _burst(nodes: list[Libp2pTransport]) -> float:
 
 
 def main(argv: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(prog="node.bench transport", description=__doc__)
+    parser = argparse.ArgumentParser(prog="rexis bench transport", description=__doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--quick", action="store_true", help="one small turn")
     options = parser.parse_args(argv)

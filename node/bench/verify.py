@@ -1,4 +1,4 @@
-"""What verified inference costs: `python -m node.bench.verify --json`.
+"""What verified inference costs: `rexis bench verify --json`.
 
 A trunk of the size of BERT-base (12 layers, 768 wide, 7.1 M weights a layer, 128 tokens, one
 sequence, one thread).  Each figure is the best of several turns, and the kinds take turns, so
@@ -244,8 +244,8 @@ def _light(trunk: IntegerTrunk, boundaries: list[bytes]) -> dict[str, float]:
     return {"light_ready_s": round(ready, 2), "light_mib": round(memory, 1)}
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="node.bench.verify", description=__doc__)
+def main(argv: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(prog="rexis bench verify", description=__doc__)
     parser.add_argument("--json", action="store_true", help="one JSON object")
     parser.add_argument("--quick", action="store_true", help="two layers, few turns")
     options = parser.parse_args(argv)
@@ -255,7 +255,3 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     for name, value in found.items():
         print(f"{name:26} {value}")
-
-
-if __name__ == "__main__":
-    main()

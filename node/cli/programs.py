@@ -115,13 +115,13 @@ class _Benches(click.Group):
             return None
 
         def run() -> None:
-            become(f"node.bench.{name}", *click.get_current_context().args)
+            become("node.bench", name, *click.get_current_context().args)
 
         return click.Command(
             name,
             context_settings=_PASS_ON,
             callback=run,
-            short_help=f"python -m node.bench.{name}",
+            short_help=f"python -m node.bench {name}",
         )
 
 

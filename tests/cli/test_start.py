@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from node.bench.__main__ import NAMES
 from node.cli import main as cli
 from node.rpc.schema import METHODS
 
@@ -76,7 +77,7 @@ def test_the_check_of_imports_can_fail():
         (["devchain", "serve", "--db", "c"], "node.devchain", ["--db", "c"]),
         (["devchain", "serve", "--help"], "node.devchain", ["--help"]),
         (["demo", "--home", "d"], "node.demo", ["--home", "d"]),
-        (["bench", "transport", "--json"], "node.bench.transport", ["--json"]),
+        (["bench", "transport", "--json"], "node.bench", ["transport", "--json"]),
     ],
 )
 def test_heavy_programs_replace_the_command_line(words, module, arguments, monkeypatch):
@@ -125,3 +126,17 @@ def test_the_benchmarks_offered_are_those_that_are_there():
     folder = TREE / "node" / "bench"
     for name in ("transport", "verify", "ee", "aggregate", "data"):
         assert (f"\n  {name} " in done.stdout) == (folder / f"{name}.py").is_file()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "start",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in NAMES if n != "start"),
+    ],
+)
+def test_every_benchmark_answers_to_its_name(name):
+    """Six of them once ended at once, without a word and with status 0."""
+    done = python("-m", "node.cli.main", "bench", name, "--help", check=True)
+    assert done.stdout.startswith(f"usage: rexis bench {name} ")
+    assert "--json" in done.stdout
