@@ -21,7 +21,7 @@ demo: setup ## four clinics run the whole mission on this machine
 test: setup ## every test but the long ones
 	$(PY) -m pytest -q -n 2 --dist loadfile
 
-test-long: setup ## kills, liars and bad links, with real daemons (a quarter of an hour)
+test-long: setup ## kills, liars and bad links, with real daemons; most mutants of the contracts (half an hour)
 	REXIS_LONG=1 $(PY) -m pytest -q -m long
 
 # Side by side, each with its own output; torch is imported by one process only.

@@ -54,10 +54,14 @@ def test_the_mutants_are_made_from_these_sources():
     assert len(set(codes().values())) == len(MUTANTS)
 
 
-def named(mutants, *, broken):
-    """Those with a rule taken out, or those without."""
+def named(mutants, *, broken, each=1):
+    """Those with a rule taken out, or those without; all but one of `each` are long."""
     chosen = [m for m in mutants if bool(m["old"]) == broken]
-    return pytest.mark.parametrize("mutant", chosen, ids=lambda m: m["name"])
+    marked = [
+        pytest.param(m, id=m["name"], marks=[pytest.mark.long] if at % each else [])
+        for at, m in enumerate(chosen)
+    ]
+    return pytest.mark.parametrize("mutant", marked)
 
 
 @pytest.mark.slow
@@ -68,7 +72,7 @@ def test_an_unchanged_contract_is_not_caught(mutant):
 
 
 @pytest.mark.slow
-@named(TRADED, broken=True)
+@named(TRADED, broken=True, each=4)
 def test_a_broken_rule_is_caught(mutant):
     machine = with_code(mutant["contract"], codes()[mutant["name"]])
     # What is drawn depends on the order of sets too; a few rules need a longer look.
