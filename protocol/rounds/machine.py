@@ -566,6 +566,16 @@ class Rounds:
             self._left_blobs += self._attempt.blobs()
             self._attempt = None
 
+    def _saw_openings(self, verdict: Verdict) -> bool:
+        """Does this member know every opening up to the one that the verdict is about?
+
+        It may have missed one and joined the attempt after it, which need not name it.
+        """
+        attempt = self._attempt
+        if attempt is None or attempt.context != verdict.context:
+            return False
+        return len(recall.opened(self._desk, self.round)) > self._number
+
     def _finish(self, certificate: Certificate, now: Millis) -> None:
         """A verdict on this round or a later one: write it down, forget the round, go on."""
         verdict = decode(certificate.value, Verdict)
@@ -575,7 +585,7 @@ class Rounds:
         if attempt is not None and attempt.context == verdict.context:
             survivors = attempt.survivor_members
             here = here or attempt.has_state(verdict.state)
-        if attempt is None or attempt.context != verdict.context:
+        if not self._saw_openings(verdict):
             self._stock.retire()
         self._leave_attempt(now)
         stale = recall.stale(self._desk, verdict.round)
