@@ -1,6 +1,6 @@
 """A question about the state a run came to: whose rows are tried, and which state it is."""
 
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import msgspec
 import pytest
@@ -38,17 +38,28 @@ def models_of(site, key=None):
     return Models(site.runs, tools.states, tools.federation, key or site.key.public_key)
 
 
-async def test_a_runs_state_scores_as_the_run_itself_says_and_no_other_state_is_tried(
-    world, monkeypatch
-):
+@pytest.fixture
+def no_noise(monkeypatch):
     monkeypatch.setattr(
         "protocol.queries.noise.discrete_gaussian", lambda sigma2, below: 0
     )
+
+
+@asynccontextmanager
+async def a_run_of(world):
+    """All sites up, and a run of theirs that has had its one round."""
     async with AsyncExitStack() as stack:
         for site in world.sites:
             await stack.enter_async_context(site.up())
         run = await world.propose(rounds=1)
         await world.until_finished(run)
+        yield run
+
+
+async def test_a_runs_state_scores_as_the_run_itself_says_and_no_other_state_is_tried(
+    world, no_noise
+):
+    async with a_run_of(world) as run:
         for site in world.sites:
             models = models_of(site)
             model = models.newest(run)
@@ -90,16 +101,9 @@ async def test_a_runs_state_scores_as_the_run_itself_says_and_no_other_state_is_
 
 
 async def test_a_row_the_model_cannot_read_takes_no_part_and_is_not_told_of(
-    world, monkeypatch
+    world, no_noise
 ):
-    monkeypatch.setattr(
-        "protocol.queries.noise.discrete_gaussian", lambda sigma2, below: 0
-    )
-    async with AsyncExitStack() as stack:
-        for site in world.sites:
-            await stack.enter_async_context(site.up())
-        run = await world.propose(rounds=1)
-        await world.until_finished(run)
+    async with a_run_of(world) as run:
         models = models_of(world.sites[0])
         query = asked(models.newest(run), every=True)
         given = await models.given(query)
