@@ -129,10 +129,14 @@ class Decide:
         return self._running
 
     def proposer(self, view: int) -> bytes:
-        """Whose turn it is in `view`."""
-        seed = hashlib.sha256(b"rexis-proposer-1" + self.name + view.to_bytes(8, "big"))
-        place = int.from_bytes(seed.digest()[:8], "big") % len(self._members)
-        return self._members[place]
+        """Whose turn it is in `view`: around from a place that the slot's name gives.
+
+        Drawn anew for each view, a turn of those that others wait for could fail to come for
+        as long as chance will have it; around, it comes within as many views as there are members.
+        """
+        seed = hashlib.sha256(b"rexis-proposer-2" + self.name).digest()
+        place = int.from_bytes(seed[:8], "big") + view
+        return self._members[place % len(self._members)]
 
     def start(self, now: Millis) -> None:
         """From here on time counts; before, this member only answers."""

@@ -69,8 +69,8 @@ def certificate(value: bytes) -> Certificate:
 
 def proposer(slot: Slot, view: int, members) -> bytes:
     """Whose turn it is, by docs/protocol.md §6.2."""
-    drawn = hashlib.sha256(b"rexis-proposer-1" + slot.name() + view.to_bytes(8, "big"))
-    return members[int.from_bytes(drawn.digest()[:8], "big") % len(members)]
+    drawn = hashlib.sha256(b"rexis-proposer-2" + slot.name()).digest()
+    return members[(int.from_bytes(drawn[:8], "big") + view) % len(members)]
 
 
 def _kind(slot: Slot) -> str:

@@ -157,6 +157,15 @@ def test_a_value_nobody_likes_is_not_decided():
     assert net.values() <= {b"value of 2", b"value of 3"}
 
 
+def test_within_as_many_views_as_members_everybodys_turn_comes():
+    """Else two that are locked on a value could wait for theirs as long as chance will have it."""
+    net = Net(4, 1)
+    machine = net.seats[net.names[0]].machine
+    for first in range(20):
+        turns = {machine.proposer(view) for view in range(first, first + 4)}
+        assert turns == set(net.names)
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_a_proposer_with_two_faces_cannot_split_the_others(seed):
     net = Net(4, seed)
