@@ -477,6 +477,18 @@ class Runs:
             "progress": dict(trainer.progress)
             if trainer and trainer.progress
             else None,
+            **self._now(record),
+        }
+
+    def _now(self, record: Record) -> dict[str, Any]:
+        """Where the round under way stands, and who could be in it; nothing where none is."""
+        trainer = record.trainer
+        if trainer is None or record.phase() not in {"training", "paused"}:
+            return {"stage": None, "away": []}
+        name = self._tools.federation.name_of
+        return {
+            "stage": trainer.stage(),
+            "away": sorted(name(member) for member in trainer.away()),
         }
 
     def _reason(self, record: Record) -> str | None:
