@@ -125,6 +125,10 @@ class Trainer:
         """Members this node has not heard from lately; nobody before it is up."""
         return () if self._machine is None else self._machine.absent()
 
+    def lacking(self) -> tuple[bytes, ...]:
+        """Members that are away and that no sum may be opened without (docs/protocol.md §5.7)."""
+        return () if self._machine is None else self._machine.lacking()
+
     def may_fetch(self, peer: PeerId, blob: Digest) -> bool:
         """Masked shards and sums are for the members of the run."""
         return self._hands.may_fetch(peer, blob)

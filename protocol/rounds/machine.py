@@ -193,14 +193,14 @@ class Rounds:
 
     def absent(self) -> tuple[bytes, ...]:
         """Members not heard from lately."""
-        expected = self.expected(self._now)
-        return tuple(m for m in self._history.cohort.members if m not in expected)
+        return self._talk.away(self._history.cohort, self._now)
 
     def lacking(self) -> tuple[bytes, ...]:
         """Members that no sum may be opened without, and that are away (§5.7); mostly nobody."""
         if self._attempt is not None or self.over:
             return ()
-        return tuple(sorted(self._history.lacking(self.expected(self._now))))
+        present = frozenset(self._history.cohort.members).difference(self.absent())
+        return tuple(sorted(self._history.lacking(present)))
 
     def size(self) -> int:
         """Statements and records held, for bounds."""
