@@ -14,11 +14,17 @@ _EVERY_S = 1.0
 _ROUNDS_SHOWN = 12
 _ENDED = ("finished", "failed", "ended")
 
+
+def members_in(row: Row) -> str:
+    """Whose updates are in a round's sum."""
+    return ", ".join(row["survivors"]) or "not known here"
+
+
 ROUND_COLUMNS: Mapping[str, Callable[[Row], object]] = {
     "round": lambda row: row["round"],
     "attempt": lambda row: row["attempt"],
     "sum": lambda row: "accepted" if row["accepted"] else "rejected",
-    "of": lambda row: members_in(row),
+    "of": members_in,
     "seconds": lambda row: f"{row['seconds']:.1f}",
     "training loss": lambda row: (
         f"{decimal(row['loss_first'])} → {decimal(row['loss_last'])}"
@@ -61,11 +67,6 @@ def privacy(row: Row | None) -> str:
         f"ε {decimal(row['spent'])} of {decimal(row['budget'])} a record,"
         f" δ {row['delta']:g}"
     )
-
-
-def members_in(row: Row) -> str:
-    """Whose updates are in a round's sum."""
-    return ", ".join(row["survivors"]) or "not known here"
 
 
 def away(row: Row) -> str:

@@ -75,7 +75,8 @@ def test_a_closed_round_says_whose_updates_are_in_it(rexis, tell, monkeypatch):
     tell(TRAINING, {"round": 1}, ENDED)
     _, out, _ = rexis("run", "watch", ID)
     assert out.count(", sum of MN, KY, NY, state ") == 2
-    monkeypatch.setitem(ROUND, "survivors", [])  # as after a restart at the wrong moment
+    # As after a restart at the wrong moment.
+    monkeypatch.setitem(ROUND, "survivors", [])
     tell(TRAINING, {"round": 1}, ENDED)
     _, out, _ = rexis("run", "watch", ID)
     assert out.count(", sum of not known here, state ") == 2

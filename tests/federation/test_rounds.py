@@ -460,7 +460,9 @@ async def test_a_run_that_waits_for_a_member_after_a_rejection_says_for_whom(wor
             pytest.skip("on this machine the first sum was over three")
         assert not others[0].runs.rounds(run)[0]["accepted"]
         with trio.fail_after(60):
-            while "waits for clinic-0:" not in (others[0].runs.row(run)["reason"] or ""):
+            while "waits for clinic-0:" not in (
+                others[0].runs.row(run)["reason"] or ""
+            ):
                 await trio.sleep(0.02)
         assert others[0].runs.row(run)["away"] == [gone.name]
         async with gone.up():

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from federation_sim import campaign, growth, liars, mutants, scenario, scenes
-from federation_sim.invariants import BrokenError, Laws
+from federation_sim.invariants import BrokenError, Laws, fewest_told_of
 from federation_sim.scenario import END_MS, draw
 from federation_sim.world import World, quick_policy
 
@@ -470,6 +470,20 @@ def test_a_mutant_that_changes_what_nobody_calls_is_an_error():
 def test_the_machine_as_it_is_survives_what_catches_mutants(scene):
     for seed in range(6):
         scene(seed).run()
+
+
+@pytest.mark.parametrize(
+    ("sets", "fewest"),
+    [
+        (["abcd"], 4),
+        (["abcd", "abc"], 1),
+        (["abcd", "abef"], 4),
+        (["abcd", "abef", "cdef"], 2),  # any two differ by four
+        (["abcdefg", "abcd"], 3),
+    ],
+)
+def test_the_law_on_sums_of_one_base_looks_at_all_of_them(sets, fewest):
+    assert fewest_told_of([frozenset(each) for each in sets]) == fewest
 
 
 def test_two_runs_of_one_node_share_nothing():
