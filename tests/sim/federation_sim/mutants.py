@@ -326,7 +326,9 @@ MUTANTS: dict[str, Mutant] = {
         _one(attempt.Attempt, "_resume", _rounds_again), ("one mask, one text",)
     ),
     "members release different kinds of share": Mutant(
-        _one(settle.Settling, "_kind", _both_kinds), ("one kind of share per member",)
+        _one(settle.Settling, "_kind", _both_kinds),
+        # One of the two kinds is not the certified one: whoever speaks first decides which law.
+        ("one kind of share per member", "released only what is certified"),
     ),
     "releases the other kind of share": Mutant(
         _one(settle.Settling, "_kind", _other_kinds),
