@@ -5,11 +5,14 @@ follow the seats, weights and numbers under which the members sum (`protocol.rou
 opens a run, and nobody can start it under other numbers.
 """
 
+import math
+import struct
+
 import msgspec
 
 from protocol.aggregate.coordinates import ONE_IN_AT_MOST, count
 from protocol.aggregate.noise import Noise
-from protocol.aggregate.ring import weight_factor
+from protocol.aggregate.ring import WORD_BYTES, blocks, weight_factor
 from protocol.budget import Budget
 from protocol.errors import GossipReject, LocalProtocolError, MalformedMessageError
 from protocol.rounds.policy import Epoch, Policy, Seat, Thresholds
@@ -18,6 +21,7 @@ from protocol.runs import (
     GO,
     PAUSE,
     Consent,
+    Outer,
     Plan,
     Privacy,
     Proposal,
@@ -104,6 +108,7 @@ class Course:
 def policy(length: int, plan: Plan) -> Policy:
     """The numbers of a plan; unknown ones are refused by name.  `length`: entries that travel."""
     one_in(plan)
+    outer(plan)
     known = set(Policy.__struct_fields__) - {"length", "noised"}
     odd = sorted(set(plan.sum) - known)
     if odd:
@@ -135,6 +140,44 @@ def one_in(plan: Plan) -> int:
             f"model file: thin.one_in is {plan.thin.one_in}, need 2 to {ONE_IN_AT_MOST}"
         )
     return plan.thin.one_in
+
+
+def outer(plan: Plan) -> Outer:
+    """How a state steps, momentum as the binary32 it is used as; raises out of range."""
+    try:
+        found = msgspec.convert(plan.outer, Outer)
+    except msgspec.ValidationError as error:
+        raise MalformedMessageError(f"model file: outer: {error}") from error
+    if not 0 < found.rate <= 2:
+        raise MalformedMessageError(
+            f"model file: outer.rate is {found.rate}, need more than 0 and at most 2"
+        )
+    # Rounded first: 0.99999999 is 1 as it is used, and then nothing ever slows down.
+    momentum = _binary32(found.momentum)
+    if not 0 <= momentum < 1:
+        raise MalformedMessageError(
+            f"model file: outer.momentum is {found.momentum}, need at least 0 and, as"
+            " binary32, less than 1"
+        )
+    return msgspec.structs.replace(found, momentum=momentum)
+
+
+def _binary32(value: float) -> float:
+    try:
+        (rounded,) = struct.unpack("<f", struct.pack("<f", value))
+    except OverflowError:
+        return math.inf
+    return float(rounded)
+
+
+def velocities(size: int, plan: Plan) -> int:
+    """How many stand before the scales of a state of `size` entries; none without momentum."""
+    return size if outer(plan).momentum else 0
+
+
+def scales_bytes(size: int, length: int, plan: Plan) -> int:
+    """Size of what an opening calls scales; `length` of `size` entries travel."""
+    return WORD_BYTES * velocities(size, plan) + blocks(length)
 
 
 def noise(epoch: Epoch, plan: Plan) -> Noise | None:

@@ -184,6 +184,16 @@ class Thin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     one_in: int
 
 
+class Outer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The step from a round's mean (docs/protocol.md §5.8)."""
+
+    rate: float = 1.0
+    momentum: float = 0.0
+    """Nesterov's; with it every entry of the state has a velocity."""
+    tolerance: float = 0.5
+    """By how much of itself a member's held-out loss may rise."""
+
+
 class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A model file: what to build, on which task, how to train it."""
 
@@ -192,7 +202,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     task: dict[str, Any]
     train: dict[str, Any]
     outer: dict[str, Any] = {}
-    """The step from a round's mean: `rate`, and `tolerance` of a member's hold-out."""
+    """Numbers of `Outer` that differ from its defaults."""
     sum: dict[str, Any] = {}
     """Numbers of `protocol.rounds.policy.Policy` that differ from its defaults."""
     privacy: Privacy | msgspec.UnsetType = msgspec.UNSET

@@ -172,7 +172,8 @@ async def main(number: int, folder: Path, entries: int) -> None:
             "model.create", {"spec": chosen.spec, "folder": str(states)}
         )
         scales = await child.call(
-            "round.scales", {"length": entries, "folder": str(states)}
+            "round.scales",
+            {"length": entries, "velocities": 0, "folder": str(states)},
         )
         await nursery.start(transport.run)
         nursery.start_soon(listen)

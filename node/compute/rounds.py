@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from node.adapters.blob_dir import BlobDir
-from node.compute import state, thin
+from node.compute import state, thin, velocities
 from node.disk import mapped
 from node.errors import ComputeError
 from protocol.aggregate import checks, masks, noise
@@ -36,9 +36,13 @@ reach 2^11, with 8-bit entries 2^-5, and is rounded to 2^-12."""
 
 
 def scales(params: Params, _progress: Progress) -> dict[str, Any]:
-    """{length, folder} -> {root}: write the scales a run begins with."""
+    """{length, velocities, folder} -> {root}: write the scales a run begins with.
+
+    `velocities`: how many stand before them, all zero.
+    """
     first = np.full(blocks(params["length"]), FIRST_EXPONENT, np.int8)
-    return {"root": state.write_bytes(Path(params["folder"]), first.tobytes())}
+    folder = Path(params["folder"])
+    return {"root": velocities.write_first(folder, first, params["velocities"])}
 
 
 def mask(params: Params, _progress: Progress) -> dict[str, Any]:
@@ -63,11 +67,11 @@ def mask(params: Params, _progress: Progress) -> dict[str, Any]:
 
 def _rounded(params: Params, blobs: BlobDir, ring: Ring) -> tuple[Elements, int]:
     update = _mapped(blobs, params["update"])
-    exponents = _scales(params["folder"], params["scales"])
     factor = weight_factor(params["weight"], params["total"], params["members"])
     choice = thin.chosen(params, update.size)
     if choice is not None:
         update = update[choice.places()]
+    exponents = scales_of(Path(params["folder"]), params["scales"], update.size)
     added = None if params["noise"] is None else noise.Noise(**params["noise"])
     if added is not None:
         update = noise.clipped(update, added.clip)
@@ -123,8 +127,9 @@ def check(params: Params, _progress: Progress) -> dict[str, Any]:
     return {"good": good}
 
 
-def _scales(folder: str | Path, root: bytes) -> Exponents:
-    return np.frombuffer(state.read_bytes(Path(folder), root), np.int8)
+def scales_of(folder: Path, root: bytes, length: int) -> Exponents:
+    """The exponents of `length` entries that travel, checked with all that stands before them."""
+    return np.frombuffer(state.read_last(folder, root, blocks(length)), np.int8)
 
 
 def _words(blobs: BlobDir, name: bytes, ring: Ring, count: int = -1) -> Elements:

@@ -9,7 +9,7 @@ import os
 import secrets
 from io import FileIO
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,11 +51,6 @@ def write_bytes(folder: Path, data: bytes | memoryview) -> Digest:
     return root
 
 
-def read_bytes(folder: Path, root: bytes) -> bytes:
-    """The bytes called `root`, checked."""
-    return _checked(folder, root, np.dtype(np.uint8)).tobytes()
-
-
 def write(folder: Path, state: Vector) -> Digest:
     """Put `state` under its root; on disk when this returns."""
     return write_bytes(folder, _bytes(state))
@@ -63,24 +58,38 @@ def write(folder: Path, state: Vector) -> Digest:
 
 def read(folder: Path, root: bytes, size: int) -> Vector:
     """The state called `root`, checked."""
-    open_state(folder, root, size).close()
-    found: Vector = _checked(folder, root, np.dtype("<f4"))
+    # Straight into the array: a state is as large as everything else in memory together.
+    with open_state(folder, root, size) as file:
+        found: Vector = np.fromfile(file, "<f4")
+    _require_root(folder, root, root_of(found.data.cast("B")))
     return found
 
 
-def _checked(folder: Path, root: bytes, kind: np.dtype[Any]) -> NDArray[Any]:
-    # Straight into the array: a state is as large as everything else in memory together.
-    path = path_of(folder, root)
+def read_last(folder: Path, root: bytes, count: int) -> bytes:
+    """The last `count` bytes of those called `root`; all are checked, a chunk at a time."""
     try:
-        found = np.fromfile(path, kind)
+        file = path_of(folder, root).open("rb")
     except OSError as error:
         raise _absent(root) from error
-    if root_of(found.data.cast("B")) != root:
+    with file:
+        chunks = iter(lambda: file.read(CHUNK_BYTES), b"")
+        found = merkle.root_of_digests([merkle.leaf_digest(each) for each in chunks])
+        _require_root(folder, root, found)
+        size = file.tell()
+        if size < count:
+            raise ComputeError(
+                f"state {root.hex()[:16]} has {size} bytes, needs {count}"
+            )
+        file.seek(size - count)
+        return file.read(count)
+
+
+def _require_root(folder: Path, root: bytes, found: Digest) -> None:
+    if found != root:
         raise ComputeError(
-            f"{path} is damaged: its root is not {root.hex()[:16]}",
+            f"{path_of(folder, root)} is damaged: its root is not {root.hex()[:16]}",
             hint="remove the file; it is in every other member's folder as well",
         )
-    return found
 
 
 def _absent(root: bytes) -> ComputeError:
@@ -168,19 +177,29 @@ class StateFile:
         self._leaf, self._room = merkle.leaf(), CHUNK_BYTES
 
 
-def open_state(folder: Path, root: bytes, size: int) -> FileIO:
-    """The file of the state called `root`, which has `size` entries; its root is not checked."""
+def open_state(folder: Path, root: bytes, size: int, behind: int = 0) -> FileIO:
+    """The file called `root` of `size` entries and `behind` bytes; its root is not checked."""
     path = path_of(folder, root)
     try:
         file = path.open("rb", 0)
     except OSError as error:
         raise _absent(root) from error
-    if os.fstat(file.fileno()).st_size != 4 * size:
+    found, needed = os.fstat(file.fileno()).st_size, 4 * size + behind
+    if found != needed:
         file.close()
-        raise ComputeError(
-            f"state {root.hex()[:16]} has {path.stat().st_size} bytes, needs {4 * size}"
-        )
+        raise ComputeError(f"state {root.hex()[:16]} has {found} bytes, needs {needed}")
     return file
+
+
+def filled(file: FileIO, into: Vector) -> Vector:
+    """`into`, with the next entries of a state's file in it."""
+    view = into.data.cast("B")
+    while view:
+        count = file.readinto(view)
+        if not count:
+            raise ComputeError(f"a state ends {len(view)} bytes early")
+        view = view[count:]
+    return into
 
 
 def mapped(folder: Path, root: bytes, size: int) -> Vector:

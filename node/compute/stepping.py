@@ -5,9 +5,8 @@ written while it lies in the core's cache, so no vector is ever in memory as a w
 """
 
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
-from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +17,18 @@ from ee.outer import outer_step
 from node.adapters.blob_dir import BlobDir
 from node.compute import scoring, state, thin
 from node.compute.kinds import model_of
+from node.compute.rounds import scales_of
+from node.compute.velocities import Places, Velocities
 from node.disk import mapped
 from node.errors import ComputeError
 from protocol.aggregate import coordinates
+from protocol.aggregate.coordinates import Chosen
 from protocol.aggregate.masks import Masks
 from protocol.aggregate.ring import (
     BLOCK,
     WORD_BYTES,
     Elements,
     Exponents,
-    Floats,
     Ring,
     mean_factor,
 )
@@ -43,10 +44,10 @@ def apply(params: Params, _progress: object) -> dict[str, Any]:
     """Unmask the sums, step from the base by the weighted mean, try the result.
 
     {sums, slices [[start, stop]], plus, minus, base, scales, here, weight, members,
-    survivors, rate, tolerance, thin, ring, spec, task, records, folder, models, blobs} ->
+    survivors, rate, momentum, tolerance, thin, ring, spec, task, records, folder, models, blobs} ->
     {strays, state, scales, accept, held_out, auc, loss}, or {strays} alone where slices have
     an entry out of range: then no state is made.  `thin` is null, or {seed, one_in}: the sums
-    are of the entries that it chooses, and the others stay as they are.
+    are of the entries that it chooses, and the others stay as they are, their velocities too.
 
     The base is not hashed again: training has done that this round, and whatever the disk
     changed since ends in a state that nobody else claims.
@@ -63,7 +64,7 @@ def apply(params: Params, _progress: object) -> dict[str, Any]:
     return {
         "strays": [],
         "state": stepped.root,
-        "scales": state.write_bytes(folder, stepped.following.tobytes()),
+        "scales": stepped.scales,
         "accept": scoring.acceptable(old, new, params["tolerance"]),
         **new,
     }
@@ -75,20 +76,22 @@ class _Stepped:
 
     following: Exponents
     root: bytes = b""
+    scales: bytes = b""
     strays: set[int] = field(default_factory=set)
 
 
 def _stepped(params: Params, folder: Path, length: int) -> _Stepped:
     ring = Ring(*params["ring"])
     factor = mean_factor(params["here"], params["weight"], params["members"])
-    exponents = np.frombuffer(state.read_bytes(folder, params["scales"]), np.int8)
-    found = _Stepped(exponents.copy())
     chosen = thin.chosen(params, length)
     summed = length if chosen is None else coordinates.count(length, chosen.one_in)
+    exponents = scales_of(folder, params["scales"], summed)
+    found = _Stepped(exponents.copy())
     masks = Masks(ring.dtype, 0, params["plus"], params["minus"])
     with (
         state.open_state(folder, params["base"], length) as base,
         state.StateFile(folder, WORD_BYTES * length) as out,
+        _velocities(params, folder, length, exponents.size) as moving,
     ):
         before = np.empty(_STEP * (1 if chosen is None else chosen.one_in), "<f4")
         for at, words in _summed(params, ring, summed):
@@ -98,22 +101,39 @@ def _stepped(params: Params, folder: Path, length: int) -> _Stepped:
                 continue  # to the end all the same: every such slice is to be named
             part = slice(at // BLOCK, -(-(at + words.size) // BLOCK))
             mean = ring.decode(words, exponents[part], factor)
-            if chosen is None:
-                after = outer_step(
-                    _filled(base, before[: words.size]), mean, rate=params["rate"]
-                )
-            else:
-                start, stop = chosen.span(at, words.size)
-                after = _filled(base, before[: stop - start])
-                places = chosen.places(at, words.size) - start
-                after[places] = outer_step(after[places], mean, rate=params["rate"])
+            count, places = _span(chosen, at, words.size)
+            if moving is not None:
+                mean = moving.ahead(mean, count, places)
+            after = state.filled(base, before[:count])
+            after[places] = outer_step(after[places], mean, rate=params["rate"])
             out.write(after.data.cast("B"))
             found.following[part] = ring.next_exponents(
                 words, exponents[part], params["survivors"]
             )
         if not found.strays:
             found.root = out.commit()
+            found.scales = (
+                state.write_bytes(folder, found.following.tobytes())
+                if moving is None
+                else moving.commit(found.following)
+            )
     return found
+
+
+def _velocities(
+    params: Params, folder: Path, length: int, exponents: int
+) -> AbstractContextManager[Velocities | None]:
+    if not params["momentum"]:
+        return nullcontext()
+    return Velocities(folder, params["scales"], length, exponents, params["momentum"])
+
+
+def _span(chosen: Chosen | None, at: int, summed: int) -> tuple[int, Places]:
+    """Of how many entries of the state these of the sum are, and at which places in them."""
+    if chosen is None:
+        return summed, slice(None)
+    start, stop = chosen.span(at, summed)
+    return stop - start, chosen.places(at, summed) - start
 
 
 def _summed(params: Params, ring: Ring, length: int) -> Iterator[tuple[int, Elements]]:
@@ -139,16 +159,6 @@ def _summed(params: Params, ring: Ring, length: int) -> Iterator[tuple[int, Elem
                 if not count:
                     del files[0]
             yield at, words
-
-
-def _filled(file: FileIO, into: Floats) -> Floats:
-    view = into.data.cast("B")
-    while view:
-        count = file.readinto(view)
-        if not count:
-            raise ComputeError(f"the base ends {len(view)} bytes early")
-        view = view[count:]
-    return into
 
 
 def _strays(

@@ -24,9 +24,9 @@ from node.services.sessions import Sessions, session_context, session_opens
 from node.services.sketches import drawn, sketch_row, weighed
 from node.services.states import States
 from node.services.thin import ThinLinks, counted
-from protocol.aggregate.ring import WORD_BYTES, blocks
+from protocol.aggregate.ring import WORD_BYTES
 from protocol.aggregate.shards import Slice
-from protocol.course import noise
+from protocol.course import noise, outer, scales_bytes
 from protocol.envelope import Envelope
 from protocol.rounds import events as ev
 from protocol.rounds.messages import DOMAIN, Heartbeat, Opening, Said
@@ -282,11 +282,12 @@ class Hands:
     async def sync(self, effect: ev.SyncState) -> ev.Event:
         tools, run, length = self._tools, self._epoch.run, self._epoch.policy.length
         whole = length if self._size is None else self._size
+        scales = scales_bytes(whole, length, self._plan)
         peers = [self._peer(donor) for donor in effect.donors]
         self._tell({**_IDLE, "what": "fetching the state"})
         for root, size in (
             (effect.state, WORD_BYTES * whole),
-            (effect.scales, blocks(length)),
+            (effect.scales, scales),
         ):
             if not tools.states.has(root):
                 await tools.states.fetch(run, root, size, peers)
@@ -454,7 +455,7 @@ class Hands:
     async def _apply(self, effect: ev.Apply) -> ev.Event:
         await self._restore(*effect.sums)
         opening: Opening = effect.opening
-        seats, outer = self._epoch.seats, self._plan.outer
+        seats, step = self._epoch.seats, outer(self._plan)
         found = await self._call(
             "round.apply",
             sums=list(effect.sums),
@@ -467,8 +468,9 @@ class Hands:
             weight=sum(seat.weight for seat in seats),
             members=len(seats),
             survivors=len(effect.survivors),
-            rate=float(outer.get("rate", 1.0)),
-            tolerance=float(outer.get("tolerance", 0.5)),
+            rate=step.rate,
+            momentum=step.momentum,
+            tolerance=step.tolerance,
             thin=self._thin.choice(opening.round),
             spec=self._plan.spec,
             task=self._plan.task,
@@ -496,9 +498,9 @@ class Hands:
 
 def is_heartbeat(envelope: bytes) -> bool:
     """Of an envelope of our own, so its signature is not looked at."""
-    outer = decode(envelope, Envelope)
-    return outer.domain == DOMAIN and isinstance(
-        decode(outer.payload, Said).body, Heartbeat
+    opened = decode(envelope, Envelope)
+    return opened.domain == DOMAIN and isinstance(
+        decode(opened.payload, Said).body, Heartbeat
     )
 
 

@@ -26,7 +26,13 @@ from node.services.sessions import Sessions
 from node.services.sketches import newest_sketch
 from node.services.steering import Steering
 from node.services.training import Trainer
-from protocol.course import Course, policy, require_budget, rounds_allowed
+from protocol.course import (
+    Course,
+    policy,
+    require_budget,
+    rounds_allowed,
+    velocities,
+)
 from protocol.errors import GossipIgnore, GossipReject, ProtocolError
 from protocol.rounds.events import Finished
 from protocol.rounds.messages import LIMIT_BYTES, hear
@@ -266,7 +272,12 @@ class Runs:
             created = await self._create(record.plan)
             epoch = course.epoch(created["size"], record.plan)
             first = await self._tools.compute.call(
-                "round.scales", {"length": epoch.policy.length, "folder": folder}
+                "round.scales",
+                {
+                    "length": epoch.policy.length,
+                    "velocities": velocities(created["size"], record.plan),
+                    "folder": folder,
+                },
             )
             records = await self._datasets.own_rows(dataset)
         except (NodeError, ProtocolError) as error:

@@ -20,10 +20,11 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import (
     X25519PublicKey,
 )
 
-from ee.outer import outer_step
+from ee.outer import look_ahead, outer_step
+from ee.spec import Vector
 from protocol import merkle
 from protocol.aggregate import checks, coordinates, masks, shamir, sketch
-from protocol.aggregate.ring import Ring, mean_factor
+from protocol.aggregate.ring import Exponents, Ring, mean_factor
 from protocol.aggregate.shards import slices
 from protocol.certificate import Certificate, Kind, Slot, Step, Vote, speak, value_name
 from protocol.decide import Decide
@@ -301,7 +302,27 @@ def _step() -> dict[str, Any]:
         "state_root": merkle.root([state.tobytes()]).hex(),
         "next_scales": after.tolist(),
         "scales_root": merkle.root([after.tobytes()]).hex(),
+        "momentum": _momentum(base, mean, after),
     }
+
+
+def _momentum(base: Vector, mean: Vector, after: Exponents) -> dict[str, Any]:
+    """The same mean twice, from velocities of zero and then from what those became."""
+    state, velocity, rounds = base, np.zeros_like(base), []
+    for _ in range(2):
+        velocity, ahead = look_ahead(velocity, mean, momentum=0.9)
+        state = outer_step(state, ahead, rate=0.7)
+        rounds.append(
+            {
+                "first_entries": state[:4].tobytes().hex(),
+                "first_velocities": velocity[:4].tobytes().hex(),
+                "state_root": merkle.root([state.tobytes()]).hex(),
+                "scales_root": merkle.root(
+                    [velocity.tobytes() + after.tobytes()]
+                ).hex(),
+            }
+        )
+    return {"momentum": 0.9, "rounds": rounds}
 
 
 def _coordinates(run: bytes) -> dict[str, Any]:

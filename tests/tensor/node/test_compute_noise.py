@@ -22,7 +22,9 @@ def sent(tmp_path):
     """The update as it is masked, in its own units."""
     blobs = BlobDir(tmp_path / "blobs")
     folder = tmp_path / "states"
-    scales = rounds.scales({"length": SIZE, "folder": str(folder)}, print)["root"]
+    scales = rounds.scales(
+        {"length": SIZE, "velocities": 0, "folder": str(folder)}, print
+    )["root"]
 
     def masked(update, noise, seed=None):
         found = rounds.mask(

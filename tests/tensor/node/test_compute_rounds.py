@@ -35,7 +35,7 @@ class Node:
             "blobs": str(folder / "blobs"),
         }
         self.scales = rounds.scales(
-            {"length": LENGTH, "folder": str(self.folder)}, print
+            {"length": LENGTH, "velocities": 0, "folder": str(self.folder)}, print
         )["root"]
         first = np.random.default_rng(7).standard_normal(LENGTH, np.float32)
         self.base = state.write(self.folder, first)
@@ -87,6 +87,7 @@ class Node:
                 "members": 4,
                 "survivors": 4,
                 "rate": 1.0,
+                "momentum": 0.0,
                 "tolerance": 0.5,
                 "thin": None,
                 "spec": SPEC.to_dict(),
@@ -129,7 +130,9 @@ def test_the_state_is_the_base_and_the_mean_update(node, updates):
     total = np.concatenate([read(node, each["sum"]) for each in sums])
     for seed in SEEDS.values():
         stepping.Masks(total.dtype, 0, [], [seed]).apply(total)
-    scales = np.frombuffer(state.read_bytes(node.folder, node.scales), np.int8)
+    scales = np.frombuffer(
+        state.path_of(node.folder, node.scales).read_bytes(), np.int8
+    )
     whole = before + RING.decode(total, scales, mean_factor(4, 4, 4))
     assert state.state_root(whole) == found["state"]
     following = RING.next_exponents(total, scales, 4)
@@ -144,7 +147,7 @@ def test_over_thin_links_the_chosen_entries_step_and_the_others_stay(
     many = coordinates.count(LENGTH, one_in)
     cut = slices(many, 2, MEMBERS, b"context")
     bounds = [[each.start, each.stop] for each in cut]
-    node.scales = node.call(rounds.scales, length=many)["root"]
+    node.scales = node.call(rounds.scales, length=many, velocities=0)["root"]
     shards = [
         node.masked(name, update, choice, bounds) for name, update in updates.items()
     ]
@@ -168,6 +171,100 @@ def test_over_thin_links_the_chosen_entries_step_and_the_others_stay(
     left = state.read(node.folder, root, LENGTH)
     assert not left[places].any()
     assert np.array_equal(left[others], update[others])
+
+
+@pytest.mark.parametrize("one_in", [1, 7])
+def test_with_momentum_velocities_stand_before_the_scales_and_move_on(
+    node, updates, one_in
+):
+    """Two rounds; over thin links an entry that is not chosen keeps its velocity as well."""
+    many = coordinates.count(LENGTH, one_in)
+    cut = slices(many, 2, MEMBERS, b"context")
+    bounds = [[each.start, each.stop] for each in cut]
+    node.scales = node.call(rounds.scales, length=many, velocities=LENGTH)["root"]
+    wanted = state.read(node.folder, node.base, LENGTH)
+    speed = np.zeros(LENGTH, "<f4")
+    exponents = np.full(-(-many // 4096), rounds.FIRST_EXPONENT, np.int8)
+    assert held(node, node.scales) == speed.tobytes() + exponents.tobytes()
+    rate, mu = np.float32(0.7), np.float32(0.9)
+    for number in range(2):
+        drawn = coordinates.seed(b"r" * 32, number)
+        choice = None if one_in == 1 else {"seed": drawn, "one_in": one_in}
+        places = coordinates.Chosen(drawn, LENGTH, one_in).places()
+        shards = [
+            node.masked(name, update, choice, bounds)
+            for name, update in updates.items()
+        ]
+        sums = [each["sum"] for each in node.sums(shards, cut)]
+        found = node.apply(
+            sums,
+            slices=bounds,
+            thin=choice,
+            rate=float(rate),
+            momentum=float(mu),
+        )
+        total = np.concatenate([read(node, name) for name in sums])
+        for seed in SEEDS.values():
+            stepping.Masks(total.dtype, 0, [], [seed]).apply(total)
+        mean = RING.decode(total, exponents, mean_factor(4, 4, 4))
+        exponents = RING.next_exponents(total, exponents, 4)
+        speed[places] = mu * speed[places] + mean
+        wanted[places] = rate * (mu * speed[places] + mean) + wanted[places]
+        assert held(node, found["state"]) == wanted.tobytes()
+        assert held(node, found["scales"]) == speed.tobytes() + exponents.tobytes()
+        node.base, node.scales = found["state"], found["scales"]
+    assert speed[places].any()
+    never = np.ones(LENGTH, bool)
+    for number in range(2):
+        drawn = coordinates.seed(b"r" * 32, number)
+        never[coordinates.Chosen(drawn, LENGTH, one_in).places()] = False
+    assert (one_in == 1) != never.any()
+    assert not speed[never].any()
+
+
+def test_other_velocities_give_another_state_and_other_scales(node, updates):
+    moving = node.call(rounds.scales, length=LENGTH, velocities=LENGTH)["root"]
+    node.scales = moving
+    shards = [node.masked(name, update) for name, update in updates.items()]
+    sums = [each["sum"] for each in node.sums(shards)]
+    usual = {"momentum": 0.9, "rate": 0.7}
+    first = node.apply(sums, **usual)
+    raw = bytearray(held(node, moving))
+    raw[4 * (LENGTH - 1)] ^= 1  # the last velocity by the smallest number there is
+    raw[3] = 0x3C  # the first is 1/128 and not 0
+    other = node.apply(sums, scales=state.write_bytes(node.folder, raw), **usual)
+    assert other["state"] != first["state"]
+    assert other["scales"] != first["scales"]
+
+
+def test_damaged_velocities_are_noticed_before_an_update_is_rounded(node, updates):
+    node.scales = node.call(rounds.scales, length=LENGTH, velocities=LENGTH)["root"]
+    path = state.path_of(node.folder, node.scales)
+    raw = bytearray(path.read_bytes())
+    raw[5] ^= 1
+    path.write_bytes(raw)
+    with pytest.raises(ComputeError, match="is damaged"):
+        node.masked(MEMBERS[0], updates[MEMBERS[0]])
+
+
+@pytest.mark.parametrize("count", [0, LENGTH - 1])
+def test_scales_of_another_size_than_momentum_needs_are_refused(node, count):
+    other = node.call(rounds.scales, length=LENGTH, velocities=count)["root"]
+    needed = WORD_BYTES * LENGTH + -(-LENGTH // 4096)
+    with pytest.raises(ComputeError, match=f"needs {needed}"):
+        node.apply([], scales=other, slices=[], momentum=0.9)
+
+
+def test_a_sum_out_of_range_leaves_no_velocities(node, updates):
+    node.scales = node.call(rounds.scales, length=LENGTH, velocities=LENGTH)["root"]
+    shards = [node.masked(name, update) for name, update in updates.items()]
+    sums = [each["sum"] for each in node.sums(shards)]
+    wrong = read(node, sums[1])
+    wrong[0] += 1 << 15
+    sums[1] = node.blobs.put(wrong.tobytes())
+    before = sorted(node.folder.iterdir())
+    assert node.apply(sums, momentum=0.9) == {"strays": [1]}
+    assert sorted(node.folder.iterdir()) == before
 
 
 def test_slices_out_of_range_are_named_and_no_state_is_left(node, updates):
@@ -217,6 +314,10 @@ def test_a_check_passes_what_was_added_up_and_nothing_else(node, updates):
             tag=sum(values[1] for values in tags),
         )
         assert found == {"good": good}
+
+
+def held(node, root):
+    return state.path_of(node.folder, root).read_bytes()
 
 
 def read(node, name):

@@ -7,9 +7,12 @@ import pytest
 from protocol.course import (
     Course,
     noise,
+    outer,
     policy,
     require_budget,
     rounds_allowed,
+    scales_bytes,
+    velocities,
 )
 from protocol.errors import (
     GossipReject,
@@ -51,6 +54,38 @@ def sign(member):
 
 def plan(**numbers):
     return Plan(title="t", spec={}, task={}, train={}, sum=numbers)
+
+
+@pytest.mark.parametrize(
+    ("step", "words"),
+    [
+        ({"momentum": 1.0}, "outer.momentum is 1.0, need at least 0 and, as binary32"),
+        ({"momentum": 0.99999999}, "outer.momentum is 0.99999999, need"),
+        ({"momentum": -0.1}, "outer.momentum is -0.1, need"),
+        ({"momentum": 1e300}, "outer.momentum is 1e"),
+        ({"momentum": "0.9"}, "outer: Expected `float`, got `str`"),
+        ({"momentum": True}, "outer: Expected `float`, got `bool`"),
+        ({"rate": 0}, "outer.rate is 0.0, need more than 0 and at most 2"),
+        ({"rate": 2.5}, "outer.rate is 2.5, need"),
+        ({"nesterov": True}, "outer: Object contains unknown field `nesterov`"),
+    ],
+)
+def test_an_outer_step_that_cannot_be_is_refused_by_name(step, words):
+    with pytest.raises(MalformedMessageError, match=words):
+        policy(64, msgspec.structs.replace(plan(), outer=step))
+
+
+def test_momentum_is_what_it_is_used_as_and_runs_without_it_keep_their_names():
+    made = msgspec.structs.replace(plan(), outer={"rate": 1, "momentum": 0.9})
+    assert outer(made).momentum != 0.9  # no binary32 is
+    assert outer(made).momentum == pytest.approx(0.9, abs=2**-25)
+    assert scales_bytes(8193, 4097, made) == 4 * 8193 + 2
+    for still in ({}, {"momentum": 0}, {"momentum": 1e-50}):
+        without = msgspec.structs.replace(plan(), outer=still)
+        assert velocities(8193, without) == 0
+        assert scales_bytes(8193, 4097, without) == 2
+    assert b'"outer":{}' in canonical_plan(plan())
+    assert canonical_plan(parse_plan(canonical_plan(made))) == canonical_plan(made)
 
 
 @pytest.mark.parametrize("one_in", [-1, 0, 1, 65])

@@ -154,6 +154,33 @@ def test_a_state_steps_in_the_roundings_that_are_written_down():
     assert hashlib.sha256(b"\0" + scales).hexdigest() == case["scales_root"]
 
 
+def test_a_state_with_momentum_steps_in_the_roundings_that_are_written_down():
+    case = VECTORS["step"]
+    weights, moving = case["weights"], case["momentum"]
+    factor = weights["all"] / (weights["members"] * weights["survivors"])
+    entries = [37 * j % 4001 - 2000 for j in range(4096)] + [0]
+    means = [
+        np.float32(entry * (factor * 2.0 ** case["scales"][j // 4096]))
+        for j, entry in enumerate(entries)
+    ]
+    state = [np.float32(j - 2000) / np.float32(7) for j in range(4097)]
+    speed = [np.float32(0)] * 4097
+    rate, mu = np.float32(case["rate"]), np.float32(moving["momentum"])
+    scales = np.array(case["next_scales"], np.int8).tobytes()
+    for wanted in moving["rounds"]:
+        for j, mean in enumerate(means):
+            speed[j] = mu * speed[j] + mean
+            state[j] = rate * (mu * speed[j] + mean) + state[j]
+        raw = b"".join(entry.astype("<f4").tobytes() for entry in state)
+        held = b"".join(entry.astype("<f4").tobytes() for entry in speed)
+        assert raw[:16].hex() == wanted["first_entries"]
+        assert held[:16].hex() == wanted["first_velocities"]
+        assert hashlib.sha256(b"\0" + raw).hexdigest() == wanted["state_root"]
+        assert (
+            hashlib.sha256(b"\0" + held + scales).hexdigest() == wanted["scales_root"]
+        )
+
+
 def test_turns_go_around_from_a_place_that_the_slot_gives():
     for case in VECTORS["proposers"]:
         name = hashlib.sha256(b"rexis-slot-1" + b(case["slot"])).digest()
