@@ -11,6 +11,13 @@ rounds and local steps:
     thin        the federation again, one entry of eight travelling in a round (§5.12)
     NAME        that member alone
 
+or, with `--outer`, outer steps of the federation (§5.8):
+
+    mean        every round's mean, as above
+    rate        0.7 of it
+    half        that with Nesterov's momentum 0.5
+    momentum    that with momentum 0.9, as DiLoCo has it
+
 Every member's held-out records together judge all of them.  Another seed draws other first
 weights, batches and keys, and lets another member drop out.
 """
@@ -20,6 +27,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import cpu_count, get_context
 from pathlib import Path
 from typing import Any
@@ -27,7 +35,7 @@ from typing import Any
 import numpy as np
 
 from ee.hyper import TrainHyper
-from ee.outer import outer_step
+from ee.outer import look_ahead, outer_step
 from ee.session import LocalTrunk, predict, train_local
 from ee.spec import ModelSpec, Vector, initial_state
 from node.bench import splicing
@@ -37,10 +45,18 @@ from node.demo import opt
 from protocol.aggregate import coordinates
 from protocol.aggregate.ring import blocks, mean_factor, weight_factor
 from protocol.rounds.policy import Policy
+from protocol.runs import Outer
 
 SEEDS = (1, 2, 3)
 AWAY_EVERY = 3
 ONE_IN = 8
+PLAIN = Outer()
+STEPS = {
+    "mean": PLAIN,
+    "rate": Outer(rate=0.7),
+    "half": Outer(rate=0.7, momentum=0.5),
+    "momentum": Outer(rate=0.7, momentum=0.9),
+}
 Told = Callable[[str], None]
 
 
@@ -130,6 +146,15 @@ class Trial:
             found[name] = self._alone((name,))
         return found
 
+    def steps(self, tell: Told) -> dict[str, list[dict[str, float]]]:
+        """The same for outer steps, everyone in every round."""
+        everyone = frozenset(self.members)
+        found = {}
+        for name, step in STEPS.items():
+            tell(name)
+            found[name] = self._together(lambda _number: everyone, step=step)
+        return found
+
     def _alone(self, members: Sequence[str]) -> list[dict[str, float]]:
         parts = [self._tables[name].training() for name in members]
         values = np.concatenate([values for values, _ in parts])
@@ -143,7 +168,10 @@ class Trial:
         return scores
 
     def _together(
-        self, present: Callable[[int], frozenset[str]], one_in: int = 1
+        self,
+        present: Callable[[int], frozenset[str]],
+        one_in: int = 1,
+        step: Outer = PLAIN,
     ) -> list[dict[str, float]]:
         """Rounds as a run has them: chosen, rounded, summed over who is there, stepped."""
         ring = Policy(1).ring()
@@ -155,6 +183,7 @@ class Trial:
         summed = coordinates.count(state.size, one_in)
         exponents = np.full(blocks(summed), FIRST_EXPONENT, np.int8)
         left = {name: np.zeros_like(state) for name in weights}
+        velocity = np.zeros_like(state)
         chance = np.random.default_rng(self._seed)
         scores = [self._score(state)]
         for number in range(self._task.rounds):
@@ -174,7 +203,11 @@ class Trial:
             mean = ring.decode(total, exponents, mean_factor(here, whole, count))
             exponents = ring.next_exponents(total, exponents, len(there))
             state = state.copy()
-            state[places] = outer_step(state[places], mean)
+            if step.momentum:
+                velocity[places], mean = look_ahead(
+                    velocity[places], mean, momentum=step.momentum
+                )
+            state[places] = outer_step(state[places], mean, rate=step.rate)
             scores.append(self._score(state))
         return scores
 
@@ -215,7 +248,7 @@ class Trial:
         }
 
 
-def _one(number: int, seed: int) -> dict[str, list[dict[str, float]]]:
+def _one(number: int, seed: int, outer: bool) -> dict[str, list[dict[str, float]]]:
     """A process's part: one task under one seed."""
     import torch
 
@@ -225,13 +258,18 @@ def _one(number: int, seed: int) -> dict[str, list[dict[str, float]]]:
     def tell(way: str) -> None:
         sys.stderr.write(f"{task.name}, seed {seed}: {way}\n")
 
-    return Trial(task, seed).curves(tell)
+    trial = Trial(task, seed)
+    return trial.steps(tell) if outer else trial.curves(tell)
 
 
 def run(
-    quick: bool = False, folder: Path | None = None, processes: int | None = None
+    quick: bool = False,
+    folder: Path | None = None,
+    processes: int | None = None,
+    *,
+    outer: bool = False,
 ) -> dict[str, Any]:
-    """Task to its curves, seed by seed, and what they end with."""
+    """Task to its curves, seed by seed, and what they end with; `outer`: of `STEPS`."""
     found: dict[str, Any] = {}
     seeds = SEEDS[:1] if quick else SEEDS
     pairs = [(number, seed) for number in range(len(TASKS)) for seed in seeds]
@@ -240,7 +278,11 @@ def run(
     fresh = get_context("spawn")  # a fork of a process with threads may hang
     with ProcessPoolExecutor(processes or cpu_count(), mp_context=fresh) as pool:
         all_runs = dict(
-            zip(pairs, pool.map(_one, *zip(*pairs, strict=True)), strict=True)
+            zip(
+                pairs,
+                pool.map(partial(_one, outer=outer), *zip(*pairs, strict=True)),
+                strict=True,
+            )
         )
     for place, task in enumerate(TASKS):
         runs = [all_runs[place, seed] for seed in seeds]
@@ -252,6 +294,10 @@ def run(
             "curves": {way: [one[way] for one in runs] for way in ways},
             "last": {way: _last([one[way] for one in runs]) for way in ways},
         }
+        if outer:
+            found[task.name]["reached"] = {
+                way: [_reached(one, way) for one in runs] for way in ways
+            }
     if folder is not None:
         from node.bench.curves import draw
 
@@ -260,6 +306,13 @@ def run(
         text = json.dumps(found, separators=(",", ":"))
         (folder / "convergence.json").write_text(text + "\n")
     return found
+
+
+def _reached(ways: Mapping[str, Sequence[Mapping[str, float]]], way: str) -> int | None:
+    """The first round after which `way` has the loss that the rate alone ends with."""
+    aim = ways["rate"][-1]["loss"]
+    rounds = (number for number, at in enumerate(ways[way]) if at["loss"] <= aim)
+    return next(rounds, None)
 
 
 def _last(runs: Sequence[Sequence[Mapping[str, float]]]) -> dict[str, list[float]]:
@@ -273,15 +326,18 @@ def _last(runs: Sequence[Sequence[Mapping[str, float]]]) -> dict[str, list[float
 
 
 def main(arguments: Sequence[str]) -> None:
-    """`--quick`: one seed; `--into DIR` keeps the figures and their drawings there."""
+    """`--quick`: one seed; `--outer`: of outer steps; `--into DIR` keeps the figures and their drawings there."""
     import argparse
 
     parser = argparse.ArgumentParser(prog="rexis bench convergence")
     parser.add_argument("--json", action="store_true", help="one line instead of many")
     parser.add_argument("--quick", action="store_true", help="one seed")
+    parser.add_argument("--outer", action="store_true", help="outer steps instead")
     parser.add_argument("--into", type=Path, metavar="DIR", help="write drawings there")
     parser.add_argument("--processes", type=int, metavar="N", help="default: the cores")
     options = parser.parse_args(arguments)
-    found = run(options.quick, options.into, options.processes)
+    if options.outer and options.into:
+        parser.error("--outer has figures and no drawing: leave --into out")
+    found = run(options.quick, options.into, options.processes, outer=options.outer)
     shown = {name: {**one, "curves": None} for name, one in found.items()}
     print(json.dumps(shown, indent=None if options.json else 2))

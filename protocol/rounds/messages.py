@@ -89,7 +89,7 @@ class Opening(Message, frozen=True, tag="opening"):
     base: bytes
     """Root of the state that the updates are relative to."""
     scales: bytes
-    """Digest of the block scales."""
+    """Root of the block scales, and of the velocities before them where there are any."""
     head: bytes
     """Digest of the verdict that led here."""
     members: tuple[bytes, ...]

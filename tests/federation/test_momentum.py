@@ -58,11 +58,11 @@ async def until_equal(world, run, length, one_in=1):
 
 @pytest.fixture
 def fetched(monkeypatch):
-    """(folder's owner, root) of everything that a member asked the others for."""
+    """(folder's owner, root, size) of everything that a member asked the others for."""
     asked, usual = [], States.fetch
 
     async def fetch(states, run, root, length_bytes, holders):
-        asked.append((states.folder.parent.name, root))
+        asked.append((states.folder.parent.name, root, length_bytes))
         await usual(states, run, root, length_bytes, holders)
 
     monkeypatch.setattr(States, "fetch", fetch)
@@ -90,8 +90,10 @@ async def test_a_member_that_was_away_fetches_the_velocities_and_goes_on_with_th
     rows = others[0].runs.rounds(run)
     assert late.name not in rows[1]["survivors"]
     assert late.name in rows[-1]["survivors"]
-    assert {name for name, _ in fetched} == {late.name}
-    assert len({root for _, root in fetched}) >= 2
+    assert {name for name, _, _ in fetched} == {late.name}
+    length = size(spec)
+    sizes = {4 * length, 4 * length + blocks(length)}
+    assert {length_bytes for _, _, length_bytes in fetched} == sizes
 
 
 @pytest.mark.slow
@@ -158,4 +160,4 @@ async def test_a_member_whose_disk_lost_the_velocities_is_told_and_fetches_them(
         await moving.until_finished(run)
         await until_equal(moving, run, length)
     assert len(done) == lost
-    assert {name for name, _ in fetched} == ({victim.name} if lost else set())
+    assert {name for name, _, _ in fetched} == ({victim.name} if lost else set())

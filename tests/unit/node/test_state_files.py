@@ -4,7 +4,15 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from node.compute.state import tidy, write_file
+from node.compute.state import (
+    CHUNK_BYTES,
+    path_of,
+    read_last,
+    tidy,
+    write_bytes,
+    write_file,
+)
+from node.errors import ComputeError
 
 DATA = bytes(range(256)) * 4096
 
@@ -34,3 +42,20 @@ def test_leftovers_of_a_crash_are_removed_and_nothing_else(tmp_path):
     tidy(tmp_path)
     assert sorted(found.name for found in tmp_path.iterdir()) == ["a.trunk", "b.state"]
     tidy(tmp_path / "not there yet")
+
+
+@pytest.mark.parametrize("size", [5, CHUNK_BYTES, CHUNK_BYTES + 1, 2 * CHUNK_BYTES + 9])
+def test_the_last_bytes_are_read_only_where_all_are_right(tmp_path, size):
+    data = (DATA * 3)[:size]
+    root = write_bytes(tmp_path, data)
+    assert read_last(tmp_path, root, 5) == data[-5:]
+    assert read_last(tmp_path, root, size) == data
+    with pytest.raises(ComputeError, match=f"has {size} bytes, needs {size + 1}"):
+        read_last(tmp_path, root, size + 1)
+    # The first byte is none of those asked for.
+    path_of(tmp_path, root).write_bytes(bytes([data[0] ^ 1]) + data[1:])
+    with pytest.raises(ComputeError, match="is damaged"):
+        read_last(tmp_path, root, 1)
+    path_of(tmp_path, root).unlink()
+    with pytest.raises(ComputeError, match="is not on this node"):
+        read_last(tmp_path, root, 1)
