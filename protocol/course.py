@@ -37,7 +37,14 @@ class Course:
         """The newest of each member; who has said nothing wants the run to go on."""
 
     def consent(self, member: bytes, consent: Consent) -> bool:
-        """Whether this is news; a member cannot consent twice to different things."""
+        """Take a consent; whether it is news."""
+        news = self.is_news(member, consent)
+        if news:
+            self.consents[member] = consent
+        return news
+
+    def is_news(self, member: bytes, consent: Consent) -> bool:
+        """Would it be?  A member cannot consent twice to different things."""
         if member not in self.proposal.members:
             raise GossipReject("who consents is not in the run")
         if consent.run != self.run:
@@ -45,24 +52,25 @@ class Course:
         if consent.samples < 1:
             raise GossipReject(f"consent with {consent.samples} samples")
         known = self.consents.get(member)
-        if known is None:
-            self.consents[member] = consent
-            return True
-        if known != consent:
+        if known is not None and known != consent:
             raise GossipReject("a second, different consent")
-        return False
+        return known is None
 
     def stance(self, member: bytes, stance: Stance) -> bool:
-        """Whether this is news: newer than what the member said before, and it may change."""
+        """Take a stance; whether it is news."""
+        news = self.is_newer(member, stance)
+        if news:
+            self.stances[member] = stance
+        return news
+
+    def is_newer(self, member: bytes, stance: Stance) -> bool:
+        """Would it be: newer than what the member said before, which may still change?"""
         if member not in self.proposal.members:
             raise GossipReject("who takes a stance is not in the run")
         if stance.run != self.run:
             raise GossipReject("the stance is on another run")
         known = self.stances.get(member)
-        if known is not None and (known.word == END or stance.serial <= known.serial):
-            return False
-        self.stances[member] = stance
-        return True
+        return known is None or (known.word != END and stance.serial > known.serial)
 
     def holding(self, *words: str) -> tuple[bytes, ...]:
         """Members whose newest stance is one of these."""
