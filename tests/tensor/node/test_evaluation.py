@@ -29,7 +29,7 @@ from node.adapters.memory_transport import MemoryNetwork, MemoryTransport
 from node.clock import now_s
 from node.compute import methods, state, table
 from node.compute.stock import Stock
-from node.errors import AccessError, ComputeError, NodeError
+from node.errors import AccessError, ComputeError, NodeError, StorageError
 from node.services import auditing
 from node.services.auditing import Verifier
 from node.services.certificates import Certificates
@@ -48,6 +48,7 @@ from node.verifier import bundle, case
 from node.verifier import keyed as verifier_keyed
 from node.worker import server
 from protocol.audit import open_audit, seal_audit
+from protocol.boundary import boundary_root
 from protocol.confirmation import (
     CONFIRMATION_TOPIC,
     Confirmation,
@@ -240,23 +241,31 @@ class Node:
             **shared,
         )
         self.audits = Audits(self.store, self.federation)
-        self.verifier = Verifier(
-            signer=key,
+        self.replayer = Replayer(
+            store=self.store,
+            transport=self.transport,
+            releases=self.releases,
+            compute=self.compute,
+            evidence=folder / "evidence",
+            keyed=self.keyed(folder) if world.tier == "freivalds" else None,
+            retry_s=0.01,
+        )
+        self.full = world.full
+        self.verifier = self.verifier_of()
+
+    def verifier_of(self):
+        """One that starts with what is in the store."""
+        return Verifier(
+            store=self.store,
+            transport=self.transport,
+            federation=self.federation,
+            signer=self.key,
             chain=self.chain,
             audits=self.audits,
-            replayer=Replayer(
-                store=self.store,
-                transport=self.transport,
-                releases=self.releases,
-                compute=self.compute,
-                evidence=folder / "evidence",
-                keyed=self.keyed(folder) if world.tier == "freivalds" else None,
-                retry_s=0.01,
-            ),
+            replayer=self.replayer,
             rate=1.0,
-            full=world.full,
+            full=self.full,
             retry_s=0.01,
-            **shared,
         )
 
     def keyed(self, folder):
@@ -463,6 +472,174 @@ async def test_a_wrong_layer_is_escalated_to_the_whole_receipt(
         assert (bad["verdict"], bad["layer"]) == ("failed", layer)
         assert (bad["first_layer"], bad["layers_replayed"]) == (0, 1 + layer)
         assert bad["entry"]["differing"] == 1
+
+
+async def test_who_gives_the_wrong_layer_is_passed_over_and_spoils_no_later_audit(
+    federation, monkeypatch
+):
+    monkeypatch.setattr("node.services.auditing._layer", lambda _sealed: 1)
+    async with federation(full=0.0, verify=False) as nodes:
+        real = Releases.slice_file
+
+        async def another(self, model_root, layer):
+            return await real(self, model_root, 2 - layer // 2)
+
+        clinic, auditor = nodes.clinic.releases, nodes.auditor
+        monkeypatch.setattr(clinic, "slice_file", another.__get__(clinic))
+        # The releaser is asked first, and nobody else has the trunk yet.
+        with pytest.raises(NodeError, match=r"given is layer 2 of .*, not 1 of"):
+            await auditor.releases.slice_file(nodes.model, 1)
+        assert not list((nodes.folder / "auditor" / "trunks").iterdir())
+        await nodes.clinic.requester.run(nodes.model, "host", CSV)
+        await nodes.host.receipts.anchor()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(auditor.verifier.run)
+            reports = await audited(auditor, 2)
+            nursery.cancel_scope.cancel()
+        assert {(row["verdict"], row["first_layer"]) for row in reports} == {
+            ("passed", 1)
+        }
+        kept = [path.name for path in (nodes.folder / "auditor" / "trunks").iterdir()]
+        assert kept == [f"{nodes.model.hex()}.1.slice"]
+
+
+@pytest.mark.parametrize("tier", ["replay", "freivalds"])
+async def test_a_receipt_of_more_layers_than_the_model_has_hides_nothing(
+    federation, monkeypatch, tmp_path, tier
+):
+    """The host signs for 900 layers, so that hardly any draw is one of the three there are."""
+    last = {}
+
+    def long(after, shape, salt):
+        last["rows"] = altered(after[-1])
+        after[-1] = last["rows"]
+        return [boundary_root(last["rows"], shape, i, salt) for i in range(1, 901)]
+
+    monkeypatch.setattr("node.services.inference._roots", long)
+    monkeypatch.setattr("node.services.auditing._layer", lambda _sealed: 700)
+    async with federation(full=0.0, tier=tier) as nodes:
+        rows_at = nodes.host.receipts.rows_at
+
+        async def shown(receipt, kept, boundary):
+            return last["rows"] if boundary else await rows_at(receipt, kept, 0)
+
+        nodes.host.receipts.rows_at = shown
+        one = CSV[: CSV.index(b"\n", 12) + 1]
+        found = await nodes.clinic.requester.run(nodes.model, "host", one)
+        await nodes.host.receipts.anchor()
+        (report,) = await audited(nodes.clinic, 1)
+        assert (report["verdict"], report["fault"]) == ("failed", "shape")
+        path = tmp_path / "proof.bundle"
+        await nodes.auditor.certificates.export(
+            bytes.fromhex(found["receipts"][0]), path
+        )
+        fault = bundle.check(bundle.read(path.read_bytes())).fault
+        assert fault is not None
+        assert fault.kind == "shape"
+        assert not await nodes.auditor.events("audit.skipped")
+
+
+@pytest.mark.parametrize("hidden", [1, 3])
+async def test_a_host_that_hides_the_rows_it_lied_in_is_convicted_by_its_root(
+    federation, monkeypatch, tmp_path, hidden
+):
+    """Wrong after the first layer and after the last; the rows of one of them are not shown."""
+    monkeypatch.setattr("node.services.replaying.TRIES", 2)
+    monkeypatch.setattr("node.services.auditing._layer", lambda _sealed: 2)
+
+    async def lie(self, order, after):
+        first = altered(after[0])
+        rest = await self._line.ask(order.model_root, first, order.shape, 1)
+        return [first, rest[0], altered(rest[1])]
+
+    monkeypatch.setattr(Host, "_lie", lie)
+    async with federation(corrupt=1, full=0.0) as nodes:
+        one = CSV[: CSV.index(b"\n", 12) + 1]
+        rows_at = nodes.host.receipts.rows_at
+
+        async def shown(receipt, kept, boundary):
+            if boundary == hidden:
+                raise StorageError("a disk broke")
+            return await rows_at(receipt, kept, boundary)
+
+        nodes.host.receipts.rows_at = shown
+        found = await nodes.clinic.requester.run(nodes.model, "host", one)
+        await nodes.host.receipts.anchor()
+        (report,) = await audited(nodes.clinic, 1)
+        path = tmp_path / "proof.bundle"
+        await nodes.auditor.certificates.export(
+            bytes.fromhex(found["receipts"][0]), path
+        )
+        fault = bundle.check(bundle.read(path.read_bytes())).fault
+        # What names a number is kept; else the first wrong layer is, without one.
+        assert report["layer"] == fault.layer == (2 if hidden == 1 else 0)
+        assert report["entry"]["differing"] == fault.entry.differing == 1
+
+
+async def test_rows_that_are_never_shown_still_leave_a_file_that_convicts(
+    federation, monkeypatch, tmp_path
+):
+    monkeypatch.setattr("node.services.replaying.TRIES", 2)
+    async with federation(corrupt=1) as nodes:
+        rows_at = nodes.host.receipts.rows_at
+
+        async def shown(receipt, kept, boundary):
+            if boundary:
+                raise StorageError("a disk broke")
+            return await rows_at(receipt, kept, boundary)
+
+        nodes.host.receipts.rows_at = shown
+        one = CSV[: CSV.index(b"\n", 12) + 1]
+        found = await nodes.clinic.requester.run(nodes.model, "host", one)
+        await nodes.host.receipts.anchor()
+        (report,) = await audited(nodes.clinic, 1)
+        assert (report["fault"], report["entry"]) == ("layer", None)
+        path = tmp_path / "proof.bundle"
+        await nodes.auditor.certificates.export(
+            bytes.fromhex(found["receipts"][0]), path
+        )
+        fault = bundle.check(bundle.read(path.read_bytes())).fault
+        assert fault is not None
+        assert (fault.kind, fault.layer) == ("layer", report["layer"])
+
+
+async def test_a_host_cannot_have_other_coins_tossed_by_not_answering(
+    federation, monkeypatch
+):
+    monkeypatch.setattr("node.services.replaying.TRIES", 1)
+    monkeypatch.setattr("node.services.pending.FIRST_PAUSE_S", 0)
+    monkeypatch.setattr("node.services.auditing.LOOK_EVERY_S", 0.05)
+    tossed = iter([1, 2, 0, 0, 0, 0])
+    monkeypatch.setattr("node.services.auditing._layer", lambda _sealed: next(tossed))
+    async with federation(full=0.0, verify=False) as nodes:
+        rows_at, hides, asked = nodes.host.receipts.rows_at, [True], []
+
+        async def shown(receipt, kept, boundary):
+            asked.append(boundary)
+            if hides[0]:
+                raise StorageError("not now")
+            return await rows_at(receipt, kept, boundary)
+
+        nodes.host.receipts.rows_at = shown
+        await nodes.clinic.requester.run(nodes.model, "host", CSV)
+        await nodes.host.receipts.anchor()
+        # Neither its silence nor a restart of the auditor moves what is looked at.
+        with trio.move_on_after(1.0):
+            await nodes.auditor.verifier.run()
+        assert not nodes.auditor.audits.rows()
+        again = nodes.auditor.verifier_of()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(again.run)
+            await trio.sleep(0.3)
+            hides[0] = False
+            reports = await audited(nodes.auditor, 2)
+            await eventually(lambda: not again._queued)
+            nursery.cancel_scope.cancel()
+        assert {row["first_layer"] for row in reports} == {1, 2} == set(asked)
+        assert len(asked) >= 6
+        assert await nodes.auditor.events("audit.withheld")
+        for space in ("audit-batches", "audit-looked"):
+            assert not await nodes.auditor.store.scan(space)
 
 
 @pytest.mark.parametrize("full", [0.0, 1.0])
