@@ -8,6 +8,7 @@ same name later.
 
 import secrets
 from collections.abc import Mapping
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
@@ -273,7 +274,9 @@ class Releases:
                 log.warning("no slice", peer=peer, layer=layer, reason=str(error))
                 refused.append(str(error))
             finally:
-                await trio.Path(unchecked).unlink(missing_ok=True)
+                await trio.to_thread.run_sync(
+                    partial(unchecked.unlink, missing_ok=True)
+                )
         raise ComputeError(
             f"no member gives layer {layer} of {model_root.hex()[:16]}:"
             f" {'; '.join(refused) or 'none is known to hold it'}"

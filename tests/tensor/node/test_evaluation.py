@@ -29,10 +29,16 @@ from node.adapters.memory_transport import MemoryNetwork, MemoryTransport
 from node.clock import now_s
 from node.compute import methods, state, table
 from node.compute.stock import Stock
-from node.errors import AccessError, ComputeError, NodeError, StorageError
+from node.errors import (
+    AccessError,
+    ChainDownError,
+    ComputeError,
+    NodeError,
+    StorageError,
+)
 from node.services import auditing
 from node.services.auditing import Verifier
-from node.services.certificates import Certificates
+from node.services.certificates import LATE_AFTER_S, Certificates
 from node.services.confirming import Confirmations
 from node.services.faults import altered
 from node.services.federation import Federation
@@ -203,6 +209,7 @@ class Node:
         )
         self.certificates = Certificates(
             blobs=self.blobs,
+            chain=self.chain,
             releases=self.releases,
             receipts=self.receipts,
             evidence=folder / "evidence",
@@ -357,6 +364,12 @@ def federation(tmp_path, socket_path):
             nursery.cancel_scope.cancel()
 
     return opened
+
+
+async def on_chain(host):
+    with trio.fail_after(10):
+        while await host.outbox.waiting():
+            await trio.sleep(0.01)
 
 
 async def audited(node, count):
@@ -549,7 +562,7 @@ async def test_a_host_that_hides_the_rows_it_lied_in_is_convicted_by_its_root(
 
     async def lie(self, order, after):
         first = altered(after[0])
-        rest = await self._line.ask(order.model_root, first, order.shape, 1)
+        rest = await self._line.ask(order.model_root, first, order.shape, 1, who=b"me")
         return [first, rest[0], altered(rest[1])]
 
     monkeypatch.setattr(Host, "_lie", lie)
@@ -904,6 +917,7 @@ async def test_a_certificate_outlives_its_host(federation, tmp_path):
         assert await own.complete() == 0  # the batch is open
         assert [row["batch"] for row in await own.rows()] == [None, None]
         root = await nodes.host.receipts.anchor()
+        await on_chain(nodes.host)
         assert await own.complete() == 2
         rows = await own.rows()
         assert {row["batch"] for row in rows} == {root.hex()}
@@ -911,6 +925,7 @@ async def test_a_certificate_outlives_its_host(federation, tmp_path):
         assert sorted(row["cases"] for row in rows) == [4, 16]
         later = await nodes.clinic.requester.run(nodes.model, "host", CSV)
         await nodes.host.receipts.anchor()
+        await on_chain(nodes.host)
 
         async def away(*_args, **_options):
             raise NodeError("nobody answers")
@@ -925,6 +940,46 @@ async def test_a_certificate_outlives_its_host(federation, tmp_path):
         with pytest.raises(NodeError, match="nobody answers"):
             await own.export(bytes.fromhex(later["receipts"][0]), tmp_path / "none")
         assert await own.complete() == 0
+
+
+async def test_a_host_that_shows_its_requester_a_batch_it_never_anchors_is_found_out(
+    federation, monkeypatch
+):
+    """Such a receipt no auditor hears of, so the requester's own node has to ask the chain."""
+    async with federation(verify=False) as nodes:
+        own, sealed = nodes.clinic.certificates, nodes.host.receipts
+
+        async def swallowed(_root, _count):
+            pass
+
+        monkeypatch.setattr(sealed, "_outbox_once", swallowed)
+        found = await nodes.clinic.requester.run(nodes.model, "host", CSV)
+        root = await sealed.anchor()
+        assert root is not None
+        assert await own.complete() == 0
+        assert [row["batch"] for row in await own.rows()] == [None, None]
+        # Somebody else's anchor of the same root does not stand in for the host's.
+        await nodes.stranger.chain.anchor_receipts(root, 2)
+        assert await own.complete() == 0
+        assert not await nodes.clinic.events("certificate.late")
+
+        async def down(_host, _root):
+            raise ChainDownError("no chain")
+
+        late = now_s() + LATE_AFTER_S + CLOCKS_APART_S
+        monkeypatch.setattr("node.services.certificates.now_s", lambda: late)
+        with monkeypatch.context() as patch:
+            patch.setattr(nodes.clinic.chain, "anchored_receipts", down)
+            assert await own.complete() == 0
+        assert not await nodes.clinic.events("certificate.late")
+        for _ in range(2):
+            assert await own.complete() == 0
+        said = await nodes.clinic.events("certificate.late")
+        assert {row["receipt"] for row in said} == set(found["receipts"])
+        assert [row["host"] for row in said] == ["host", "host"]
+        assert all("not on the chain by host" in row["reason"] for row in said)
+        await nodes.host.chain.anchor_receipts(root, 2)
+        assert await own.complete() == 2
 
 
 async def test_only_auditors_and_the_requester_see_rows(federation):
@@ -990,7 +1045,7 @@ async def test_a_request_that_does_not_hold_together_is_refused(federation, chan
             NodeError, match=r"did not sign|another host|input root|needs"
         ):
             await clinic.requester.run(nodes.model, "host", CSV)
-        assert not nodes.host.receipts.rows()
+        assert not await nodes.host.receipts.rows()
 
 
 @pytest.mark.parametrize("change", ["output", "order", "receipt", "time"])
@@ -1142,8 +1197,8 @@ async def test_a_restart_keeps_receipts_and_audits_and_repeats_nothing(federatio
         again = Receipts.__new__(Receipts)
         again.__dict__ |= nodes.host.receipts.__dict__ | {"_open": {}, "_placed": {}}
         await again.load()
-        assert sorted(again.rows(), key=str) == sorted(
-            nodes.host.receipts.rows(), key=str
+        assert sorted(await again.rows(), key=str) == sorted(
+            await nodes.host.receipts.rows(), key=str
         )
         events = await nodes.host.events("anchored.receipts")
         reports = Audits(nodes.auditor.store, nodes.auditor.federation)
@@ -1170,6 +1225,43 @@ async def test_what_is_drawn_depends_on_the_auditors_coins(federation, monkeypat
         with trio.move_on_after(0.3):
             await verifier.run()
         assert len(nodes.auditor.audits.rows()) == 1
+
+
+async def test_an_order_that_comes_twice_in_a_second_is_anchored_once(
+    federation, monkeypatch
+):
+    async with federation(verify=False) as nodes:
+        at, host = now_s(), nodes.host
+        monkeypatch.setattr("node.services.inference.now_s", lambda: at)
+        real, answers = nodes.clinic.transport.request, []
+
+        async def twice(peer, protocol, payload, **options):
+            async def once():
+                answers.append(await real(peer, protocol, payload, **options))
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(once)
+                nursery.start_soon(once)
+            return answers[-1]
+
+        nodes.clinic.transport.request = twice
+        found = await nodes.clinic.requester.run(nodes.model, "host", CSV)
+        assert len(answers) == 4 == 2 * len(set(answers))
+        await host.receipts.anchor()
+        (row,) = await host.store.scan("receipts-batches")
+        batch = decode(row[1], BatchAnswer).receipts
+        assert sorted(digest(one).hex() for one in batch) == sorted(found["receipts"])
+        # And not once more in a later batch.
+        await nodes.clinic.requester.run(nodes.model, "host", CSV)
+        host.receipts._next += 1
+        kept = (await host.receipts.kept(digest(batch[0])))[1]
+        await host.receipts.keep(batch[0], kept.salt, kept.rows)
+        await host.receipts.anchor()
+        batches = [
+            decode(data, BatchAnswer).receipts
+            for _, data in await host.store.scan("receipts-batches")
+        ]
+        assert sum(one == batch[0] for many in batches for one in many) == 1
 
 
 async def test_a_busy_host_says_so(federation, monkeypatch):
