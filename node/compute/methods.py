@@ -32,6 +32,7 @@ _METHODS = {
     "infer.read": "evaluation:read",
     "model.confirm": "evaluation:confirm",
     "model.slice": "evaluation:cut",
+    "model.check_slice": "evaluation:check_slice",
     "audit.replay": "evaluation:replay",
     "audit.trace": "keyed:trace",
     "audit.key": "keyed:make",

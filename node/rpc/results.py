@@ -654,8 +654,10 @@ class InferenceRun(Result, frozen=True):
 
 class ReceiptRow(Result, frozen=True):
     receipt: Digest
-    batch: Annotated[Digest | None, _said("Merkle root it was anchored under")]
-    anchored: bool
+    batch: Annotated[
+        Digest | None, _said("Merkle root of its batch; null until that is closed")
+    ]
+    anchored: Annotated[bool, _said("whether the chain has the batch")]
 
 
 class ReceiptsList(Result, frozen=True):
@@ -670,7 +672,7 @@ class CertificateRow(Result, frozen=True):
     time: Annotated[int, _said("when the host signed, in Unix seconds")]
     batch: Annotated[
         Digest | None,
-        _said("Merkle root it was anchored under; null until the host has closed it"),
+        _said("Merkle root it was anchored under; null until the chain has it"),
     ]
 
 

@@ -172,6 +172,7 @@ class Node:
         self.certificates = Certificates(
             store=parts.store,
             blobs=parts.blobs,
+            chain=parts.chain,
             transport=transport,
             federation=self.federation,
             releases=self.releases,
