@@ -195,6 +195,24 @@ def test_a_rotation_of_part_of_a_head_is_refused(stock):
         architecture_of(config).trunk_config(config, 0)
 
 
+@pytest.mark.parametrize("narrow", [torch.bfloat16, torch.float16])
+def test_a_narrow_model_is_keyed_as_exactly_as_a_wide_one(narrow, stock):
+    """A rotated bfloat16 weight has no short form; rounded, it errs by a hundredth."""
+    model = stock.make("gpt2").to(narrow)
+    parts = split_model(model, stem_layers=1)
+    key = Key(SEED, parts.plan)
+    trunk = parts.build_trunk(state_keyed(parts.trunk, key))
+    inputs = stock.inputs("gpt2")
+    with torch.no_grad():
+        wanted = _base(model.float())(**inputs).last_hidden_state
+        rows = key.enter(parts.build_stem()(**inputs))
+        mask = inputs.get("attention_mask")
+        found = parts.cut.architecture.run(trunk, rows, mask)
+        found = parts.build_gain()(key.leave(found))
+    seen = slice(None) if mask is None else mask.bool()
+    assert relative_error(found[seen], wanted[seen]) <= 1e-5
+
+
 # As published with well-known checkpoints, without labels.
 PUBLISHED = {
     "gpt2": {
