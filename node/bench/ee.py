@@ -5,7 +5,7 @@ For every architecture, a stock model against its own keyed form:
     rel_error, argmax_agreement   the worst of three random keys, float32, and `_fp64`
     forward_ratio, step_ratio     keyed trunk over plain trunk, median over blocks of six
                                   in turn; a step is forward, backward and optimiser
-    forward_noise, step_noise     the same for a copy of the plain trunk: what the two above
+    forward_noise, step_noise     the same for the plain trunk once more: what the two above
                                   would show of a key that costs nothing
     drift_ratio                   weights after 200 steps, keyed against plain, over what
                                   float32 differs from float64; median of three models
@@ -128,32 +128,36 @@ def _lifted(dtype: torch.dtype) -> AbstractContextManager[None]:
 
 
 def _cost(parts: Split, blocks: int) -> Numbers:
-    """Keyed over plain: forward, and a whole training step."""
-    key = Key(bytes(32), parts.plan)
-    trunks = {
-        "plain": parts.build_trunk(),
-        "again": parts.build_trunk(),
-        "keyed": parts.build_trunk(state_keyed(parts.trunk, key)),
+    """Keyed over plain: forward, and a whole training step.
+
+    All numbers are put into one trunk in turn, so that where in memory a copy came to lie is
+    not measured.
+    """
+    states = {
+        "plain": parts.trunk,
+        "again": parts.trunk,
+        "keyed": state_keyed(parts.trunk, Key(bytes(32), parts.plan)),
     }
     shape = (BATCH, ee_models.TOKENS, parts.plan.width)
     # Towards a target: the mean square of normed rows is a constant, without a gradient.
     rows, target = torch.randn(shape), torch.randn(shape)
-    run_trunk = _runner(parts)
-    optimisers = {}
-    for kind, trunk in trunks.items():
-        optimisers[kind] = Equivariant(trunk.named_parameters(), parts.plan, lr=1e-4)
+    run_trunk, trunk = _runner(parts), parts.build_trunk()
+    optimiser = Equivariant(trunk.named_parameters(), parts.plan, lr=1e-4)
 
-    def forward(kind: str) -> None:
+    def become(kind: str) -> None:
+        trunk.load_state_dict(states[kind])
+
+    def forward() -> None:
         with torch.no_grad():
-            run_trunk(trunks[kind], rows)
+            run_trunk(trunk, rows)
 
-    def step(kind: str) -> None:
-        (run_trunk(trunks[kind], rows) - target).square().mean().backward()
-        optimisers[kind].step()
-        optimisers[kind].zero_grad()
+    def step() -> None:
+        (run_trunk(trunk, rows) - target).square().mean().backward()
+        optimiser.step()
+        optimiser.zero_grad()
 
-    forward_ratio, forward_noise = _paired(forward, 2 * blocks)
-    step_ratio, step_noise = _paired(step, blocks)
+    forward_ratio, forward_noise = _paired(become, forward, 2 * blocks)
+    step_ratio, step_noise = _paired(become, step, blocks)
     return {
         "forward_ratio": forward_ratio,
         "forward_noise": forward_noise,
@@ -162,7 +166,9 @@ def _cost(parts: Split, blocks: int) -> Numbers:
     }
 
 
-def _paired(work: Callable[[str], None], blocks: int) -> tuple[float, float]:
+def _paired(
+    become: Callable[[str], None], work: Callable[[], None], blocks: int
+) -> tuple[float, float]:
     """Medians over blocks of processor time: keyed over plain, and plain again over plain.
 
     A block is all three and then all three backwards, each block with another in front:
@@ -170,14 +176,16 @@ def _paired(work: Callable[[str], None], blocks: int) -> tuple[float, float]:
     """
     kinds = ["plain", "keyed", "again"]
     for kind in kinds:
-        work(kind)
+        become(kind)
+        work()
     ratios: dict[str, list[float]] = {"keyed": [], "again": []}
     for _ in range(blocks):
         kinds = [*kinds[1:], kinds[0]]
         took = dict.fromkeys(kinds, 0.0)
         for kind in (*kinds, *reversed(kinds)):
+            become(kind)
             started = time.process_time()
-            work(kind)
+            work()
             took[kind] += time.process_time() - started
         for kind, seen in ratios.items():
             seen.append(took[kind] / took["plain"])
