@@ -59,7 +59,9 @@ def test_a_keyed_step_makes_the_calls_of_a_plain_one(architecture, stock):
 
 
 def _turned_by_hook(trunk):
-    trunk.layers[0].register_forward_pre_hook(lambda _, args: (args[0] @ torch.eye(32),))
+    trunk.layers[0].register_forward_pre_hook(
+        lambda _, args: (args[0] @ torch.eye(32),)
+    )
 
 
 def _laid_out_otherwise(trunk):
