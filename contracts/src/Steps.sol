@@ -188,7 +188,7 @@ library Steps {
         uint256 rows = has(claim.flags, ROTARY) ? claim.positions : 0;
         if (has(claim.flags, STOCK)) rows += ACTIVATION_ROWS;
         bytes32 leaf = sha256(abi.encodePacked(bytes1(0), row));
-        if (Inclusion.rootOf(leaf, index, rows, path) != claim.tables) revert NotInModel();
+        if (!Inclusion.stands(claim.tables, leaf, index, rows, path)) revert NotInModel();
     }
 
     /// Nodes of a tree of `count` leaves at `level`, leaves being level 0.
@@ -209,8 +209,9 @@ library Steps {
                 bytes1(0), "rexis-trace-2", placeOf(claim, part, index), leaf.salt, leaf.entries
             )
         );
-        bytes32 root = Inclusion.rootOf(hashed, index, countOf(claim, part), leaf.path);
-        if (root != roots[part]) revert AnotherRow(part);
+        if (!Inclusion.stands(roots[part], hashed, index, countOf(claim, part), leaf.path)) {
+            revert AnotherRow(part);
+        }
     }
 
     /// Fail unless these are all nodes `span` levels below a node of a tree of `count` leaves.
@@ -236,7 +237,7 @@ library Steps {
             if (length % 2 == 1) row[length / 2] = row[length - 1];
             length = (length + 1) / 2;
         }
-        if (Inclusion.rootOf(row[0], index, nodesAt(count, level), path) != root) {
+        if (!Inclusion.stands(root, row[0], index, nodesAt(count, level), path)) {
             revert Malformed();
         }
     }
@@ -299,7 +300,7 @@ library Steps {
         );
         bytes32 ofCase = Inclusion.rootOf(leaf, token, claim.tokens, opened.tokenPath);
         bytes32 caseLeaf = sha256(abi.encodePacked(bytes1(0), ofCase));
-        if (Inclusion.rootOf(caseLeaf, claim.caseNumber, claim.cases, opened.casePath) != root) {
+        if (!Inclusion.stands(root, caseLeaf, claim.caseNumber, claim.cases, opened.casePath)) {
             revert NotInReceipt();
         }
         if (opened.row.length != 3 * uint256(claim.width)) revert Malformed();

@@ -52,6 +52,7 @@ from protocol.dispute import (
     Game,
     Leaf,
     Part,
+    Proof,
     SaltProof,
     Trace,
 )
@@ -600,6 +601,55 @@ def test_what_a_host_says_of_a_part_that_there_is_not_is_not_heard():
         world.ask(number, claim, Asked(Part.UP, 0, 0), by=OTHER)
 
 
+def test_a_part_that_there_is_not_convicts_nobody():
+    """Its root is zero, and so is what a proof that fits no tree comes to."""
+    world = drawn(3, causal=True, style=GPT)
+    number, claim = world.accuse(0, CASE, TOKEN)
+    true = Trace(claim, SALT, world.entries(claim))
+    world.answer(number, true)
+    prosecutor = world.prosecutor(claim)
+    about = (prosecutor.case_salt, prosecutor.before_row(TOKEN))
+    assert true.roots[Part.UP] == bytes(32)
+    for entries in (b"", bytes(4), bytes(256)):
+        leaf = Leaf(bytes(32), entries, ())
+        for proof in (
+            Proof(int(Part.UP), 0, 0, leaf),
+            SaltProof(Part.UP, 0, leaf, *about),
+        ):
+            with refused("AnotherRow"):
+                world.prove(number, claim, true.roots, proof)
+
+
+def test_zero_is_no_root_that_everything_stands_under():
+    """A host that answered it could show whatever it liked, and anchor receipts it has yet to write."""
+    world = drawn(3, causal=True, style=GPT)
+    number, claim = world.accuse(0, CASE, TOKEN)
+    true = Trace(claim, SALT, world.entries(claim))
+    roots = list(true.roots)
+    roots[Part.KEY] = bytes(32)
+    world.evm.send(LIAR, "disputes", "answer", number, roots)
+    nodes, leaf = Asked(Part.KEY, 6, 0), Asked(Part.KEY, 0, 3)
+    about = (number, astuple(claim), roots)
+    world.ask(number, claim, nodes)
+    below = true.below(*astuple(nodes))
+    with refused("Malformed"):
+        world.evm.send(LIAR, "disputes", "split", *about, below, (bytes(32),))
+    world.evm.move(HOUR_S + 1)
+    assert outcome(world.evm.send(OTHER, "disputes", "close", number)) == UPHELD
+    number, claim = world.accuse(0, CASE, TOKEN, by=OTHER)
+    world.evm.send(LIAR, "disputes", "answer", number, roots)
+    world.ask(number, claim, leaf, by=OTHER)
+    shown = astuple(replace(true.leaf(Part.KEY, 3), path=()))
+    about = (number, astuple(claim), roots)
+    with refused("AnotherRow"):
+        world.evm.send(LIAR, "disputes", "show", *about, shown)
+    any_ = (b"rexis-receipt-batch-1", (3).to_bytes(4, "big"), bytes(32))
+    world.root = sha256(b"".join(any_)).digest()
+    world.evm.send(LIAR, "anchors", "anchorReceipts", world.root, 3)
+    with refused("NotIncluded"):
+        world.accuse(0, CASE, TOKEN, path=())
+
+
 def test_an_activation_of_another_place_is_none():
     world = drawn(3, causal=True, style=QWEN)
     number, claim = world.accuse(0, CASE, TOKEN)
@@ -842,6 +892,8 @@ QUICK = {
     "no such part": lambda _: (
         test_what_a_host_says_of_a_part_that_there_is_not_is_not_heard()
     ),
+    "absent parts": lambda _: test_a_part_that_there_is_not_convicts_nobody(),
+    "zero roots": lambda _: test_zero_is_no_root_that_everything_stands_under(),
     **{
         f"wrong {part.name}": lambda patch, part=part: (
             test_a_wrong_number_of_any_part_is_shown_by_what_it_is_made_of(
