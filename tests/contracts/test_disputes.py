@@ -873,7 +873,7 @@ def test_evidence_of_another_place_is_none():
     after = prosecutor.proof(true, Part.AFTER, 0, 0, NO_LEAF)
     no(replace(after, boundary=prosecutor.before_row(TOKEN)), "NotInReceipt")
     no(replace(after, index=1), "NoSuchEntry")
-    no(replace(query, part=17), "NoSuchPart")
+    no(replace(query, part=Part.AFTER + 1), "NoSuchPart")
 
 
 def test_a_true_salt_convicts_nobody():
