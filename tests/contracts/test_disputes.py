@@ -874,7 +874,7 @@ def test_evidence_of_another_place_is_none():
     no(replace(after, boundary=prosecutor.before_row(TOKEN)), "NotInReceipt")
     no(replace(after, index=1), "NoSuchEntry")
     # No root has this number: the index into them is refused, which has no name but the EVM's.
-    with pytest.raises(Reverted, match="^0x4e487b71"):
+    with pytest.raises(Reverted, match=r"^0x4e487b71"):
         world.prove(number, claim, true.roots, replace(query, part=int(Part.AFTER) + 1))
 
 
