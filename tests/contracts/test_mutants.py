@@ -21,7 +21,11 @@ from node.bench.disputes import DisputeWorld
 FOLDER = Path(__file__).parent / "mutants"
 SOURCES = Path(__file__).parents[2] / "contracts" / "src"
 MUTANTS = json.loads((FOLDER / "mutants.json").read_text())
-DISPUTED = [m for m in MUTANTS if m["contract"] in {"Judge", "Disputes"}]
+DISPUTED = [
+    m
+    for m in MUTANTS
+    if m["contract"] in {"Judge", "Disputes"} or m.get("tests") == "disputes"
+]
 TRADED = [m for m in MUTANTS if m not in DISPUTED]
 
 EXAMPLES, STEPS = 60, 60
