@@ -774,6 +774,13 @@ class QueriesEvaluate(Params, frozen=True):
         ]
         | None
     ) = None
+    answer: Annotated[
+        str,
+        Meta(
+            max_length=QUERY_TEXT_LIMIT,
+            description="of a run that tells classes apart: the one that counts as yes",
+        ),
+    ] = ""
     every: Annotated[
         bool, Meta(description="of a run: also rows that it may have trained on")
     ] = False

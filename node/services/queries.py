@@ -214,6 +214,8 @@ class Queries:
     async def _check(self, query: Query, asker: Member, _asked: Asked) -> bytes:
         dataset, _, _ = await self._admitted(query, asker)
         await self._ledger.require(dataset, query)
+        if isinstance(query.model, RunState):
+            await self._of_runs().ready(query)
         if not recovery.is_needed(query):
             return b""
         cohort = await self._cohort(query)
@@ -413,7 +415,7 @@ class Queries:
         self,
         datasets: Sequence[int],
         spend: int,
-        model: Linear | tuple[bytes, bytes | None],
+        model: Linear | tuple[bytes, bytes | None, str],
         *,
         where: Sequence[tuple[str, str]] = (),
         reach: float = 4.0,
@@ -421,16 +423,21 @@ class Queries:
         every: bool = False,
         path: Path | None = None,
     ) -> dict[str, Any]:
-        """Try a model on all `datasets`: weights, or a run and its state, the newest if None.
+        """Try a model on all `datasets`: weights, or what a run came to.
 
-        Log-odds beyond `reach` count with the last of `bins`.
+        Of a run: its id, the state, the newest if None, and the class that counts as yes if its
+        model tells classes apart.  Log-odds beyond `reach` count with the last of `bins`.
         """
         named: Linear | RunState
         if isinstance(model, Linear):
             named = model
         else:
-            run, state = model
-            named = RunState(run, state) if state else self._of_runs().newest(run)
+            run, state, answer = model
+            named = (
+                RunState(run, state, answer)
+                if state
+                else self._of_runs().newest(run, answer)
+            )
         low, high = -float(reach), float(reach)
         fields = {"low": low, "high": high, "bins": bins, "every": every}
         return await self._put(

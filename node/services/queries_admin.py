@@ -86,15 +86,18 @@ class QueriesAdmin:
         )
 
 
-def _asked(params: Any) -> Linear | tuple[bytes, bytes | None]:
-    """What `queries.evaluate` is to try: weights, or a run and perhaps its state."""
+def _asked(params: Any) -> Linear | tuple[bytes, bytes | None, str]:
+    """What `queries.evaluate` is to try: weights, or a run, perhaps its state, and a class."""
     if (params.model is None) == (params.run is None):
         raise AccessError("needs a model or a run, one of the two")
     if params.model is not None:
+        if params.answer:
+            raise AccessError("a class is of a run, and weights have their own answer")
         return _linear(params.model, params.model.weights)
     return (
         bytes.fromhex(params.run),
         None if params.state is None else bytes.fromhex(params.state),
+        params.answer,
     )
 
 

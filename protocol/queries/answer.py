@@ -19,7 +19,7 @@ from protocol.queries.spec import ROW, Query, cells
 from protocol.types import DIGEST_BYTES, Digest, PublicKey, digest
 from protocol.wire import Message, decode, encode
 
-QUERY_PROTOCOL, CHECK_PROTOCOL = "/rexis/query/3", "/rexis/query-check/3"
+QUERY_PROTOCOL, CHECK_PROTOCOL = "/rexis/query/4", "/rexis/query-check/4"
 QUERY_DOMAIN, ANSWER_DOMAIN = "rexis/query/1", "rexis/answer/1"
 QUERY_LIMIT_BYTES = 1 << 18
 ANSWER_LIMIT_BYTES = 1 << 18
