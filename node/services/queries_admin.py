@@ -30,6 +30,7 @@ class QueriesAdmin:
             "queries.evaluate": self._evaluate,
             "queries.train": self._train,
             "queries.resume": self._resume,
+            "queries.forget": self._forget,
         }
 
     async def _allow(self, params: Any) -> Row:
@@ -84,6 +85,9 @@ class QueriesAdmin:
         return await self._node.queries.resume(
             params.query, params.path and Path(params.path)
         )
+
+    async def _forget(self, params: Any) -> Row:
+        return await self._node.queries.forget(params.query)
 
 
 def _asked(params: Any) -> Linear | tuple[bytes, bytes | None, str]:
