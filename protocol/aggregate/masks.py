@@ -31,9 +31,10 @@ Words = Elements | NDArray[np.uint64]
 SEED_BYTES = 32
 BLOCK_BYTES = 16
 """An AES block; a range of a mask starts at a multiple of it."""
-CHUNK_BYTES = 1 << 17
+CHUNK_BYTES = 1 << 16
 """Keystream made at a time: two buffers of it and the part of the vector under work stay in a
-core's second-level cache (measured: 64 to 256 KiB are equal, 16 KiB and 1 MiB slower)."""
+core's second-level cache, of 512 KiB too (128 and 256 KiB are a fiftieth slower there and equal in
+1 MiB; 32 KiB and less pay for the calls)."""
 
 _LINE = 64
 

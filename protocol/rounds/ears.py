@@ -1,13 +1,13 @@
 """What has been heard in this round: once, in bounds, and without contradiction (§7.3).
 
-A member's statement stands in one place (`messages.place`).  The first one there counts;
+A member's statement stands in one place (`Heard.place`).  The first one there counts;
 a different second one is proof of a lie, whoever relayed it.  What comes too early is kept,
 a little of it per sender, so that a flood costs the flooder's own room only.
 """
 
 from collections.abc import Hashable, Iterable
 
-from protocol.rounds.messages import Heard, place
+from protocol.rounds.messages import Heard
 
 EARLY_KEPT = 64
 """What an honest member says in one attempt, and some of the next."""
@@ -26,7 +26,7 @@ class Ears:
 
     def note(self, heard: Heard) -> Heard | None:
         """Remember a statement; returns the one it contradicts, if it does."""
-        where = place(heard)
+        where = heard.place
         if where is None:
             return None
         said = self._said.setdefault(heard.sender, {})
@@ -40,14 +40,14 @@ class Ears:
     def took(self, heard: Heard) -> None:
         """A statement was acted upon: hearing it again tells nothing."""
         if self._is_known(heard):
-            self._taken.add((heard.sender, place(heard)))
+            self._taken.add((heard.sender, heard.place))
 
     def has_taken(self, heard: Heard) -> bool:
         """Was this very statement acted upon in this round?"""
-        return (heard.sender, place(heard)) in self._taken and self._is_known(heard)
+        return (heard.sender, heard.place) in self._taken and self._is_known(heard)
 
     def _is_known(self, heard: Heard) -> bool:
-        known = self._said.get(heard.sender, {}).get(place(heard))
+        known = self._said.get(heard.sender, {}).get(heard.place)
         return known is not None and known.body == heard.body
 
     def keep_early(self, heard: Heard) -> None:

@@ -55,12 +55,13 @@ class Gathering:
         self._proposal: tuple[int, Survivors | None] = (-1, None)
         self._pulled: dict[int, int] = {}
         """Per slice, the members whose part has been asked for."""
-        self._ranks = {
-            each.index: each.order.index(desk.me)
+        self._turns_to_add = sorted(
+            (each.order.index(desk.me), each.index)
             for each in setting.slices
             if desk.me in each.order
-        }
-        self._owned = [i for i, rank in self._ranks.items() if rank == 0]
+        )
+        """This node's rank in the order of each slice, the slices it owns first."""
+        self._owned = [i for rank, i in self._turns_to_add if rank == 0]
 
     # What is heard and done ------------------------------------------------------------
 
@@ -159,12 +160,11 @@ class Gathering:
         self.dirty = False
         target = self.said.target()
         late = now >= self.setting.deadline
-        slices = self.setting.slices
-        for each in slices if late else [slices[i] for i in self._owned]:
-            if self._is_mine(each, target, now):
-                self._begun.setdefault(each.index, now)
-                self.pull_parts(each, self.said.wanted)
-                self._add_up(each, target, now)
+        for index in self._mine(target, now) if late else self._owned:
+            each = self.setting.slices[index]
+            self._begun.setdefault(index, now)
+            self.pull_parts(each, self.said.wanted)
+            self._add_up(each, target, now)
         if target:
             for report, place in self.said.take_new(target):
                 self._pull_sum(report, place)
@@ -208,7 +208,7 @@ class Gathering:
             if known is None:
                 verdict = None
                 continue
-            sound = known == report and self.said.is_sound(report, place)
+            sound = known == report and self.said.is_sound(report)
             if sound is None:
                 verdict = None
             elif not sound:
@@ -268,24 +268,25 @@ class Gathering:
 
     # Inside ------------------------------------------------------------------------------
 
-    def _is_mine(self, each: Slice, target: int, now: Millis) -> bool:
-        """Is it this node's turn to sum the slice?
+    def _mine(self, target: int, now: Millis) -> list[int]:
+        """Slices that it is this node's turn to sum, after the deadline.
 
         Rank r comes in r times `backup_ms` after the deadline if nobody before it reported
         what can still be used.  If somebody did, it waits the time of an upload longer: the
         sum may be on its way, or have died with its reporter.
         """
-        rank = self._ranks.get(each.index)
-        if rank is None:
-            return False
-        if rank == 0 or each.index in self._begun:
-            return True
-        setting = self.setting
-        turn = setting.deadline + rank * setting.backup_ms
-        if now < turn:
-            return False
-        served = self.said.is_served(each.index, target)
-        return not served or now >= turn + setting.allowed_ms
+        setting, begun, served = self.setting, self._begun, self.said.is_served
+        out = []
+        for rank, index in self._turns_to_add:
+            late_by = now - setting.deadline - rank * setting.backup_ms
+            if (
+                rank == 0
+                or index in begun
+                or late_by >= setting.allowed_ms
+                or (late_by >= 0 and not served(index, target))
+            ):
+                out.append(index)
+        return out
 
     def pull_parts(self, each: Slice, members: int) -> None:
         asked = self._pulled.get(each.index, 0)
@@ -301,9 +302,10 @@ class Gathering:
 
     def _add_up(self, each: Slice, target: int, now: Millis) -> None:
         held = self.held(each.index) & self.said.wanted
+        if target and not target & ~held:
+            self._ask(each, target, held)
+            return
         if each.index in self._turns:
-            if target:
-                self._ask(each, target, held)
             return
         if each.index in self._begun_to_add:
             return

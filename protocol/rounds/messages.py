@@ -7,6 +7,7 @@ context is the epoch's digest until an attempt is open, and the opening's digest
 """
 
 from collections.abc import Callable, Hashable
+from functools import cached_property
 
 from protocol import certificate
 from protocol.certificate import (
@@ -239,7 +240,7 @@ class Said(Message, frozen=True, tag="said"):
     body: Body
 
 
-class Heard(Message, frozen=True, tag="heard"):
+class Heard(Message, frozen=True, dict=True, tag="heard"):
     """A verified message: what it says and the bytes that prove it."""
 
     sender: bytes
@@ -250,6 +251,29 @@ class Heard(Message, frozen=True, tag="heard"):
     body: Body | Vote | Proposal
     signature: bytes
     envelope: bytes
+
+    @cached_property
+    def place(self) -> Hashable | None:
+        """Where the statement stands: two different ones of one sender in one place are a lie.
+
+        None for what may be said anew.
+        """
+        body = self.body
+        match body:
+            case Vote():
+                return (self.context, "vote", body.step, body.view)
+            case Proposal():
+                return (self.context, "proposal", body.view)
+            case PreKey():
+                return (body.epoch, "prekey", body.number)
+            case Upload() | Release() | Tags() | Sketch() | Reveal():
+                return (self.context, type(body).__name__)
+            case Report():
+                return (self.context, "report", body.shard, body.turn)
+            case Claim():
+                return (self.context, "claim", body.turn)
+            case _:
+                return None
 
 
 def say(
@@ -394,36 +418,12 @@ def _check_report(report: Report) -> None:
         )
 
 
-def place(heard: Heard) -> Hashable | None:
-    """Where a statement stands: two different ones of one sender in one place are a lie.
-
-    None for what may be said anew.
-    """
-    body = heard.body
-    match body:
-        case Vote():
-            return (heard.context, "vote", body.step, body.view)
-        case Proposal():
-            return (heard.context, "proposal", body.view)
-        case PreKey():
-            return (body.epoch, "prekey", body.number)
-        case Upload() | Release() | Tags() | Sketch() | Reveal():
-            return (heard.context, type(body).__name__)
-        case Report():
-            return (heard.context, "report", body.shard, body.turn)
-        case Claim():
-            return (heard.context, "claim", body.turn)
-        case _:
-            return None
-
-
 def exclude_each_other(one: Heard, other: Heard) -> bool:
     """Did one sender say two different things in one place?"""
-    where = place(one)
     return (
-        where is not None
+        one.place is not None
         and one.sender == other.sender
-        and where == place(other)
+        and one.place == other.place
         and one.body != other.body
     )
 

@@ -38,13 +38,14 @@ class Reports:
         """Per slice, by reporter and turn."""
         self.uploaded = 0
         """Members whose upload is known, as a set."""
+        self.wanted = setting.everyone
+        """All members of the opening, without those left out."""
         self.barred = 0
         """Members shown to lie, as a set."""
         self._at_odds: dict[int, list[int]] = {}
         """By place, those whose upload has another digest of a shared key."""
-        self._out = 0
-        """Members left out for that, as a set."""
-        self._sound: set[tuple[int, int, int]] = set()
+        self._inputs: dict[tuple[int, int], Digest] = {}
+        """By slice and set, what a report over it must name: its parts, whose uploads stand."""
         self._usable_now: dict[int, dict[tuple[int, int], Report]] = {}
         self._best: dict[int, int] = {}
         """Per slice, the largest set that a usable report is over; kept up with `_usable_now`."""
@@ -82,7 +83,6 @@ class Reports:
         if where in self.by_slice[body.shard]:
             return False
         self.by_slice[body.shard][where] = body
-        self._target = None
         if body.shard in self._usable_now:
             self._add_usable(where, body)
         return True
@@ -94,11 +94,6 @@ class Reports:
 
     # What follows ------------------------------------------------------------------------
 
-    @property
-    def wanted(self) -> int:
-        """All members of the opening, without those left out."""
-        return self._setting.everyone & ~self.barred & ~self._out
-
     def target(self) -> int:
         """What the best reports of all slices have in common; 0 while a slice has none."""
         if self._target is None:
@@ -107,8 +102,6 @@ class Reports:
 
     def _common(self) -> int:
         common = self.wanted
-        if not all(self.by_slice):
-            return 0
         for each in self._setting.slices:
             self._usable(each.index)
             common &= self._best[each.index]
@@ -169,18 +162,15 @@ class Reports:
         places = [i for i in range(len(self._setting.members)) if members >> i & 1]
         return tuple(Digest(self.uploads[place].shards[shard]) for place in places)
 
-    def is_sound(self, report: Report, place: int) -> bool | None:
+    def is_sound(self, report: Report) -> bool | None:
         """Does a report say it summed what the members say they uploaded?"""
-        where = (report.shard, place, report.turn)
-        if where in self._sound:
-            return True
-        parts = self.parts(report.shard, report.members)
-        if parts is None:
-            return None
-        if inputs_digest(list(parts)) != report.inputs:
-            return False
-        self._sound.add(where)
-        return True
+        where = (report.shard, report.members)
+        if where not in self._inputs:
+            parts = self.parts(*where)
+            if parts is None:
+                return None
+            self._inputs[where] = inputs_digest(list(parts))
+        return self._inputs[where] == report.inputs
 
     def is_peaceful(self, members: int) -> bool:
         """Do the known uploads of a set agree on every shared key?"""
@@ -206,7 +196,7 @@ class Reports:
         return sum(1 << place for place in left_out(standing))
 
     def _look_again(self) -> None:
-        self._out = self._leave_out()
+        self.wanted = self._setting.everyone & ~self.barred & ~self._leave_out()
         self._target = None
         self._usable_now.clear()
         self._over.clear()
@@ -221,12 +211,14 @@ class Reports:
         return self._usable_now[shard]
 
     def _add_usable(self, where: tuple[int, int], report: Report) -> None:
-        if self.is_sound(report, where[0]) is False:
+        if self.is_sound(report) is False:
             return
         self._usable_now[report.shard][where] = report
         self._new.setdefault(report.members, []).append((report, where[0]))
         over = self._over.setdefault(report.members, {})
         over.setdefault(report.shard, []).append(where)
         best = self._best[report.shard]
-        if report.members.bit_count() > best.bit_count():
+        # Ties by the set itself: who heard the same works towards the same, in whatever order.
+        if (report.members.bit_count(), report.members) > (best.bit_count(), best):
             self._best[report.shard] = report.members
+            self._target = None

@@ -30,7 +30,6 @@ from protocol.rounds.messages import (
     Sketch,
     Survivors,
     Verdict,
-    place,
 )
 from protocol.rounds.policy import Cohort
 from protocol.rounds.prekeys import KEY, SEED
@@ -220,7 +219,7 @@ class Laws:
         heard = self._world.parsed(envelope)
         if heard.sender != node.name:
             return  # relayed for somebody who is away
-        where = place(heard)
+        where = heard.place
         if where is None:
             return
         require(

@@ -211,10 +211,7 @@ def _releases_before_certificate(old: Any) -> Any:
 
 
 def _no_backup(_old: Any) -> Any:
-    def is_mine(self: Any, each: Any, _target: int, _now: Any) -> bool:
-        return each.order[0] == self._desk.me
-
-    return is_mine
+    return lambda self, _target, _now: self._owned
 
 
 def _tells_its_newest_view(old: Any) -> Any:
@@ -358,7 +355,7 @@ MUTANTS: dict[str, Mutant] = {
         ("the same bytes again", *_FORKS),
     ),
     "has no backups": Mutant(
-        _one(gather.Gathering, "_is_mine", _no_backup),
+        _one(gather.Gathering, "_mine", _no_backup),
         ("everyone finishes",),
         scenes.owner_that_never_sums,
     ),
