@@ -355,8 +355,6 @@ library Arithmetic {
         }
         if (centred) {
             int256 doubled = 2 * sum + width;
-            // The mean is a whole number, as every node rounds it, and goes on as such.
-            // slither-disable-next-line divide-before-multiply
             mean = doubled / (2 * width);
             if (doubled % (2 * width) < 0) --mean;
             squares = uint256(int256(squares) - 2 * mean * sum + width * mean * mean);

@@ -300,8 +300,6 @@ contract Judge {
         uint256 dim = claim.headDim;
         uint256 entry = Steps.BLOCK * uint256(proof.index) + proof.place;
         uint256 head = entry / dim;
-        // Heads share a pair of keys and values in groups: which group, not which part of one.
-        // slither-disable-next-line divide-before-multiply
         uint256 column = ((head * claim.kvHeads) / claim.heads) * dim + entry % dim;
         return Arithmetic.mixed(
             _input(claim, roots, proof, 0, Steps.SCORE, head),
