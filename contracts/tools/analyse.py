@@ -117,7 +117,9 @@ def refuted(name: str, check: str) -> bool:
 
 def reached(*folders: Path) -> set[str]:
     """Names of the sources that those of the last folder import, and what they import."""
-    files = {path.name: path.read_text() for one in folders for path in one.glob("*.sol")}
+    files = {
+        path.name: path.read_text() for one in folders for path in one.glob("*.sol")
+    }
     found: set[str] = set()
     waiting = [path.name for path in folders[-1].glob("*.sol")]
     while waiting:
