@@ -42,8 +42,8 @@ _IDENTIFIERS = (
     ("an e-mail address", _EMAIL),
     ("a social security number", _SSN),
     ("a telephone number", _PHONE),
-    ("the number of a patient's record", _RECORD),
     ("a number of nine or more digits", _LONG_NUMBER),
+    ("the number of a patient's record", _RECORD),
 )
 _NUMBER = re.compile(r"[+\-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+\-]?\d+)?")
 _WORD = re.compile(r"[a-z]+")
