@@ -157,6 +157,11 @@ def _figures(
         states = {answer["state"] for answer in answers}
         if len(states) != 1 or not all(answer["accepted"] for answer in answers):
             raise RuntimeError("a measured round was not accepted by all")
+    rounds = 1 + len(pairs)
+    # A sum that a slow upload missed is less work, as a group of fewer is for theirs.
+    pairs = [each for each in pairs if all(map(_is_whole, each[0]))]
+    if not pairs:
+        raise RuntimeError(f"no measured round had all {MEMBERS} updates in its sum")
     times = [max(answer["seconds"] for answer in answers) for answers, _ in pairs]
     both = [(mine, other) for mine, (_, other) in zip(times, pairs, strict=True)]
     ratios = [mine / other for mine, other in both if other is not None]
@@ -164,13 +169,14 @@ def _figures(
     seconds = statistics.median(times)
     sent = [answer["sent"] for answers, _ in pairs for answer in answers]
     least = 2 * (MEMBERS - 1) / MEMBERS * BYTES_EACH * entries
-    clocks = _clocks(folder / "0" / "clocks", 1 + len(pairs))
+    clocks = _clocks(folder / "0" / "clocks", rounds)
     worked = [answer["processor"] for answers, _ in pairs for answer in answers]
     grown = max(answer["grown_mb"] for answers, _ in pairs for answer in answers)
     return {
         "round_seconds": round(seconds, 3),
         "hivemind_seconds": round(statistics.median(theirs), 3) if theirs else None,
         "vs_hivemind": round(statistics.median(ratios), 2) if ratios else None,
+        "rounds": len(times),
         "turns": len(ratios),
         "bytes_ratio": round(statistics.mean(sent) / least, 3),
         "mask_share": round(clocks["masks"] / seconds, 3),
@@ -179,6 +185,10 @@ def _figures(
         "daemon_processor_seconds": round(statistics.mean(worked), 3),
         "child_processor_seconds": clocks["methods"],
     }
+
+
+def _is_whole(answer: Mapping[str, Any]) -> bool:
+    return bool(answer["survivors"] == MEMBERS)
 
 
 def _clocks(path: Path, rounds: int) -> Mapping[str, Any]:

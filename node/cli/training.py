@@ -247,6 +247,10 @@ def _show(shell: Shell, answer: Row) -> None:
         )
         pairs.append(("lengths", ", ".join(each) or "unknown"))
     pairs.append(("state", answer["state_root"]))
+    if answer["stage"]:
+        pairs.append(("stage", answer["stage"]))
+    if answer["away"]:
+        pairs.append(("away", ", ".join(answer["away"])))
     if answer["progress"]:
         pairs.append(("now", live.progress(answer["progress"])))
     if answer["reason"]:

@@ -14,9 +14,17 @@ _EVERY_S = 1.0
 _ROUNDS_SHOWN = 12
 _ENDED = ("finished", "failed", "ended")
 
+
+def members_in(row: Row) -> str:
+    """Whose updates are in a round's sum."""
+    return ", ".join(row["survivors"]) or "not known here"
+
+
 ROUND_COLUMNS: Mapping[str, Callable[[Row], object]] = {
     "round": lambda row: row["round"],
     "attempt": lambda row: row["attempt"],
+    "sum": lambda row: "accepted" if row["accepted"] else "rejected",
+    "of": members_in,
     "seconds": lambda row: f"{row['seconds']:.1f}",
     "training loss": lambda row: (
         f"{decimal(row['loss_first'])} → {decimal(row['loss_last'])}"
@@ -59,6 +67,11 @@ def privacy(row: Row | None) -> str:
         f"ε {decimal(row['spent'])} of {decimal(row['budget'])} a record,"
         f" δ {row['delta']:g}"
     )
+
+
+def away(row: Row) -> str:
+    """Members without whom the next round of a run would open; "" if all are heard from."""
+    return f"{', '.join(row['away'])} away" if row["away"] else ""
 
 
 def sketch(row: Row | None) -> str:
@@ -127,10 +140,12 @@ def _tell_line(row: Row, rounds: list[dict[str, Any]]) -> None:
             f"training loss {decimal(one['loss_first'])} to {decimal(one['loss_last'])}"
         )
         auc = "" if one["auc"] is None else f", AUC {decimal(one['auc'])}"
+        # A rejected sum changes nothing: told like the others it would pass for progress.
+        end = "closed" if one["accepted"] else "rejected"
         say(
-            f"round {one['round']} closed ({one['round'] + 1} of {row['rounds']}): "
-            f"{losses}{auc}, "
-            f"{one['seconds']:.1f} s, state {short(one['state_root'])}"
+            f"round {one['round']} {end} ({one['round'] + 1} of {row['rounds']}): "
+            f"{losses}{auc}, {one['seconds']:.1f} s, sum of {members_in(one)},"
+            f" state {short(one['state_root'])}"
         )
         if one.get("sketch"):
             say(sketch(one["sketch"]))
@@ -157,7 +172,9 @@ def _drawn(shell: Shell, run: str) -> Row:
             shown_rounds = rounds[-_ROUNDS_SHOWN:]
             draw(
                 heading=f"{row['title']}  {short(row['run'])}",
-                state="; ".join(filter(None, (_phase(row), sketch(row["sketch"])))),
+                state="; ".join(
+                    filter(None, (_phase(row), away(row), sketch(row["sketch"])))
+                ),
                 done=(row["round"], row["rounds"]),
                 now=progress(row["progress"]) if row["progress"] else "",
                 step=_step(row),

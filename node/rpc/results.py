@@ -528,6 +528,17 @@ class RunRow(Result, frozen=True):
         _said("why it failed, is paused or ended, or stopped before its time"),
     ]
     progress: Progress | None
+    stage: Annotated[
+        Literal[
+            "syncing", "training", "ready", "uploading", "settling", "sketching", "left"
+        ]
+        | None,
+        _said("where this node stands in the round under way; null where none is"),
+    ] = None
+    away: Annotated[
+        list[str],
+        _said("members not heard from lately: the next round opens without them"),
+    ] = []
     stances: Annotated[
         dict[str, Literal["go", "pause", "end"]],
         _said("what operators said last, by member; who said nothing goes on"),

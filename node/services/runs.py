@@ -18,6 +18,7 @@ from node.clock import now_s
 from node.errors import NodeError, RoundError
 from node.ports import Announcement
 from node.services.bases import require_own_host
+from node.services.early import Early
 from node.services.hands import RoundNotes, Tools
 from node.services.outbox import Outbox
 from node.services.privacy import privacy_row
@@ -124,7 +125,7 @@ class Runs:
         self._datasets = datasets
         self._outbox = outbox
         self._known: dict[bytes, Record] = {}
-        self._early: dict[bytes, list[bytes]] = {}
+        self._early = Early()
         self._steering = Steering(tools)
         self._start, self._starting = trio.open_memory_channel[bytes](1024)
         tools.transport.serve(ROUND_PROTOCOL, self._serve, limit_bytes=LIMIT_BYTES)
@@ -216,10 +217,7 @@ class Runs:
         """A member's steward consents."""
         consent, member = open_consent(said.payload)
         if consent.run not in self._known:
-            # Announcements of different members arrive in any order.
-            waiting = self._early.setdefault(consent.run, [])
-            if len(self._early) <= 64 and len(waiting) < 64:
-                waiting.append(said.payload)
+            self._early.keep(said.origin, consent.run, said.payload)
             return
         await self._keep_consent(consent, member, said.payload)
 
@@ -477,6 +475,18 @@ class Runs:
             "progress": dict(trainer.progress)
             if trainer and trainer.progress
             else None,
+            **self._now(record),
+        }
+
+    def _now(self, record: Record) -> dict[str, Any]:
+        """Where the round under way stands, and who could be in it; nothing where none is."""
+        trainer = record.trainer
+        if trainer is None or record.phase() not in {"training", "paused"}:
+            return {"stage": None, "away": []}
+        name = self._tools.federation.name_of
+        return {
+            "stage": trainer.stage(),
+            "away": sorted(name(member) for member in trainer.away()),
         }
 
     def _reason(self, record: Record) -> str | None:
@@ -493,8 +503,18 @@ class Runs:
                 f"the privacy budget is used up: {allowed} of {course.proposal.rounds}"
                 " rounds, and one more would exceed it"
             )
-        return (
-            (record.trainer.reason if record.trainer else "") or record.reason or None
+        trainer = record.trainer
+        if trainer is None:
+            return record.reason or None
+        return trainer.reason or self._waits(trainer) or None
+
+    def _waits(self, trainer: Trainer) -> str:
+        """After a rejected sum the same members meet again, and nobody else would say for whom."""
+        names = ", ".join(self._tools.federation.name_of(m) for m in trainer.lacking())
+        return names and (
+            f"waits for {names}: the last sum was rejected, and one of the same updates without"
+            f" {names} would tell what {names} sent; if they do not come back, end the run and"
+            " propose another"
         )
 
     def rounds(self, run: bytes) -> list[dict[str, Any]]:
@@ -524,9 +544,10 @@ class Runs:
         await self._tools.store.append_event("run.proposed", self.row(run))
         log.info("run proposed", run=_short(record), title=proposal.title)
         await self._steering.known(record)
-        for early in self._early.pop(run, []):
-            consent, member = open_consent(early)
-            await self._keep_consent(consent, member, early)
+        await self._early.give(run, self._take_consent)
+
+    async def _take_consent(self, sealed: bytes) -> None:
+        await self._keep_consent(*open_consent(sealed), sealed)
 
     async def _keep_consent(
         self, consent: Consent, member: bytes, sealed: bytes

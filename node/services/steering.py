@@ -11,14 +11,13 @@ import structlog
 
 from node.errors import RoundError
 from node.ports import Announcement
+from node.services.early import Early
 from node.services.hands import Tools
 from node.services.training import Trainer
 from protocol.course import Course
-from protocol.errors import GossipIgnore
 from protocol.runs import END, GO, PAUSE, STANCE_TOPIC, Stance, open_stance, seal_stance
 
 _STANCES = "run-stances"
-EARLY_AT_MOST = 256
 
 log = structlog.get_logger()
 
@@ -40,7 +39,7 @@ class Steering:
 
     def __init__(self, tools: Tools) -> None:
         self._tools = tools
-        self._early: dict[tuple[bytes, bytes], bytes] = {}
+        self._early = Early()
 
     async def load(self, runs: dict[bytes, Steered]) -> None:
         """What was said before the restart."""
@@ -79,19 +78,16 @@ class Steering:
         record = runs.get(stance.run)
         if record is not None:
             await self._keep(record, stance, member, said.payload)
-        elif len(self._early) < EARLY_AT_MOST:
-            # Announcements of different members arrive in any order.
-            self._early[stance.run, member] = said.payload
         else:
-            raise GossipIgnore("a stance on a run that is not known here")
+            self._early.keep(said.origin, stance.run, said.payload)
 
     async def known(self, record: Steered) -> None:
         """A run has become known: take what was said of it before."""
-        mine = [key for key in self._early if key[0] == record.course.run]
-        for key in mine:
-            sealed = self._early.pop(key)
-            stance, member = open_stance(sealed)
-            await self._keep(record, stance, member, sealed)
+
+        async def take(sealed: bytes) -> None:
+            await self._keep(record, *open_stance(sealed), sealed)
+
+        await self._early.give(record.course.run, take)
 
     def holds(self, course: Course) -> bool:
         """Does this node open no further round?"""

@@ -117,9 +117,17 @@ class Trainer:
         if not self._driver.give(ev.Received(heard)):
             log.warning("round message not taken", round=heard.round)
 
-    def phase(self) -> str | None:
-        """The machine's word for where it stands."""
+    def stage(self) -> str | None:
+        """The machine's word for where it stands; None before it is up."""
         return None if self._machine is None else self._machine.phase
+
+    def away(self) -> tuple[bytes, ...]:
+        """Members this node has not heard from lately; nobody before it is up."""
+        return () if self._machine is None else self._machine.absent()
+
+    def lacking(self) -> tuple[bytes, ...]:
+        """Members that are away and that no sum may be opened without (docs/protocol.md §5.7)."""
+        return () if self._machine is None else self._machine.lacking()
 
     def may_fetch(self, peer: PeerId, blob: Digest) -> bool:
         """Masked shards and sums are for the members of the run."""

@@ -115,6 +115,14 @@ class History:
         repeats = [each for each in self.opened if each <= ready]
         return max(repeats, key=len, default=None)
 
+    def lacking(self, present: frozenset[bytes]) -> frozenset[bytes]:
+        """Who must come back before a sum may be opened on this base; nobody, mostly."""
+        if self.allowed(present) is not None:
+            return frozenset()
+        return min(
+            (each - present for each in self.opened), key=len, default=frozenset()
+        )
+
     def check(self, certificate: Certificate, desk: Desk) -> Cohort:
         """The cohort whose certificate this is; raises `VerificationError` if it is not one."""
         cohort = self._cohorts.get(certificate.slot.epoch)

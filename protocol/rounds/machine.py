@@ -193,8 +193,14 @@ class Rounds:
 
     def absent(self) -> tuple[bytes, ...]:
         """Members not heard from lately."""
-        expected = self.expected(self._now)
-        return tuple(m for m in self._history.cohort.members if m not in expected)
+        return self._talk.away(self._history.cohort, self._now)
+
+    def lacking(self) -> tuple[bytes, ...]:
+        """Members that no sum may be opened without, and that are away (§5.7); mostly nobody."""
+        if self._attempt is not None or self.over:
+            return ()
+        present = frozenset(self._history.cohort.members).difference(self.absent())
+        return tuple(sorted(self._history.lacking(present)))
 
     def size(self) -> int:
         """Statements and records held, for bounds."""
@@ -285,6 +291,8 @@ class Rounds:
         if heard.run != self._desk.run or heard.sender == self._desk.me:
             return False
         if heard.sender not in cohort:
+            if isinstance(heard.body, Heartbeat):
+                self._tell_former(heard, now)
             return False
         match heard.body:
             case Heartbeat():
@@ -374,6 +382,22 @@ class Rounds:
             answer = self._answer(heard.sender, body, behind=behind)
             self._desk.send(heard.sender, answer)
         return news
+
+    def _tell_former(self, heard: Heard, now: Millis) -> None:
+        """A member of an epoch that is over may have missed the verdict that ended it.
+
+        Nobody else would tell it: it would wait in its last round for good, with the secrets
+        and updates that go with a verdict.
+        """
+        certificate = self._history.certificate
+        then = self._history.cohort_of(heard.context)
+        if certificate is None or then is None or heard.sender not in then:
+            return
+        if heard.round < self.round and self._talk.may_answer(
+            heard.sender, self._history.cohort, now
+        ):
+            self._talk.answered(heard.sender, now)
+            self._desk.send(heard.sender, [self._sealed(Proof(certificate))])
 
     def _found(self, now: Millis) -> None:
         """After a loss of the disk: more members than can lie have told where they are."""

@@ -38,6 +38,7 @@ class Talk:
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
         self.beats: dict[bytes, Beat] = {}
+        self._heard_at: dict[bytes, Millis] = {}
         self._answered: dict[bytes, Millis] = {}
         self._beat_at: Millis | None = None
         self._ask_at: Millis | None = None
@@ -48,6 +49,7 @@ class Talk:
         """Note where a member is.  True: that is news, of somebody who was away or has moved."""
         if len(body.held) != len(cohort.members) or heard.context != cohort.name:
             return False
+        self._heard_at[heard.sender] = now
         before = self.beats.get(heard.sender)
         self.beats[heard.sender] = Beat(body, heard.round, now)
         return (
@@ -71,6 +73,15 @@ class Talk:
             m for m, b in self.beats.items() if now - b.at <= fresh and m in cohort
         ]
         return frozenset((*alive, self._desk.me))
+
+    def away(self, cohort: Cohort, now: Millis) -> tuple[bytes, ...]:
+        """Members not heard from lately, in whatever round they were: for people to read."""
+        oldest = now - cohort.policy.fresh_ms
+        return tuple(
+            m
+            for m in cohort.members
+            if m != self._desk.me and self._heard_at.get(m, oldest - 1) < oldest
+        )
 
     def ahead(self, number: int) -> int:
         """How many members were last heard of in a later round than this."""

@@ -20,6 +20,7 @@ ROUND = {
     "auc": 0.8312,
     "seconds": 4.31,
     "bytes_received": 1_265_664,
+    "survivors": ["MN", "KY", "NY"],
 }
 ID = RUN["run"]
 
@@ -68,6 +69,40 @@ def test_watching_tells_each_change_once_and_ends_with_the_run(rexis, tell):
     )
     assert lines[3].startswith("round 1 closed (2 of 8)")
     assert lines[4:] == ["finished"]
+
+
+def test_a_closed_round_says_whose_updates_are_in_it(rexis, tell, monkeypatch):
+    tell(TRAINING, {"round": 1}, ENDED)
+    _, out, _ = rexis("run", "watch", ID)
+    assert out.count(", sum of MN, KY, NY, state ") == 2
+    # As after a restart at the wrong moment.
+    monkeypatch.setitem(ROUND, "survivors", [])
+    tell(TRAINING, {"round": 1}, ENDED)
+    _, out, _ = rexis("run", "watch", ID)
+    assert out.count(", sum of not known here, state ") == 2
+
+
+def test_a_rejected_round_is_not_told_as_a_closed_one(rexis, daemon, tell, monkeypatch):
+    monkeypatch.setitem(ROUND, "accepted", False)
+    monkeypatch.setitem(ROUND, "auc", None)
+    tell(TRAINING, {"round": 1}, ENDED)
+    _, out, _ = rexis("run", "watch", ID)
+    assert "round 0 rejected (1 of 8): " in out
+    assert "closed" not in out
+    daemon.answers["rounds.list"] = lambda _params: {"rounds": [ROUND]}
+    _, out, _ = rexis("round", "list", ID)
+    head, _, row = out.splitlines()
+    at = head.index("sum")
+    assert row[at:].startswith("rejected   MN, KY, NY ")
+
+
+def test_a_run_shows_where_its_round_stands_and_who_is_away(rexis, daemon):
+    row = {**RUN, "stage": "settling", "away": ["KY", "NY"]}
+    daemon.answers["runs.show"] = lambda _params: row
+    _, out, _ = rexis("run", "show", ID)
+    assert "\nstage        settling\naway         KY, NY\n" in out
+    assert watch.away(row) == "KY, NY away"
+    assert watch.away(RUN) == ""
 
 
 def test_watching_a_run_that_fails_is_status_1_with_the_reason(rexis, tell):

@@ -10,9 +10,11 @@ import trio
 
 from node.compute import state as state_file
 from node.errors import AccessError, ComputeError, NodeError, RoundError
+from node.ports import Announcement
 from node.services.hands import Hands
 from node.services.record_box import RecordBox
 from protocol.errors import MalformedMessageError, ProtocolError
+from protocol.runs import CONSENT_TOPIC, Consent, seal_consent
 
 ALL = ["clinic-0", "clinic-1", "clinic-2", "clinic-3"]
 
@@ -406,6 +408,66 @@ async def test_a_proposal_that_cannot_be_is_refused(
         assert isinstance(caught, error)
         assert words in str(caught)
         assert site.runs.rows() == []
+
+
+async def test_a_consent_that_is_nobodys_to_give_keeps_no_run_from_starting(world):
+    """It is announced before the proposal, by a member that the run does not name."""
+    async with AsyncExitStack() as stack:
+        for site in world.sites:
+            await stack.enter_async_context(site.up())
+        first, second, third, stranger = world.sites
+        names = [site.name for site in world.sites[:3]]
+        row = await first.runs.propose(world.plan, 1, names, 0)
+        run = bytes.fromhex(row["run"])
+        (proposal,), _ = await first.runs.signed()
+        late = stranger.runs
+        with trio.fail_after(10):
+            while run not in second.runs._known or run not in third.runs._known:
+                await trio.sleep(0.01)
+        await second.runs.join(run, 0)
+        consents = (await first.runs.signed())[1] + (await second.runs.signed())[1]
+        false = seal_consent(
+            stranger.key.sign,
+            stranger.key.public_key,
+            Consent(run, 0, 5, stranger.key.seal_key),
+        )
+        # A node that hears of it in the worst order.
+        late._known.pop(run, None)
+        for sealed in (false, *dict.fromkeys(consents)):
+            said = Announcement(stranger.key.peer_id, CONSENT_TOPIC, sealed)
+            await late.heard_consent(said)
+        await late._keep_proposal(proposal)
+        assert set(late.record(run).course.consents) == {
+            first.key.public_key,
+            second.key.public_key,
+        }
+
+
+@pytest.mark.slow
+async def test_a_run_that_waits_for_a_member_after_a_rejection_says_for_whom(world):
+    plan = json.loads(world.plan)
+    world.plan = json.dumps({**plan, "outer": {"tolerance": -10.0}})
+    gone, *others = world.sites
+    async with AsyncExitStack() as stack:
+        for site in others:
+            await stack.enter_async_context(site.up())
+        async with gone.up():
+            run = await world.propose(rounds=3)
+            with trio.fail_after(60):
+                while not all(site.runs.row(run)["round"] for site in world.sites):
+                    await trio.sleep(0.02)
+        if len(others[0].runs.rounds(run)[0]["survivors"]) < 4:
+            pytest.skip("on this machine the first sum was over three")
+        assert not others[0].runs.rounds(run)[0]["accepted"]
+        with trio.fail_after(60):
+            while "waits for clinic-0:" not in (
+                others[0].runs.row(run)["reason"] or ""
+            ):
+                await trio.sleep(0.02)
+        assert others[0].runs.row(run)["away"] == [gone.name]
+        async with gone.up():
+            await world.until_finished(run)
+        assert others[0].runs.row(run)["reason"] is None
 
 
 async def test_a_dead_worker_holds_the_round_up_and_says_why(world):

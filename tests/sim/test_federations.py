@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from federation_sim import campaign, growth, liars, mutants, scenario, scenes
-from federation_sim.invariants import BrokenError, Laws
+from federation_sim.invariants import BrokenError, Laws, fewest_told_of
 from federation_sim.scenario import END_MS, draw
 from federation_sim.world import World, quick_policy
 
@@ -340,6 +340,80 @@ def test_membership_changes_at_a_verdict_and_a_late_joiner_takes_part():
     assert len(heads) <= 2  # some may be a round ahead when the last one is done
 
 
+def leaves_unheard(seed: int) -> tuple[World, Laws]:
+    """A member whose seat goes is cut off while the others decide the verdict that takes it."""
+    world = World(4, seed, policy=quick_policy(64), rounds=4, extra=1)
+    names = list(world.nodes)
+    later = world.epoch_of(names[1:], 1)
+    world.epochs.append(later)
+    laws = Laws(world)
+    for name in names[:4]:
+        world.start(world.nodes[name])
+
+    def tell() -> None:
+        world.network.sides = {name: int(name == names[0]) for name in names}
+        for node in world.nodes.values():
+            world.give(node, ev.EpochOffered(later))
+        world.start(world.nodes[names[4]])
+
+    def join() -> None:
+        world.network.sides = None
+
+    world.later(200, tell)
+    world.later(8_000, join)
+    return world, laws
+
+
+def test_who_left_and_missed_its_last_verdict_is_told_of_it(monkeypatch):
+    world, laws = leaves_unheard(6)
+    first = next(iter(world.nodes.values()))
+    world.run(7_500)
+    assert not first.machine.over
+    assert first.machine.round == 0
+    assert all(n.machine.epoch.number for n in world.nodes.values() if n is not first)
+    world.run(END_MS)
+    laws.final()
+    assert first.machine.over
+    assert not [key for key in first.records if key[0].isdecimal()]
+
+    # Nobody of the new epoch listens to who is not in it: without this it waits for good.
+    monkeypatch.setattr(Rounds, "_tell_former", lambda *_: None)
+    world, laws = leaves_unheard(6)
+    world.run(16_000)
+    with pytest.raises(BrokenError, match="everyone finishes"):
+        laws.final()
+
+
+@pytest.mark.parametrize("rejects", [True, False])
+def test_a_member_that_no_sum_may_be_opened_without_is_named_while_it_is_away(rejects):
+    """The others could only open a sum that, with the one before, tells its update."""
+    world = small(4, 5, rounds=2)
+    gone = next(iter(world.nodes.values()))
+    for node in world.nodes.values():
+        node.dislikes = frozenset({0} if rejects else ())
+
+    def watch(node, effect):
+        if isinstance(effect, ev.Finished) and node is gone and not gone.crashes:
+            gone.down_ms = -1
+            world.later(0, lambda: world.crash(gone))
+
+    world.watchers.append(watch)
+    laws = started(world)
+    world.run(12_000)
+    others = [node for node in world.nodes.values() if node is not gone]
+    if not rejects:
+        laws.final()
+        assert all(node.machine.lacking() == () for node in others)
+        return
+    assert {node.machine.round for node in others} == {1}
+    assert {node.machine.lacking() for node in others} == {(gone.name,)}
+    gone.down_ms = 0
+    world.start(gone)
+    world.run(END_MS)
+    laws.final()
+    assert {node.machine.lacking() for node in world.nodes.values()} == {()}
+
+
 def test_a_member_with_another_state_is_told_and_fetches_the_right_one():
     world = small(4, 8, rounds=2)
     odd = next(iter(world.nodes.values()))
@@ -396,6 +470,20 @@ def test_a_mutant_that_changes_what_nobody_calls_is_an_error():
 def test_the_machine_as_it_is_survives_what_catches_mutants(scene):
     for seed in range(6):
         scene(seed).run()
+
+
+@pytest.mark.parametrize(
+    ("sets", "fewest"),
+    [
+        (["abcd"], 4),
+        (["abcd", "abc"], 1),
+        (["abcd", "abef"], 4),
+        (["abcd", "abef", "cdef"], 2),  # any two differ by four
+        (["abcdefg", "abcd"], 3),
+    ],
+)
+def test_the_law_on_sums_of_one_base_looks_at_all_of_them(sets, fewest):
+    assert fewest_told_of([frozenset(each) for each in sets]) == fewest
 
 
 def test_two_runs_of_one_node_share_nothing():

@@ -10,7 +10,8 @@ import hashlib
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import nacl.signing
 import numpy as np
@@ -19,18 +20,24 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import (
     X25519PublicKey,
 )
 
-from protocol.aggregate import checks, masks, shamir, sketch
-from protocol.aggregate.ring import Ring
+from ee.outer import outer_step
+from protocol import merkle
+from protocol.aggregate import checks, coordinates, masks, shamir, sketch
+from protocol.aggregate.ring import Ring, mean_factor
 from protocol.aggregate.shards import slices
 from protocol.certificate import Certificate, Kind, Slot, Step, Vote, speak, value_name
+from protocol.decide import Decide
 from protocol.envelope import verified
 from protocol.errors import ProtocolError
 from protocol.rounds import prekeys
 from protocol.rounds.history import Genesis
 from protocol.rounds.messages import (
     Opening,
+    Report,
     Said,
+    Survivors,
     Upload,
+    Verdict,
     hear,
     inputs_digest,
     say,
@@ -38,6 +45,7 @@ from protocol.rounds.messages import (
 )
 from protocol.rounds.pairs import digests, key_digest
 from protocol.rounds.policy import Cohort, Epoch, Policy, Seat
+from protocol.rounds.settle import Settling
 from protocol.types import Digest, PublicKey
 from protocol.wire import encode
 
@@ -136,7 +144,11 @@ def build() -> dict[str, Any]:
             [each.start, each.stop, [member.hex() for member in each.order]]
             for each in slices(40, 2, cohort.members, context)
         ],
-        "masks": _masks(order, dealt, context),
+        "masks": (masked := _masks(order, dealt, context)),
+        "sum": _sum(cohort, opening, masked),
+        "step": _step(),
+        "coordinates": _coordinates(cohort.epoch.run),
+        "proposers": _proposers(cohort, opening),
         "check": _check(),
         "sketch": _sketch(),
         "envelopes": _envelopes(cohort, opening),
@@ -195,6 +207,134 @@ def _masks(order: list[str], dealt: Any, context: bytes) -> list[dict[str, Any]]
             }
         )
     return out
+
+
+def _sum(cohort: Cohort, opening: Opening, masked: list[Any]) -> dict[str, Any]:
+    """The attempt goes on without its last member, to what is certified and to the verdict."""
+    context, ring = opening.context(), cohort.ring
+    cut = slices(40, 2, cohort.members, context)
+    vectors = [np.frombuffer(bytes.fromhex(m["masked"]), "<u2") for m in masked]
+    parts = [[v[s.start : s.stop].tobytes() for s in cut] for v in vectors]
+    uploads = [
+        Upload(
+            tuple(hashlib.sha256(part).digest() for part in mine),
+            tuple(bytes.fromhex(each) for each in member["pairs"]),
+        )
+        for mine, member in zip(parts, masked, strict=True)
+    ][:3]
+    reports, sums = [], []
+    for each in cut:
+        words = [v[each.start : each.stop] for v in vectors[:3]]
+        total, carry = checks.add(words, ring, carry=True)
+        assert carry is not None
+        sums.append(total.tobytes())
+        reports.append(
+            Report(
+                each.index,
+                0,
+                0b0111,
+                inputs_digest([upload.shards[each.index] for upload in uploads]),
+                hashlib.sha256(sums[-1]).digest(),
+                hashlib.sha256(checks.pack(carry, 3)).digest(),
+            )
+        )
+    reporters = tuple(
+        next(m for m in each.order if m in cohort.members[:3]) for each in cut
+    )
+    value = encode(
+        Survivors(
+            0b0111,
+            uploads_digest(uploads),
+            tuple(reports),
+            tuple(opening.members.index(m) for m in reporters),
+        )
+    )
+    settled = SimpleNamespace(
+        _setting=SimpleNamespace(context=context),
+        value=value_name(value),
+        members=cohort.members[:3],
+        _seeds={
+            member: bytes.fromhex(each["seed"])
+            for member, each in zip(cohort.members, masked, strict=True)
+        },
+    )
+    plain = sum(
+        np.frombuffer(bytes.fromhex(m["rounded"]), "<u2").astype("<u2")
+        for m in masked[:3]
+    )
+    return {
+        "sums": [each.hex() for each in sums],
+        "survivors": value.hex(),
+        "value": value_name(value).hex(),
+        "beacon": Settling.beacon(cast(Settling, settled)).hex(),
+        "unmasked": plain.astype("<u2").tobytes().hex(),
+        "verdict": encode(verdict := _verdict(opening)).hex(),
+        "head": verdict.name().hex(),
+    }
+
+
+def _verdict(opening: Opening) -> Verdict:
+    state, scales = seed("next state"), seed("next scales")
+    context, epoch = opening.context(), opening.epoch
+    return Verdict(0, True, state, scales, opening.head, context, epoch)
+
+
+def _step() -> dict[str, Any]:
+    """Two blocks, the second one of a single entry; one survivor of three is missing."""
+    ring, size = Ring(16, 12), 4097
+    base = (np.arange(size, dtype="<f4") - 2000) / np.float32(7)
+    total = ((np.arange(size) * 37 % 4001) - 2000).astype("<i2").view("<u2")
+    total[-1] = 0
+    scales = np.array([-12, 3], np.int8)
+    mean = ring.decode(total, scales, mean_factor(30, 60, 3))
+    state = outer_step(base, mean, rate=0.7)
+    after = ring.next_exponents(total, scales, 2)
+    return {
+        "base": "entry j is the binary32 quotient (j - 2000) / 7",
+        "sum": "entry j is 37 j mod 4001 - 2000, the last one 0",
+        "scales": scales.tolist(),
+        "weights": {"survivors": 30, "all": 60, "members": 3},
+        "survivors": 2,
+        "input_bits": 12,
+        "rate": 0.7,
+        "first_entries": state[:4].tobytes().hex(),
+        "state_root": merkle.root([state.tobytes()]).hex(),
+        "next_scales": after.tolist(),
+        "scales_root": merkle.root([after.tobytes()]).hex(),
+    }
+
+
+def _coordinates(run: bytes) -> dict[str, Any]:
+    chosen = coordinates.Chosen(coordinates.seed(run, 3), 50, 8)
+    return {
+        "run": run.hex(),
+        "round": 3,
+        "entries": 50,
+        "one_in": 8,
+        "places": chosen.places().tolist(),
+    }
+
+
+def _proposers(cohort: Cohort, opening: Opening) -> list[dict[str, Any]]:
+    """Whose turn it is in the first six views of each of the three decisions."""
+    out = []
+    for kind in Kind:
+        context = bytes(32) if kind == Kind.OPEN else opening.context()
+        slot = Slot(opening.run, opening.epoch, 0, 0, kind, context)
+        decision = Decide(slot, cohort.members, b"", Nobody(), quorum=3, view_ms=1)
+        turns = [cohort.place(decision.proposer(view)) for view in range(6)]
+        encoded, name = encode(slot).hex(), slot.name().hex()
+        out.append({"slot": encoded, "name": name, "seats": turns})
+    return out
+
+
+class Nobody:
+    """A chair that is never asked: only whose turn it is follows from the slot alone."""
+
+    def offer(self, _slot: Slot) -> None:
+        raise NotImplementedError
+
+    judge = cast = proven = offer
 
 
 def _check() -> dict[str, Any]:

@@ -5,8 +5,9 @@ A watcher sees every effect of every honest node before it is carried out, acros
 campaign can tell which law caught which mutant.
 """
 
-from collections import defaultdict
-from collections.abc import Callable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Sequence
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -200,18 +201,19 @@ class Laws:
         )
         if cohort.policy.noised:
             return
-        mine = _named(opening, survivors.members)
-        for other, their in self._survivors.items():
-            before = self._openings.get(other)
-            if other == context or before is None or their == GIVEN_UP:
-                continue
-            if before.base == opening.base:
-                apart = mine ^ _named(before, their.members)
-                require(
-                    "sums of one base single nobody out",
-                    not apart or len(apart) >= 3,
-                    f"{len(apart)} members",
-                )
+        sets = {
+            frozenset(_named(before, their.members))
+            for other, their in self._survivors.items()
+            if their != GIVEN_UP
+            and (before := self._openings.get(other)) is not None
+            and before.base == opening.base
+        }
+        fewest = fewest_told_of(sets)
+        require(
+            "sums of one base single nobody out",
+            fewest >= max(3, cohort.thresholds.liars + 2),
+            f"{fewest} members, from {len(sets)} sums",
+        )
 
     def _says(self, node: Node, envelope: bytes) -> None:
         if (node.name, envelope) in self._passed:
@@ -250,6 +252,7 @@ class Laws:
             str(node.number),
         )
         assert opening is not None
+        assert survivors is not None
         first = self._released.setdefault((node.name, heard.context), body.survivors)
         require("one certificate per context", first == body.survivors)
         cohort = self._cohort(opening.epoch)
@@ -258,8 +261,14 @@ class Laws:
             if not share or known is None:
                 continue
             seat = cohort.place(node.name)
+            wanted = SEED if known[0] in _named(opening, survivors.members) else KEY
             for kind in (SEED, KEY):
                 if prekeys.is_share(cohort, known[0], known[1], seat, kind, share):
+                    require(
+                        "released only what is certified",
+                        kind == wanted,
+                        f"{node.number} in round {heard.round}",
+                    )
                     first_kind = self._kinds.setdefault(prekey, kind)
                     require(
                         "one kind of share per member",
@@ -388,6 +397,32 @@ class Laws:
             for each in self._world.epochs:
                 self._cohorts[each.name()] = Cohort(each)
         return self._cohorts[epoch]
+
+
+def fewest_told_of(sets: Collection[frozenset[bytes]]) -> int:
+    """The fewest members that some combination of sums over these sets is about.
+
+    By another way than the machine's: combinations vanish outside a group of members exactly if
+    the sets, seen from outside the group alone, have a lower rank.  Members of the same sets
+    cannot be told apart, so groups are made of such kinds.
+    """
+    rows = sorted(sets, key=sorted)
+    kinds = Counter(
+        tuple(member in row for row in rows) for member in frozenset().union(*rows)
+    )
+    columns = sorted(kinds)
+    whole = _rank(columns)
+    fewest = sum(kinds.values())
+    for size in range(1, len(columns)):
+        for group in combinations(columns, size):
+            count = sum(kinds[each] for each in group)
+            if count < fewest and _rank([c for c in columns if c not in group]) < whole:
+                fewest = count
+    return fewest
+
+
+def _rank(columns: Sequence[tuple[bool, ...]]) -> int:
+    return int(np.linalg.matrix_rank(np.array(columns, float))) if columns else 0
 
 
 def _named(opening: Opening, members: int) -> set[bytes]:

@@ -33,7 +33,7 @@ from protocol.rounds import (
 )
 from protocol.rounds import events as ev
 from protocol.rounds.messages import Release, Reveal, hear
-from protocol.rounds.prekeys import KEY
+from protocol.rounds.prekeys import KEY, SEED
 
 SEEDS_AT_MOST = 150
 """Every scene shows its mutant within eighty seeds, most in the first; the rest is room for changes
@@ -148,6 +148,25 @@ def _both_kinds(old: Any) -> Any:
         return KEY if place % 2 else old(self, member)
 
     return kind
+
+
+def _other_kinds(old: Any) -> Any:
+    """All release what opens the masks that nobody takes off: of each the other kind."""
+    return lambda self, member: KEY + SEED - old(self, member)
+
+
+def _sketches_noise(_old: Any) -> Any:
+    return lambda _policy: True
+
+
+def _two_by_two(_old: Any) -> Any:
+    """A sum is held against each one before it, and not against all of them together."""
+
+    def isolates(self: Any, members: frozenset[bytes]) -> bool:
+        floor = max(3, self.cohort.thresholds.liars + 2)
+        return any(0 < len(members ^ each) < floor for each in self.opened)
+
+    return isolates
 
 
 def _keeps_secrets(_old: Any) -> Any:
@@ -307,7 +326,14 @@ MUTANTS: dict[str, Mutant] = {
         _one(attempt.Attempt, "_resume", _rounds_again), ("one mask, one text",)
     ),
     "members release different kinds of share": Mutant(
-        _one(settle.Settling, "_kind", _both_kinds), ("one kind of share per member",)
+        _one(settle.Settling, "_kind", _both_kinds),
+        # One of the two kinds is not the certified one: whoever speaks first decides which law.
+        ("one kind of share per member", "released only what is certified"),
+    ),
+    "releases the other kind of share": Mutant(
+        _one(settle.Settling, "_kind", _other_kinds),
+        ("released only what is certified",),
+        scenes.dies_before_its_upload,
     ),
     "releases before the certificate": Mutant(
         _one(attempt.Attempt, "advance", _releases_before_certificate),
@@ -332,6 +358,11 @@ MUTANTS: dict[str, Mutant] = {
         _one(history.History, "isolates", _never_isolates),
         ("sums of one base single nobody out",),
         scenes.away_after_a_rejection,
+    ),
+    "compares sums two by two": Mutant(
+        _one(history.History, "isolates", _two_by_two),
+        ("sums of one base single nobody out",),
+        scenes.three_sums_of_one_base,
     ),
     "takes sums without waiting for the check": Mutant(
         _one(settle.Settling, "covered", _no_check),
@@ -378,6 +409,11 @@ MUTANTS: dict[str, Mutant] = {
         _one(attempt.Attempt, "close", _sketches_all),
         ("only what is rejected is sketched",),
         scenes.accepted,
+    ),
+    "sketches what carries noise": Mutant(
+        _one(attempt, "applies", _sketches_noise),
+        ("nothing noised is sketched",),
+        scenes.noised_and_rejected,
     ),
     "sketches the same updates again": Mutant(
         _one(history.History, "unsketched", _never_sketched),

@@ -78,6 +78,39 @@ def away_after_a_rejection(seed: int) -> Scenario:
     return _made(4, seed, arrange, rounds=2)
 
 
+def three_sums_of_one_base(seed: int) -> Scenario:
+    """Of six, other two hold back in each of three rounds, and all hold-outs reject.
+
+    Any two of the three sums differ by four members; all three together tell of two.
+    """
+
+    def arrange(world: World, nodes: list[Node]) -> None:
+        pairs = (nodes[4:], nodes[2:4], nodes[:2])
+        usual = world.start
+        for node in nodes:
+            node.dislikes = frozenset(range(9))
+
+        def start(node: Node) -> None:
+            usual(node)
+            world.give(node, ev.Held(hold=node in pairs[0]))
+
+        def watch(node: Node, effect: Any) -> None:
+            if isinstance(effect, ev.Finished) and effect.verdict.round < 2:
+                held = ev.Held(hold=node in pairs[effect.verdict.round + 1])
+                world.later(0, lambda: world.give(node, held))
+
+        def release() -> None:
+            for node in nodes:
+                world.give(node, ev.Held(hold=False))
+
+        world.start = start  # type: ignore[method-assign]
+        world.watchers.append(watch)
+        # As it is, the machine opens the third sum only when an earlier one can be repeated.
+        world.later(12_000, release)
+
+    return _made(6, seed, arrange, rounds=3)
+
+
 def wrong_sum(seed: int) -> Scenario:
     """An owner adds one to one entry of its sum."""
     return _made(4, seed, lambda w, n: _lies(w, n[0], "sums wrongly within range"))
@@ -148,6 +181,18 @@ hidden_in_its_sum = _sketched("uploads a long update", "sketches its update wron
 hidden_in_both = _sketched(
     "uploads a long update", "sketches both wrongly", "opens wrong keys"
 )
+
+
+def noised_and_rejected(seed: int) -> Scenario:
+    """A sum long enough to be sketched is rejected, and updates are said to carry noise."""
+
+    def arrange(_world: World, nodes: list[Node]) -> None:
+        for node in nodes:
+            node.dislikes = frozenset({0})
+
+    return _made(4, seed, arrange, length=ENTRIES_AT_LEAST, noised=True)
+
+
 accepted = _sketched(rejects=())
 rejected_twice = _sketched(rejects=(0, 1))
 

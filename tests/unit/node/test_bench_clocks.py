@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from node.bench.aggregate import _clocks
+from node.bench.aggregate import MEMBERS, _clocks, _figures
 
 
 def line(method, processor, *, warm, masks=0.0, grown=0.0):
@@ -50,3 +50,45 @@ def test_what_is_called_several_times_a_round_counts_as_often(clocks):
 def test_a_method_that_was_called_once_has_no_figure(clocks):
     path = clocks(line("round.mask", 2.5, warm=False, masks=1.0))
     assert _clocks(path, 1) == {"masks": 0.0, "grown_mb": 0.0, "methods": {}}
+
+
+def answer(seconds, survivors=MEMBERS, *, accepted=True):
+    return {
+        "seconds": seconds,
+        "survivors": survivors,
+        "accepted": accepted,
+        "state": "aa",
+        "sent": 60,
+        "processor": 0.1,
+        "grown_mb": 1.0,
+    }
+
+
+@pytest.fixture
+def home(tmp_path):
+    (tmp_path / "0").mkdir()
+    (tmp_path / "0" / "clocks").write_text(
+        "".join(f"{line('round.mask', 0.5, warm=True, masks=0.2)}\n" for _ in range(4))
+    )
+    return tmp_path
+
+
+def turn(seconds, theirs, survivors=MEMBERS):
+    return [answer(seconds, survivors) for _ in range(MEMBERS)], theirs
+
+
+def test_a_round_that_an_update_missed_is_no_measurement(home):
+    """It is over sooner, and would make the median better."""
+    turns = [turn(2.0, 1.0), turn(0.1, 1.0, survivors=3), turn(2.0, 1.0)]
+    found = _figures(turns, 20, home)
+    assert (found["round_seconds"], found["vs_hivemind"]) == (2.0, 2.0)
+    assert (found["rounds"], found["turns"]) == (2, 2)
+    assert found["child_processor_seconds"] == {"round.mask": 0.5}  # of all four rounds
+    with pytest.raises(RuntimeError, match="no measured round had all 4 updates"):
+        _figures([turn(0.1, 1.0, survivors=3)], 20, home)
+
+
+def test_a_yardstick_of_fewer_is_left_out_of_the_ratio(home):
+    found = _figures([turn(2.0, None), turn(3.0, 1.0), turn(2.0, None)], 20, home)
+    assert (found["round_seconds"], found["vs_hivemind"]) == (2.0, 3.0)
+    assert (found["rounds"], found["turns"]) == (3, 1)

@@ -95,6 +95,86 @@ def test_tags_are_combinations_over_whole_numbers():
     assert sum(case["tags"]) % prime == case["tag_of_sum"]
 
 
+def test_a_sum_of_masked_parts_opens_by_the_seeds_and_the_key_of_who_is_gone():
+    found, members = VECTORS["sum"], VECTORS["masks"]
+    total = np.frombuffer(b("".join(found["sums"])), "<u2").copy()
+    # Only the vectors show the masks of the fourth apart: by the others' digests of its keys.
+    gone = {
+        digest: key
+        for key in (*members[3]["added"][1:], *members[3]["taken_off"])
+        for digest in [hashlib.sha256(b"rexis-pair-digest-1" + b(key)).hexdigest()]
+    }
+    for member in members[:3]:
+        key = gone[member["pairs"][3]]
+        added = key in member["added"]
+        total -= stream(b(member["added"][0]), 40)
+        total = (np.subtract if added else np.add)(total, stream(b(key), 40))
+    assert total.tobytes().hex() == found["unmasked"]
+    plain = [np.frombuffer(b(m["rounded"]), "<u2") for m in members[:3]]
+    np.testing.assert_array_equal(sum(plain[1:], plain[0]), total)
+
+
+def test_what_is_certified_and_what_follows_are_digests_of_what_they_name():
+    found, context = VECTORS["sum"], b(VECTORS["opening"]["context"])
+    tag, members, _, reports, reporters = msgpack.unpackb(b(found["survivors"]))
+    assert (tag, members, len(reporters)) == ("survivors", 7, 4)
+    for data, report in zip(found["sums"], reports, strict=True):
+        _, _, turn, over, _, total, _ = report
+        assert (turn, over) == (0, 7)
+        assert total == hashlib.sha256(b(data)).digest()
+    value = hashlib.sha256(b"rexis-value-1" + b(found["survivors"]))
+    assert value.hexdigest() == found["value"]
+    seeds = b"".join(b(member["seed"]) for member in VECTORS["masks"][:3])
+    text = b"rexis-beacon-1" + context + value.digest() + seeds
+    assert hashlib.sha256(text).hexdigest() == found["beacon"]
+    head = hashlib.sha256(b"rexis-verdict-1" + b(found["verdict"]))
+    assert head.hexdigest() == found["head"]
+    assert msgpack.unpackb(b(found["verdict"]))[6] == context
+
+
+def test_a_state_steps_in_the_roundings_that_are_written_down():
+    case, weights = VECTORS["step"], VECTORS["step"]["weights"]
+    entries = [37 * j % 4001 - 2000 for j in range(4096)] + [0]
+    factor = weights["all"] / (weights["members"] * weights["survivors"])
+    raw = b""
+    for j, entry in enumerate(entries):
+        base = np.float32(j - 2000) / np.float32(7)
+        mean = np.float32(entry * (factor * 2.0 ** case["scales"][j // 4096]))
+        raw += (np.float32(case["rate"]) * mean + base).astype("<f4").tobytes()
+    assert raw[:16].hex() == case["first_entries"]
+    assert hashlib.sha256(b"\0" + raw).hexdigest() == case["state_root"]
+    half, squares = 2 ** (case["input_bits"] - 1) - 1, sum(e * e for e in entries)
+    j = 0
+    while 4**j * half**2 * 4096 * case["survivors"] < 36 * squares:
+        j += 1
+    while 4.0 ** (j - 1) * half**2 * 4096 * case["survivors"] >= 36 * squares:
+        j -= 1
+    assert case["next_scales"] == [case["scales"][0] + j, case["scales"][1]]
+    scales = np.array(case["next_scales"], np.int8).tobytes()
+    assert hashlib.sha256(b"\0" + scales).hexdigest() == case["scales_root"]
+
+
+def test_turns_go_around_from_a_place_that_the_slot_gives():
+    for case in VECTORS["proposers"]:
+        name = hashlib.sha256(b"rexis-slot-1" + b(case["slot"])).digest()
+        assert name.hex() == case["name"]
+        drawn = hashlib.sha256(b"rexis-proposer-2" + name).digest()[:8]
+        first = int.from_bytes(drawn, "big")
+        assert case["seats"] == [(first + view) % 4 for view in range(6)]
+
+
+def test_one_entry_of_each_stretch_is_chosen_by_the_round():
+    case = VECTORS["coordinates"]
+    text = b"rexis-coordinates-1" + b(case["run"]) + case["round"].to_bytes(8, "big")
+    words = stream(hashlib.sha256(text).digest(), 2 * 7).view("<u4")
+    widths = [min(8, 50 - 8 * j) for j in range(7)]
+    wanted = [
+        8 * j + int(w) % m
+        for j, (w, m) in enumerate(zip(words[:7], widths, strict=True))
+    ]
+    assert case["places"] == wanted
+
+
 def test_both_holders_of_a_mask_say_the_same_of_its_key():
     cases = VECTORS["masks"]
     for i, one in enumerate(cases):

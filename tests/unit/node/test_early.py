@@ -1,0 +1,55 @@
+"""What is said of a run before its proposal is here."""
+
+import pytest
+
+from node.services.early import KEPT_EACH, Early
+from protocol.errors import GossipIgnore, GossipReject
+
+RUN, OTHER = bytes(32), bytes([1]) * 32
+
+
+def _taker(refused=()):
+    taken = []
+
+    async def take(sealed):
+        if sealed in refused:
+            raise GossipReject("who consents is not in the run")
+        taken.append(sealed)
+
+    return taken, take
+
+
+async def test_what_was_said_early_is_given_once_and_to_its_run_alone():
+    early = Early()
+    early.keep("a", RUN, b"one")
+    early.keep("b", RUN, b"two")
+    early.keep("a", OTHER, b"three")
+    taken, take = _taker()
+    await early.give(RUN, take)
+    assert taken == [b"one", b"two"]
+    await early.give(RUN, take)
+    assert taken == [b"one", b"two"]
+    await early.give(OTHER, take)
+    assert taken[2:] == [b"three"]
+    assert early._kept == {}
+
+
+async def test_a_statement_that_is_refused_keeps_no_other_from_being_heard():
+    early = Early()
+    early.keep("stranger to the run", RUN, b"not its to say")
+    early.keep("member", RUN, b"consent")
+    taken, take = _taker(refused=(b"not its to say",))
+    await early.give(RUN, take)
+    assert taken == [b"consent"]
+
+
+async def test_a_member_that_speaks_of_runs_nobody_proposed_fills_its_own_room_only():
+    early = Early()
+    for number in range(KEPT_EACH):
+        early.keep("flooder", number.to_bytes(32, "big"), b"x")
+    with pytest.raises(GossipIgnore, match=f"limit is {KEPT_EACH}"):
+        early.keep("flooder", RUN, b"x")
+    early.keep("member", OTHER, b"consent")
+    taken, take = _taker()
+    await early.give(OTHER, take)
+    assert taken == [b"consent"]
