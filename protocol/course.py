@@ -25,6 +25,11 @@ from protocol.runs import (
     Thin,
 )
 
+OUTER_RATE_AT_MOST = 2
+"""As `ee.outer` has it: a longer step goes beyond what anybody's records asked for."""
+TOLERANCE_AT_MOST = 1000
+"""A loss may rise a thousandfold; who wants no hold-out to count can say that."""
+
 
 class Course:
     """The consents to one run, as they come in."""
@@ -109,9 +114,41 @@ class Course:
         return epoch
 
 
+class Outer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What every member does with a round's mean."""
+
+    rate: float = 1.0
+    """Of the step along it; 1 is federated averaging."""
+    tolerance: float = 0.5
+    """The part of itself that a member's held-out loss may rise by."""
+
+
+def outer(plan: Plan) -> Outer:
+    """Of a plan; `MalformedMessageError` names what is out of range.
+
+    It is first needed when a sum is opened, and whoever joins has to be told before.
+    """
+    try:
+        found = msgspec.convert(plan.outer, Outer)
+    except msgspec.ValidationError as error:
+        raise MalformedMessageError(f"model file: outer: {error}") from error
+    if not 0 < found.rate <= OUTER_RATE_AT_MOST:
+        raise MalformedMessageError(
+            f"model file: outer.rate is {found.rate}, need more than 0, at most"
+            f" {OUTER_RATE_AT_MOST}"
+        )
+    if not 0 <= found.tolerance <= TOLERANCE_AT_MOST:
+        raise MalformedMessageError(
+            f"model file: outer.tolerance is {found.tolerance}, need 0 to"
+            f" {TOLERANCE_AT_MOST}"
+        )
+    return found
+
+
 def policy(length: int, plan: Plan) -> Policy:
     """The numbers of a plan; unknown ones are refused by name.  `length`: entries that travel."""
     one_in(plan)
+    outer(plan)
     known = set(Policy.__struct_fields__) - {"length", "noised"}
     odd = sorted(set(plan.sum) - known)
     if odd:

@@ -14,6 +14,7 @@ Method = Callable[[Mapping[str, Any], Progress], dict[str, Any]]
 
 _METHODS = {
     "model.create": "planning:create",
+    "model.size": "planning:measure",
     "train.check": "planning:check",
     "train.local": "training:local",
     "round.scales": "rounds:scales",

@@ -435,6 +435,28 @@ class QueriesAsk(Result, frozen=True):
     path: str | None
 
 
+class FreedAnswer(Result, frozen=True):
+    dataset: Count
+    owner: str
+    rho: Annotated[float, _said("that it has paid, and that stays paid")]
+
+
+class UnreachedOwner(Result, frozen=True):
+    dataset: Count
+    reason: str
+
+
+class QueriesForget(Result, frozen=True):
+    query: Digest
+    kind: str
+    freed: Annotated[
+        list[FreedAnswer], _said("they hold nothing of it, and never answer it again")
+    ]
+    unreached: Annotated[
+        list[UnreachedOwner], _said("they keep what they hold, which opens nothing")
+    ]
+
+
 # --- training -----------------------------------------------------------------
 
 

@@ -26,7 +26,7 @@ from node.services.states import States
 from node.services.thin import ThinLinks, counted
 from protocol.aggregate.ring import WORD_BYTES, blocks
 from protocol.aggregate.shards import Slice
-from protocol.course import noise
+from protocol.course import noise, outer
 from protocol.envelope import Envelope
 from protocol.rounds import events as ev
 from protocol.rounds.messages import DOMAIN, Heartbeat, Opening, Said
@@ -454,7 +454,7 @@ class Hands:
     async def _apply(self, effect: ev.Apply) -> ev.Event:
         await self._restore(*effect.sums)
         opening: Opening = effect.opening
-        seats, outer = self._epoch.seats, self._plan.outer
+        seats, step = self._epoch.seats, outer(self._plan)
         found = await self._call(
             "round.apply",
             sums=list(effect.sums),
@@ -467,8 +467,8 @@ class Hands:
             weight=sum(seat.weight for seat in seats),
             members=len(seats),
             survivors=len(effect.survivors),
-            rate=float(outer.get("rate", 1.0)),
-            tolerance=float(outer.get("tolerance", 0.5)),
+            rate=step.rate,
+            tolerance=step.tolerance,
             thin=self._thin.choice(opening.round),
             spec=self._plan.spec,
             task=self._plan.task,

@@ -239,7 +239,11 @@ class Node:
             transport=transport,
             federation=self.federation,
             datasets=self.market,
-            models=Models(self.runs, states, self.federation, key.public_key),
+            models=Models(
+                *(self.runs, states, self.federation, key.public_key),
+                compute=parts.compute,
+                models=folders.models,
+            ),
         )
         self.provenance = Provenance(
             chain=parts.chain,

@@ -1,5 +1,7 @@
 """Before the first round: consents, and the numbers that follow from them."""
 
+import math
+
 import msgspec
 import nacl.signing
 import pytest
@@ -60,6 +62,24 @@ def test_a_run_too_thin_is_refused_by_name(one_in):
         MalformedMessageError, match=f"one_in is {one_in}, need 2 to 64"
     ):
         policy(64, made)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"rate": 0}, "outer.rate is 0.0, need more than 0, at most 2"),
+        ({"rate": 2.5}, "outer.rate is 2.5"),
+        ({"rate": math.nan}, "outer.rate is nan"),
+        ({"tolerance": -0.1}, "outer.tolerance is -0.1, need 0 to 1000"),
+        ({"tolerance": math.inf}, "outer.tolerance is inf"),
+        ({"rate": "fast"}, r"outer: .*float.*rate"),
+        ({"speed": 1}, r"outer: .*speed"),
+    ],
+)
+def test_a_step_out_of_range_is_refused_by_name(values, said):
+    with pytest.raises(MalformedMessageError, match=said):
+        policy(64, msgspec.structs.replace(plan(), outer=values))
+    assert policy(64, msgspec.structs.replace(plan(), outer={"rate": 2})).length == 64
 
 
 def test_over_thin_links_the_sum_is_of_fewer_entries():
