@@ -57,7 +57,7 @@ def anvil_url() -> Iterator[str]:
 
 EVM = pytest.param("evm", marks=pytest.mark.slow)
 ANVIL = pytest.param("anvil", marks=pytest.mark.slow)
-EVM_CONFIRMED = pytest.param("evm-confirmed", marks=pytest.mark.slow)
+EVM_CONFIRMED = pytest.param("evm-confirmed", marks=pytest.mark.long)
 
 
 @pytest.fixture(params=["memory", EVM, EVM_CONFIRMED, ANVIL])

@@ -297,7 +297,11 @@ def test_a_wrong_number_of_any_part_is_shown_by_what_it_is_made_of(
             *(seed, name),
             marks=[
                 *([pytest.mark.slow] if seed else []),
-                *([pytest.mark.long] if seed and there(Part.BASE, style) else []),
+                *(
+                    [pytest.mark.long]
+                    if seed > 2 or (seed and there(Part.BASE, style))
+                    else []
+                ),
             ],
         )
         for seed in range(10)
@@ -998,7 +1002,7 @@ QUICK = {
     **{
         f"wrong {part.name}": lambda patch, part=part: (
             test_a_wrong_number_of_any_part_is_shown_by_what_it_is_made_of(
-                part, "plain", patch
+                part, next(n for n in STYLES if there(part, STYLES[n])), patch
             )
         )
         for part in MADE

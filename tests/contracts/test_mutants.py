@@ -105,12 +105,12 @@ def dispute_tests(monkeypatch, mutant) -> str | None:
 
 
 @pytest.mark.slow
-@named(DISPUTED, broken=False)
+@named(DISPUTED, broken=False, each=2)
 def test_an_unchanged_judge_is_not_caught(mutant, monkeypatch):
     assert dispute_tests(monkeypatch, mutant) is None
 
 
 @pytest.mark.slow
-@named(DISPUTED, broken=True)
+@named(DISPUTED, broken=True, each=4)
 def test_a_broken_judgement_is_caught(mutant, monkeypatch):
     assert dispute_tests(monkeypatch, mutant) is not None
