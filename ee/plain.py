@@ -1,7 +1,7 @@
 """A table model's scores in the clear, numpy alone.
 
-For whoever has the whole state and only asks what it says: a process that is shut in before it
-sees a record cannot load torch.  The trunk is `ee.trunk`'s, stock Llama without a key, and a
+For whoever has the whole state and only asks what it says, without the seconds that torch takes
+to load.  The trunk is `ee.trunk`'s, stock Llama without a key, and a
 test holds the two together.
 """
 

@@ -82,12 +82,16 @@ def split(
     stem_layers: int = 0,
     dtype: torch.dtype | None = None,
 ) -> Split:
-    """Cut a stock state dictionary; tensors of a head lie at the ends as they are."""
+    """Cut a stock state dictionary; tensors of a head lie at the ends as they are.
+
+    The trunk is of `dtype`, or of the widest there is, float32 at least: a rotated bfloat16
+    weight has no short form, and rounding it would cost what a key promises to keep.
+    """
     cut = Cut(config, stem_layers)
     named = {cut.architecture.base_name(name): t.detach() for name, t in state.items()}
     vectors = {name: tensor for name, tensor in named.items() if tensor.ndim == 1}
     matrices = ((n, t.clone()) for n, t in named.items() if t.ndim != 1)
-    wanted = dtype or _dtype(named)
+    wanted = dtype or working_dtype(named)
     trunk = dict(trunk_tensors(cut, vectors, matrices, wanted))
     ends = {name: t for name, t in named.items() if not cut.is_trunk(name)}
     return Split(cut, trunk, ends)
@@ -124,7 +128,7 @@ def build_trunk(cut: Cut, state: Mapping[str, Tensor]) -> nn.Module:
 
     What a key acts on may learn; gains of one and blank tables may not.
     """
-    model = cut.architecture.build(_like(cut.trunk_config)).to(_dtype(state))
+    model = cut.architecture.build(_like(cut.trunk_config)).to(_widest(state))
     _load(model, state, strict=True)
     learning = set(cut.plan.keyed())
     for name, parameter in model.named_parameters():
@@ -140,7 +144,7 @@ def build_stem(cut: Cut, ends: Mapping[str, Tensor]) -> Stem:
     setattr(config, cut.architecture.depth, depth)
     for name, values in cut.architecture.behind(cut.config, 0).items():
         setattr(config, name, values[:depth])
-    model = cut.architecture.build(config).to(_dtype(ends))
+    model = cut.architecture.build(config).to(working_dtype(ends))
     blocks = model.get_submodule(cut.architecture.layers)
     del blocks[cut.stem_layers :]
     own = model.state_dict()
@@ -163,7 +167,8 @@ def build_gain(cut: Cut, ends: Mapping[str, Tensor]) -> nn.Module:
     last = cut.architecture.final_norm
     if last is None:
         return nn.Identity()
-    return Gain(ends[f"{last}.weight"], ends.get(f"{last}.bias"))
+    gain = Gain(ends[f"{last}.weight"], ends.get(f"{last}.bias"))
+    return gain.to(working_dtype(ends))
 
 
 def joined(cut: Cut, trunk: Mapping[str, Tensor], ends: Mapping[str, Tensor]) -> State:
@@ -209,8 +214,12 @@ def _load(model: nn.Module, state: Mapping[str, Tensor], *, strict: bool) -> Non
         raise EncryptionError(f"the tensors do not fit: {error}") from error
 
 
-def _dtype(state: Mapping[str, Tensor]) -> torch.dtype:
-    """The widest floating dtype there is."""
+def working_dtype(state: Mapping[str, Tensor]) -> torch.dtype:
+    """What stem, trunk and gain compute in: the widest floating dtype, float32 at least."""
+    return torch.promote_types(_widest(state), torch.float32)
+
+
+def _widest(state: Mapping[str, Tensor]) -> torch.dtype:
     kinds = {t.dtype for t in state.values() if t.is_floating_point()}
     if not kinds:
         raise EncryptionError("there is no floating-point tensor in the model")

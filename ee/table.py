@@ -101,5 +101,10 @@ def final_norm(spec: ModelSpec, residual: NDArray[Any]) -> NDArray[Any]:
 
 
 def head_scores(head: Arrays, last: NDArray[Any]) -> NDArray[np.float32]:
-    """(records, width) normed plain rows of the summary token to log-odds."""
-    return (last @ head["weight"] + head["bias"][0]).astype(np.float32)
+    """(records, width) normed plain rows of the summary token to log-odds.
+
+    Row by row: a product of a matrix and a vector adds up in an order that depends on how many
+    rows there are, and then a query's answer would tell of a row by more than its own cell.
+    """
+    weighed = (last * head["weight"]).sum(axis=-1)
+    return np.asarray(weighed + head["bias"][0], np.float32)

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from node.errors import StorageError
+from node.errors import NoSpaceError, StorageError
+
+FREE = "free space on the disk that holds the home; nothing was lost"
 
 
 def sync_folder(path: Path) -> None:
@@ -29,10 +31,9 @@ def mapped(what: bytes | Path) -> Iterator[None]:
             f"{name} is not here", hint="fetch it from a peer"
         ) from error
     except OSError as error:
-        full = error.errno in {errno.ENOSPC, errno.EDQUOT}
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise NoSpaceError(f"{name}: no space left on disk", hint=FREE) from error
         raise StorageError(
-            f"{name}: {'no space left on disk' if full else error.strerror}",
-            hint="free space on the disk that holds the home; nothing was lost"
-            if full
-            else "check that this user owns the home and that its disk is healthy",
+            f"{name}: {error.strerror}",
+            hint="check that this user owns the home and that its disk is healthy",
         ) from error

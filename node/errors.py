@@ -33,6 +33,10 @@ class StorageError(NodeError):
     code = 120
 
 
+class NoSpaceError(StorageError):
+    """Nothing could be written; the same may succeed once the disk has room."""
+
+
 class KeyFileError(NodeError):
     """A key file cannot be read, opened or written."""
 

@@ -512,6 +512,9 @@ class Chain(Protocol):
     async def anchor_receipts(self, root: Digest, count: int) -> int:
         """Anchor a Merkle root over signed receipts; returns the batch's id."""
 
+    async def anchored_receipts(self, host: bytes, root: Digest) -> int:
+        """Of how many receipts the batch is that `host` anchored; 0 if it did not."""
+
     def follow(self, from_block: int) -> AsyncIterator[ChainEvent]:
         """Everything final since `from_block`, then what comes; never twice on one branch."""
 

@@ -21,13 +21,17 @@ from protocol.runs import (
     GO,
     PAUSE,
     Consent,
-    Outer,
     Plan,
     Privacy,
     Proposal,
     Stance,
     Thin,
 )
+
+OUTER_RATE_AT_MOST = 2
+"""As `ee.outer` has it: a longer step goes beyond what anybody's records asked for."""
+TOLERANCE_AT_MOST = 1000
+"""A loss may rise a thousandfold; who wants no hold-out to count can say that."""
 
 
 class Course:
@@ -41,7 +45,14 @@ class Course:
         """The newest of each member; who has said nothing wants the run to go on."""
 
     def consent(self, member: bytes, consent: Consent) -> bool:
-        """Whether this is news; a member cannot consent twice to different things."""
+        """Take a consent; whether it is news."""
+        news = self.is_news(member, consent)
+        if news:
+            self.consents[member] = consent
+        return news
+
+    def is_news(self, member: bytes, consent: Consent) -> bool:
+        """Would it be?  A member cannot consent twice to different things."""
         if member not in self.proposal.members:
             raise GossipReject("who consents is not in the run")
         if consent.run != self.run:
@@ -49,24 +60,25 @@ class Course:
         if consent.samples < 1:
             raise GossipReject(f"consent with {consent.samples} samples")
         known = self.consents.get(member)
-        if known is None:
-            self.consents[member] = consent
-            return True
-        if known != consent:
+        if known is not None and known != consent:
             raise GossipReject("a second, different consent")
-        return False
+        return known is None
 
     def stance(self, member: bytes, stance: Stance) -> bool:
-        """Whether this is news: newer than what the member said before, and it may change."""
+        """Take a stance; whether it is news."""
+        news = self.is_newer(member, stance)
+        if news:
+            self.stances[member] = stance
+        return news
+
+    def is_newer(self, member: bytes, stance: Stance) -> bool:
+        """Would it be: newer than what the member said before, which may still change?"""
         if member not in self.proposal.members:
             raise GossipReject("who takes a stance is not in the run")
         if stance.run != self.run:
             raise GossipReject("the stance is on another run")
         known = self.stances.get(member)
-        if known is not None and (known.word == END or stance.serial <= known.serial):
-            return False
-        self.stances[member] = stance
-        return True
+        return known is None or (known.word != END and stance.serial > known.serial)
 
     def holding(self, *words: str) -> tuple[bytes, ...]:
         """Members whose newest stance is one of these."""
@@ -105,6 +117,47 @@ class Course:
         return epoch
 
 
+class Outer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What every member does with a round's mean."""
+
+    rate: float = 1.0
+    """Of the step along it; 1 is federated averaging."""
+    momentum: float = 0.0
+    """Nesterov's; with it every entry of the state has a velocity."""
+    tolerance: float = 0.5
+    """The part of itself that a member's held-out loss may rise by."""
+
+
+def outer(plan: Plan) -> Outer:
+    """Of a plan, momentum as the binary32 it is used as.
+
+    `MalformedMessageError` names what is out of range.
+    The step is first needed when a sum is opened, and whoever joins has to be told before.
+    """
+    try:
+        found = msgspec.convert(plan.outer, Outer)
+    except msgspec.ValidationError as error:
+        raise MalformedMessageError(f"model file: outer: {error}") from error
+    if not 0 < found.rate <= OUTER_RATE_AT_MOST:
+        raise MalformedMessageError(
+            f"model file: outer.rate is {found.rate}, need more than 0, at most"
+            f" {OUTER_RATE_AT_MOST}"
+        )
+    if not 0 <= found.tolerance <= TOLERANCE_AT_MOST:
+        raise MalformedMessageError(
+            f"model file: outer.tolerance is {found.tolerance}, need 0 to"
+            f" {TOLERANCE_AT_MOST}"
+        )
+    # Rounded first: 0.99999999 is 1 as it is used, and then nothing ever slows down.
+    momentum = _binary32(found.momentum)
+    if not 0 <= momentum < 1:
+        raise MalformedMessageError(
+            f"model file: outer.momentum is {found.momentum}, need at least 0 and, as"
+            " binary32, less than 1"
+        )
+    return msgspec.structs.replace(found, momentum=momentum)
+
+
 def policy(length: int, plan: Plan) -> Policy:
     """The numbers of a plan; unknown ones are refused by name.  `length`: entries that travel."""
     one_in(plan)
@@ -140,26 +193,6 @@ def one_in(plan: Plan) -> int:
             f"model file: thin.one_in is {plan.thin.one_in}, need 2 to {ONE_IN_AT_MOST}"
         )
     return plan.thin.one_in
-
-
-def outer(plan: Plan) -> Outer:
-    """How a state steps, momentum as the binary32 it is used as; raises out of range."""
-    try:
-        found = msgspec.convert(plan.outer, Outer)
-    except msgspec.ValidationError as error:
-        raise MalformedMessageError(f"model file: outer: {error}") from error
-    if not 0 < found.rate <= 2:
-        raise MalformedMessageError(
-            f"model file: outer.rate is {found.rate}, need more than 0 and at most 2"
-        )
-    # Rounded first: 0.99999999 is 1 as it is used, and then nothing ever slows down.
-    momentum = _binary32(found.momentum)
-    if not 0 <= momentum < 1:
-        raise MalformedMessageError(
-            f"model file: outer.momentum is {found.momentum}, need at least 0 and, as"
-            " binary32, less than 1"
-        )
-    return msgspec.structs.replace(found, momentum=momentum)
 
 
 def _binary32(value: float) -> float:

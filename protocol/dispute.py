@@ -23,34 +23,37 @@ from protocol.types import DIGEST_BYTES, Digest
 class Part(IntEnum):
     """Parts of a layer, each made of those before it; the contract's numbers."""
 
-    NORM = 0
-    QUERY = 1
-    KEY = 2
-    VALUE = 3
-    COLUMN = 4
-    SCORE = 5
-    MIXED = 6
-    MIXED_TOP = 7
-    MIXED_ROW = 8
-    MIDDLE = 9
-    NORM2 = 10
-    GATE = 11
-    UP = 12
-    PRODUCT = 13
-    PRODUCT_TOP = 14
-    WIDE = 15
-    AFTER = 16
+    BASE = 0
+    """What the gains of a post-norm block make of its rows; other blocks have neither base."""
+    NORM = 1
+    QUERY = 2
+    KEY = 3
+    VALUE = 4
+    COLUMN = 5
+    SCORE = 6
+    MIXED = 7
+    MIXED_TOP = 8
+    MIXED_ROW = 9
+    MIDDLE = 10
+    BASE2 = 11
+    NORM2 = 12
+    GATE = 13
+    UP = 14
+    PRODUCT = 15
+    PRODUCT_TOP = 16
+    WIDE = 17
+    AFTER = 18
     """The row after the layer, which stands in the receipt and in no answer."""
 
 
-PARTS = 16
+PARTS = 18
 CAUSAL, CENTRED, POST, ROTARY, GATED, STOCK = (1 << place for place in range(6))
 """What a claim says of its model's blocks; the last is no trunk's, and says op-spec 2."""
 SPAN = 5
 """Levels of a part's tree that a host shows at once."""
 
-_LABEL = b"rexis-trace-2"
-_SALT_LABEL = b"rexis-trace-salt-2"
+_LABEL = b"rexis-trace-3"
+_SALT_LABEL = b"rexis-trace-salt-3"
 _PLACE = struct.Struct(">BIIII")
 
 

@@ -184,16 +184,6 @@ class Thin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     one_in: int
 
 
-class Outer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The step from a round's mean (docs/protocol.md §5.8)."""
-
-    rate: float = 1.0
-    momentum: float = 0.0
-    """Nesterov's; with it every entry of the state has a velocity."""
-    tolerance: float = 0.5
-    """By how much of itself a member's held-out loss may rise."""
-
-
 class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A model file: what to build, on which task, how to train it."""
 
@@ -202,7 +192,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     task: dict[str, Any]
     train: dict[str, Any]
     outer: dict[str, Any] = {}
-    """Numbers of `Outer` that differ from its defaults."""
+    """The step from a round's mean: `protocol.course.Outer`."""
     sum: dict[str, Any] = {}
     """Numbers of `protocol.rounds.policy.Policy` that differ from its defaults."""
     privacy: Privacy | msgspec.UnsetType = msgspec.UNSET

@@ -91,6 +91,7 @@ contract Anchors is Membership {
         uint32 size = _batches[host][root].count;
         if (size == 0) return false;
         bytes32 tree = Inclusion.rootOf(leaf, index, size, proof);
+        if (tree == 0) return false;
         return root == sha256(abi.encodePacked("rexis-receipt-batch-1", size, tree));
     }
 

@@ -145,10 +145,14 @@ library Arithmetic {
         norm.exponent = exponentOf(uint256(largest < 0 ? -largest : largest), 7);
     }
 
-    /// What the norm makes of one number of its row.
-    function normed(Norm memory norm, int256 entry) internal pure returns (int256) {
-        int256 scaled = half((entry - norm.mean) * norm.gain, norm.shift);
-        return clamp(half(scaled, norm.exponent), 127);
+    /// What the norm makes of one number of its row, with 16 fraction bits.
+    function scaled(Norm memory norm, int256 entry) internal pure returns (int256) {
+        return half((entry - norm.mean) * norm.gain, norm.shift);
+    }
+
+    /// A number of rows(., 7).
+    function short(int256 n, int256 exponent) internal pure returns (int256) {
+        return clamp(half(n, exponent), 127);
     }
 
     /// One head as rows(., 7), its numbers and their exponent; after RoPE unless there are no
@@ -307,20 +311,32 @@ library Arithmetic {
         pure
         returns (int256 mean, uint256 squares, int256 furthest)
     {
-        int256 sum;
-        int256 high = type(int256).min;
-        int256 low = type(int256).max;
+        int256 high = between ? packed(row, 0) : signed(row, 0, 4);
+        int256 low = high;
+        // Two a turn, because the loop costs as much as an entry; of an odd row the first is done.
+        bool odd = width & 1 == 1;
+        int256 sum = odd ? high : int256(0);
+        squares = uint256(sum * sum);
+        uint256 start = odd ? (between ? 3 : 4) : 0;
         assembly ("memory-safe") {
-            let next := row.offset
-            let end := add(next, row.length)
+            let next := add(row.offset, start)
+            let end := add(row.offset, row.length)
+            // An entry is outside of [low, high] if it is further above low than high is.
+            let apart := 0
             switch between
             case 0 {
-                for {} lt(next, end) { next := add(next, 4) } {
-                    let entry := sar(224, calldataload(next))
-                    sum := add(sum, entry)
-                    squares := add(squares, mul(entry, entry))
-                    if sgt(entry, high) { high := entry }
-                    if slt(entry, low) { low := entry }
+                for {} lt(next, end) { next := add(next, 8) } {
+                    let a := sar(224, calldataload(next))
+                    let b := sar(224, calldataload(add(next, 4)))
+                    sum := add(sum, add(a, b))
+                    squares := add(squares, add(mul(a, a), mul(b, b)))
+                    if or(gt(sub(a, low), apart), gt(sub(b, low), apart)) {
+                        if sgt(a, high) { high := a }
+                        if slt(a, low) { low := a }
+                        if sgt(b, high) { high := b }
+                        if slt(b, low) { low := b }
+                        apart := sub(high, low)
+                    }
                 }
             }
             default {
@@ -342,13 +358,19 @@ library Arithmetic {
                     )
                     let last := add(next, 30)
                     if gt(last, end) { last := end }
-                    for {} lt(next, last) { next := add(next, 3) } {
-                        let entry := sar(232, w)
-                        w := shl(24, w)
-                        sum := add(sum, entry)
-                        squares := add(squares, mul(entry, entry))
-                        if sgt(entry, high) { high := entry }
-                        if slt(entry, low) { low := entry }
+                    for {} lt(next, last) { next := add(next, 6) } {
+                        let a := sar(232, w)
+                        let b := sar(232, shl(24, w))
+                        w := shl(48, w)
+                        sum := add(sum, add(a, b))
+                        squares := add(squares, add(mul(a, a), mul(b, b)))
+                        if or(gt(sub(a, low), apart), gt(sub(b, low), apart)) {
+                            if sgt(a, high) { high := a }
+                            if slt(a, low) { low := a }
+                            if sgt(b, high) { high := b }
+                            if slt(b, low) { low := b }
+                            apart := sub(high, low)
+                        }
                     }
                 }
             }

@@ -3,6 +3,18 @@ pragma solidity 0.8.37;
 
 /// Inclusion in a Merkle tree in the shape of RFC 9162 §2.1, as `protocol/merkle.py` builds it.
 library Inclusion {
+    /// Does a leaf stand at `index` under `root`?  Nothing does under zero: that is what `rootOf`
+    /// says of every proof that fits no tree, and what is answered for a part that there is not.
+    function stands(
+        bytes32 root,
+        bytes32 leaf,
+        uint256 index,
+        uint256 size,
+        bytes32[] calldata proof
+    ) internal pure returns (bool) {
+        return root != 0 && rootOf(leaf, index, size, proof) == root;
+    }
+
     /// Root of the tree of `size` leaves in which the leaf with hash `leaf` (SHA-256 over a zero
     /// byte and the data) stands at `index`; zero where the proof fits no such tree.  The walk
     /// follows index and size, so the position is proved too.

@@ -73,8 +73,9 @@ contract Judge {
         if (part == Steps.NORM || part == Steps.NORM2) return _normWrong(claim, roots, proof);
         if (part == Steps.COLUMN) return _columnWrong(claim, roots, proof);
         if (part == Steps.MIXED_ROW || part == Steps.WIDE) return _rowWrong(claim, roots, proof);
-        uint256 size = part == Steps.PRODUCT || part == Steps.MIXED_TOP
-            || part == Steps.PRODUCT_TOP ? 8 : 4;
+        uint256 size = 4;
+        if (part == Steps.BASE || part == Steps.BASE2) size = Steps.BASE_BYTES;
+        if (part == Steps.PRODUCT || part == Steps.MIXED_TOP || part == Steps.PRODUCT_TOP) size = 8;
         _within(proof.place, told.length / size);
         return Arithmetic.signed(told, proof.place * size, size) != _made(claim, roots, proof);
     }
@@ -91,6 +92,7 @@ contract Judge {
         Proof calldata proof
     ) private pure returns (int256) {
         uint8 part = proof.part;
+        if (part == Steps.BASE || part == Steps.BASE2) return _gained(claim, roots, proof);
         if (part == Steps.SCORE) return _score(claim, roots, proof);
         if (part == Steps.MIXED) return _mixed(claim, roots, proof);
         if (part == Steps.MIXED_TOP) {
@@ -109,7 +111,7 @@ contract Judge {
         return _linear(claim, roots, proof, from, Arithmetic.MIDDLE);
     }
 
-    /// A matrix's output added to the row before it: the residual of steps 6 and 9.
+    /// A matrix's output added to the base that its norm left: the residual of steps 6 and 9.
     function _sum(
         Steps.Claim calldata claim,
         bytes32[PARTS] calldata roots,
@@ -117,7 +119,12 @@ contract Judge {
         uint8 from
     ) private pure returns (int256) {
         int256 base;
-        if (from == Steps.WIDE) {
+        if (Steps.has(claim.flags, Steps.POST)) {
+            bytes calldata row = from == Steps.WIDE
+                ? _input(claim, roots, proof, 1, Steps.BASE2, 0)
+                : _input(claim, roots, proof, 1, Steps.BASE, claim.token);
+            base = Arithmetic.signed(row, Steps.BASE_BYTES * proof.place, Steps.BASE_BYTES);
+        } else if (from == Steps.WIDE) {
             bytes calldata middle = _input(claim, roots, proof, 1, Steps.MIDDLE, 0);
             base = Arithmetic.signed(middle, 4 * uint256(proof.place), 4);
         } else {
@@ -136,21 +143,9 @@ contract Judge {
         uint8 from,
         int256 limit
     ) private pure returns (int256) {
-        (uint256 matrix, uint256 channel, uint256 token) = _written(claim, proof);
-        bytes calldata leaf = proof.channel.leaf;
-        bytes32 root = Inclusion.rootOf(
-            sha256(abi.encodePacked(bytes1(0), leaf)),
-            proof.channel.index,
-            proof.channel.size,
-            proof.channel.path
-        );
-        // A leaf says itself which channel it is, so where it stands need not be believed.
         bool stock = Steps.has(claim.flags, Steps.STOCK);
         uint256 head = stock ? _HEAD + _BIAS : _HEAD;
-        if (root != claim.layerRoot || leaf.length < head) revert Steps.NotInModel();
-        if (uint8(leaf[0]) != matrix || Arithmetic.little(leaf, 2) != channel) {
-            revert Steps.NotInModel();
-        }
+        (bytes calldata leaf, uint256 token) = _channel(claim, proof, head);
         bytes calldata input = _input(claim, roots, proof, 0, from, token);
         uint256 size = from == Steps.WIDE ? 2 : 1;
         if (leaf.length - head != (input.length - 1) / size) revert Steps.Malformed();
@@ -161,6 +156,47 @@ contract Judge {
         return Arithmetic.clamp(sum, limit);
     }
 
+    /// The base of a post-norm block: what a gain makes of one number of a norm.
+    function _gained(
+        Steps.Claim calldata claim,
+        bytes32[PARTS] calldata roots,
+        Proof calldata proof
+    ) private pure returns (int256) {
+        (Arithmetic.Norm memory norm, int256 entry) =
+            _norm(claim, roots, proof, proof.part == Steps.BASE);
+        (bytes calldata leaf,) = _channel(claim, proof, _HEAD + _BIAS);
+        int256 gain = int32(uint32(Arithmetic.little(leaf, 10)));
+        int256 made = Arithmetic.half(
+            gain * Arithmetic.scaled(norm, entry), int256(uint256(uint8(leaf[1])))
+        );
+        made += int32(uint32(Arithmetic.little(leaf, _HEAD)));
+        return Arithmetic.clamp(made, Arithmetic.RESIDUAL);
+    }
+
+    /// The leaf of the channel that writes this number, and whose row goes in.
+    function _channel(Steps.Claim calldata claim, Proof calldata proof, uint256 head)
+        private
+        pure
+        returns (bytes calldata leaf, uint256 token)
+    {
+        uint256 matrix;
+        uint256 channel;
+        (matrix, channel, token) = _written(claim, proof);
+        leaf = proof.channel.leaf;
+        bool found = Inclusion.stands(
+            claim.layerRoot,
+            sha256(abi.encodePacked(bytes1(0), leaf)),
+            proof.channel.index,
+            proof.channel.size,
+            proof.channel.path
+        );
+        // A leaf says itself which channel it is, so where it stands need not be believed.
+        if (!found || leaf.length < head) revert Steps.NotInModel();
+        if (uint8(leaf[0]) != matrix || Arithmetic.little(leaf, 2) != channel) {
+            revert Steps.NotInModel();
+        }
+    }
+
     /// Matrix, channel and token of the number that a proof is about.
     function _written(Steps.Claim calldata claim, Proof calldata proof)
         private
@@ -169,10 +205,12 @@ contract Judge {
     {
         uint256 part = proof.part;
         (uint256 index, uint256 place) = (proof.index, proof.place);
-        // The last of the matrices, of which a block that is not gated has one less.
-        if (part == Steps.AFTER) {
-            return (Steps.has(claim.flags, Steps.GATED) ? 6 : 5, place, 0);
-        }
+        // The last of the matrices, of which a block that is not gated has one less; the gains
+        // come behind them.
+        uint256 last = Steps.has(claim.flags, Steps.GATED) ? 6 : 5;
+        if (part == Steps.AFTER) return (last, place, 0);
+        if (part == Steps.BASE) return (last + 1, place, index);
+        if (part == Steps.BASE2) return (last + 2, place, 0);
         if (part == Steps.MIDDLE) return (3, place, 0);
         if (part == Steps.GATE || part == Steps.UP) {
             return (part == Steps.GATE ? 4 : 5, Steps.BLOCK * index + place, 0);
@@ -186,17 +224,41 @@ contract Judge {
         );
     }
 
+    /// rows(., 7) of a norm, or of what a gain made of it.
     function _normWrong(
         Steps.Claim calldata claim,
         bytes32[PARTS] calldata roots,
         Proof calldata proof
     ) private pure returns (bool) {
         _within(proof.place, claim.width);
+        bool first = proof.part == Steps.NORM;
+        int256 exponent;
+        int256 made;
+        if (Steps.has(claim.flags, Steps.POST)) {
+            bytes calldata base =
+                _input(claim, roots, proof, 0, first ? Steps.BASE : Steps.BASE2, proof.index);
+            exponent = Arithmetic.exponentOf(Arithmetic.largestOf(base, Steps.BASE_BYTES), 7);
+            made = Arithmetic.signed(base, Steps.BASE_BYTES * proof.place, Steps.BASE_BYTES);
+        } else {
+            (Arithmetic.Norm memory norm, int256 entry) = _norm(claim, roots, proof, first);
+            exponent = norm.exponent;
+            made = Arithmetic.scaled(norm, entry);
+        }
         bytes calldata told = proof.claimed.entries;
-        Arithmetic.Norm memory norm;
-        int256 entry;
+        if (int256(uint256(uint8(told[0]))) != exponent) return true;
+        return Arithmetic.signed(told, 1 + uint256(proof.place), 1)
+            != Arithmetic.short(made, exponent);
+    }
+
+    /// The norm of step 1 or of step 7, and the number of its row that a proof is about.
+    function _norm(
+        Steps.Claim calldata claim,
+        bytes32[PARTS] calldata roots,
+        Proof calldata proof,
+        bool first
+    ) private pure returns (Arithmetic.Norm memory norm, int256 entry) {
         bool centred = Steps.has(claim.flags, Steps.CENTRED);
-        if (proof.part == Steps.NORM) {
+        if (first) {
             claim.requireBoundary(claim.layer, proof.index, claim.before, proof.boundary);
             bytes calldata row = proof.boundary.row;
             norm = Arithmetic.normOf(row, true, centred, claim.width, claim.bias);
@@ -206,8 +268,6 @@ contract Judge {
             norm = Arithmetic.normOf(row, false, centred, claim.width, claim.bias);
             entry = Arithmetic.signed(row, 4 * uint256(proof.place), 4);
         }
-        if (int256(uint256(uint8(told[0]))) != norm.exponent) return true;
-        return Arithmetic.signed(told, 1 + uint256(proof.place), 1) != Arithmetic.normed(norm, entry);
     }
 
     /// A column has token `place`'s exponent of a head's values, and one of those.
@@ -224,8 +284,7 @@ contract Judge {
         bytes calldata told = proof.claimed.entries;
         if (int256(Arithmetic.unsigned(told, j, 1)) != exponent) return true;
         int256 value = Arithmetic.signed(values, 4 * (proof.index % dim), 4);
-        value = Arithmetic.clamp(Arithmetic.half(value, exponent), 127);
-        return Arithmetic.signed(told, tokens + j, 1) != value;
+        return Arithmetic.signed(told, tokens + j, 1) != Arithmetic.short(value, exponent);
     }
 
     /// rows(., 7) of what attention mixed, rows(., 13) of the activated product.

@@ -4,7 +4,7 @@ pragma solidity 0.8.37;
 import {Inclusion} from "./Inclusion.sol";
 
 // Parts of a layer that a host answers with.
-uint256 constant PARTS = 16;
+uint256 constant PARTS = 18;
 
 /// What a dispute is about, and the parts of a layer that a host answers with: their leaves,
 /// their sizes and their places, as docs/verify.md §10.2 has them.
@@ -55,24 +55,31 @@ library Steps {
         bytes32[] casePath;
     }
 
-    uint8 internal constant NORM = 0;
-    uint8 internal constant QUERY = 1;
-    uint8 internal constant KEY = 2;
-    uint8 internal constant VALUE = 3;
-    uint8 internal constant COLUMN = 4;
-    uint8 internal constant SCORE = 5;
-    uint8 internal constant MIXED = 6;
-    uint8 internal constant MIXED_TOP = 7;
-    uint8 internal constant MIXED_ROW = 8;
-    uint8 internal constant MIDDLE = 9;
-    uint8 internal constant NORM2 = 10;
-    uint8 internal constant GATE = 11;
-    uint8 internal constant UP = 12;
-    uint8 internal constant PRODUCT = 13;
-    uint8 internal constant PRODUCT_TOP = 14;
-    uint8 internal constant WIDE = 15;
+    /// What the gains of a post-norm block make of its rows, which steps 6 and 9 add to; other
+    /// blocks add to the rows themselves, and have neither this nor BASE2.
+    uint8 internal constant BASE = 0;
+    uint8 internal constant NORM = 1;
+    uint8 internal constant QUERY = 2;
+    uint8 internal constant KEY = 3;
+    uint8 internal constant VALUE = 4;
+    uint8 internal constant COLUMN = 5;
+    uint8 internal constant SCORE = 6;
+    uint8 internal constant MIXED = 7;
+    uint8 internal constant MIXED_TOP = 8;
+    uint8 internal constant MIXED_ROW = 9;
+    uint8 internal constant MIDDLE = 10;
+    uint8 internal constant BASE2 = 11;
+    uint8 internal constant NORM2 = 12;
+    uint8 internal constant GATE = 13;
+    uint8 internal constant UP = 14;
+    uint8 internal constant PRODUCT = 15;
+    uint8 internal constant PRODUCT_TOP = 16;
+    uint8 internal constant WIDE = 17;
     /// The row after the layer, which stands in the receipt and in no answer.
-    uint8 internal constant AFTER = 16;
+    uint8 internal constant AFTER = 18;
+
+    /// Bytes of a number of BASE, which is as small as one of a row between layers.
+    uint256 internal constant BASE_BYTES = 3;
 
     /// Entries of one leaf where a row is cut into blocks.
     uint256 internal constant BLOCK = 64;
@@ -99,7 +106,6 @@ library Steps {
     error NotInReceipt();
     error NotInModel();
     error AnotherOpSpec(bytes32 digest);
-    error PostNorm();
     error Malformed();
     error NoSuchPart(uint256 part);
     error AnotherRow(uint8 part);
@@ -130,13 +136,12 @@ library Steps {
         claim.multiplier = uint64(_little(numbers, 72) | (_little(numbers, 76) << 32));
         uint32 flags = uint32(_little(numbers, 80));
         claim.flags = stock ? flags | STOCK : flags | ROTARY | GATED;
-        // Its norms' rows are no part of an answer.
-        if (has(claim.flags, POST)) revert PostNorm();
     }
 
     /// How many leaves a part has.
     function countOf(Claim calldata claim, uint8 part) internal pure returns (uint256) {
-        if (part == NORM) return claim.tokens;
+        if ((part == BASE || part == BASE2) && !has(claim.flags, POST)) return 0;
+        if (part == BASE || part == NORM) return claim.tokens;
         if (part == QUERY || part == SCORE) return claim.heads;
         if (part == KEY || part == VALUE) return uint256(claim.tokens) * claim.kvHeads;
         if (part == COLUMN) return uint256(claim.kvHeads) * claim.headDim;
@@ -153,6 +158,7 @@ library Steps {
         pure
         returns (uint256)
     {
+        if (part == BASE || part == BASE2) return BASE_BYTES * uint256(claim.width);
         if (part == NORM || part == NORM2) return 1 + uint256(claim.width);
         if (part >= QUERY && part <= VALUE) return 4 * uint256(claim.headDim);
         if (part == COLUMN) return 2 * uint256(claim.tokens);
@@ -188,7 +194,7 @@ library Steps {
         uint256 rows = has(claim.flags, ROTARY) ? claim.positions : 0;
         if (has(claim.flags, STOCK)) rows += ACTIVATION_ROWS;
         bytes32 leaf = sha256(abi.encodePacked(bytes1(0), row));
-        if (Inclusion.rootOf(leaf, index, rows, path) != claim.tables) revert NotInModel();
+        if (!Inclusion.stands(claim.tables, leaf, index, rows, path)) revert NotInModel();
     }
 
     /// Nodes of a tree of `count` leaves at `level`, leaves being level 0.
@@ -206,11 +212,12 @@ library Steps {
     ) internal pure {
         bytes32 hashed = sha256(
             abi.encodePacked(
-                bytes1(0), "rexis-trace-2", placeOf(claim, part, index), leaf.salt, leaf.entries
+                bytes1(0), "rexis-trace-3", placeOf(claim, part, index), leaf.salt, leaf.entries
             )
         );
-        bytes32 root = Inclusion.rootOf(hashed, index, countOf(claim, part), leaf.path);
-        if (root != roots[part]) revert AnotherRow(part);
+        if (!Inclusion.stands(roots[part], hashed, index, countOf(claim, part), leaf.path)) {
+            revert AnotherRow(part);
+        }
     }
 
     /// Fail unless these are all nodes `span` levels below a node of a tree of `count` leaves.
@@ -236,7 +243,7 @@ library Steps {
             if (length % 2 == 1) row[length / 2] = row[length - 1];
             length = (length + 1) / 2;
         }
-        if (Inclusion.rootOf(row[0], index, nodesAt(count, level), path) != root) {
+        if (!Inclusion.stands(root, row[0], index, nodesAt(count, level), path)) {
             revert Malformed();
         }
     }
@@ -248,7 +255,7 @@ library Steps {
         returns (bytes32)
     {
         return sha256(
-            abi.encodePacked("rexis-trace-salt-2", caseSalt, placeOf(claim, part, index))
+            abi.encodePacked("rexis-trace-salt-3", caseSalt, placeOf(claim, part, index))
         );
     }
 
@@ -299,7 +306,7 @@ library Steps {
         );
         bytes32 ofCase = Inclusion.rootOf(leaf, token, claim.tokens, opened.tokenPath);
         bytes32 caseLeaf = sha256(abi.encodePacked(bytes1(0), ofCase));
-        if (Inclusion.rootOf(caseLeaf, claim.caseNumber, claim.cases, opened.casePath) != root) {
+        if (!Inclusion.stands(root, caseLeaf, claim.caseNumber, claim.cases, opened.casePath)) {
             revert NotInReceipt();
         }
         if (opened.row.length != 3 * uint256(claim.width)) revert Malformed();

@@ -164,8 +164,12 @@ class ChannelOpening:
 
 
 def open_channel(layer: Layer, matrix: int, channel: int) -> ChannelOpening:
-    """The leaf of `channel` of matrix number `matrix`, in the order of the bytes."""
-    outputs = [len(one.weight) for one in layer.matrices()]
+    """The leaf of `channel` of matrix number `matrix`, in the order of the bytes.
+
+    A gain is one more matrix, behind the others.
+    """
+    parts: list[Matrix | Gain] = [*layer.matrices(), *layer.gains]
+    outputs = [len(one.multiplier) for one in parts]
     if not (0 <= matrix < len(outputs) and 0 <= channel < outputs[matrix]):
         raise IntegerModelError(f"no channel {channel} of matrix {matrix}")
     index = sum(outputs[:matrix]) + channel

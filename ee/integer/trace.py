@@ -15,15 +15,16 @@ from numpy.typing import NDArray
 
 from ee.integer import arith, ops, spec
 from ee.integer.arith import Floats, Integers
+from ee.integer.block import normed
 from ee.integer.errors import IntegerModelError
 from ee.integer.linear import Gain, Linear
 from ee.integer.ops import Rows
 from ee.integer.trunk import Header, Layer, RowArray
 
 PARTS = (
-    *("norm", "query", "key", "value", "column", "score"),
+    *("base", "norm", "query", "key", "value", "column", "score"),
     *("mixed", "mixed top", "mixed row", "middle"),
-    *("norm2", "gate", "up", "product", "product top", "wide"),
+    *("base2", "norm2", "gate", "up", "product", "product top", "wide"),
 )
 """In the order of the op-spec, and each follows from those before it."""
 BLOCK = 64
@@ -67,13 +68,13 @@ class _Recorded:
     gate: _Recorder
     up: _Recorder | None
     down: _Recorder
-    gains: tuple[Gain, ...] = field(default=(), init=False)
+    gains: tuple[Gain, ...]
 
     @classmethod
     def of(cls, layer: Layer) -> "_Recorded":
         q, k, v, o, gate = map(_Recorder, layer.matrices()[:5])
         up = None if layer.up is None else _Recorder(layer.up)
-        return cls(q, k, v, o, gate, up, _Recorder(layer.down))
+        return cls(q, k, v, o, gate, up, _Recorder(layer.down), layer.gains)
 
 
 def trace_token(
@@ -82,15 +83,16 @@ def trace_token(
     """The leaves' entries of every part, for `token` of the rows (1, tokens, width).
 
     Numbers are signed and big-endian; a row with an exponent begins with it.  A block that is not
-    gated has no part `up`.
+    gated has no part `up`, one with its norms first no `base` and no `base2`.
     """
     if len(rows) != 1 or not 0 <= token < rows.shape[1]:
         raise IntegerModelError(f"token {token} of rows of shape {rows.shape}")
-    if header.config.style.post:
-        raise IntegerModelError("disputes are about blocks with the norm first")
     seen = _Recorded.of(layer)
     header.replay(seen, rows)
-    middle = arith.clamp(rows[0] + seen.o.made[0], spec.RESIDUAL_LIMIT)
+    _, base = normed(header.shape, layer, rows[0], 0)
+    middle = arith.clamp(base + seen.o.made[0], spec.RESIDUAL_LIMIT)
+    _, base2 = normed(header.shape, layer, middle.astype(np.int32), 1)
+    post = header.config.style.post
     gate = seen.gate.made[0][token]
     product = _activated(gate.astype(np.int64), header.activations.astype(np.int64))
     ups: Leaves = ()
@@ -98,10 +100,12 @@ def trace_token(
         up = seen.up.made[0][token].astype(np.int64)
         product, ups = product * up, _blocks(up, ">i4")
     return (
+        tuple(map(_base, base)) if post else (),
         tuple(_short(seen.q.given[0], one, ">i1") for one in range(rows.shape[1])),
         *_attention(header, seen, token),
         (_short(seen.o.given[0], token, ">i1"),),
         (_packed(middle[token], ">i4"),),
+        (_base(base2[token]),) if post else (),
         (_short(seen.gate.given[0], token, ">i1"),),
         _blocks(gate, ">i4"),
         ups,
@@ -112,7 +116,7 @@ def trace_token(
 
 
 def _attention(header: Header, seen: _Recorded, token: int) -> tuple[Leaves, ...]:
-    """Parts 1 to 7."""
+    """Parts 2 to 8."""
     config = header.config
     tokens = len(seen.k.made[0])
     kv = (tokens, config.kv_heads, config.head_dim)
@@ -208,6 +212,11 @@ def _tops(row: NDArray[Any]) -> bytes:
     starts = range(0, len(row), BLOCK)
     tops = [int(np.abs(row[start : start + BLOCK]).max()) for start in starts]
     return _packed(np.array(tops), ">i8")
+
+
+def _base(row: NDArray[np.int32]) -> bytes:
+    """Three bytes a number: none is beyond what a row between layers has."""
+    return row.astype(">i4").view(np.uint8).reshape(-1, 4)[:, 1:].tobytes()
 
 
 def _packed(values: NDArray[Any], kind: str) -> bytes:

@@ -149,11 +149,18 @@ class SharedModel:
 
 
 def share_model(model: Any, arithmetic: Arithmetic) -> SharedModel:
-    """Take `model` apart in place; a linear layer in a block that is in no group is refused."""
+    """Take `model` apart in place; a linear layer in a block that is in no group is refused.
+
+    So is a model narrower than float32, as checkpoints often are: numpy has no bfloat16.
+    """
     kind = str(model.config.model_type)
     if kind not in GROUPS:
         raise UnsupportedModelError(
             f"no S-mode plan for {kind!r}, there is one for {', '.join(sorted(GROUPS))}"
+        )
+    if model.dtype not in {torch.float32, torch.float64}:
+        raise EncryptionError(
+            f"S-mode on a model in {model.dtype}, needs float32 or float64"
         )
     place, plan = GROUPS[kind]
     weights: dict[str, Array] = {}

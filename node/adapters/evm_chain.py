@@ -198,6 +198,14 @@ class EvmChain:
         event = await self._send("anchors", "anchorReceipts", root, count)
         return int(event.data["batch"])
 
+    async def anchored_receipts(self, host: bytes, root: Digest) -> int:
+        number, at = await self.link.final_number(), address(host)
+        view = self.contracts["anchors"].functions.batchOf
+        call = guarded("anchors.batchOf", lambda: view(at, root))
+        ask = partial(call.call, block_identifier=number)
+        count, _, _ = await self.link.read("anchors.batchOf", ask)
+        return int(count)
+
     async def follow(self, from_block: int) -> AsyncIterator[ChainEvent]:
         contracts = await self._known_sooner_or_later()
         async for event in Follower(self.link, contracts, from_block).events():

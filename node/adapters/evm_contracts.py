@@ -51,6 +51,7 @@ EVENTS = frozenset(
         *("CaseOpened", "ReceiptChallenged", "Voted", "CaseClosed"),
         *("DisputeOpened", "DisputeAnswered", "DisputeClosed"),
         *("PartAsked", "NodesShown", "LeafShown"),
+        "Proposed",
     }
 )
 

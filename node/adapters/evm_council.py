@@ -8,7 +8,7 @@ from node.adapters.evm_chain import EvmChain
 from node.adapters.evm_contracts import guarded
 from node.adapters.evm_rows import address
 from node.errors import ChainError
-from node.ports import Motion
+from node.ports import ChainEvent, Motion
 from protocol.types import digest
 
 # `Parameters.Values` in its order, under the names of `node.ports.Rules`.
@@ -64,9 +64,13 @@ class EvmCouncil:
         call = guarded(
             "council.propose", lambda: parameters.encode_abi(function, arguments)
         )
-        number = int(await self._view("count", at="latest"))
-        await self._send("propose", parameters.address, call, digest(call.encode()))
-        return number
+        left = await self._send(
+            "propose", parameters.address, call, digest(call.encode())
+        )
+        # From the receipt, never counted beforehand: two members may propose in one block, and
+        # who took the other's number would vote for what it did not ask for.
+        (number,) = [one.data["proposal"] for one in left if one.kind == "Proposed"]
+        return int(number)
 
     async def _motion(self, number: int, at: int) -> Motion:
         _, opened, ready, done, electorate, yes, _ = await self._view(
@@ -122,6 +126,6 @@ class EvmCouncil:
         call = guarded(doing, lambda: view(*arguments))
         return await self._link.read(doing, partial(call.call, block_identifier=at))
 
-    async def _send(self, function: str, *arguments: Any) -> None:
+    async def _send(self, function: str, *arguments: Any) -> list[ChainEvent]:
         contracts = {"council": await self._council()}
-        await self._link.send(contracts, "council", function, *arguments)
+        return await self._link.send(contracts, "council", function, *arguments)

@@ -17,7 +17,8 @@ import trio
 
 from node.adapters.events import decoded, encoded
 from node.clock import now_millis
-from node.errors import StorageError
+from node.disk import FREE
+from node.errors import NoSpaceError, StorageError
 from node.ports import Event
 
 T = TypeVar("T")
@@ -226,6 +227,10 @@ def _mapped(path: Path) -> Iterator[None]:
         if "malformed" in text or "not a database" in text or "corrupt" in text:
             raise StorageError(
                 f"the database {path} is damaged: {text}", hint=_DAMAGED
+            ) from error
+        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+            raise NoSpaceError(
+                f"the database {path}: no space left on disk", hint=FREE
             ) from error
         raise StorageError(
             f"the database {path}: {text}",

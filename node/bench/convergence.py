@@ -44,8 +44,8 @@ from node.compute.rounds import FIRST_EXPONENT
 from node.demo import opt
 from protocol.aggregate import coordinates
 from protocol.aggregate.ring import blocks, mean_factor, weight_factor
+from protocol.course import Outer
 from protocol.rounds.policy import Policy
-from protocol.runs import Outer
 
 SEEDS = (1, 2, 3)
 AWAY_EVERY = 3

@@ -10,6 +10,7 @@ import numpy as np
 from ee import integer
 from ee.integer import (
     LLAMA,
+    Gain,
     Header,
     IntegerTrunk,
     Layer,
@@ -233,28 +234,33 @@ LONGEST = 128
 
 STOCK = Style(centred=True, post=False, rotary=True, gated=False)
 """As ESM: everything that op-spec 2 costs more than op-spec 1."""
+BERT = Style(centred=True, post=True, rotary=False, gated=False)
 
 
 def measure(machine: Machine) -> dict[str, int]:
     """Gas of each move, and of a proof of each part, for a trunk like BERT-base.
 
-    Those of op-spec 2 are told of the parts that have one, as `dispute_stock_*`.
+    Those of op-spec 2 are told of the parts that have one, as `dispute_stock_*` where norms come
+    first and as `dispute_bert_*` where they come last.
     """
     world = DisputeWorld(machine, *_like_bert())
     gas = {f"dispute_{name}": one for name, one in _proofs(world).items()}
     gas |= {f"dispute_{name}": one for name, one in world.moves.items()}
-    stock = _proofs(DisputeWorld(machine, *_like_bert(STOCK)))
-    return gas | {f"dispute_stock_{name}": one for name, one in stock.items()}
+    for kind, style in (("stock", STOCK), ("bert", BERT)):
+        proofs = _proofs(DisputeWorld(machine, *_like_bert(style)))
+        gas |= {f"dispute_{kind}_{name}": one for name, one in proofs.items()}
+    return gas
 
 
 def _proofs(world: DisputeWorld) -> dict[str, int]:
-    """Gas of a proof of each part."""
+    """Gas of a proof of each part that there is."""
     gas: dict[str, int] = {}
     token, before = LONGEST - 1, world.boundaries[7]
-    for part in Part:
+    # The first of all pays for slots that nobody wrote before, so it is measured again.
+    for job, part in enumerate((Part.MIXED_ROW, *Part)):
         if part is Part.AFTER:
             world.boundaries[7] = altered(before, (0, token, 3))
-        world.anchor(place=700, of=1024, job=int(part))
+        world.anchor(place=700, of=1024, job=job)
         number, claim = world.accuse(6, 0, token)
         entries = world.entries(claim)
         if part is not Part.AFTER:
@@ -298,7 +304,11 @@ def _like_bert(style: Style | None = None) -> tuple[IntegerTrunk, RowArray]:
                 None if bias is None else bias[: shape[0]],
             )
             for name, shape in config.matrix_shapes().items()
-        }
+        },
+        # Entries of order one come out, as they go in.
+        (Gain(np.full(768, 1 << 20, np.int32), 24, bias[:768]),) * config.norms
+        if bias is not None
+        else (),
     )
     turns = random.uniform(0, 6.3, config.table_shape)
     tables = ((np.cos(turns), np.sin(turns)), 1 << 14)

@@ -3,8 +3,10 @@
 For every architecture, a stock model against its own keyed form:
 
     rel_error, argmax_agreement   the worst of three random keys, float32, and `_fp64`
-    forward_ratio, step_ratio     keyed trunk over plain trunk, median over blocks of four
+    forward_ratio, step_ratio     keyed trunk over plain trunk, median over blocks of six
                                   in turn; a step is forward, backward and optimiser
+    forward_noise, step_noise     the same for the plain trunk once more: what the two above
+                                  would show of a key that costs nothing
     drift_ratio                   weights after 200 steps, keyed against plain, over what
                                   float32 differs from float64; median of three models
     drift_ratios                  the three
@@ -43,13 +45,13 @@ from ee.split import Split, split_model
 from ee.testing import float64_throughout, relative_error
 from node.bench import ee_models, ee_split
 
-WIDTH, LAYERS, BATCH = 256, 4, 4
+WIDTH, LAYERS, BATCH = 256, 3, 4
 SMALL_WIDTH, SMALL_LAYERS = 32, 3
 KEYS = 3
 STEPS, ADAMW_STEPS = 200, 50
 MODELS = 3
 BLOCKS = 12
-"""Of four runs each."""
+"""Of six runs each."""
 
 SPLIT = "split"
 NAMES = (*ee_models.MAKERS, "minilm", SPLIT)
@@ -126,51 +128,68 @@ def _lifted(dtype: torch.dtype) -> AbstractContextManager[None]:
 
 
 def _cost(parts: Split, blocks: int) -> Numbers:
-    """Keyed over plain: forward, and a whole training step."""
-    key = Key(bytes(32), parts.plan)
-    trunks = {
-        "plain": parts.build_trunk(),
-        "keyed": parts.build_trunk(state_keyed(parts.trunk, key)),
-    }
-    rows = torch.randn(BATCH, ee_models.TOKENS, parts.plan.width)
-    run_trunk = _runner(parts)
-    optimisers = {}
-    for kind, trunk in trunks.items():
-        optimisers[kind] = Equivariant(trunk.named_parameters(), parts.plan, lr=1e-4)
+    """Keyed over plain: forward, and a whole training step.
 
-    def forward(kind: str) -> None:
-        with torch.no_grad():
-            run_trunk(trunks[kind], rows)
-
-    def step(kind: str) -> None:
-        run_trunk(trunks[kind], rows).square().mean().backward()
-        optimisers[kind].step()
-        optimisers[kind].zero_grad()
-
-    return {
-        "forward_ratio": _paired(forward, 2 * blocks),
-        "step_ratio": _paired(step, blocks),
-    }
-
-
-def _paired(work: Callable[[str], None], blocks: int) -> float:
-    """Median over blocks of keyed / plain processor time.
-
-    A block is plain, keyed, keyed, plain, or the other way round: whatever changes slowly (a
-    clock's frequency, a neighbour in the caches) falls on both alike.
+    All numbers are put into one trunk in turn, so that where in memory a copy came to lie is
+    not measured.
     """
-    for kind in ("plain", "keyed") * 2:
-        work(kind)
-    ratios = []
-    for number in range(blocks):
-        first, second = ("plain", "keyed") if number % 2 else ("keyed", "plain")
-        took = {"plain": 0.0, "keyed": 0.0}
-        for kind in (first, second, second, first):
+    states = {
+        "plain": parts.trunk,
+        "again": parts.trunk,
+        "keyed": state_keyed(parts.trunk, Key(bytes(32), parts.plan)),
+    }
+    shape = (BATCH, ee_models.TOKENS, parts.plan.width)
+    # Towards a target: the mean square of normed rows is a constant, without a gradient.
+    rows, target = torch.randn(shape), torch.randn(shape)
+    run_trunk, trunk = _runner(parts), parts.build_trunk()
+    optimiser = Equivariant(trunk.named_parameters(), parts.plan, lr=1e-4)
+
+    def become(kind: str) -> None:
+        trunk.load_state_dict(states[kind])
+
+    def forward() -> None:
+        with torch.no_grad():
+            run_trunk(trunk, rows)
+
+    def step() -> None:
+        (run_trunk(trunk, rows) - target).square().mean().backward()
+        optimiser.step()
+        optimiser.zero_grad()
+
+    forward_ratio, forward_noise = _paired(become, forward, 2 * blocks)
+    step_ratio, step_noise = _paired(become, step, blocks)
+    return {
+        "forward_ratio": forward_ratio,
+        "forward_noise": forward_noise,
+        "step_ratio": step_ratio,
+        "step_noise": step_noise,
+    }
+
+
+def _paired(
+    become: Callable[[str], None], work: Callable[[], None], blocks: int
+) -> tuple[float, float]:
+    """Medians over blocks of processor time: keyed over plain, and plain again over plain.
+
+    A block is all three and then all three backwards, each block with another in front:
+    whatever changes slowly (a clock's frequency, a neighbour in the caches) falls on all alike.
+    """
+    kinds = ["plain", "keyed", "again"]
+    for kind in kinds:
+        become(kind)
+        work()
+    ratios: dict[str, list[float]] = {"keyed": [], "again": []}
+    for _ in range(blocks):
+        kinds = [*kinds[1:], kinds[0]]
+        took = dict.fromkeys(kinds, 0.0)
+        for kind in (*kinds, *reversed(kinds)):
+            become(kind)
             started = time.process_time()
-            work(kind)
+            work()
             took[kind] += time.process_time() - started
-        ratios.append(took["keyed"] / took["plain"])
-    return statistics.median(ratios)
+        for kind, seen in ratios.items():
+            seen.append(took[kind] / took["plain"])
+    return statistics.median(ratios["keyed"]), statistics.median(ratios["again"])
 
 
 def _drift(name: str, models: int, steps: int, adamw_steps: int) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """Datasets."""
 
 import base64
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from node.cli.shell import (
     Shell,
     WrongValueError,
     absolute,
+    agreed,
     print_fields,
     say,
     units,
@@ -248,7 +248,7 @@ def withdraw(shell: Shell, number: int, units: list[int] | None, yes: bool) -> N
     """
     part = f"units {numbers(units)}" if units else "all units"
     what = f"{part} of dataset {number}"
-    if not yes and not _agreed(f"destroy the keys of {what}, for ever?"):
+    if not yes and not agreed(f"destroy the keys of {what}, for ever?"):
         raise WrongValueError(
             f"nobody agreed to destroy {what}", hint="give --yes to agree"
         )
@@ -277,10 +277,6 @@ def withdraw(shell: Shell, number: int, units: list[int] | None, yes: bool) -> N
             say(f"- {line}")
 
     shell.result(answer, human)
-
-
-def _agreed(question: str) -> bool:
-    return sys.stdin.isatty() and click.confirm(question, err=True)
 
 
 @verb(dataset)

@@ -15,6 +15,7 @@ from node.cli.shell import (
     Shell,
     WrongValueError,
     absolute,
+    agreed,
     print_fields,
     say,
     verb,
@@ -220,6 +221,30 @@ def resume(shell: Shell, name: str, path: str | None) -> None:
     from node.cli import query_models
 
     shell.result(answer, lambda: query_models.show(answer))
+
+
+@verb(query)
+@click.argument("name", metavar="QUERY")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def forget(shell: Shell, name: str, yes: bool) -> None:
+    """Give up a question that cannot end; the privacy it has cost stays spent."""
+    if not yes and not agreed(
+        f"forget {name}, without getting back what was paid for it?"
+    ):
+        raise WrongValueError(
+            f"nobody agreed to forget {name}", hint="give --yes to agree"
+        )
+    answer = shell.ask("queries.forget", timeout_s=CHAIN_S, query=name)
+    shell.result(answer, lambda: _show_forgotten(answer))
+
+
+def _show_forgotten(answer: Row) -> None:
+    print_fields([("query", short(answer["query"])), ("forgotten", answer["kind"])])
+    for one in answer["freed"]:
+        paid = f"rho {one['rho']:g} stays paid" if one["rho"] else "nothing was paid"
+        say(f"  freed      dataset {one['dataset']} of {one['owner']}, {paid}")
+    for one in answer["unreached"]:
+        say(f"  unreached  dataset {one['dataset']}: {one['reason']}")
 
 
 def _ask(shell: Shell, kind: str, asked: dict[str, Any]) -> dict[str, Any]:

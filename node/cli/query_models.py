@@ -54,6 +54,12 @@ def _model(_context: click.Context, _option: click.Parameter, value: Any) -> Any
 @click.option("--run", "run_id", metavar="RUN", help="Or what a run has come to.")
 @click.option("--state", metavar="ROOT", help="Of the run; default: the newest here.")
 @click.option(
+    "--class",
+    "answer",
+    metavar="TEXT",
+    help="Of a run that tells classes apart: the one that counts as yes.",
+)
+@click.option(
     "--every", is_flag=True, help="Of a run: also rows it may have trained on."
 )
 @click.option(

@@ -237,6 +237,11 @@ def fail(message: str, hint: str, status: int) -> int:
     return status
 
 
+def agreed(question: str) -> bool:
+    """Whether somebody is there and says yes."""
+    return sys.stdin.isatty() and click.confirm(question, err=True)
+
+
 def absolute(_context: click.Context, _option: click.Parameter, value: Any) -> Any:
     """A path as the daemon must hear it; its working directory is not ours."""
     return None if value is None else str(Path(value).expanduser().absolute())

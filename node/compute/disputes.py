@@ -41,11 +41,6 @@ def place(params: Mapping[str, Any], _progress: Progress) -> dict[str, Any]:
     if fault is None or fault.entry is None:
         raise ComputeError("the evidence names no number that differs")
     model = Model.read(evidence.model)
-    if model.header.config.style.post:
-        raise ComputeError(
-            "the contract decides blocks with the norm first, this trunk has it last",
-            hint="the evidence stands by itself: `rexis-verify bundle` shows it",
-        )
     require_provable(model.header.config)
     return {
         "place": [fault.layer, fault.entry.case, fault.entry.token],

@@ -84,12 +84,27 @@ def cut(params: Mapping[str, Any], _progress: Progress) -> dict[str, Any]:
     return {}
 
 
+def check_slice(params: Mapping[str, Any], _progress: Progress) -> dict[str, Any]:
+    """{slice (path), model_root, layer} -> {}: refuse what is not that layer of that model."""
+    root, layer = params["model_root"], params["layer"]
+    try:
+        part = integer.decode_slice(Path(params["slice"]).read_bytes())
+    except IntegerModelError as error:
+        raise ComputeError(f"what was given is no slice: {error}") from error
+    if (part.model_root, part.index) != (root, layer):
+        raise ComputeError(
+            f"what was given is layer {part.index} of {part.model_root.hex()[:16]},"
+            f" not {layer} of {root.hex()[:16]}"
+        )
+    return {}
+
+
 def replay(params: Mapping[str, Any], _progress: Progress) -> dict[str, Any]:
     """One receipt from the rows at one boundary; imports no torch.
 
     {model (path of a trunk or a slice), receipt, batch, proof, boundary, salt, rows, committed?} -> {first, count,
     fault, evidence}; `fault` is the message's bytes or empty, `evidence` a bundle that shows
-    the same with nothing but the wrong layer, once `committed` rows are given.
+    the same with nothing but the wrong layer; it names the number if `committed` rows are given.
     """
     tested()
     model = model_at(params["model"])
@@ -97,21 +112,26 @@ def replay(params: Mapping[str, Any], _progress: Progress) -> dict[str, Any]:
     opened = Opened(params["boundary"], params["salt"], params["rows"])
     about = model, params["receipt"], params["batch"], proof, opened
     verdict = audit(*about)
-    fault, rows = verdict.fault, params.get("committed", b"")
-    evidence = b""
-    if fault is not None and verdict.before and rows:
-        committed = Opened(fault.layer + 1, opened.salt, rows)
-        fault = audit(*about, committed).fault
+    fault, rows, evidence = verdict.fault, b"", b""
+    if fault is not None:
+        # Where no layer was computed, the rows at hand are what speaks against the host.
+        before, boundary = opened.rows, opened.boundary
+        if verdict.before:
+            before, boundary = verdict.before, fault.layer
+            rows = params.get("committed", b"")
+        if rows:
+            committed = Opened(boundary + 1, opened.salt, rows)
+            fault = audit(*about, committed).fault
         evidence = bundle.write(
             bundle.Bundle(
                 params["receipt"],
                 params["batch"],
                 proof,
-                boundary=committed.boundary - 1,
+                boundary=boundary,
                 salt=opened.salt,
-                rows=verdict.before,
+                rows=before,
                 committed=rows,
-                model=integer.encode_slice(model.cut(committed.boundary - 1)),
+                model=integer.encode_slice(model.cut(boundary)),
             )
         )
     return {

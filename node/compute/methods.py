@@ -14,6 +14,7 @@ Method = Callable[[Mapping[str, Any], Progress], dict[str, Any]]
 
 _METHODS = {
     "model.create": "planning:create",
+    "model.size": "planning:measure",
     "train.check": "planning:check",
     "train.local": "training:local",
     "round.scales": "rounds:scales",
@@ -32,6 +33,7 @@ _METHODS = {
     "infer.read": "evaluation:read",
     "model.confirm": "evaluation:confirm",
     "model.slice": "evaluation:cut",
+    "model.check_slice": "evaluation:check_slice",
     "audit.replay": "evaluation:replay",
     "audit.trace": "keyed:trace",
     "audit.key": "keyed:make",

@@ -21,6 +21,11 @@ def create(params: Mapping[str, Any], _progress: Progress) -> dict[str, Any]:
     return {"root": root, "size": model.size}
 
 
+def measure(params: Mapping[str, Any], _progress: Progress) -> dict[str, Any]:
+    """{spec, models} -> {size}: entries of a state; fails where the base is not the spec's."""
+    return {"size": model_of(params).size}
+
+
 def check(params: Mapping[str, Any], _progress: Progress) -> dict[str, Any]:
     """{spec, task, train, records, models} -> {samples}: would this data train this model."""
     model = model_of(params, params["task"])

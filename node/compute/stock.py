@@ -2,8 +2,8 @@
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
-from functools import lru_cache
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from ee.stock_config import stock_config
 from ee.tuning import train_stock
 from node.compute import table
 from node.compute.models import NOTHING_HELD, Steps, Trained
-from node.compute.texts import cut, labelled_texts, spelt
+from node.compute.texts import cutter, labelled_texts, spelt
 from node.errors import ComputeError
 from node.model.base import TOKENIZER, files_seen, read_base
 from node.model.checkpoint import CheckpointWriter
@@ -128,10 +128,22 @@ class Stock:
         place = header.index(self._spec.text)
         return self._rows([line[place].strip() for line in lines])
 
+    def scorer(self, state: Vector) -> Callable[[list[str]], NDArray[np.float32]]:
+        """From texts to the logits of each class, for whoever may open no file later."""
+        score, rows = self.model.scorer(state), self._rows
+        return lambda texts: score(rows(texts))
+
     def _rows(self, texts: list[str]) -> Rows:
-        if self._spec.letters or self.folder is None:
+        if self._cut is None:
             return spelt(self._spec.letters, self._spec.tokens, texts)
-        return cut(self.folder / TOKENIZER, self._spec.tokens, texts)
+        return self._cut(texts)
+
+    @cached_property
+    def _cut(self) -> Callable[[Sequence[str]], Rows] | None:
+        """The base's tokenizer, where there is one and no letters are given."""
+        if self._spec.letters or self.folder is None:
+            return None
+        return cutter(self.folder / TOKENIZER, self._spec.tokens)
 
 
 def macro_auc(scores: NDArray[Any], labels: NDArray[np.int64]) -> float | None:

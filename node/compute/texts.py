@@ -1,6 +1,6 @@
 """From the rows of a table to texts, and from texts to the numbers a stock model reads."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -66,16 +66,23 @@ def spelt(letters: str, tokens: int, texts: Sequence[str]) -> Rows:
 
 def cut(path: Path, tokens: int, texts: Sequence[str]) -> Rows:
     """As the tokenizer in the file cuts them."""
+    return cutter(path, tokens)(texts)
+
+
+def cutter(path: Path, tokens: int) -> Callable[[Sequence[str]], Rows]:
+    """The same for whoever cuts often, or may open no file later."""
     from tokenizers import Tokenizer
 
     if not path.is_file():
         raise ComputeError(
             f"the base has no {path.name}", hint="give `letters` in the model file"
         )
-    cutter = Tokenizer.from_file(str(path))
-    cutter.enable_truncation(tokens)
-    cutter.no_padding()
-    return _padded([encoding.ids for encoding in cutter.encode_batch(list(texts))], 0)
+    known = Tokenizer.from_file(str(path))
+    known.enable_truncation(tokens)
+    known.no_padding()
+    return lambda texts: _padded(
+        [encoding.ids for encoding in known.encode_batch(list(texts))], 0
+    )
 
 
 def _padded(numbers: list[list[int]], filler: int) -> Rows:

@@ -14,19 +14,36 @@ from node.market import DatasetError
 _EMAIL = re.compile(r"[\w.+\-]+@[\w\-]+\.[A-Za-z]{2,}")
 _SSN = re.compile(r"(?<![\w\-])\d{3}-\d{2}-\d{4}(?![\w\-])")
 _PHONE = re.compile(
-    r"(?<![\w./\-])(?:\+\d{1,3}[ \-]?)?\(?\d{3,4}\)?[ \-]\d{3}[ \-]\d{3,4}\b"
+    r"(?<![\w./\-])(?:\+\d{1,3}[ \-]?)?\(?\d{3,4}\)?[ .\-]\d{3}[ .\-]\d{3,4}\b"
+    # With the country's number before it, or the trunk's nought.
+    r"|(?<![\w+])\+\d{1,3}(?: ?\(0\))?(?:[ .\-/()]{0,2}\d{2,8}){2,5}(?!\d)"
+    r"|(?<![\w./\-])0\d{1,4}[ /\-]\d{5,8}(?!\d)"
 )
+_RECORD = re.compile(
+    r"\b(?:mrn|nhs|ssn|pid|pat(?:ient)?[ _\-]?(?:id|no|nr|number))[ .:#=_\-]*\d{4,}(?!\d)",
+    re.IGNORECASE,
+)
+"""Too short to be told from other numbers, but for the word before it."""
 _LONG_NUMBER = re.compile(r"(?<!\d)\d{9,}(?!\d)")
 """Nine digits: a US social security number; hospital numbers have 7 to 10, but shorter
 runs are trial registrations and PubMed identifiers as well."""
+_MONTH = (
+    r"(?:jan|feb|m[aä]r|apr|ma[iy]|jun|jul|aug|sep|o[ck]t|nov|de[cz])(?:[a-zä]*\.?)"
+)
 _DATE = re.compile(
-    r"(?<!\d)(?:\d{4}-\d{1,2}-\d{1,2}|\d{1,2}[./]\d{1,2}[./](?:19|20)?\d{2})(?!\d)"
+    r"(?<!\d)(?:\d{4}[./\-]\d{1,2}[./\-]\d{1,2}"
+    r"|\d{1,2}[./\-]\d{1,2}[./\-](?:19|20)?\d{2})(?!\d)"
+    r"|(?<![^\W_])(?<!\.)(?:19|20)\d{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])(?![^\W_])"
+    rf"|(?<!\d)\d{{1,2}}(?:st|nd|rd|th|\.)?[ \-]?{_MONTH}[ ,\-]{{0,2}}(?:19|20)\d{{2}}(?!\d)"
+    rf"|\b{_MONTH}[ \-]?\d{{1,2}}(?:st|nd|rd|th)?[ ,\-]{{1,2}}(?:19|20)\d{{2}}(?!\d)",
+    re.IGNORECASE,
 )
 _IDENTIFIERS = (
     ("an e-mail address", _EMAIL),
     ("a social security number", _SSN),
     ("a telephone number", _PHONE),
     ("a number of nine or more digits", _LONG_NUMBER),
+    ("the number of a patient's record", _RECORD),
 )
 _NUMBER = re.compile(r"[+\-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+\-]?\d+)?")
 _WORD = re.compile(r"[a-z]+")

@@ -1,9 +1,12 @@
-"""`python -m node.query.child`: one query over one table, shut in before a byte is read.
+"""`python -m node.query.child`: one query over one table, shut in before a record is read.
 
-stdin has a MessagePack map with the query, the table as CSV, and the run's state where one is
-asked about; stdout gets the noisy vector and what the sandbox consists of.  The exact vector exists in this process only.
+stdin has the run's state where one is asked about, which is put together while files can be
+opened; and then, read by a process that is shut in, a MessagePack map with the query and the
+table as CSV.  stdout gets the noisy vector and what the sandbox consists of.  The exact vector
+exists in this process only.
 """
 
+import os
 import secrets
 import sys
 from typing import Any
@@ -14,10 +17,10 @@ import numpy as np
 
 from ee.errors import EncryptionError
 from ee.spec import Column, ModelSpec, initial_state
-from node.errors import NodeError
+from node.errors import ComputeError, NodeError
 from node.market import table
 from node.query import sandbox, scoring
-from node.query.scoring import Given
+from node.query.scoring import Given, Tried
 from protocol.errors import ProtocolError
 from protocol.queries import noise, sketch
 from protocol.queries.answer import QUERY_LIMIT_BYTES, Words
@@ -26,25 +29,25 @@ from protocol.queries.noise import Below
 from protocol.queries.spec import MICRO, Kind, Named, Query
 from protocol.wire import decode
 
+SIZE_BYTES = 8
+"""Of the length before a state."""
+
 
 def evaluate(
-    query: Query, data: bytes, below: Below, given: Given | None = None
+    query: Query, data: bytes, below: Below, tried: Tried | None = None
 ) -> Words:
     """The noisy vector of `query` over the CSV table in `data`, modulo 2^64.
 
-    `given` is the run's state that the question names, where it names one.
+    `tried` is the run's state that the question names, where it names one.
     """
     parsed = table.parse(data, limit_bytes=table.UNIT_LIMIT_BYTES)
-    needed = {*query.needed}
-    if given is not None:
-        needed.update(scoring.columns(*scoring.table_model(given.spec, given.task)))
+    needed = {*query.needed, *(() if tried is None else tried.columns)}
     places = [(i, name) for i, name in enumerate(parsed.columns) if name in needed]
     rows = [{name: row[i] for i, name in places} for row in parsed.rows]
-    if given is None:
+    if tried is None:
         exact = sketch.vector(query, rows, parsed.columns)
     else:
-        taken = sketch.meeting(query, rows)
-        exact = sketch.scored(query, *scoring.scores(given, taken, every=query.every))
+        exact = sketch.scored(query, *tried.scores(query, sketch.meeting(query, rows)))
     drawn = [noise.discrete_gaussian(query.sigma2, below) for _ in range(exact.size)]
     return (exact + np.array(drawn, np.int64)).view(np.uint64)
 
@@ -69,21 +72,44 @@ def _load() -> None:
     state = initial_state(spec).astype("<f4").tobytes()
     for every in (False, True):
         asked = question("evaluation", 2, model=RunState(zeros, zeros), every=every)
-        given = Given(spec.to_dict(), task, state)
-        evaluate(asked, data, secrets.randbelow, given)
+        tried = scoring.model_of(Given(spec.to_dict(), task, state))
+        evaluate(asked, data, secrets.randbelow, tried)
+
+
+def _read(size: int) -> bytes:
+    """Exactly so many bytes of stdin, and none behind them: those may be records."""
+    parts = []
+    while size:
+        part = os.read(sys.stdin.fileno(), min(size, 1 << 20))
+        if not part:
+            raise EOFError("stdin ended early")
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)
+
+
+def _tried() -> Tried | None:
+    size = int.from_bytes(_read(SIZE_BYTES), "big")
+    state = msgpack.unpackb(_read(size), max_bin_len=1 << 31)
+    if state is None:
+        return None
+    try:
+        return scoring.model_of(msgspec.convert(state, Given))
+    except EncryptionError as error:
+        # Nothing of a table is here yet, so all of it may be said.
+        raise ComputeError(f"the run's model: {error}") from error
 
 
 def main() -> int:
     answer: dict[str, Any]
     try:
         _load()
+        tried = _tried()
         layers = sandbox.enter()
         asked = msgpack.unpackb(sys.stdin.buffer.read(), max_bin_len=1 << 31)
         query = decode(asked["query"], Query, limit_bytes=QUERY_LIMIT_BYTES)
         query.check()
-        state = asked["state"]
-        given = None if state is None else msgspec.convert(state, Given)
-        words = evaluate(query, asked["table"], secrets.randbelow, given)
+        words = evaluate(query, asked["table"], secrets.randbelow, tried)
         answer = {"words": words.tobytes(), "layers": layers}
     except (sandbox.SandboxError, NodeError, ProtocolError, MemoryError) as error:
         answer = {"error": str(error) or type(error).__name__}

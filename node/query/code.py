@@ -10,11 +10,14 @@ from importlib import resources
 
 from protocol.types import Digest
 
-_PACKAGES = ("protocol.queries", "node.query")
+_PACKAGES = ("protocol.queries", "node.query", "ee.arch")
 _MODULES = (
     ("node.market", "table.py"),
-    ("node.compute", "table.py"),
+    *(("node.compute", name) for name in ("stock.py", "table.py", "texts.py")),
+    *(("node.model", name) for name in ("base.py", "checkpoint.py")),
     *(("ee", name) for name in ("plain.py", "spec.py", "table.py")),
+    *(("ee", name) for name in ("canonical.py", "lora.py", "recipe.py", "split.py")),
+    *(("ee", name) for name in ("stock.py", "stock_config.py")),
     ("protocol.aggregate", "masks.py"),
     ("protocol.aggregate", "shamir.py"),
     ("protocol.rounds", "prekeys.py"),

@@ -5,9 +5,12 @@ question asked again gets the same stored answer and costs nothing; if the first
 before there was one, nothing of it can have left, and it is computed under the charge it has.
 The rounds of a training are paid together, with the first that is asked, and each is asked once:
 a round from other weights would be an answer that nobody has paid.
+
+A question that was forgotten keeps its charge and is never answered again: a second vector, with
+noise of its own, would be a second answer for one charge.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,12 +18,18 @@ import trio
 
 from node.errors import AccessError
 from node.ports import Store
+from protocol.queries.answer import attestation
 from protocol.queries.budget import affordable, epsilon_of
 from protocol.queries.spec import KINDS, MICRO, Kind, Query
 from protocol.wire import Message, decode, encode
 
 _POLICY, _CHARGE, _ANSWER = "query-policy", "query-charge", "query-answer"
 _SEALED, _ROUND = "query-sealed", "query-round"
+_FORGOTTEN, _SAID = "query-forgotten", "query-said"
+_GONE = b"1"
+
+Write = tuple[str, bytes, bytes | None]
+Forgetting = Callable[[bytes], Sequence[Write]]
 
 
 class Policy(Message, frozen=True, tag="query-policy"):
@@ -40,6 +49,13 @@ class Charge(Message, frozen=True, tag="query-charge"):
     spend: int
     asker: bytes
     at: int
+
+
+class Said(Message, frozen=True, tag="query-said"):
+    """What is left of an answer that was forgotten: for provenance, without a word of it."""
+
+    sealed: bytes
+    attestation: bytes
 
 
 @dataclass(frozen=True)
@@ -119,6 +135,7 @@ class Ledger:
                 f" {query.spend / MICRO:g} was asked",
                 hint="ask for less; a budget that is gone stays gone",
             )
+        await self._require_kept(dataset, query)
         await self._round(dataset, query)
         return account.policy
 
@@ -171,6 +188,7 @@ class Ledger:
 
     async def answered(self, dataset: int, query: Query) -> bytes | None:
         """What was answered to exactly this question before."""
+        await self._require_kept(dataset, query)
         return await self._store.get(_ANSWER, _key(dataset) + query.id())
 
     async def keep(
@@ -191,13 +209,64 @@ class Ledger:
         )
 
     async def kept(self) -> list[tuple[bytes, bytes, bytes]]:
-        """Id, signed question and answer of everything answered here."""
+        """Id, signed question and attestation of everything answered here."""
         answers = dict(await self._store.scan(_ANSWER))
-        return [
-            (place[8:], sealed, answers[place])
+        held = [
+            (place[8:], sealed, attestation(answers[place]))
             for place, sealed in await self._store.scan(_SEALED)
             if place in answers
         ]
+        left = [
+            (place[8:], decode(data, Said))
+            for place, data in await self._store.scan(_SAID)
+        ]
+        return held + [(name, said.sealed, said.attestation) for name, said in left]
+
+    async def forget(
+        self, dataset: int, query: Query, asker: bytes, also: Forgetting
+    ) -> int:
+        """Free what is held of a question, all rounds of a training; gives what it has cost.
+
+        Only for who asked it.  `also` names what else is held under a question's id.
+        """
+        key = _key(dataset)
+        async with self._charging:
+            stored = await self._store.get(_CHARGE, key + query.charged())
+            if stored is None:
+                return 0
+            charge = decode(stored, Charge)
+            if charge.asker != asker:
+                raise AccessError("the question is another's")
+            writes: list[Write] = [(_FORGOTTEN, key + query.charged(), _GONE)]
+            for name in await self._names(key, query):
+                writes += [*await self._freed(key + name), *also(name)]
+            told = {"dataset": dataset, "query": query.charged().hex()}
+            await self._store.put_many(writes, event=("query_forgotten", told))
+        return charge.spend
+
+    async def _names(self, key: bytes, query: Query) -> list[bytes]:
+        """Ids of all that the charge of a question has paid for here."""
+        if query.fit is None:
+            return [query.id()]
+        start = key + query.charged()
+        rows = await self._store.scan(_ROUND)
+        return [name for place, name in rows if place.startswith(start)]
+
+    async def _freed(self, place: bytes) -> list[Write]:
+        answer = await self._store.get(_ANSWER, place)
+        sealed = await self._store.get(_SEALED, place)
+        if answer is None or sealed is None:
+            return []
+        said = encode(Said(sealed, attestation(answer)))
+        return [(_SAID, place, said), (_ANSWER, place, None), (_SEALED, place, None)]
+
+    async def _require_kept(self, dataset: int, query: Query) -> None:
+        key = _key(dataset) + query.charged()
+        if await self._store.get(_FORGOTTEN, key) is not None:
+            raise AccessError(
+                f"question {query.charged().hex()[:16]} was forgotten by who asked it",
+                hint="ask it anew; that is paid anew",
+            )
 
     async def _charges(self, dataset: int) -> list[Charge]:
         start = _key(dataset)

@@ -107,6 +107,11 @@ class Masking:
         """To write with the answer: its keys are for no other, our secret is done with."""
         return [(_UNDER, query.id(), encode(asked)), (_DEALT, query.id(), None)]
 
+    @staticmethod
+    def forgotten(name: bytes) -> list[tuple[str, bytes, bytes | None]]:
+        """To write where a question is forgotten; the ledger sees that it is not answered again."""
+        return [(kind, name, None) for kind in (_UNDER, _DEALT, _VOTED)]
+
     async def require_same(self, query: Query, asked: Asked) -> None:
         """A question is answered under one set of keys."""
         if await self._store.get(_UNDER, query.id()) != encode(asked):

@@ -13,6 +13,7 @@ import structlog
 import trio
 
 from node.errors import ComputeError
+from node.query.child import SIZE_BYTES
 from node.query.scoring import Given
 from protocol.queries.answer import Words
 from protocol.queries.spec import Query, cells
@@ -22,6 +23,11 @@ TIME_LIMIT_S = 600.0
 COMMAND = (sys.executable, "-m", "node.query.child")
 # What a Python needs to find itself; no secret of the daemon's environment goes along.
 _ENVIRONMENT = ("PATH", "PYTHONPATH", "LANG", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
+# A process that is shut in starts no thread.
+_THREADS = (
+    *("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"),
+    "RAYON_NUM_THREADS",
+)
 
 log = structlog.get_logger()
 
@@ -29,13 +35,13 @@ log = structlog.get_logger()
 async def run(query: Query, table: bytes, given: Given | None = None) -> Words:
     """The noisy vector of `query` over `table`, a CSV; `given` is the state it names."""
     kept = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
-    one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-    state = msgspec.to_builtins(given, builtin_types=(bytes,))
-    request = msgpack.packb({"query": encode(query), "table": table, "state": state})
+    one_thread = {**dict.fromkeys(_THREADS, "1"), "TOKENIZERS_PARALLELISM": "false"}
+    state = msgpack.packb(msgspec.to_builtins(given, builtin_types=(bytes,)))
+    request = msgpack.packb({"query": encode(query), "table": table})
     with trio.move_on_after(TIME_LIMIT_S) as scope:
         done = await trio.run_process(
             COMMAND,
-            stdin=request,
+            stdin=b"".join([len(state).to_bytes(SIZE_BYTES, "big"), state, request]),
             capture_stdout=True,
             capture_stderr=True,
             check=False,

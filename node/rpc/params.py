@@ -774,6 +774,13 @@ class QueriesEvaluate(Params, frozen=True):
         ]
         | None
     ) = None
+    answer: Annotated[
+        str,
+        Meta(
+            max_length=QUERY_TEXT_LIMIT,
+            description="of a run that tells classes apart: the one that counts as yes",
+        ),
+    ] = ""
     every: Annotated[
         bool, Meta(description="of a run: also rows that it may have trained on")
     ] = False
@@ -819,17 +826,24 @@ class QueriesTrain(Params, frozen=True):
     path: _QueryPath = None
 
 
+_OpenQuestion = Annotated[
+    str,
+    Meta(
+        pattern=r"^[0-9a-f]*$",
+        min_length=8,
+        max_length=64,
+        description="the beginning of the question's id, as its error named it",
+    ),
+]
+
+
 class QueriesResume(Params, frozen=True):
-    query: Annotated[
-        str,
-        Meta(
-            pattern=r"^[0-9a-f]*$",
-            min_length=8,
-            max_length=64,
-            description="the beginning of the question's id, as its error named it",
-        ),
-    ]
+    query: _OpenQuestion
     path: _QueryPath = None
+
+
+class QueriesForget(Params, frozen=True):
+    query: _OpenQuestion
 
 
 class EventsList(Params, frozen=True):

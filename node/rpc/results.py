@@ -435,6 +435,28 @@ class QueriesAsk(Result, frozen=True):
     path: str | None
 
 
+class FreedAnswer(Result, frozen=True):
+    dataset: Count
+    owner: str
+    rho: Annotated[float, _said("that it has paid, and that stays paid")]
+
+
+class UnreachedOwner(Result, frozen=True):
+    dataset: Count
+    reason: str
+
+
+class QueriesForget(Result, frozen=True):
+    query: Digest
+    kind: str
+    freed: Annotated[
+        list[FreedAnswer], _said("they hold nothing of it, and never answer it again")
+    ]
+    unreached: Annotated[
+        list[UnreachedOwner], _said("they keep what they hold, which opens nothing")
+    ]
+
+
 # --- training -----------------------------------------------------------------
 
 
@@ -654,8 +676,10 @@ class InferenceRun(Result, frozen=True):
 
 class ReceiptRow(Result, frozen=True):
     receipt: Digest
-    batch: Annotated[Digest | None, _said("Merkle root it was anchored under")]
-    anchored: bool
+    batch: Annotated[
+        Digest | None, _said("Merkle root of its batch; null until that is closed")
+    ]
+    anchored: Annotated[bool, _said("whether the chain has the batch")]
 
 
 class ReceiptsList(Result, frozen=True):
@@ -670,7 +694,7 @@ class CertificateRow(Result, frozen=True):
     time: Annotated[int, _said("when the host signed, in Unix seconds")]
     batch: Annotated[
         Digest | None,
-        _said("Merkle root it was anchored under; null until the host has closed it"),
+        _said("Merkle root it was anchored under; null until the chain has it"),
     ]
 
 

@@ -473,6 +473,13 @@ _ALL = (
         "node was. What was answered is not paid again.",
     ),
     Method(
+        "queries.forget",
+        params.QueriesForget,
+        results.QueriesForget,
+        "Give up a question of this node that was begun and cannot end. What this node and the "
+        "institutions hold of it is freed and nobody can go on with it; what was paid stays paid.",
+    ),
+    Method(
         "disputes.open",
         params.DisputesOpen,
         results.DisputesOpen,

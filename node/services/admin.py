@@ -297,7 +297,7 @@ class Admin:
         return found
 
     async def _receipts_list(self, _params: Any) -> Row:
-        return {"receipts": self._node.receipts.rows()}
+        return {"receipts": await self._node.receipts.rows()}
 
     async def _receipts_certificates(self, _params: Any) -> Row:
         return {"certificates": await self._node.certificates.rows()}

@@ -6,7 +6,8 @@ trust in whoever delivers the bytes.  What is found is signed, kept and announce
 checks the signature before it lists a report.
 
 A batch waits in the store until it is done with, so neither a restart nor a host that does not
-answer loses one.  Every host has a line of its own, so one that stalls holds up nobody else's.
+answer loses one: what could not be looked at is looked at again, by the same coins
+(`pending`).  Every host has a line of its own, so one that stalls holds up nobody else's.
 """
 
 import secrets
@@ -16,10 +17,12 @@ from dataclasses import dataclass, field
 import structlog
 import trio
 
+from node.clock import now_s
 from node.errors import ContractRefusedError, NodeError
 from node.ports import Chain, ChainEvent, Signer, Store, Transport
 from node.services.disputing import Disputes
 from node.services.federation import Federation
+from node.services.pending import PASSED_OVER, WHOLE, Pending
 from node.services.receipts import fetch_batch
 from node.services.replaying import FETCH_TIMEOUT_S, RETRY_S, TRIES, Replayer, Subject
 from node.services.reports import Audits
@@ -30,10 +33,12 @@ from protocol.members import Member
 from protocol.receipt import batch_proof, open_receipt
 from protocol.types import DIGEST_BYTES, Digest, digest
 
-_CURSOR, _PENDING = "audit-cursor", "audit-batches"
+_CURSOR = "audit-cursor"
 _BLOCK, _LAST = b"block", b"last"
 BATCHES_AT_ONCE = 2
 """Of one host: one may be fetched while another is replayed."""
+LOOK_EVERY_S = 60.0
+"""How often it is seen whether a batch is to be looked at again."""
 _COIN = 1 << 53
 
 log = structlog.get_logger()
@@ -80,19 +85,29 @@ class Verifier:
         self._full = full
         self._disputes = disputes
         self._retry_s = retry_s
+        self._pending = Pending(store)
         self._lines: dict[bytes, _Line] = {}
+        self._queued: set[bytes] = set()
 
     async def run(self) -> None:
         """Follow the chain for ever."""
         async with trio.open_nursery() as nursery:
-            for key, _ in await self._store.scan(_PENDING):
+            for key in await self._pending.all():
                 self._queue(key, nursery)
+            nursery.start_soon(self._look_again, nursery)
             cursor = await self._store.get(_CURSOR, _BLOCK)
             start = 0 if cursor is None else int.from_bytes(cursor, "big")
             async for event in self._chain.follow(start):
                 if event.kind == "ReceiptsAnchored":
                     await self._anchored(event, nursery)
                 await self._store.put(_CURSOR, _BLOCK, event.block.to_bytes(8, "big"))
+
+    async def _look_again(self, nursery: trio.Nursery) -> None:
+        while True:
+            await trio.sleep(LOOK_EVERY_S)
+            for key in await self._pending.due():
+                if key not in self._queued:
+                    self._queue(key, nursery)
 
     async def _anchored(self, event: ChainEvent, nursery: trio.Nursery) -> None:
         """Note the batch, then see to it; a batch seen before the restart is done with."""
@@ -101,7 +116,7 @@ class Verifier:
         last = await self._store.get(_CURSOR, _LAST)
         if last is not None and place <= last:
             return
-        await self._store.put(_PENDING, key, place)
+        await self._pending.note(key, place)
         await self._store.put(_CURSOR, _LAST, place)
         self._queue(key, nursery)
 
@@ -110,34 +125,54 @@ class Verifier:
         account = key[:-DIGEST_BYTES]
         line = self._lines.setdefault(account, _Line())
         line.batches.append(key)
+        self._queued.add(key)
         if line.workers < BATCHES_AT_ONCE:
             line.workers += 1
             nursery.start_soon(self._work, line)
 
     async def _work(self, line: _Line) -> None:
         while line.batches:
-            await self._batch(line.batches.popleft())
+            key = line.batches.popleft()
+            if await self._batch(key) or not await self._pending.later(key):
+                await self._pending.done(key)
+            self._queued.discard(key)
         line.workers -= 1
 
-    async def _batch(self, key: bytes) -> None:
+    async def _batch(self, key: bytes) -> bool:
+        """Whether nothing of a batch is left to look at."""
         account, root = key[:-DIGEST_BYTES], Digest(key[-DIGEST_BYTES:])
         host = await self._host(account, root)
-        receipts = None if host is None else await self._receipts(host, root)
-        if host is not None and receipts is not None:
-            for index, sealed in enumerate(receipts):
-                # What was reported before a restart was drawn, whatever a coin says now.
-                if self._report(sealed) is not None or _drawn(self._rate):
-                    proof = batch_proof(receipts, index)
-                    await self._one(Subject(host, root, sealed, proof))
-        await self._store.delete(_PENDING, key)
+        if host is None:
+            return True
+        receipts = await self._receipts(host, root)
+        if receipts is None:
+            return False
+        done = True
+        draws = await self._pending.draws(
+            key, len(receipts), lambda index: self._toss(receipts[index])
+        )
+        for index, (sealed, draw) in enumerate(zip(receipts, draws, strict=True)):
+            # A kill may have come between a report and its announcement.
+            if self._report(sealed) is not None or draw != PASSED_OVER:
+                proof = batch_proof(receipts, index)
+                layer = None if draw < 0 else draw
+                done &= await self._one(Subject(host, root, sealed, proof), layer)
+        return done
 
-    async def _one(self, subject: Subject) -> None:
+    def _toss(self, sealed: bytes) -> int:
+        """A layer, `WHOLE` or `PASSED_OVER`, by this node's own coins."""
+        if not _drawn(self._rate):
+            return PASSED_OVER
+        layer = None if _drawn(self._full) else _layer(sealed)
+        return WHOLE if layer is None else layer
+
+    async def _one(self, subject: Subject, layer: int | None) -> bool:
+        """Whether there is a report, or the host is free of showing what one needs."""
         report = self._report(subject.sealed)
         if report is None:
-            layer = None if _drawn(self._full) else _layer(subject.sealed)
             audit = await self._replayer.audit(subject, layer)
             if audit is None:
-                return
+                return open_receipt(subject.sealed).is_expired(now_s())
             report = seal_audit(self._signer.sign, self._signer.public_key, audit)
             await self._audits.keep(report)
         await self._transport.announce(AUDIT_TOPIC, report)
@@ -145,6 +180,7 @@ class Verifier:
         audit, _ = open_audit(report)
         if audit.fault is not None and audit.fault.entry is not None:
             await self._dispute(audit)
+        return True
 
     def _report(self, sealed: bytes) -> bytes | None:
         """What this node said of a receipt."""

@@ -13,9 +13,10 @@ from typing import Any
 import structlog
 import trio
 
+from node.clock import now_s
 from node.compute.state import write_file
-from node.errors import NodeError, StorageError
-from node.ports import Blobs, Store, Transport
+from node.errors import ChainError, NodeError, StorageError
+from node.ports import Blobs, Chain, Store, Transport
 from node.services.federation import Federation
 from node.services.receipts import Receipts, fetch_place
 from node.services.releases import Releases
@@ -31,11 +32,16 @@ from protocol.types import Digest, digest
 from protocol.wire import Message, decode, encode
 
 _CERTIFICATES, _PLACES = "certificates", "certificates-places"
+_LATE = "certificates-late"
 PLACE_TIMEOUT_S = 30.0
 COMPLETE_EVERY_S = 10.0
 """Twice the age at which a host closes a batch."""
 COMPLETE_AT_ONCE = 16
 """Certificates looked after in one turn, so that hosts that are away hold nobody up for long."""
+
+LATE_AFTER_S = 3600
+"""A batch is closed after seconds and anchored after blocks; whatever takes longer, nobody audits,
+and its requester is to know."""
 
 log = structlog.get_logger()
 
@@ -57,6 +63,7 @@ class Certificates:
         *,
         store: Store,
         blobs: Blobs,
+        chain: Chain,
         transport: Transport,
         federation: Federation,
         releases: Releases,
@@ -66,6 +73,7 @@ class Certificates:
         """`evidence` is the folder where the verifier puts what it found."""
         self._store = store
         self._blobs = blobs
+        self._chain = chain
         self._transport = transport
         self._federation = federation
         self._releases = releases
@@ -90,7 +98,8 @@ class Certificates:
     async def complete(self) -> int:
         """Ask hosts for the places that are missing; how many came.
 
-        A host that is away, or has not closed its batch, is asked again in a later turn.
+        A host that is away, or whose batch is not on the chain, is asked again in a later turn.
+        Its word for the place is not enough: a batch that it never anchors is audited by nobody.
         """
         placed = {key for key, _ in await self._store.scan(_PLACES)}
         missing = [
@@ -104,13 +113,37 @@ class Certificates:
             key, sealed = missing[self._turn % len(missing)]
             try:
                 place = await self._asked(sealed)
+                await self._require_anchored(sealed, place)
                 await self._releases.trunk(open_receipt(sealed).model_root)
             except (NodeError, ProtocolError) as error:
                 log.debug("certificate waits", receipt=key.hex(), reason=str(error))
+                if not isinstance(error, ChainError):  # which is no word about the host
+                    await self._late(key, sealed, str(error))
                 continue
             await self._store.put(_PLACES, key, encode(place))
             came += 1
         return came
+
+    async def _require_anchored(self, sealed: bytes, place: Place) -> None:
+        host = self._federation.key(open_receipt(sealed).host)
+        count = await self._chain.anchored_receipts(host.account, Digest(place.batch))
+        if count != place.proof.size:
+            raise StorageError(
+                f"batch {place.batch.hex()[:16]} of {place.proof.size} receipts is not on the"
+                f" chain by {host.name}: it has {count}"
+            )
+
+    async def _late(self, key: bytes, sealed: bytes, reason: str) -> None:
+        """Say once that a receipt is not anchored long after it was signed."""
+        receipt = open_receipt(sealed)
+        if now_s() <= receipt.time + LATE_AFTER_S or await self._store.get(_LATE, key):
+            return
+        host = self._federation.name_of(receipt.host)
+        log.warning("certificate late", receipt=key.hex(), host=host, reason=reason)
+        about = {"receipt": key.hex(), "host": host, "reason": reason}
+        await self._store.put_many(
+            [(_LATE, key, b"1")], event=("certificate.late", about)
+        )
 
     async def rows(self) -> list[dict[str, Any]]:
         """For `receipts.certificates`."""

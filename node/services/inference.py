@@ -90,7 +90,7 @@ class Host:
         order, signer = open_order(request.order)
         self._check(order, signer, requester)
         await trio.to_thread.run_sync(_check_rows, order, request)
-        return await self._answer(order, request)
+        return await self._answer(order, request, signer)
 
     def _check(self, order: Order, signer: bytes, requester: Member) -> None:
         me, name = self._signer.public_key, order.model_root.hex()[:16]
@@ -107,8 +107,12 @@ class Host:
                 hint="the releaser names who may ask",
             )
 
-    async def _answer(self, order: Order, request: InferRequest) -> bytes:
-        after = await self._line.ask(order.model_root, request.rows, order.shape)
+    async def _answer(
+        self, order: Order, request: InferRequest, requester: bytes
+    ) -> bytes:
+        after = await self._line.ask(
+            order.model_root, request.rows, order.shape, who=requester
+        )
         if self._corrupt > 0:
             self._corrupt -= 1
             after = await self._lie(order, after)
@@ -133,7 +137,9 @@ class Host:
         log.warning("answer altered on purpose", layer=layer)
         rest = []
         if layer + 1 < len(after):
-            rest = await self._line.ask(order.model_root, lie, order.shape, layer + 1)
+            rest = await self._line.ask(
+                order.model_root, lie, order.shape, layer + 1, who=order.host
+            )
         return [*after[:layer], lie, *rest]
 
     async def _infer(

@@ -129,12 +129,16 @@ class _Session:
         self._giving = trio.Lock()
         self._taking = trio.Lock()
         self._begun = trio.Event()
+        self._over = False
         self.asked_at = trio.current_time()
 
     async def give(self, ask: Give) -> None:
         async with self._giving:
             if self._stream is None:
                 self._stream = await _connected(self._socket)
+                if self._over:  # meanwhile: nobody would close this connection later
+                    await self.aclose()
+                    raise ComputeError("the session was ended")
                 self._begun.set()
             if ask.place + len(ask.data) <= self._given:
                 return  # a repetition: the first answer was lost
@@ -175,6 +179,7 @@ class _Session:
         return data
 
     async def aclose(self) -> None:
+        self._over = True
         if self._stream is not None:
             await trio.aclose_forcefully(self._stream)
 

@@ -20,6 +20,8 @@ from protocol.boundary import Shape
 
 WAITING_LIMIT = 16
 """Requests in line; more are told to come back."""
+WAITING_OF_ONE_LIMIT = 6
+"""Of one requester: no two of them keep everybody else out."""
 TOGETHER_LIMIT_BYTES = 4 << 20
 """Rows of one pass.  Its boundaries are held at once: for twelve layers thirteen times as much."""
 
@@ -33,6 +35,7 @@ class _Waiting:
     rows: bytes
     shape: Shape
     start: int
+    who: bytes
     after: list[bytes] = field(default_factory=list)
     alone: bool = False
 
@@ -52,18 +55,23 @@ class Line:
         self._one_at_a_time = trio.Lock()  # first come, first served
 
     async def ask(
-        self, model: bytes, rows: bytes, shape: Shape, start: int = 0
+        self, model: bytes, rows: bytes, shape: Shape, start: int = 0, *, who: bytes
     ) -> list[bytes]:
         """Packed rows after each layer; `ComputeError` at once if the line is too long.
 
-        `rows` stand before layer `start`.
+        `rows` stand before layer `start`; `who` asks.
         """
-        if len(self._waiting) >= WAITING_LIMIT:
-            raise ComputeError(
-                f"{len(self._waiting)} requests are in line, limit is {WAITING_LIMIT}",
-                hint="ask again in a moment, or ask another host",
-            )
-        mine = _Waiting(model, rows, shape, start)
+        own = sum(one.who == who for one in self._waiting)
+        for count, limit, whose in (
+            (len(self._waiting), WAITING_LIMIT, ""),
+            (own, WAITING_OF_ONE_LIMIT, " of one requester"),
+        ):
+            if count >= limit:
+                raise ComputeError(
+                    f"{count} requests{whose} are in line, limit is {limit}",
+                    hint="ask again in a moment, or ask another host",
+                )
+        mine = _Waiting(model, rows, shape, start, who)
         self._waiting.append(mine)
         try:
             async with self._one_at_a_time:

@@ -5,7 +5,7 @@ which they need each other, routes announcements by topic and requests by name, 
 nothing that has a home of its own.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import structlog
@@ -14,10 +14,9 @@ import trio
 from node.adapters.keyfile import KeyFile
 from node.clock import now_s
 from node.config import Config, worker_socket
-from node.errors import ConfigError, NodeError
+from node.errors import ConfigError
 from node.locations import Home
 from node.ports import (
-    Announcement,
     Arbiter,
     Blobs,
     Chain,
@@ -28,6 +27,7 @@ from node.ports import (
     Transport,
 )
 from node.ports import Market as Trade
+from node.services import listening
 from node.services.auditing import Verifier
 from node.services.borrowing import Borrower
 from node.services.certificates import Certificates
@@ -52,7 +52,6 @@ from node.services.runs import Runs
 from node.services.states import States
 from node.services.tracing import Traces
 from protocol.confirmation import CONFIRMATION_TOPIC
-from protocol.errors import GossipIgnore, ProtocolError
 from protocol.evaluation import AUDIT_TOPIC, RELEASE_TOPIC
 from protocol.listing import LISTING_TOPIC
 from protocol.runs import CONSENT_TOPIC, PROPOSAL_TOPIC, ROUND_TOPIC, STANCE_TOPIC
@@ -173,6 +172,7 @@ class Node:
         self.certificates = Certificates(
             store=parts.store,
             blobs=parts.blobs,
+            chain=parts.chain,
             transport=transport,
             federation=self.federation,
             releases=self.releases,
@@ -239,7 +239,11 @@ class Node:
             transport=transport,
             federation=self.federation,
             datasets=self.market,
-            models=Models(self.runs, states, self.federation, key.public_key),
+            models=Models(
+                *(self.runs, states, self.federation, key.public_key),
+                compute=parts.compute,
+                models=folders.models,
+            ),
         )
         self.provenance = Provenance(
             chain=parts.chain,
@@ -251,7 +255,7 @@ class Node:
             queries=self.queries,
             where=(config.chain.chain_id, config.chain.contracts.registry),
         )
-        self._topics: Mapping[str, Callable[[Announcement], Awaitable[None]]] = {
+        self._topics: Mapping[str, listening.Handler] = {
             PROPOSAL_TOPIC: self.runs.heard_proposal,
             CONSENT_TOPIC: self.runs.heard_consent,
             STANCE_TOPIC: self.runs.heard_stance,
@@ -363,14 +367,4 @@ class Node:
             if handler is None:
                 log.warning("unknown topic", topic=said.topic, peer=said.origin)
                 continue
-            try:
-                await handler(said)
-            except GossipIgnore:
-                continue
-            except (NodeError, ProtocolError) as error:
-                log.warning(
-                    "announcement refused",
-                    topic=said.topic,
-                    peer=said.origin,
-                    reason=str(error),
-                )
+            await listening.hear(handler, said)

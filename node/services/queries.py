@@ -32,10 +32,11 @@ from protocol.members import ROLE_RESEARCHER, Member
 from protocol.queries import recovery
 from protocol.queries.answer import (
     CHECK_PROTOCOL,
+    FORGET_PROTOCOL,
     QUERY_PROTOCOL,
     Attestation,
+    Forgot,
     Words,
-    attestation,
     mask,
     open_query,
     seal_answer,
@@ -53,7 +54,7 @@ from protocol.queries.recovery import (
 from protocol.queries.spec import Condition, Kind, Query, of_datasets
 from protocol.rounds.policy import Cohort
 from protocol.types import PeerId, digest
-from protocol.wire import decode
+from protocol.wire import decode, encode
 
 Run = Callable[..., Awaitable[Words]]
 """From a question and its table, and the run's state where it names one, to a noisy vector."""
@@ -106,6 +107,7 @@ class Queries:
             QUERY_PROTOCOL: self._serve,
             POLL_PROTOCOL: self._serve_poll,
             OPEN_PROTOCOL: self._serve_open,
+            FORGET_PROTOCOL: self._serve_forget,
         }
         for protocol, act in served.items():
             transport.serve(protocol, act, limit_bytes=ASKED_LIMIT_BYTES)
@@ -163,8 +165,8 @@ class Queries:
         """Questions asked here, and those answered here, with what was signed about them."""
         asked = dict(await self._asking.signed())
         return [*asked.values()] + [
-            AskedQuery(sealed, (attestation(answer),))
-            for name, sealed, answer in await self._ledger.kept()
+            AskedQuery(sealed, (attested,))
+            for name, sealed, attested in await self._ledger.kept()
             if name not in asked
         ]
 
@@ -214,6 +216,8 @@ class Queries:
     async def _check(self, query: Query, asker: Member, _asked: Asked) -> bytes:
         dataset, _, _ = await self._admitted(query, asker)
         await self._ledger.require(dataset, query)
+        if isinstance(query.model, RunState):
+            await self._of_runs().ready(query)
         if not recovery.is_needed(query):
             return b""
         cohort = await self._cohort(query)
@@ -235,6 +239,20 @@ class Queries:
         cohort = await self._cohort(query)
         async with self._turns.of(query.id()):
             return await self._masking.open(query, cohort, asked, said.votes)
+
+    async def _serve_forget(self, peer: PeerId, payload: bytes) -> bytes:
+        """Free what is held of a question, for who asked it."""
+        query, asker = open_query(payload)
+        if asker != self._federation.peer(peer).node_key:
+            raise AccessError("the question is signed by another than who brings it")
+        async with self._turns.of(query.id()):
+            spent = [
+                await self._ledger.forget(
+                    one.dataset, query, asker, self._masking.forgotten
+                )
+                for one in query.datasets
+            ]
+        return encode(Forgot(sum(spent)))
 
     async def _asked_by(self, peer: PeerId, name: bytes) -> tuple[Query, Asked]:
         query, asker, asked = await self._masking.asked(name)
@@ -413,7 +431,7 @@ class Queries:
         self,
         datasets: Sequence[int],
         spend: int,
-        model: Linear | tuple[bytes, bytes | None],
+        model: Linear | tuple[bytes, bytes | None, str],
         *,
         where: Sequence[tuple[str, str]] = (),
         reach: float = 4.0,
@@ -421,16 +439,21 @@ class Queries:
         every: bool = False,
         path: Path | None = None,
     ) -> dict[str, Any]:
-        """Try a model on all `datasets`: weights, or a run and its state, the newest if None.
+        """Try a model on all `datasets`: weights, or what a run came to.
 
-        Log-odds beyond `reach` count with the last of `bins`.
+        Of a run: its id, the state, the newest if None, and the class that counts as yes if its
+        model tells classes apart.  Log-odds beyond `reach` count with the last of `bins`.
         """
         named: Linear | RunState
         if isinstance(model, Linear):
             named = model
         else:
-            run, state = model
-            named = RunState(run, state) if state else self._of_runs().newest(run)
+            run, state, answer = model
+            named = (
+                RunState(run, state, answer)
+                if state
+                else self._of_runs().newest(run, answer)
+            )
         low, high = -float(reach), float(reach)
         fields = {"low": low, "high": high, "bins": bins, "every": every}
         return await self._put(
@@ -461,6 +484,23 @@ class Queries:
         if query.fit is not None:
             return await self._trainings.train(query.first(), owners, manifests, path)
         return await self._asking.resume(query, owners, manifests, path)
+
+    async def forget(self, name: str) -> dict[str, Any]:
+        """Give up a question of this node that has no result; nobody gets back what it paid."""
+        training = await self._trainings.named(name)
+        query = training or await self._asking.stored(name)
+        tokens = {token.dataset: token for token in await self._chain.datasets()}
+        owners = {
+            one.dataset: member.node_key
+            for one in query.datasets
+            # Withdrawn or listed otherwise since: its owner is told all the same.
+            if (token := tokens.get(one.dataset))
+            and (member := self._federation.members.by_account(token.owner))
+        }
+        async with self._asking.alone(query):
+            row = await self._asking.forget(query, owners)
+            await self._trainings.forget(query.first())
+        return row
 
     async def _put(
         self,

@@ -30,6 +30,7 @@ class QueriesAdmin:
             "queries.evaluate": self._evaluate,
             "queries.train": self._train,
             "queries.resume": self._resume,
+            "queries.forget": self._forget,
         }
 
     async def _allow(self, params: Any) -> Row:
@@ -85,16 +86,22 @@ class QueriesAdmin:
             params.query, params.path and Path(params.path)
         )
 
+    async def _forget(self, params: Any) -> Row:
+        return await self._node.queries.forget(params.query)
 
-def _asked(params: Any) -> Linear | tuple[bytes, bytes | None]:
-    """What `queries.evaluate` is to try: weights, or a run and perhaps its state."""
+
+def _asked(params: Any) -> Linear | tuple[bytes, bytes | None, str]:
+    """What `queries.evaluate` is to try: weights, or a run, perhaps its state, and a class."""
     if (params.model is None) == (params.run is None):
         raise AccessError("needs a model or a run, one of the two")
     if params.model is not None:
+        if params.answer:
+            raise AccessError("a class is of a run, and weights have their own answer")
         return _linear(params.model, params.model.weights)
     return (
         bytes.fromhex(params.run),
         None if params.state is None else bytes.fromhex(params.state),
+        params.answer,
     )
 
 

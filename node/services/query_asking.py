@@ -28,7 +28,9 @@ from protocol.listing import COUNT_FLOOR
 from protocol.queries import recovery, result
 from protocol.queries.answer import (
     CHECK_PROTOCOL,
+    FORGET_PROTOCOL,
     QUERY_PROTOCOL,
+    Forgot,
     open_answer,
     seal_query,
 )
@@ -41,7 +43,7 @@ from protocol.queries.recovery import (
     Opened,
     Survivors,
 )
-from protocol.queries.spec import Query
+from protocol.queries.spec import MICRO, Query
 from protocol.rounds.messages import PreKey
 from protocol.rounds.policy import Cohort
 from protocol.wire import decode, encode
@@ -95,6 +97,46 @@ class Asking:
         async with self.alone(query):
             _, course = await self._courses.find(query.id().hex())
             return await self._go(course, query, owners, manifests, path)
+
+    async def forget(self, query: Query, owners: Owners) -> Row:
+        """Tell whoever can be reached to free what it holds, then do the same.
+
+        The caller is `alone` with the question; what was paid for it stays paid.
+        """
+        me = self._signer
+        sealed = await self._courses.question(query)
+        if sealed is None:
+            sealed = seal_query(me.sign, me.public_key, query)
+        freed, failed = await self._gathering.each(owners, (FORGET_PROTOCOL, sealed))
+        await self._courses.forget(query)
+        return {
+            "query": query.charged().hex(),
+            "kind": query.kind,
+            "freed": [
+                {
+                    "dataset": dataset,
+                    "owner": self._federation.name_of(owners[dataset]),
+                    "rho": decode(freed[dataset], Forgot).spent / MICRO,
+                }
+                for dataset in sorted(freed)
+            ],
+            "unreached": [
+                {
+                    "dataset": one.dataset,
+                    "reason": self._why(one.dataset, owners, failed),
+                }
+                for one in query.datasets
+                if one.dataset not in freed
+            ],
+        }
+
+    def _why(
+        self, dataset: int, owners: Owners, failed: Mapping[str, Exception]
+    ) -> str:
+        if dataset not in owners:
+            return "its owner is no member any more"
+        name = self._federation.name_of(owners[dataset])
+        return f"{name}: {failed[name]}"
 
     async def open(self) -> list[Row]:
         """Questions that were begun and have no result yet, oldest first."""

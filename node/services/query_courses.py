@@ -88,6 +88,14 @@ class Courses:
             ),
         )
 
+    async def forget(self, query: Query) -> None:
+        """It is given up, with every round of it; nothing of it is held any more."""
+        names = [one.id() for one, _ in await self.open() if _same(one, query)]
+        await self._store.put_many(
+            [(_OPEN, name, None) for name in names],
+            event=("query_given_up", {"query": query.charged().hex()}),
+        )
+
     async def lose(self, query: Query, member: str) -> None:
         """There will be none, because of what this member dealt."""
         await self._store.put_many(
@@ -125,12 +133,22 @@ class Courses:
         found.sort(key=lambda one: one.at)
         return [(open_query(one.query)[0], one) for one in found]
 
+    async def question(self, query: Query) -> bytes | None:
+        """As it was signed: the question, or the round of a training that is under way."""
+        found = [one.query for known, one in await self.open() if _same(known, query)]
+        return found[0] if found else None
+
     async def signed(self) -> list[tuple[bytes, AskedQuery]]:
         """Ids of the questions that were asked here, and what was signed about them."""
         return [
             (key, decode(value, AskedQuery, limit_bytes=_ASKED_LIMIT_BYTES))
             for key, value in await self._store.scan(_ASKED)
         ]
+
+
+def _same(one: Query, other: Query) -> bool:
+    """Paid together."""
+    return one.charged() == other.charged()
 
 
 def row(query: Query, begun: int, awaits: str, *, running: bool) -> dict[str, Any]:

@@ -54,7 +54,7 @@ class Gathering:
         begun: bool = True,
     ) -> dict[int, bytes]:
         """One answer from every owner to a message of a protocol."""
-        answers, failed = await self._from_each(owners, message, check)
+        answers, failed = await self.each(owners, message, check)
         if failed:
             raise _missing(query, len(owners), failed, len(owners) if begun else None)
         return answers
@@ -69,14 +69,15 @@ class Gathering:
         quorum: int,
     ) -> dict[int, bytes]:
         """Answers from so many at least."""
-        answers, failed = await self._from_each(owners, message, check)
+        answers, failed = await self.each(owners, message, check)
         if len(answers) < quorum:
             raise _missing(query, len(owners), failed, quorum)
         return answers
 
-    async def _from_each(
-        self, owners: Owners, message: tuple[str, bytes], check: Check | None
+    async def each(
+        self, owners: Owners, message: tuple[str, bytes], check: Check | None = None
     ) -> tuple[dict[int, bytes], dict[str, Exception]]:
+        """What came from whom, and what did not; the latter by name."""
         answers: dict[int, bytes] = {}
         failed: dict[str, Exception] = {}
 

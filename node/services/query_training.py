@@ -57,7 +57,7 @@ class Trainings:
                 try:
                     bundle = await self._asking.bundle(query, owners, manifests)
                 except LostError:
-                    await self._forget(first)
+                    await self.forget(first)
                     raise
                 await self._done(first, number, bundle)
                 bundles.append(bundle)
@@ -66,7 +66,7 @@ class Trainings:
             if path is not None:
                 data = encode(Rounds(tuple(bundles)))
                 await trio.to_thread.run_sync(write_private, path, data)
-            await self._forget(first)
+            await self.forget(first)
         return {
             **self._asking.row(first, bundles[-1], owners, path),
             "result": fitting.model(first, course, COUNT_FLOOR),
@@ -104,7 +104,8 @@ class Trainings:
             writes.append((_TRAINING, first.id(), kept))
         await self._store.put_many(writes)
 
-    async def _forget(self, first: Query) -> None:
+    async def forget(self, first: Query) -> None:
+        """Nothing is held of it any more; nothing happens if nothing was."""
         rounds = [
             (_ROUND, key, None)
             for key, _ in await self._store.scan(_ROUND)

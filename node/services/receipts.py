@@ -83,6 +83,7 @@ class Receipts:
         self._placed: dict[bytes, bytes] = {}
         self._next = 0
         self._closing = trio.Lock()
+        self._keeping = trio.Lock()
         transport.serve(RECEIPTS_PROTOCOL, self._serve, limit_bytes=SMALL_LIMIT_BYTES)
         transport.serve(
             PLACE_PROTOCOL, self._serve_place, limit_bytes=SMALL_LIMIT_BYTES
@@ -107,20 +108,31 @@ class Receipts:
                 self._open[key] = sealed
 
     async def keep(self, sealed: bytes, salt: bytes, rows: Digest) -> None:
-        """Durable when this returns."""
+        """Durable when this returns; a receipt that is kept already stays where it stands.
+
+        An order that comes twice in one second is answered with the same receipt, since nothing in
+        it is drawn.
+        """
         require_length("salt", salt, SALT_BYTES)
         receipt = open_receipt(sealed)
-        kept = Kept(sealed, salt, rows)
-        await self._store.put(_ROWS, receipt.digest, encode(kept))
-        due = receipt.time.to_bytes(8, "big") + receipt.digest
-        await self._store.put(_DUE, due, b"")
-        key = self._next.to_bytes(8, "big")
-        self._next += 1
-        await self._store.put(_OPEN, key, sealed)
-        self._open[key] = sealed
-        size = sum(map(len, self._open.values()))
-        if len(self._open) >= BATCH_COUNT or size >= BATCH_BYTES:
-            await self.anchor()
+        async with self._keeping:
+            if await self._store.get(_ROWS, receipt.digest) is not None:
+                return
+            key = self._next.to_bytes(8, "big")
+            self._next += 1
+            kept = encode(Kept(sealed, salt, rows))
+            due = receipt.time.to_bytes(8, "big") + receipt.digest
+            await self._store.put_many(
+                [
+                    (_ROWS, receipt.digest, kept),
+                    (_DUE, due, b""),
+                    (_OPEN, key, sealed),
+                ]
+            )
+            self._open[key] = sealed
+            size = sum(map(len, self._open.values()))
+            if len(self._open) >= BATCH_COUNT or size >= BATCH_BYTES:
+                await self.anchor()
 
     async def anchor(self) -> bytes | None:
         """Close the open batch; its root, or None where nothing waits."""
@@ -205,14 +217,15 @@ class Receipts:
         """The dispute is over."""
         await self._store.delete(_DISPUTED, dispute.to_bytes(8, "big"))
 
-    def rows(self) -> list[dict[str, Any]]:
+    async def rows(self) -> list[dict[str, Any]]:
         """For `receipts.list`; what is in no batch yet waits for the next."""
+        unsent = await self._outbox.unsent("receipts")
         waiting = dict.fromkeys(map(digest, self._open.values()))
         return [
             {
                 "receipt": receipt.hex(),
                 "batch": None if batch is None else batch.hex(),
-                "anchored": batch is not None,
+                "anchored": batch is not None and batch not in unsent,
             }
             for receipt, batch in [*self._placed.items(), *waiting.items()]
         ]

@@ -8,6 +8,7 @@ same name later.
 
 import secrets
 from collections.abc import Mapping
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
@@ -213,7 +214,9 @@ class Releases:
     async def slice_file(self, model_root: bytes, layer: int) -> Path:
         """One layer as a file, cut from the trunk if it is here or fetched if not.
 
-        The file is not believed by anyone: whoever reads it computes the root.
+        What a member gives is kept only if it is that layer of that model: a host that gave
+        something else once would be spared every later audit of the layer.  Whoever reads the
+        file computes the root again.
         """
         path = self._trunks / f"{model_root.hex()}.{layer}.slice"
         if path.exists():
@@ -222,8 +225,7 @@ class Releases:
         if not trunk.exists() and not self._blobs.has(
             Digest(self.get(model_root).blob)
         ):
-            data = await self._fetch_slice(model_root, layer)
-            await trio.to_thread.run_sync(_write, path, data)
+            await self._fetch_slice(model_root, layer, path)
             return path
         await self._compute.call(
             "model.slice",
@@ -235,8 +237,11 @@ class Releases:
         )
         return path
 
-    async def _fetch_slice(self, model_root: bytes, layer: int) -> bytes:
+    async def _fetch_slice(self, model_root: bytes, layer: int, path: Path) -> None:
+        """Write the layer to `path`, from the first holder that gives the right one."""
         refused: list[str] = []
+        # Audits of one layer may ask for it at the same time.
+        unchecked = path.with_suffix(f".{secrets.token_hex(8)}")
         for peer in self._holders(model_root):
             try:
                 data = await self._transport.request(
@@ -255,11 +260,23 @@ class Releases:
                     limit_bytes=answer.blob_bytes,
                     timeout_s=FETCH_TIMEOUT_S,
                 )
-                return await trio.to_thread.run_sync(
+                given = await trio.to_thread.run_sync(
                     self._blobs.read, blob, 0, answer.blob_bytes
                 )
+                await trio.to_thread.run_sync(_write, unchecked, given)
+                await self._compute.call(
+                    "model.check_slice",
+                    {"slice": str(unchecked), "model_root": model_root, "layer": layer},
+                )
+                await trio.Path(unchecked).rename(path)
+                return
             except (NodeError, ProtocolError) as error:
+                log.warning("no slice", peer=peer, layer=layer, reason=str(error))
                 refused.append(str(error))
+            finally:
+                await trio.to_thread.run_sync(
+                    partial(unchecked.unlink, missing_ok=True)
+                )
         raise ComputeError(
             f"no member gives layer {layer} of {model_root.hex()[:16]}:"
             f" {'; '.join(refused) or 'none is known to hold it'}"

@@ -53,6 +53,18 @@ class Subject:
     proof: BatchProof
 
 
+@dataclass(frozen=True)
+class _Found:
+    """A report, and the bundle behind it if it accuses."""
+
+    audit: Audit
+    evidence: bytes
+
+    @property
+    def names_number(self) -> bool:
+        return self.audit.fault is not None and self.audit.fault.entry is not None
+
+
 class Replayer:
     """Looks into receipts."""
 
@@ -104,17 +116,60 @@ class Replayer:
             return msgspec.structs.replace(made, tier="freivalds", error_bits=bits)
         try:
             found = await self._replayed(subject, receipt, layer)
-            if found is not None and found.fault and layer is not None:
-                # Nothing is lost if the host will not show more: one wrong layer is proof.
-                found = await self._replayed(subject, receipt, None) or found
+            if found is not None and found.audit.fault and layer is not None:
+                found = await self._escalated(subject, receipt, found)
         except (NodeError, ProtocolError) as error:
-            log.warning("not audited", receipt=receipt.digest.hex(), reason=str(error))
-            await self._store.append_event(
-                "audit.skipped",
-                {"receipt": receipt.digest.hex(), "reason": str(error)},
-            )
+            found = await self._misfit(subject, receipt, layer)
+            if found is None:
+                await self._skipped(receipt, error)
+        if found is None:
             return None
-        return found
+        if found.audit.fault is not None:
+            await trio.to_thread.run_sync(
+                _keep, self._evidence, receipt.digest, found.evidence
+            )
+        return found.audit
+
+    async def _escalated(
+        self, subject: Subject, receipt: Receipt, found: "_Found"
+    ) -> "_Found":
+        """The whole receipt, to name the first wrong layer; `found` where that shows less.
+
+        Nothing is lost if the host will not show more: one wrong layer is proof.
+        """
+        try:
+            whole = await self._replayed(subject, receipt, None)
+        except (NodeError, ProtocolError) as error:
+            log.warning(
+                "not escalated", receipt=receipt.digest.hex(), reason=str(error)
+            )
+            return found
+        if whole is None or (found.names_number and not whole.names_number):
+            return found
+        return whole
+
+    async def _misfit(
+        self, subject: Subject, receipt: Receipt, layer: int | None
+    ) -> "_Found | None":
+        """Whether the layer that could not be looked at is one that the model lacks.
+
+        A receipt says itself how many layers it is of.  Were those beyond the model's passed over,
+        a host would sign for a thousand and lie in peace; every model has a first layer, and that
+        says how many there are.
+        """
+        if not layer:
+            return None
+        try:
+            found = await self._replayed(subject, receipt, 0)
+        except (NodeError, ProtocolError):
+            return None
+        return found if found is not None and found.audit.fault else None
+
+    async def _skipped(self, receipt: Receipt, error: Exception) -> None:
+        log.warning("not audited", receipt=receipt.digest.hex(), reason=str(error))
+        await self._store.append_event(
+            "audit.skipped", {"receipt": receipt.digest.hex(), "reason": str(error)}
+        )
 
     async def _by_key(
         self, subject: Subject, receipt: Receipt, layers: range
@@ -126,7 +181,7 @@ class Replayer:
 
     async def _replayed(
         self, subject: Subject, receipt: Receipt, layer: int | None
-    ) -> Audit | None:
+    ) -> "_Found | None":
         first = 0 if layer is None else layer
         opening = await self._opening(subject, receipt, first)
         if opening is None:
@@ -148,10 +203,9 @@ class Replayer:
                 about["committed"] = shown.rows
                 found = await self._computed(root, layer, about)
                 fault = decode(found["fault"], Fault)
-                await trio.to_thread.run_sync(
-                    _keep, self._evidence, receipt.digest, found["evidence"]
-                )
-        return _report(subject, root, fault, first=first, count=found["count"])
+        made = _report(subject, root, fault, first=first, count=found["count"])
+        # Without the host's own rows too: they name the number, the root convicts.
+        return _Found(made, found["evidence"])
 
     async def _computed(
         self, root: bytes, layer: int | None, about: Mapping[str, Any]

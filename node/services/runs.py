@@ -142,7 +142,7 @@ class Runs:
         await Sessions(store, self._tools.signer).end_all()
         for _, sealed in await store.scan(_RUNS):
             proposal, proposer = open_proposal(sealed)
-            await self._add(sealed, proposal, proposer)
+            self._known[proposal.id()] = await self._read(sealed, proposal, proposer)
         for _, sealed in await store.scan(_CONSENTS):
             consent, member = open_consent(sealed)
             self._known[consent.run].course.consent(member, consent)
@@ -532,7 +532,7 @@ class Runs:
         """Final rounds, as this node measured them."""
         return self.record(run).rounds
 
-    async def _add(self, sealed: bytes, proposal: Proposal, proposer: bytes) -> Record:
+    async def _read(self, sealed: bytes, proposal: Proposal, proposer: bytes) -> Record:
         plan = parse_plan(proposal.plan)
         if canonical_plan(plan) != proposal.plan:
             raise ProtocolError("the proposal's model file is not in canonical form")
@@ -540,9 +540,7 @@ class Runs:
         # The accountant takes its time, once: what it finds is remembered.
         await trio.to_thread.run_sync(require_budget, proposal, plan)
         state = Digest(proposal.initial)
-        record = Record(Course(proposal), plan, proposer, sealed, [], state)
-        self._known[proposal.id()] = record
-        return record
+        return Record(Course(proposal), plan, proposer, sealed, [], state)
 
     async def _keep_proposal(self, sealed: bytes) -> None:
         proposal, proposer = open_proposal(sealed)
@@ -550,8 +548,10 @@ class Runs:
         if run in self._known:
             return
         self._tools.federation.key(proposer)
-        record = await self._add(sealed, proposal, proposer)
+        record = await self._read(sealed, proposal, proposer)
+        # On disk first: what memory alone knew would count until a restart, and then be lost.
         await self._tools.store.put(_RUNS, run, sealed)
+        self._known[run] = record
         await self._tools.store.append_event("run.proposed", self.row(run))
         log.info("run proposed", run=_short(record), title=proposal.title)
         await self._steering.known(record)
@@ -564,9 +564,11 @@ class Runs:
         self, consent: Consent, member: bytes, sealed: bytes
     ) -> None:
         record = self._known[consent.run]
-        if not record.course.consent(member, consent):
+        if not record.course.is_news(member, consent):
             return
         await self._tools.store.put(_CONSENTS, consent.run + digest(sealed), sealed)
+        if not record.course.consent(member, consent):
+            return  # it came twice meanwhile
         await self._tools.store.append_event(
             "run.consent",
             {

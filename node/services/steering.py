@@ -105,9 +105,11 @@ class Steering:
         self, record: Steered, stance: Stance, member: bytes, sealed: bytes
     ) -> None:
         course, name = record.course, self._tools.federation.name_of(member)
-        if not course.stance(member, stance):
+        if not course.is_newer(member, stance):
             return
         await self._tools.store.put(_STANCES, course.run + member, sealed)
+        if not course.stance(member, stance):
+            return  # a newer one came meanwhile, or the same
         await self._tools.store.append_event(
             "run.stance",
             {"run": course.run.hex(), "member": name, "stance": stance.word},

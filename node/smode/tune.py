@@ -219,7 +219,10 @@ def _base(folder: Path) -> Any:
     logging.set_verbosity_error()
     config = read_config(folder)
     extra = {"add_pooling_layer": False} if config.model_type == "bert" else {}
-    return AutoModel.from_pretrained(folder, local_files_only=True, **extra).eval()
+    # Shares are float32 or wider, whatever the file is in.
+    return AutoModel.from_pretrained(
+        folder, local_files_only=True, dtype="float32", **extra
+    ).eval()
 
 
 def _derived(config: Any, tokens: int) -> int:
@@ -228,9 +231,13 @@ def _derived(config: Any, tokens: int) -> int:
 
     width, heads = config.hidden_size, config.num_attention_heads
     kv_heads = getattr(config, "num_key_value_heads", None) or heads
-    gated = config.model_type == "llama"
+    head_dim = getattr(config, "head_dim", None) or width // heads
     shape = BlockShape(
-        width, config.intermediate_size, width // heads * kv_heads, gated=gated
+        width,
+        config.intermediate_size,
+        head_dim * kv_heads,
+        gated=config.model_type == "llama",
+        q_width=head_dim * heads,
     )
     return tokens * forward_values(shape, config.num_hidden_layers)
 

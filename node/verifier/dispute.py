@@ -14,6 +14,7 @@ from protocol.dispute import (
     NO_CHANNEL,
     NO_LEAF,
     NO_ROW,
+    POST,
     ROTARY,
     STOCK,
     Asked,
@@ -29,7 +30,8 @@ from protocol.dispute import (
     Trunk,
 )
 
-# Matrix that writes a part, in the order of the bytes of a layer.
+# Matrix that writes a part, in the order of the bytes of a layer; from the end where a block that
+# is not gated has one less.
 _MATRIX = {
     Part.QUERY: 0,
     Part.KEY: 1,
@@ -37,11 +39,15 @@ _MATRIX = {
     Part.MIDDLE: 3,
     Part.GATE: 4,
     Part.UP: 5,
-    Part.AFTER: 6,
+    Part.AFTER: -1,
 }
+# The gains behind the matrices.
+_GAIN = {Part.BASE: 0, Part.BASE2: 1}
 # Parts with an exponent before their entries; bytes of an entry where it is not four.
 _SHORT = (Part.NORM, Part.MIXED_ROW, Part.NORM2, Part.WIDE)
 _ENTRY_BYTES = {
+    Part.BASE: integer.ENTRY_BYTES,
+    Part.BASE2: integer.ENTRY_BYTES,
     Part.NORM: 1,
     Part.MIXED_ROW: 1,
     Part.NORM2: 1,
@@ -119,10 +125,10 @@ class Prosecutor:
     ) -> Proof:
         """What entry `place` of leaf `index` is to be computed from."""
         claim = self.claim
-        boundary = NO_ROW
-        if part is Part.NORM:
+        boundary, post = NO_ROW, bool(claim.flags & POST)
+        if part is Part.BASE or (part is Part.NORM and not post):
             boundary = self.before_row(index)
-        elif part is Part.MIDDLE:
+        elif part is Part.MIDDLE and not post:
             boundary = self.before_row(claim.token)
         elif part is Part.AFTER:
             boundary = self._row(self.after, claim.layer + 1, claim.token)
@@ -158,7 +164,7 @@ class Prosecutor:
         return _differing(claim, Part.AFTER, integer.pack_rows(mine), told)
 
     def _channel(self, part: Part, index: int, place: int) -> Channel:
-        if part not in _MATRIX:
+        if part not in _MATRIX and part not in _GAIN:
             return NO_CHANNEL
         claim = self.claim
         if part in (Part.GATE, Part.UP):
@@ -170,9 +176,8 @@ class Prosecutor:
         else:
             number = place
         layer = self.model.layers[claim.layer - self.model.first]
-        # The last of the matrices, of which a block that is not gated has one less.
-        last = part is Part.AFTER
-        matrix = len(layer.matrices()) - 1 if last else _MATRIX[part]
+        count = len(layer.matrices())
+        matrix = count + _GAIN[part] if part in _GAIN else _MATRIX[part] % count
         opened = integer.open_channel(layer, matrix, number)
         return Channel(opened.index, opened.size, opened.path, opened.leaf)
 
@@ -205,7 +210,9 @@ def _inputs(
     claim: Claim, part: Part, index: int, place: int
 ) -> tuple[tuple[Part, int], ...]:
     """Leaves of earlier parts that a number is made of, as the contract wants them."""
-    dim, kv = claim.head_dim, claim.kv_heads
+    dim, kv, post = claim.head_dim, claim.kv_heads, claim.flags & POST
+    if part is Part.NORM:
+        return ((Part.BASE, index),) if post else ()
     if part is Part.QUERY:
         return ((Part.NORM, claim.token),)
     if part in (Part.KEY, Part.VALUE):
@@ -223,11 +230,15 @@ def _inputs(
         )
     block = place // integer.BLOCK
     return {
-        Part.NORM: (),
+        Part.BASE: (),
         Part.MIXED_TOP: ((Part.MIXED, place),),
         Part.MIXED_ROW: ((Part.MIXED, block), (Part.MIXED_TOP, 0)),
-        Part.MIDDLE: ((Part.MIXED_ROW, 0),),
-        Part.NORM2: ((Part.MIDDLE, 0),),
+        Part.MIDDLE: (
+            (Part.MIXED_ROW, 0),
+            *([(Part.BASE, claim.token)] if post else ()),
+        ),
+        Part.BASE2: ((Part.MIDDLE, 0),),
+        Part.NORM2: ((Part.BASE2 if post else Part.MIDDLE, 0),),
         Part.GATE: ((Part.NORM2, 0),),
         Part.UP: ((Part.NORM2, 0),),
         Part.PRODUCT: tuple(
@@ -237,7 +248,7 @@ def _inputs(
         ),
         Part.PRODUCT_TOP: ((Part.PRODUCT, place),),
         Part.WIDE: ((Part.PRODUCT, block), (Part.PRODUCT_TOP, 0)),
-        Part.AFTER: ((Part.WIDE, 0), (Part.MIDDLE, 0)),
+        Part.AFTER: ((Part.WIDE, 0), (Part.BASE2 if post else Part.MIDDLE, 0)),
     }[part]
 
 

@@ -19,7 +19,8 @@ from protocol.queries.spec import ROW, Query, cells
 from protocol.types import DIGEST_BYTES, Digest, PublicKey, digest
 from protocol.wire import Message, decode, encode
 
-QUERY_PROTOCOL, CHECK_PROTOCOL = "/rexis/query/3", "/rexis/query-check/3"
+QUERY_PROTOCOL, CHECK_PROTOCOL = "/rexis/query/4", "/rexis/query-check/4"
+FORGET_PROTOCOL = "/rexis/query-forget/1"
 QUERY_DOMAIN, ANSWER_DOMAIN = "rexis/query/1", "rexis/answer/1"
 QUERY_LIMIT_BYTES = 1 << 18
 ANSWER_LIMIT_BYTES = 1 << 18
@@ -50,6 +51,13 @@ class Attestation(Message, frozen=True, tag="attestation"):
                 raise MalformedMessageError(f"{name} is not {DIGEST_BYTES} bytes")
         if not 0 <= self.dataset < 1 << 53:
             raise MalformedMessageError(f"dataset {self.dataset}")
+
+
+class Forgot(Message, frozen=True, tag="query-forgot"):
+    """An institution holds nothing of a question any more, and never answers it again."""
+
+    spent: int
+    """What its dataset has paid for it, in millionths of rho; that stays paid."""
 
 
 class Answer(Message, frozen=True, tag="query-answer"):

@@ -57,6 +57,8 @@ class RunState(Message, frozen=True, tag="run-state"):
 
     run: bytes
     state: bytes
+    answer: str = ""
+    """Of a model that tells classes apart: the one that counts as yes, all others as no."""
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from typing import Literal, get_args
 import msgspec
 
 from protocol.errors import MalformedMessageError
-from protocol.queries.models import Fit, Linear, Model
+from protocol.queries.models import Fit, Linear, Model, RunState
 from protocol.types import DIGEST_BYTES, Digest, digest
 from protocol.wire import Message, encode
 
@@ -144,6 +144,8 @@ class Query(Message, frozen=True, tag="query"):
         texts += [text for one in self.where for text in (one.column, one.value)]
         if isinstance(self.model, Linear):
             texts += [*self.model.columns, self.model.yes]
+        if isinstance(self.model, RunState):
+            texts.append(self.model.answer)
         for text in texts:
             _require(
                 len(text) <= TEXT_LIMIT,

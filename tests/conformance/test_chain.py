@@ -57,7 +57,7 @@ def anvil_url() -> Iterator[str]:
 
 EVM = pytest.param("evm", marks=pytest.mark.slow)
 ANVIL = pytest.param("anvil", marks=pytest.mark.slow)
-EVM_CONFIRMED = pytest.param("evm-confirmed", marks=pytest.mark.slow)
+EVM_CONFIRMED = pytest.param("evm-confirmed", marks=pytest.mark.long)
 
 
 @pytest.fixture(params=["memory", EVM, EVM_CONFIRMED, ANVIL])
@@ -424,6 +424,15 @@ async def test_anchors_are_members_own_and_never_replaced(world):
         await clinic.anchor_model(ROOT, RUN)
     await other.anchor_round(RUN, 1, RECORD)
     assert await other.anchor_receipts(ROOT, 1) == 1
+    # Whoever reads it has to say whose, and sees it once it is final.
+    for host, root, count in (
+        ("clinic", ROOT, 3),
+        ("other", ROOT, 1),
+        ("clinic", RECORD, 0),
+        ("owner", ROOT, 0),
+    ):
+        account = world.chain(host).account
+        assert await world.chain("other").anchored_receipts(account, root) == count
 
 
 async def test_strangers_and_empty_digests_are_not_anchored(world):

@@ -11,8 +11,8 @@ from eth_abi.exceptions import EncodingError
 from ee import integer
 from ee.integer import (
     LLAMA,
+    Gain,
     Header,
-    IntegerModelError,
     IntegerTrunk,
     Layer,
     Matrix,
@@ -52,6 +52,7 @@ from protocol.dispute import (
     Game,
     Leaf,
     Part,
+    Proof,
     SaltProof,
     Trace,
 )
@@ -61,7 +62,14 @@ UPHELD, REJECTED = 1, 2
 LAYER, CASE, TOKEN = 1, 0, 5
 STAKE, HALF = 3 * BOND, BOND // 2
 SHORT = {Part.NORM: 1, Part.MIXED_ROW: 1, Part.NORM2: 1, Part.WIDE: 2}
-SIZES = {**SHORT, Part.MIXED_TOP: 8, Part.PRODUCT: 8, Part.PRODUCT_TOP: 8}
+SIZES = {
+    **SHORT,
+    Part.BASE: 3,
+    Part.BASE2: 3,
+    Part.MIXED_TOP: 8,
+    Part.PRODUCT: 8,
+    Part.PRODUCT_TOP: 8,
+}
 MADE = list(Part)[:PARTS]
 
 
@@ -69,9 +77,12 @@ def refused(name: str) -> object:
     return pytest.raises(Reverted, match=rf"^{name}\(")
 
 
-@pytest.fixture(params=[True, False], ids=["causal", "encoder"])
+@pytest.fixture(
+    params=["causal", "encoder", pytest.param("bert", marks=pytest.mark.long)]
+)
 def world(request) -> DisputeWorld:
-    return small(causal=request.param)
+    style = BERT if request.param == "bert" else None
+    return small(causal=request.param == "causal", style=style)
 
 
 def small(*, causal: bool = True, style: Style | None = None) -> DisputeWorld:
@@ -87,8 +98,30 @@ def small(*, causal: bool = True, style: Style | None = None) -> DisputeWorld:
 GPT = Style(centred=True, post=False, rotary=False, gated=False)
 ESM = Style(centred=True, post=False, rotary=True, gated=False)
 QWEN = Style(centred=False, post=False, rotary=True, gated=True)
-STYLES = {"plain": None, "gpt": GPT, "esm": ESM, "qwen": QWEN}
+BERT = Style(centred=True, post=True, rotary=False, gated=False)
+LAST = Style(centred=False, post=True, rotary=True, gated=True)
+"""Norms last, and all else as it is not in BERT."""
+STYLES = {
+    "plain": None,
+    "gpt": GPT,
+    "esm": ESM,
+    "qwen": QWEN,
+    "bert": BERT,
+    "last": LAST,
+}
 """Op-spec 1, and blocks of op-spec 2 that differ from it in everything they can."""
+
+
+OF_BASES = (Part.BASE, Part.NORM, Part.MIDDLE, Part.BASE2, Part.NORM2)
+"""Bases, and what is made of them."""
+
+
+def there(part: Part, style: Style | None) -> bool:
+    """Do blocks of this style have this part?"""
+    style = style or LLAMA
+    return {Part.UP: style.gated, Part.BASE: style.post, Part.BASE2: style.post}.get(
+        part, True
+    )
 
 
 def drawn(seed: int, *, causal: bool, style: Style | None = None) -> DisputeWorld:
@@ -119,13 +152,18 @@ def drawn(seed: int, *, causal: bool, style: Style | None = None) -> DisputeWorl
             int(chance.integers(20, 50)),
             None if style is None else drawn_biases(chance, shape[0]),
         )
+    gains = tuple(
+        # From gains that leave nothing to gains with which all stands at its limit.
+        Gain(*drawn_gains(chance, config.width), drawn_biases(chance, config.width, 23))
+        for _ in range(config.norms)
+    )
     unit = 1 << 14
     tables = chance.integers(-unit, unit + 1, (2, *config.table_shape))
     cos, sin = tables.astype(np.int16)
     own = None
     if style is not None:
         own = chance.integers(0, (1 << 16) + 1, spec.ACTIVATION_SIZE).astype(np.uint32)
-    trunk = IntegerTrunk(Header(config, cos, sin, own), (Layer.of(matrices),))
+    trunk = IntegerTrunk(Header(config, cos, sin, own), (Layer.of(matrices, gains),))
     integer.encode(trunk)  # refuses what the op-spec does not cover
     shape = (3, config.tokens, config.width)
     bits = chance.integers(0, 24, (3, config.tokens, 1))
@@ -136,10 +174,15 @@ def drawn(seed: int, *, causal: bool, style: Style | None = None) -> DisputeWorl
     return made
 
 
-def drawn_biases(chance, count):
+def drawn_biases(chance, count, most=24):
     """Of every size, and of either sign."""
-    bits = chance.integers(0, 24, count)
+    bits = chance.integers(0, most, count)
     return chance.integers(-(1 << bits), 1 << bits).astype(np.int32)
+
+
+def drawn_gains(chance, count):
+    """Multipliers of every size, and how far they are shifted."""
+    return drawn_biases(chance, count, 23), int(chance.integers(10, 40))
 
 
 def outcome(sent) -> int:
@@ -206,8 +249,22 @@ def test_a_wrong_number_after_a_layer_costs_the_host_its_bond(world):
         world.prove(number, claim, roots, proof)
 
 
-@pytest.mark.parametrize("style", STYLES)
-@pytest.mark.parametrize("part", MADE, ids=lambda part: part.name.lower())
+@pytest.mark.parametrize(
+    ("part", "style"),
+    [
+        pytest.param(
+            *(part, name),
+            id=f"{part.name.lower()}-{name}",
+            # What is no base and not made of one is made as in the other styles.
+            marks=[pytest.mark.long]
+            if there(Part.BASE, style) and part not in OF_BASES
+            else [],
+        )
+        for part in MADE
+        for name, style in STYLES.items()
+        if there(part, style)
+    ],
+)
 def test_a_wrong_number_of_any_part_is_shown_by_what_it_is_made_of(
     part, style, monkeypatch
 ):
@@ -215,8 +272,6 @@ def test_a_wrong_number_of_any_part_is_shown_by_what_it_is_made_of(
     chance = random.Random(int(part))
     for causal in (True, False):
         world = drawn(7, causal=causal, style=STYLES[style])
-        if part is Part.UP and not world.trunk.config.style.gated:
-            continue
         for job, how in enumerate(("number", "exponent", "salt")):
             world.anchor(job=job + 1)
             number, claim = world.accuse(0, chance.randrange(3), 9)
@@ -235,9 +290,23 @@ def test_a_wrong_number_of_any_part_is_shown_by_what_it_is_made_of(
             assert asks == 1 + (leaves > 1) + (leaves > 32)
 
 
-@pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize(
-    "seed", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in range(1, 10))]
+    ("seed", "style"),
+    [
+        pytest.param(
+            *(seed, name),
+            marks=[
+                *([pytest.mark.slow] if seed else []),
+                *(
+                    [pytest.mark.long]
+                    if seed > 2 or (seed and there(Part.BASE, style))
+                    else []
+                ),
+            ],
+        )
+        for seed in range(10)
+        for name, style in STYLES.items()
+    ],
 )
 def test_what_the_reference_computes_is_right_to_the_contract_and_nothing_beside_it(
     seed, style
@@ -274,7 +343,7 @@ def test_what_the_reference_computes_is_right_to_the_contract_and_nothing_beside
         with refused("NotWrong"):
             world.prove(number, claim, true.roots, proof)
     assert judged == 12 * len(made)
-    assert len(made) == PARTS - (not world.trunk.config.style.gated)
+    assert made == [part for part in MADE if there(part, STYLES[style])]
 
 
 def test_no_number_of_a_true_answer_is_wrong_to_the_contract(world):
@@ -480,7 +549,7 @@ def test_one_leaf_is_all_that_a_challenger_sees():
 @pytest.mark.parametrize("part", MADE, ids=lambda part: part.name.lower())
 def test_a_leaf_of_another_length_cannot_be_shown(part):
     """A host that hashed one is silent when it is asked, or loses to who guessed it."""
-    world = drawn(7, causal=True)
+    world = drawn(7, causal=True, style=None if there(part, None) else BERT)
     for job, bent in enumerate((lambda leaf: leaf[:-1], lambda leaf: leaf + b"\x00")):
         for who in (WATCHER, OTHER):
             world.anchor(job=2 * job + (who == OTHER) + 1)
@@ -561,27 +630,59 @@ def test_a_model_under_other_rules_is_not_judged_by_these():
         world.accuse(LAYER, CASE, TOKEN, trunk=astuple(other))
 
 
-@pytest.mark.parametrize("style", [GPT, ESM, QWEN], ids=["gpt", "esm", "qwen"])
+@pytest.mark.parametrize("style", [*STYLES.values()][1:], ids=[*STYLES][1:])
 def test_the_contract_reads_what_a_stock_model_says_of_its_blocks(style):
     world = small(style=style)
     _, claim = world.accuse(LAYER, CASE, TOKEN)
     numbers, tables = integer.header_parts(world.trunk.header)
     flags = int.from_bytes(numbers[-4:], "little")
     assert claim.flags == flags + dispute.STOCK
-    kinds = (dispute.CENTRED, dispute.ROTARY, dispute.GATED)
+    kinds = (dispute.CENTRED, dispute.POST, dispute.ROTARY, dispute.GATED)
     said = tuple(bool(claim.flags & kind) for kind in kinds)
-    assert said == (style.centred, style.rotary, style.gated)
+    assert said == astuple(style)
     assert (claim.tables, claim.layer_root) == (tables, world.model.roots[LAYER])
 
 
-def test_a_model_with_its_norms_last_is_not_judged():
-    world = small(style=Style(centred=True, post=True, rotary=False, gated=False))
-    with refused("PostNorm"):
-        world.accuse(LAYER, CASE, TOKEN)
-    with pytest.raises(IntegerModelError, match="norm first"):
-        integer.trace_token(
-            world.trunk.header, world.trunk.layers[0], world.boundaries[0][:1], 0
-        )
+def test_a_base_is_made_with_the_gain_of_its_place_and_norm():
+    """Gains, rows and bases that are true, and of another number."""
+    world = small(style=BERT)
+    number, claim = world.accuse(LAYER, CASE, TOKEN)
+    true = Trace(claim, SALT, world.entries(claim))
+    world.answer(number, true)
+    prosecutor = world.prosecutor(claim)
+
+    def shown(part, index=0, place=0):
+        leaf = NO_LEAF if part is Part.AFTER else true.leaf(part, index)
+        return prosecutor.proof(true, part, index, place, leaf)
+
+    def no(proof, name):
+        with refused(name):
+            world.prove(number, claim, true.roots, proof)
+
+    base, base2 = shown(Part.BASE, TOKEN, 3), shown(Part.BASE2, 0, 3)
+    for proof, other in (
+        (base, shown(Part.BASE, TOKEN, 4)),
+        (base, base2),
+        (base, shown(Part.AFTER, 0, 3)),
+        (base2, base),
+        (base2, shown(Part.MIDDLE, 0, 3)),
+    ):
+        no(replace(proof, channel=other.channel), "NotInModel")
+    no(replace(base, boundary=prosecutor.before_row(TOKEN - 1)), "NotInReceipt")
+    no(replace(base2, inputs=()), "Missing")
+    no(replace(base2, inputs=(true.leaf(Part.BASE2, 0),)), "AnotherRow")
+    middle, after = shown(Part.MIDDLE, 0, 3), shown(Part.AFTER, 0, 3)
+    for proof, made_of in (
+        (middle, true.leaf(Part.BASE, TOKEN - 1)),
+        (middle, true.leaf(Part.BASE2, 0)),
+        (after, true.leaf(Part.MIDDLE, 0)),
+        (after, true.leaf(Part.BASE, TOKEN)),
+    ):
+        no(replace(proof, inputs=(proof.inputs[0], made_of)), "AnotherRow")
+    for part, index in ((Part.NORM, TOKEN), (Part.NORM2, 0)):
+        for made_of in (Part.MIDDLE, Part.MIXED_ROW):
+            leaf = true.leaf(made_of, 0)
+            no(replace(shown(part, index), inputs=(leaf,)), "AnotherRow")
 
 
 def test_what_a_host_says_of_a_part_that_there_is_not_is_not_heard():
@@ -596,8 +697,59 @@ def test_what_a_host_says_of_a_part_that_there_is_not_is_not_heard():
     assert convicted(world, number, claim, host) == 1
     number, claim = world.accuse(0, CASE, TOKEN, by=OTHER)
     world.answer(number, host)
-    with refused("NoSuchNode"):
-        world.ask(number, claim, Asked(Part.UP, 0, 0), by=OTHER)
+    for part in (Part.UP, Part.BASE, Part.BASE2):
+        with refused("NoSuchNode"):
+            world.ask(number, claim, Asked(part, 0, 0), by=OTHER)
+
+
+def test_a_part_that_there_is_not_convicts_nobody():
+    """Its root is zero, and so is what a proof that fits no tree comes to."""
+    world = drawn(3, causal=True, style=GPT)
+    number, claim = world.accuse(0, CASE, TOKEN)
+    true = Trace(claim, SALT, world.entries(claim))
+    world.answer(number, true)
+    prosecutor = world.prosecutor(claim)
+    about = (prosecutor.case_salt, prosecutor.before_row(TOKEN))
+    for part in (Part.UP, Part.BASE, Part.BASE2):
+        assert true.roots[part] == bytes(32)
+        for entries in (b"", bytes(4), bytes(256)):
+            leaf = Leaf(bytes(32), entries, ())
+            for proof in (
+                Proof(int(part), 0, 0, leaf),
+                SaltProof(part, 0, leaf, *about),
+            ):
+                with refused("AnotherRow"):
+                    world.prove(number, claim, true.roots, proof)
+
+
+def test_zero_is_no_root_that_everything_stands_under():
+    """A host that answered it could show whatever it liked, and anchor receipts it has yet to write."""
+    world = drawn(3, causal=True, style=GPT)
+    number, claim = world.accuse(0, CASE, TOKEN)
+    true = Trace(claim, SALT, world.entries(claim))
+    roots = list(true.roots)
+    roots[Part.KEY] = bytes(32)
+    world.evm.send(LIAR, "disputes", "answer", number, roots)
+    nodes, leaf = Asked(Part.KEY, 6, 0), Asked(Part.KEY, 0, 3)
+    about = (number, astuple(claim), roots)
+    world.ask(number, claim, nodes)
+    below = true.below(*astuple(nodes))
+    with refused("Malformed"):
+        world.evm.send(LIAR, "disputes", "split", *about, below, (bytes(32),))
+    world.evm.move(HOUR_S + 1)
+    assert outcome(world.evm.send(OTHER, "disputes", "close", number)) == UPHELD
+    number, claim = world.accuse(0, CASE, TOKEN, by=OTHER)
+    world.evm.send(LIAR, "disputes", "answer", number, roots)
+    world.ask(number, claim, leaf, by=OTHER)
+    shown = astuple(replace(true.leaf(Part.KEY, 3), path=()))
+    about = (number, astuple(claim), roots)
+    with refused("AnotherRow"):
+        world.evm.send(LIAR, "disputes", "show", *about, shown)
+    any_ = (b"rexis-receipt-batch-1", (3).to_bytes(4, "big"), bytes(32))
+    world.root = sha256(b"".join(any_)).digest()
+    world.evm.send(LIAR, "anchors", "anchorReceipts", world.root, 3)
+    with refused("NotIncluded"):
+        world.accuse(0, CASE, TOKEN, path=())
 
 
 def test_an_activation_of_another_place_is_none():
@@ -618,6 +770,9 @@ def test_an_activation_of_another_place_is_none():
 
 def test_the_contract_reads_receipt_and_model_as_the_protocol_does(world):
     config = world.trunk.config
+    flags = config.causal + dispute.ROTARY + dispute.GATED
+    if config.style == BERT:
+        flags = dispute.CENTRED + dispute.POST + dispute.STOCK
     for layer, who in ((0, WATCHER), (1, OTHER)):
         _, claim = world.accuse(layer, 2, 6, by=who)
         cases, tokens, width = world.shape
@@ -633,27 +788,25 @@ def test_the_contract_reads_receipt_and_model_as_the_protocol_does(world):
         assert (claim.inner, claim.heads, claim.kv_heads, claim.head_dim) == (
             *(config.inner, config.heads, config.kv_heads, config.head_dim),
         )
-        assert (claim.positions, claim.flags) == (
-            config.tokens,
-            config.causal + dispute.ROTARY + dispute.GATED,
-        )
+        assert (claim.positions, claim.flags) == (config.tokens, flags)
         for root, boundary in ((claim.before, layer), (claim.afterwards, layer + 1)):
             rows = world.packed(boundary)
             assert root == boundary_root(rows, world.shape, boundary, SALT)
 
 
 @pytest.mark.slow
-def test_no_bent_proof_convicts_an_honest_host():
+@pytest.mark.parametrize("style", [None, pytest.param(BERT, marks=pytest.mark.long)])
+def test_no_bent_proof_convicts_an_honest_host(style):
     """Every part, true proofs first, then some bytes of them changed."""
     chance = random.Random(6)
-    world = small()
+    world = small(style=style)
     number, claim = world.accuse(LAYER, CASE, TOKEN)
     entries = world.entries(claim)
     true = Trace(claim, SALT, entries)
     world.answer(number, true)
     prosecutor, tried = world.prosecutor(claim), 0
     before = prosecutor.before_row(TOKEN)
-    for part in Part:
+    for part in (one for one in Part if there(one, style)):
         for turn in range(100):
             index = 0
             if part is Part.AFTER:
@@ -724,7 +877,9 @@ def test_evidence_of_another_place_is_none():
     after = prosecutor.proof(true, Part.AFTER, 0, 0, NO_LEAF)
     no(replace(after, boundary=prosecutor.before_row(TOKEN)), "NotInReceipt")
     no(replace(after, index=1), "NoSuchEntry")
-    no(replace(query, part=17), "NoSuchPart")
+    # No root has this number: the index into them is refused, which has no name but the EVM's.
+    with pytest.raises(Reverted, match=r"^0x4e487b71"):
+        world.prove(number, claim, true.roots, replace(query, part=int(Part.AFTER) + 1))
 
 
 def test_a_true_salt_convicts_nobody():
@@ -766,11 +921,11 @@ def _bend(value, chance):
 
 def test_a_model_whose_proofs_fit_no_transaction_is_not_disputed():
     """The bound is that of the longest proof, with room for what is no row."""
-    world = drawn(7, causal=False)
+    world = drawn(7, causal=False, style=BERT)
     number, claim = world.accuse(0, CASE, TOKEN)
     true = Trace(claim, SALT, world.entries(claim))
     config, prosecutor = world.trunk.config, world.prosecutor(claim)
-    for part in Part:
+    for part in (one for one in Part if there(one, BERT)):
         index = 0 if part is Part.AFTER else len(world.entries(claim)[part]) - 1
         leaf = NO_LEAF if part is Part.AFTER else true.leaf(part, index)
         proof = prosecutor.proof(true, part, index, 0, leaf)
@@ -804,10 +959,10 @@ def test_an_answer_has_all_parts():
     world = small()
     number, claim = world.accuse(LAYER, CASE, TOKEN)
     entries = world.entries(claim)
-    with pytest.raises(MalformedMessageError, match="15 parts, a layer has 16"):
+    with pytest.raises(MalformedMessageError, match="17 parts, a layer has 18"):
         Trace(claim, SALT, entries[:-1])
-    with pytest.raises(MalformedMessageError, match="15 roots, a layer has 16"):
-        Game(number, b"", b"", b"", claim).answered([bytes(32)] * 15)
+    with pytest.raises(MalformedMessageError, match="17 roots, a layer has 18"):
+        Game(number, b"", b"", b"", claim).answered([bytes(32)] * 17)
 
 
 QUICK = {
@@ -837,15 +992,17 @@ QUICK = {
         for seed in (0, 1, 2)
         for style in STYLES
     },
-    "norms last": lambda _: test_a_model_with_its_norms_last_is_not_judged(),
+    "gains": lambda _: test_a_base_is_made_with_the_gain_of_its_place_and_norm(),
     "other activations": lambda _: test_an_activation_of_another_place_is_none(),
     "no such part": lambda _: (
         test_what_a_host_says_of_a_part_that_there_is_not_is_not_heard()
     ),
+    "absent parts": lambda _: test_a_part_that_there_is_not_convicts_nobody(),
+    "zero roots": lambda _: test_zero_is_no_root_that_everything_stands_under(),
     **{
         f"wrong {part.name}": lambda patch, part=part: (
             test_a_wrong_number_of_any_part_is_shown_by_what_it_is_made_of(
-                part, "plain", patch
+                part, next(n for n in STYLES if there(part, STYLES[n])), patch
             )
         )
         for part in MADE

@@ -21,7 +21,11 @@ from node.bench.disputes import DisputeWorld
 FOLDER = Path(__file__).parent / "mutants"
 SOURCES = Path(__file__).parents[2] / "contracts" / "src"
 MUTANTS = json.loads((FOLDER / "mutants.json").read_text())
-DISPUTED = [m for m in MUTANTS if m["contract"] in {"Judge", "Disputes"}]
+DISPUTED = [
+    m
+    for m in MUTANTS
+    if m["contract"] in {"Judge", "Disputes"} or m.get("tests") == "disputes"
+]
 TRADED = [m for m in MUTANTS if m not in DISPUTED]
 
 EXAMPLES, STEPS = 60, 60
@@ -101,12 +105,12 @@ def dispute_tests(monkeypatch, mutant) -> str | None:
 
 
 @pytest.mark.slow
-@named(DISPUTED, broken=False)
+@named(DISPUTED, broken=False, each=2)
 def test_an_unchanged_judge_is_not_caught(mutant, monkeypatch):
     assert dispute_tests(monkeypatch, mutant) is None
 
 
 @pytest.mark.slow
-@named(DISPUTED, broken=True)
+@named(DISPUTED, broken=True, each=4)
 def test_a_broken_judgement_is_caught(mutant, monkeypatch):
     assert dispute_tests(monkeypatch, mutant) is not None

@@ -2,9 +2,10 @@
 
 What a requester and a worker would have left behind is written into the homes beforehand: a
 released trunk, five receipts of one host, and the rows behind them.  One is honest; one lies in
-one number of a row; one mixed a head's values wrongly in attention and one activated wrongly, and
-both go on rightly from there and stick to it when asked; one lies and is silent.  From there on
-daemons do everything: anchor, audit, dispute, answer, ask, show, prove.
+one number of a row; one mixed a head's values wrongly in attention and one activated wrongly (or,
+of a model shaped as BERT, left a wrong base behind a norm), and both go on rightly from there and
+stick to it when asked; one lies and is silent.  From there on daemons do everything: anchor, audit,
+dispute, answer, ask, show, prove.
 """
 
 import json
@@ -19,7 +20,7 @@ import pytest
 import trio
 
 from ee import integer
-from ee.integer import known, ops, spec
+from ee.integer import block, known, ops, spec
 from node.adapters.blob_dir import BlobDir
 from node.adapters.evm_chain import EvmChain, account_address, deploy
 from node.adapters.evm_disputes import EvmDisputes
@@ -59,7 +60,11 @@ SALT = bytes(range(32))
 ASKER = KeyFile(b"\x31" * 32, b"\x32" * 32, b"\x33" * 32)
 PLACE = (0, 5)
 """Case and token of the lies inside a layer."""
-KINDS = ("row", Part.MIXED, Part.PRODUCT, "silent", "honest")
+KINDS = {
+    kind: ("row", Part.MIXED, inside, "silent", "honest")
+    for kind, inside in (("table", Part.PRODUCT), ("bert", Part.BASE2))
+}
+"""Model to what is wrong with each receipt."""
 ROLES = {
     "HOST": ("institution", ROLE_COMPUTE_HOST),
     "AUD": ("verifier", ROLE_AUDITOR),
@@ -80,8 +85,13 @@ def until(found):
 class Scene:
     """Chain, two daemons, and somebody who asked."""
 
-    def __init__(self, bench, folder):
-        self.bench, self.folder = bench, folder
+    def __init__(self, bench, folder, model):
+        self.bench, self.folder, self.kinds = bench, folder, KINDS[model]
+        self.trunk = (
+            known.drawn_trunk(causal=True)
+            if model == "table"
+            else known.drawn_stock(known.ENCODER, causal=False)
+        )
         self.sealed = []
         self.homes = {name: Home(folder / name) for name in ("HOST", "AUD")}
         self.ports = dict(zip(self.homes, free_ports(2), strict=True))
@@ -175,14 +185,14 @@ class Scene:
 
     async def write_homes(self):
         """A release both know, and five receipts of the host, in the order of `KINDS`."""
-        trunk = known.drawn_trunk(causal=True)
+        trunk = self.trunk
         self.model = Model.read(integer.encode(trunk))
         rows = known.drawn_rows(trunk.config)
         self.shape = rows.shape
         true = [integer.pack_rows(one) for one in trunk.forward(rows).boundaries]
         self.rows = true
         answers, stories = [], {}
-        for number, kind in enumerate(KINDS):
+        for number, kind in enumerate(self.kinds):
             entries, after = None, true[1]
             if isinstance(kind, Part):
                 entries, after = consistent(trunk, rows, kind)
@@ -241,9 +251,9 @@ class Scene:
         }
 
 
-@pytest.fixture
-def scene(bench, tmp_path):
-    made = Scene(bench, tmp_path)
+@pytest.fixture(params=["table", pytest.param("bert", marks=pytest.mark.long)])
+def scene(bench, tmp_path, request):
+    made = Scene(bench, tmp_path, request.param)
     trio.run(made.write_homes)
     made.configure()
     made.start()
@@ -252,7 +262,7 @@ def scene(bench, tmp_path):
 
 def consistent(trunk, rows, part):
     """Layer 0 with one number of a part bent and all that follows from it: parts, rows after."""
-    (case, token), layer, bias = PLACE, trunk.layers[0], trunk.config.norm_bias
+    (case, token), layer, shape = PLACE, trunk.layers[0], trunk.header.shape
     sequence = rows[case : case + 1]
     found = integer.trace_token(trunk.header, layer, sequence, token)
     entries = [list(leaves) for leaves in found]
@@ -279,15 +289,24 @@ def consistent(trunk, rows, part):
     entries[Part.MIXED_ROW] = short(made, ">i1")
     change = layer.o.apply(made, spec.RESIDUAL_LIMIT)[0]
     limits = (-spec.RESIDUAL_LIMIT, spec.RESIDUAL_LIMIT)
-    middle = np.clip(sequence[0, token] + change, *limits).astype(np.int32)
+    _, base = block.normed(shape, layer, sequence[0], 0)
+    middle = np.clip(base[token] + change, *limits).astype(np.int32)
     entries[Part.MIDDLE] = [middle.astype(">i4").tobytes()]
-    made = ops.rows(ops.norm(middle[None], bias), spec.ROW_BITS)
+    made, base = block.normed(shape, layer, middle[None], 1)
+    if shape.style.post:
+        base[0, 9] += 2_000 if part is Part.BASE2 else 0
+        packed = integer.pack_rows(base[None])
+        entries[Part.BASE2] = [
+            b"".join(packed[at : at + 3][::-1] for at in range(0, len(packed), 3))
+        ]
+        made = ops.rows(base.astype(np.float64), spec.ROW_BITS)
     entries[Part.NORM2] = short(made, ">i1")
-    gate, up = (
-        matrix.apply(made, spec.MID_LIMIT)[0] for matrix in (layer.gate, layer.up)
-    )
-    entries[Part.GATE], entries[Part.UP] = wide(gate, ">i4"), wide(up, ">i4")
-    product = ops.activated(gate[None], spec.silu_table())[0] * up
+    gate = layer.gate.apply(made, spec.MID_LIMIT)[0]
+    entries[Part.GATE] = wide(gate, ">i4")
+    product = ops.activated(gate[None], trunk.header.activations)[0]
+    if layer.up is not None:
+        up = layer.up.apply(made, spec.MID_LIMIT)[0]
+        entries[Part.UP], product = wide(up, ">i4"), product * up
     product[9] += 1 << 30 if part is Part.PRODUCT else 0
     entries[Part.PRODUCT] = wide(product, ">i8")
     entries[Part.PRODUCT_TOP] = tops(product)
@@ -295,14 +314,14 @@ def consistent(trunk, rows, part):
     entries[Part.WIDE] = short(made, ">i2")
     change = layer.down.apply_wide(made, spec.RESIDUAL_LIMIT)[0]
     after = trunk.replay_layer(0, rows)
-    bent = np.clip(middle + change, *limits).astype(np.int32)
+    bent = np.clip(base[0] + change, *limits).astype(np.int32)
     assert (bent != after[case, token]).any()
     after[case, token] = bent
     return entries, integer.pack_rows(after)
 
 
 def test_liars_are_slashed_and_an_honest_receipt_survives_a_malicious_challenger(scene):
-    lies = len(KINDS) - 1
+    lies = len(scene.kinds) - 1
 
     def closed():
         rows = scene.disputes("AUD").values()
@@ -333,7 +352,7 @@ def test_liars_are_slashed_and_an_honest_receipt_survives_a_malicious_challenger
     outcomes = {n: row["outcome"] for n, row in scene.disputes("AUD").items()}
     assert [o for n, o in outcomes.items() if n != number] == ["upheld"] * lies
     # The liars inside the layer were asked for just what they bent.
-    assert trio.run(asked, scene) == {Part.MIXED, Part.PRODUCT}
+    assert trio.run(asked, scene) == set(scene.kinds[1:3])
     # Of each lie a bond goes, half to who proved it; and half of the bond of who proved none.
     stake = bonds.STAKE / bonds.BOND
     held = scene.holdings("AUD")
@@ -347,7 +366,7 @@ def test_liars_are_slashed_and_an_honest_receipt_survives_a_malicious_challenger
 
 async def malicious(scene):
     """Every part of the true answer, shown as if it were wrong; the dispute's number."""
-    arbiter, honest = EvmDisputes(scene.chain(ASKER.account_key)), len(KINDS) - 1
+    arbiter, honest = EvmDisputes(scene.chain(ASKER.account_key)), len(scene.kinds) - 1
     number = await arbiter.accuse(
         scene.accounts["HOST"],
         batch_root(scene.sealed),
@@ -365,7 +384,7 @@ async def malicious(scene):
     prosecutor = Prosecutor(scene.model, claim, SALT, *scene.rows[1:])
     trace = prosecutor.trace()
     assert trace.roots == roots
-    for part in list(Part)[:-1]:
+    for part in filter(trace.has, list(Part)[:-1]):
         proof = prosecutor.proof(trace, part, 0, 0, trace.leaf(part, 0))
         with pytest.raises(ContractRefusedError, match="NotWrong"):
             await arbiter.prove(number, claim, roots, proof)
@@ -379,7 +398,7 @@ async def asked(scene):
         if event.kind == "PartAsked":
             parts.add(event.data["part"])
         closed += event.kind == "DisputeClosed"
-        if closed == len(KINDS):
+        if closed == len(scene.kinds):
             break
     return parts
 

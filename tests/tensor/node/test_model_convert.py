@@ -29,6 +29,7 @@ from ee.canonical import Cut
 from ee.ledger import Context
 from ee.split import build_gain, build_stem
 from ee.testing import relative_error
+from node.bench import keying
 from node.errors import ModelError
 from node.model import checkpoint, convert
 from node.model.tensor_file import Layout, TensorFile, TensorWriter
@@ -341,17 +342,19 @@ def test_early_names_of_a_vision_model_are_understood(tmp_path):
 
 @pytest.mark.slow
 def test_keying_holds_slices_and_not_the_checkpoint(tmp_path):
-    """The bound for a 4 GB checkpoint, on 0.6 GB: twice the largest file and 1 GiB beyond.
+    """Growth beyond the loaded libraries is less than a file and a few matrices.
 
-    That would hold all of this one, so growth beyond the loaded libraries is bounded too.
+    The bound for a 4 GB checkpoint, twice the largest file and 1 GiB, would let all of this
+    one be held.  Growth was seen to be 130 MB, whatever the size.
     """
+    keying.make(tmp_path / "source", layers=6, width=1024)
     done = subprocess.run(
-        [sys.executable, "-m", "node.bench.keying", tmp_path, "0.6", "hadamard"],
+        [sys.executable, "-m", "node.bench.keying", tmp_path, "0", "hadamard"],
         check=True,
         capture_output=True,
         text=True,
     )
     report = json.loads(done.stdout)
-    assert report["checkpoint_bytes"] > 500e6
+    assert report["checkpoint_bytes"] > 300e6
     assert report["peak_bytes"] <= report["limit_bytes"]
-    assert report["grown_bytes"] <= report["largest_file_bytes"] + (200 << 20)
+    assert report["grown_bytes"] <= report["largest_file_bytes"] + (100 << 20)

@@ -10,7 +10,14 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import BertConfig, BertModel, GPT2Config, GPT2Model
+from transformers import (
+    BertConfig,
+    BertModel,
+    GPT2Config,
+    GPT2Model,
+    LlamaConfig,
+    LlamaModel,
+)
 
 from ee import stock
 from node.smode import tune
@@ -98,6 +105,24 @@ def test_what_cannot_be_is_refused_with_the_value(folder, words, said):
     done = rexis(folder, "--steps", 1, *words)
     assert done.exit_code == 1, done.output
     assert said in done.stderr
+
+
+def test_a_narrow_checkpoint_with_heads_of_its_own_size_is_widened_and_counted(folder):
+    config = LlamaConfig(
+        vocab_size=12, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, intermediate_size=64, max_position_embeddings=32,
+        head_dim=12, dtype="bfloat16",
+    )  # fmt: skip
+    torch.manual_seed(0)
+    LlamaModel(config).bfloat16().save_pretrained(folder / "llama")
+    (folder / "llama/tokenizer.json").write_bytes(
+        (folder / "base/tokenizer.json").read_bytes()
+    )
+    done = rexis(folder, "--steps", 0, "--json", base="llama")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert found["relative_error"] < 1e-4
+    assert found["forward_traffic_ratio"] == pytest.approx(1, abs=0.1)
 
 
 def test_an_architecture_without_a_plan_is_refused_by_name(folder):

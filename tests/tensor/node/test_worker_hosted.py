@@ -23,7 +23,7 @@ def small_worker(across, tmp_path_factory):
         yield path
 
 
-def test_a_session_outlives_its_worker(across, tmp_path):
+def test_a_session_outlives_its_worker(across, small_worker, tmp_path):
     home = across.KeyHolder()
     with across.worker(tmp_path) as (process, path), WorkerClient(path) as worker:
         home.beginning().open(worker)
@@ -43,10 +43,7 @@ def test_a_session_outlives_its_worker(across, tmp_path):
         assert "resumes" in caught.value.hint()
         with pytest.raises(ComputeError, match="went away"):
             home.step(worker)  # the session is over, not stuck
-    with (
-        across.worker(tmp_path, name="other") as (_, path),
-        WorkerClient(path) as worker,
-    ):
+    with WorkerClient(small_worker) as worker:
         again = Snapshot.read(tmp_path / "session", home.key.fingerprint())
         assert again.step == 3
         again.open(worker)
@@ -93,7 +90,7 @@ def test_memory_that_is_refused_ends_the_trunk_and_not_the_worker(across, small_
             home.step(worker)
         # A frame there is no room for is read to its end and refused.
         with pytest.raises(TrunkLostError, match="out of memory during receiving"):
-            worker.forward(np.zeros((300, 1000, 1000), np.float32), train=False)
+            worker.forward(np.zeros((150, 1000, 1000), np.float32), train=False)
         stored.open(worker)
         assert home.step(worker) == pytest.approx(second, rel=1e-4)
         assert first > second

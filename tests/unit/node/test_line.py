@@ -33,8 +33,12 @@ def rows(value, cases=1):
 
 
 async def asked(row, found, number, *about):
+    """`about` is what to ask, the last of it bytes if who asks has asked before."""
+    *what, last = about
+    if not isinstance(last, bytes):
+        what, last = about, b"%d" % number
     try:
-        found[number] = await row.ask(*about)
+        found[number] = await row.ask(*what, who=last)
     except ComputeError as error:
         found[number] = str(error)
 
@@ -106,6 +110,15 @@ async def test_too_long_a_line_sends_the_next_away_and_no_other():
     assert "16 requests are in line, limit is 16" in found[refused[0]]
 
 
+async def test_one_requester_leaves_room_for_the_others():
+    worker = Worker()
+    greedy = [(b"m", rows(1), ONE, b"greedy")] * (line.WAITING_OF_ONE_LIMIT + 2)
+    found = await served(worker, *greedy, (b"m", rows(1), ONE), (b"m", rows(1), ONE))
+    refused = [n for n, answer in found.items() if isinstance(answer, str)]
+    assert refused == [line.WAITING_OF_ONE_LIMIT, line.WAITING_OF_ONE_LIMIT + 1]
+    assert "6 requests of one requester are in line, limit is 6" in found[refused[0]]
+
+
 async def test_who_gives_up_leaves_the_line():
     worker = Worker()
     row, found = Line(worker.infer), {}
@@ -113,7 +126,7 @@ async def test_who_gives_up_leaves_the_line():
         nursery.start_soon(asked, row, found, 0, b"m", rows(1), ONE)
         await trio.testing.wait_all_tasks_blocked()
         with trio.move_on_after(0):
-            await row.ask(b"m", rows(0), ONE)
+            await row.ask(b"m", rows(0), ONE, who=b"")
         nursery.start_soon(asked, row, found, 1, b"m", rows(2), ONE)
         await trio.testing.wait_all_tasks_blocked()
         worker.open.set()
@@ -126,5 +139,5 @@ async def test_nobody_else_in_line_is_the_plain_case(cases):
     worker = Worker()
     worker.open.set()
     row = Line(worker.infer)
-    answer = await row.ask(b"m", rows(7, cases), (cases, 2, 4))
+    answer = await row.ask(b"m", rows(7, cases), (cases, 2, 4), who=b"")
     assert answer == [rows(8, cases), rows(9, cases)]

@@ -93,6 +93,53 @@ def test_a_citation_passes_and_the_same_text_with_a_person_does_not():
     assert "jane" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("CT of 12 March 1987", "full date"),
+        ("CT of 12th Mar, 1987", "full date"),
+        ("born 3. Mai 1961", "full date"),
+        ("seen March 12, 1987", "full date"),
+        ("seen 12-MAR-1987", "full date"),
+        ("scan_19870312", "full date"),
+        ("scan 1987/03/12", "full date"),
+        ("scan 12-03-1987", "full date"),
+        ("call 617.555.0199", "telephone"),
+        ("call +49 89 1234567", "telephone"),
+        ("call +44 (0)20 7946 0958", "telephone"),
+        ("call 089/1234567", "telephone"),
+        ("chest CT, MRN 4711023", "record"),
+        ("chest CT, patient no. 48213", "record"),
+    ],
+)
+def test_who_a_title_tells_of_is_refused_however_it_is_spelt(text, what):
+    with pytest.raises(DatasetError, match=what) as caught:
+        privacy.check_text("the title", text)
+    assert text not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CD4+ 200 to 400 cells",
+        "CT chest, 2019 to 2023",
+        "March 2019 to May 2023",
+        "trial NCT20051231, GSE12345",
+        "hg19 20000000 reads",
+        "MRNA 4711023 of patients",
+        "ECG, 12 leads, 500 Hz, 10 s",
+        "doi:10.1056/NEJMoa062249",
+        "patient-level data, 48213 rows",
+        "V5..BOP",
+        "BL..CAL.2",
+        "1.2.840.10008.1",
+        "May 12 hospitals in 2019 share",
+    ],
+)
+def test_what_tells_of_nobody_passes(text):
+    privacy.check_text("the title", text)
+
+
 def test_direct_identifiers_are_recognised_in_the_usual_spellings():
     names = ["Age", "first_name", "MRN", "patient.name", "ZIP", "FirstName", "Tomato"]
     assert privacy.direct_identifiers(names) == [

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from node.adapters.sqlite_store import SqliteStore
-from node.errors import StorageError
+from node.errors import NoSpaceError, StorageError
 
 WRITER = """
 import sys, trio
@@ -35,6 +35,19 @@ async def filled(path, rows=400):
     await store.put_many(
         [("n", n.to_bytes(4, "big"), bytes([n % 251]) * 200) for n in range(rows)]
     )
+    store.close()
+
+
+async def test_a_full_disk_is_told_from_a_broken_one_and_nothing_is_half_written(path):
+    store = SqliteStore.open(path)
+    await store.put("a", b"k", b"v")
+    (pages,) = store._connection.execute("PRAGMA page_count").fetchone()
+    store._connection.execute(f"PRAGMA max_page_count = {pages + 2}")
+    with pytest.raises(NoSpaceError, match="no space left on disk"):
+        await store.put_many([("a", b"k", b"w"), ("a", b"l", bytes(1 << 20))])
+    assert await store.scan("a") == [(b"k", b"v")]
+    store._connection.execute("PRAGMA max_page_count = 1000000")
+    await store.put("a", b"l", bytes(1 << 20))
     store.close()
 
 

@@ -1,4 +1,5 @@
 import hashlib
+import tracemalloc
 
 import msgpack
 import nacl.signing
@@ -65,6 +66,32 @@ def test_trailing_bytes_and_extra_fields_are_refused():
         wire.decode(wire.encode(Ping(1, "a")) + b"\x00", Ping)
     with pytest.raises(MalformedMessageError):
         wire.decode(msgpack.packb(["ping", 1, "a", 2]), Ping)
+
+
+class List(wire.Message, tag="list"):
+    items: tuple[int, ...]
+
+
+def test_a_list_is_bounded_whatever_the_size_of_its_message():
+    held = wire.encode(List((1,) * 65_536))
+    assert len(wire.decode(held, List).items) == 65_536
+    with pytest.raises(MalformedMessageError, match=r"65537 exceeds max_array_len"):
+        wire.decode(wire.encode(List((1,) * 65_537)), List)
+
+
+@pytest.mark.parametrize("head", [b"", b"\x92\xa4list", b"\x93\xa4list\x91\x01"])
+def test_what_is_not_of_the_type_costs_no_memory(head):
+    """A million empty lists are a mebibyte to send and sixty to build."""
+    inner = b"\xdc\xff\xff" + b"\x90" * 65_535
+    data = head + b"\xdc\x00\x10" + 16 * inner
+    tracemalloc.start()
+    try:
+        with pytest.raises(MalformedMessageError, match="not a List"):
+            wire.decode(data, List, limit_bytes=1 << 21)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < len(data)
 
 
 def test_an_envelope_opens_only_in_its_domain_and_unchanged():

@@ -451,7 +451,7 @@ def status(data):
 
 
 def answer_roots(trunk, layer, sequence, place, salt):
-    """Roots of the sixteen parts; `place` is (layer, case, token)."""
+    """Roots of the eighteen parts; `place` is (layer, case, token)."""
     number, case, i = place
     found = layer_parts(trunk, layer, sequence, i)
     normed, query, keys, values, short_v, scores, mixed, short_mixed = found[:8]
@@ -475,7 +475,9 @@ def answer_roots(trunk, layer, sequence, place, salt):
         for g in range(trunk["kv_heads"])
         for d in range(trunk["head_dim"])
     ]
+    # Of op-spec 1: no norm has a gain, so neither has left a base.
     parts = [
+        [],
         [short(row) for row in normed],
         [wide_of(head, 4) for head in query],
         [wide_of(head, 4) for token in keys for head in token],
@@ -486,6 +488,7 @@ def answer_roots(trunk, layer, sequence, place, salt):
         tops(mixed),
         [short(short_mixed)],
         [wide_of(middle, 4)],
+        [],
         [short(norm2)],
         [wide_of(block, 4) for block in blocks(gate)],
         [wide_of(block, 4) for block in blocks(up)],
@@ -498,9 +501,9 @@ def answer_roots(trunk, layer, sequence, place, salt):
         hashes = []
         for index, entries in enumerate(leaves):
             at = bytes([part]) + b"".join(map(big, (number, case, i, index)))
-            leaf_salt = sha(b"rexis-trace-salt-2", own, at)
-            hashes.append(leaf(b"rexis-trace-2", at, leaf_salt, entries))
-        roots.append(tree(hashes))
+            leaf_salt = sha(b"rexis-trace-salt-3", own, at)
+            hashes.append(leaf(b"rexis-trace-3", at, leaf_salt, entries))
+        roots.append(tree(hashes) if hashes else bytes(32))
     return roots
 
 

@@ -1,6 +1,7 @@
 """What the council has decided is what is final of it, and is read once for each block."""
 
 import pytest
+import trio
 from evm_world import KEYS
 
 from node.adapters.evm_chain import account_address
@@ -59,3 +60,31 @@ async def test_motions_are_read_once_for_each_final_block(world):
     assert await council.motions() == first
     assert world.rpc.calls["eth_call"] == 1 + len(first)
     assert world.rpc.calls["eth_getLogs"] == 0  # what was proposed does not change
+
+
+async def test_who_proposes_at_once_is_told_its_own_motion(world, members, monkeypatch):
+    """Both are past everything they read beforehand when the first of them is sent."""
+    wanted = {"one": 5, "two": 6}
+    numbers, there = {}, []
+
+    async def propose(name):
+        chain = world.chain(name)
+        send = chain.link.send
+
+        async def together(*said):
+            there.append(name)
+            while len(there) < len(wanted):
+                await trio.sleep(0.01)
+            return await send(*said)
+
+        monkeypatch.setattr(chain.link, "send", together)
+        numbers[name] = await EvmCouncil(chain).propose_rules(quorum=wanted[name])
+
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            for name in wanted:
+                nursery.start_soon(propose, name)
+    motions = await EvmCouncil(world.chain("owner")).motions()
+    texts = {motion.number: motion.text for motion in motions}
+    for name, quorum in wanted.items():
+        assert f"quorum {quorum}," in texts[numbers[name]]

@@ -17,7 +17,7 @@ from node.services.federation import Federation
 from node.services.market import Market
 from node.services.queries import Queries
 from protocol.members import ROLE_DATA_PROVIDER, ROLE_RESEARCHER, Member
-from protocol.queries.answer import CHECK_PROTOCOL, QUERY_PROTOCOL
+from protocol.queries.answer import CHECK_PROTOCOL, FORGET_PROTOCOL, QUERY_PROTOCOL
 from protocol.queries.recovery import OPEN_PROTOCOL, POLL_PROTOCOL
 from protocol.queries.spec import MICRO, Named, Query
 
@@ -68,7 +68,10 @@ class Site:
 
     def start(self):
         """A new process over the same store."""
-        for protocol in (QUERY_PROTOCOL, CHECK_PROTOCOL, POLL_PROTOCOL, OPEN_PROTOCOL):
+        for protocol in (
+            *(QUERY_PROTOCOL, CHECK_PROTOCOL, POLL_PROTOCOL, OPEN_PROTOCOL),
+            FORGET_PROTOCOL,
+        ):
             self.transport._served.pop(protocol, None)
         self.queries = Queries(
             store=self.store,
