@@ -983,6 +983,13 @@ QUICK = {
     ),
     "accusing": lambda _: test_what_cannot_be_accused(),
     "other rules": lambda _: test_a_model_under_other_rules_is_not_judged_by_these(),
+    "gains": lambda _: test_a_base_is_made_with_the_gain_of_its_place_and_norm(),
+    "other activations": lambda _: test_an_activation_of_another_place_is_none(),
+    "no such part": lambda _: (
+        test_what_a_host_says_of_a_part_that_there_is_not_is_not_heard()
+    ),
+    "absent parts": lambda _: test_a_part_that_there_is_not_convicts_nobody(),
+    "zero roots": lambda _: test_zero_is_no_root_that_everything_stands_under(),
     **{
         f"seed {seed} {style}": lambda _, seed=seed, style=style: (
             test_what_the_reference_computes_is_right_to_the_contract_and_nothing_beside_it(
@@ -992,13 +999,6 @@ QUICK = {
         for seed in (0, 1, 2)
         for style in STYLES
     },
-    "gains": lambda _: test_a_base_is_made_with_the_gain_of_its_place_and_norm(),
-    "other activations": lambda _: test_an_activation_of_another_place_is_none(),
-    "no such part": lambda _: (
-        test_what_a_host_says_of_a_part_that_there_is_not_is_not_heard()
-    ),
-    "absent parts": lambda _: test_a_part_that_there_is_not_convicts_nobody(),
-    "zero roots": lambda _: test_zero_is_no_root_that_everything_stands_under(),
     **{
         f"wrong {part.name}": lambda patch, part=part: (
             test_a_wrong_number_of_any_part_is_shown_by_what_it_is_made_of(
