@@ -112,6 +112,11 @@ class Record:
         """As many as were proposed, or as the budget for privacy is good for."""
         return rounds_allowed(self.course.proposal, self.plan)
 
+    def roots(self) -> set[bytes]:
+        """What its members may want of this node: where it stands, and the first state."""
+        found = {self.state, self.initial}
+        return found if self.scales is None else {*found, self.scales}
+
     def phase(self) -> str:
         """For a person: proposed, training, paused, ended, finished."""
         if self.done >= self.rounds_allowed:
@@ -327,8 +332,8 @@ class Runs:
         record.rounds.append(row)
         record.done, record.last_end = verdict.round + 1, trio.current_time()
         record.state, record.scales = Digest(verdict.state), Digest(verdict.scales)
-        # Nobody asks for these any more; a run's first state is made anew at each start.
-        keep = {record.state, record.scales, record.course.proposal.initial}
+        # Nobody asks for these any more, unless another run of the same model stands there.
+        keep = {root for known in self._known.values() for root in known.roots()}
         for root in (old | notes.written) - keep:
             self._tools.states.delete(root)
         await self._tools.store.append_event("round.final", row)
@@ -435,7 +440,7 @@ class Runs:
         if record is None:
             return False
         member = self._tools.federation.members.by_peer(peer)
-        known = {record.state, record.scales, record.course.proposal.initial}
+        known = record.roots()
         return (
             member is not None and member.node_key in record.members and root in known
         )

@@ -1,10 +1,12 @@
 """Runs that are paused, resumed and ended by their members."""
 
+import json
 from contextlib import AsyncExitStack
 
 import pytest
 import trio
 
+from node.compute.state import path_of
 from node.errors import RoundError
 
 
@@ -111,3 +113,27 @@ async def test_a_stance_that_changes_nothing_or_is_not_ours_to_take_is_refused(w
         await until(lambda: second.row(run)["phase"] == "ended")
         with pytest.raises(RoundError, match="is ended"):
             await second.join(run, 0)
+
+
+@pytest.mark.slow
+async def test_a_run_keeps_what_another_of_the_same_model_stands_at(world):
+    """Both begin with the same scales, in one file: who ends a round first deletes them not."""
+    async with AsyncExitStack() as stack:
+        await up(world, stack)
+        world.plan = json.dumps({**json.loads(world.plan), "title": "waits"})
+        waits = await world.propose(rounds=1)
+        for site in world.sites[:2]:
+            await site.runs.steer(waits, "pause")
+        await until(lambda: phases(world, waits) == {"paused"})
+        assert done(world, waits) == {0}
+        world.plan = json.dumps({**json.loads(world.plan), "title": "goes on"})
+        run = await world.propose(rounds=1)
+        await world.until_finished(run)
+        for site in world.sites:
+            here, there = site.runs.record(waits), site.runs.record(run)
+            assert here.scales != there.scales
+            for root in (here.state, here.scales):
+                assert path_of(site.folder / "states", root).exists()
+        for site in world.sites[:2]:
+            await site.runs.steer(waits, "go")
+        await world.until_finished(waits)
