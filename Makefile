@@ -19,7 +19,7 @@ demo: setup ## four clinics run the whole mission on this machine
 	$(PY) -m node.demo --home demo-run
 
 test: setup ## every test but the long ones
-	$(PY) -m pytest -q -n 3 --dist loadfile
+	$(PY) -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder
 
 test-long: setup ## kills, liars and bad links, with real daemons; most mutants of the contracts (half an hour)
 	REXIS_LONG=1 $(PY) -m pytest -q -m long
