@@ -76,7 +76,7 @@ def test_an_unchanged_contract_is_not_caught(mutant):
 
 
 @pytest.mark.slow
-@named(TRADED, broken=True, each=4)
+@named(TRADED, broken=True, each=6)
 def test_a_broken_rule_is_caught(mutant):
     machine = with_code(mutant["contract"], codes()[mutant["name"]])
     # What is drawn depends on the order of sets too; a few rules need a longer look.
@@ -105,7 +105,8 @@ def dispute_tests(monkeypatch, mutant) -> str | None:
 
 
 @pytest.mark.slow
-@named(DISPUTED, broken=False, each=2)
+@pytest.mark.long
+@named(DISPUTED, broken=False)
 def test_an_unchanged_judge_is_not_caught(mutant, monkeypatch):
     assert dispute_tests(monkeypatch, mutant) is None
 
