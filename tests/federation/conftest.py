@@ -224,6 +224,16 @@ class World:
             await site.runs.join(run, 0)
         return run
 
+    async def through_kills(self, site, rounds, draw):
+        """Propose `rounds` and kill `site` four times meanwhile; its start is the caller's."""
+        async with site.up():
+            run = await self.propose(rounds)
+            await trio.sleep(draw.uniform(0.0, 0.8))
+        for _ in range(3):
+            async with site.up():
+                await trio.sleep(draw.uniform(0.1, 0.6))
+        return run
+
     async def until_finished(self, run, sites=None, seconds=60):
         with trio.fail_after(seconds):
             for site in sites or self.sites:

@@ -105,12 +105,7 @@ async def test_a_node_killed_at_any_moment_comes_back_to_the_same_velocities(
         for site in moving.sites[1:]:
             await stack.enter_async_context(site.up())
         first = moving.sites[0]
-        async with first.up():
-            run = await moving.propose(rounds=4)
-            await trio.sleep(draw.uniform(0.0, 0.8))
-        for _ in range(3):
-            async with first.up():
-                await trio.sleep(draw.uniform(0.1, 0.6))
+        run = await moving.through_kills(first, 4, draw)
         async with first.up():
             await moving.until_finished(run)
             await until_equal(moving, run, size(spec), one_in)

@@ -27,19 +27,6 @@ COHORT = Cohort(
 )
 
 
-class Keys:
-    """Signs nothing that is looked at here."""
-
-    def sign(self, message: bytes) -> bytes:
-        return hashlib.sha512(message).digest()
-
-    def agree(self, seal_key: bytes) -> bytes:
-        raise AssertionError(seal_key)
-
-    def fresh(self, count: int) -> bytes:
-        raise AssertionError(count)
-
-
 class Host:
     """A run that waits for nobody."""
 
@@ -62,7 +49,7 @@ def known(member: bytes) -> Known:
 
 
 @pytest.fixture
-def attempt() -> Attempt:
+def attempt(keys) -> Attempt:
     opening = Opening(
         bytes(32),
         COHORT.name,
@@ -77,7 +64,7 @@ def attempt() -> Attempt:
     slot = Slot(bytes(32), COHORT.name, 0, 0, Kind.OPEN, bytes(32))
     return Attempt(
         Host(),
-        Desk(PublicKey(MEMBERS[0]), bytes(32), Keys(), lambda *_: True, {}),
+        Desk(PublicKey(MEMBERS[0]), bytes(32), keys, lambda *_: True, {}),
         COHORT,
         Certificate(slot, 0, encode(opening), ()),
         opening,

@@ -89,27 +89,15 @@ def test_a_report_of_other_parts_than_were_uploaded_counts_for_nothing():
     assert said.target() == EVERYONE
 
 
-def gathering() -> Gathering:
+@pytest.fixture
+def made(keys) -> Gathering:
     """Of the owner of slice 0, with every upload heard and no part here."""
     me = SETTING.slices[0].order[0]
-    desk = Desk(PublicKey(me), bytes(32), Keys(), lambda *_: True, {})
+    desk = Desk(PublicKey(me), bytes(32), keys, lambda *_: True, {})
     made = Gathering(SETTING, COHORT, desk)
     for place, member in enumerate(MEMBERS):
         assert made.upload(member, upload(place), b"")
     return made
-
-
-class Keys:
-    """Signs nothing that is looked at here."""
-
-    def sign(self, message: bytes) -> bytes:
-        return hashlib.sha512(message).digest()
-
-    def agree(self, seal_key: bytes) -> bytes:
-        raise AssertionError(seal_key)
-
-    def fresh(self, count: int) -> bytes:
-        raise AssertionError(count)
 
 
 def sums(made: Gathering) -> list[int]:
@@ -117,8 +105,7 @@ def sums(made: Gathering) -> list[int]:
     return [each.members for each in made._desk.drain() if isinstance(each, Sum)]
 
 
-def test_who_reports_late_adds_over_what_the_others_agree_on():
-    made = gathering()
+def test_who_reports_late_adds_over_what_the_others_agree_on(made):
     backup = SETTING.slices[0].order[1]
     for shard in range(5):
         made.report(backup, report(shard, FEW))
@@ -126,14 +113,12 @@ def test_who_reports_late_adds_over_what_the_others_agree_on():
     assert sums(made) == [FEW]
 
 
-def test_who_is_late_and_alone_adds_over_what_it_has():
-    made = gathering()
+def test_who_is_late_and_alone_adds_over_what_it_has(made):
     made.have(*(part(place, 0) for place in range(5)))
     assert sums(made) == [EVERYONE]
 
 
-def test_who_lacks_a_part_of_the_target_says_what_it_has():
-    made = gathering()
+def test_who_lacks_a_part_of_the_target_says_what_it_has(made):
     backup = SETTING.slices[0].order[1]
     for shard in range(5):
         made.report(backup, report(shard, FEW))

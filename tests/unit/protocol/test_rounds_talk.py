@@ -1,7 +1,5 @@
 """When a member asks what it missed: not while it goes on, and not never."""
 
-import hashlib
-
 import pytest
 
 from protocol.rounds.desk import Desk
@@ -12,19 +10,6 @@ from protocol.types import Millis, PublicKey
 ASK_MS = 100
 
 
-class Keys:
-    """Signs nothing that is looked at here."""
-
-    def sign(self, message: bytes) -> bytes:
-        return hashlib.sha512(message).digest()
-
-    def agree(self, seal_key: bytes) -> bytes:
-        raise AssertionError(seal_key)
-
-    def fresh(self, count: int) -> bytes:
-        raise AssertionError(count)
-
-
 @pytest.fixture
 def cohort() -> Cohort:
     seats = tuple(Seat(bytes([i]) * 32, bytes([9 + i]) * 32, 1) for i in range(4))
@@ -32,9 +17,9 @@ def cohort() -> Cohort:
 
 
 @pytest.fixture
-def talk(cohort: Cohort) -> Talk:
+def talk(cohort: Cohort, keys) -> Talk:
     me = PublicKey(cohort.members[0])
-    return Talk(Desk(me, bytes(32), Keys(), lambda *_: True, {}))
+    return Talk(Desk(me, bytes(32), keys, lambda *_: True, {}))
 
 
 def asked(talk: Talk, cohort: Cohort, until: int, *, news_every: int) -> list[int]:
