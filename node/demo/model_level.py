@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import trio
@@ -20,6 +21,7 @@ from protocol.types import Digest
 
 PROPOSER = "MN"
 ROUND_LIMIT_S = 150.0
+"""For each round by itself: a slow machine is not a run that stands still."""
 WITHIN = 0.02
 """The federation may fall short of pooled records by this much AUC."""
 
@@ -120,14 +122,15 @@ def _join(place: Place, name: str, run_id: str, dataset: int) -> None:
 def _watch(place: Place, run_id: str, tell: Told) -> None:
     total = opt.ROUNDS * len(CLINICS)
 
-    def finished() -> bool:
+    def have_done(rounds: int) -> bool:
         shown = [place.sites[n].call("runs.show", run=run_id) for n in CLINICS]
         doing = next((row["progress"] for row in shown if row["progress"]), None)
         what = f"round {shown[0]['round'] + 1}: {doing['what']}" if doing else "rounds"
         tell(what, sum(row["round"] for row in shown), total)
-        return all(row["phase"] == "finished" for row in shown)
+        return all(row["round"] >= rounds for row in shown)
 
-    until(finished, "the run to finish", ROUND_LIMIT_S, pause_s=0.3)
+    for rounds in range(1, opt.ROUNDS + 1):
+        until(partial(have_done, rounds), f"round {rounds}", ROUND_LIMIT_S, pause_s=0.3)
 
 
 def _anchored(place: Place, run_id: str, root: str, claims: Claims) -> None:
