@@ -11,6 +11,7 @@ answer is still the model's, and such a draw is made again.
 import dataclasses
 import os
 from collections import Counter
+from itertools import accumulate
 
 import nacl.signing
 import numpy as np
@@ -197,6 +198,16 @@ class Campaign:
         return True
 
 
+def allot(total, shares):
+    """`total` in whole parts by `shares` (which sum to 1): cut the line from 0 to
+    `total` at rounded places, so that no rounding loses or adds one."""
+    ends = [round(total * end) for end in accumulate(shares.values())]
+    return {
+        kind: end - start
+        for kind, start, end in zip(shares, [0, *ends], ends, strict=False)
+    }
+
+
 def sign(signing):
     return lambda message: signing.sign(message).signature
 
@@ -208,14 +219,15 @@ def sign(signing):
 def test_every_lie_is_caught_and_no_honest_receipt_fails(name, scale):
     part, trunk = TRUNKS[name]
     part *= scale
+    lies = round(LIES * part)
     campaign = Campaign(SEED + list(TRUNKS).index(name), trunk())
     caught = Counter()
-    for kind, share in SHARES.items():
-        wanted, tries = round(LIES * share * part), 0
+    for kind, wanted in allot(lies, SHARES).items():
+        tries = 0
         while caught[kind] < wanted:
             tries += 1
             assert tries < 20 * wanted, f"SEED={SEED} {kind}: draws change nothing"
             caught[kind] += campaign.lie(kind)
     for _ in range(round(HONEST * part)):
         campaign.honest()
-    assert sum(caught.values()) == round(LIES * part)
+    assert sum(caught.values()) == lies
