@@ -213,16 +213,23 @@ class Runs:
     def _hear(self, envelope: bytes) -> None:
         heard = hear(envelope)
         record = self._known.get(heard.run)
-        if record is None or record.trainer is None:
-            raise GossipIgnore("not a run this node trains in now")
-        if isinstance(heard.body, Heartbeat) and not record.trainer.knows(
-            heard.context
-        ):
-            member = self._tools.federation.key(heard.sender)
-            self._seats.astray(heard.run, member.peer_id)
+        if record is None:
+            raise GossipIgnore("not a run this node knows")
         if heard.sender not in record.course.consents:
             raise GossipReject("who speaks never asked for a seat in the run")
+        if isinstance(heard.body, Heartbeat) and self._is_news(record, heard.context):
+            member = self._tools.federation.key(heard.sender)
+            self._seats.astray(heard.run, member.peer_id)
+        if record.trainer is None:
+            raise GossipIgnore("not a run this node trains in now")
         record.trainer.hear(heard)
+
+    def _is_news(self, record: Record, epoch: bytes) -> bool:
+        """Is a member told of an epoch of its run here, and was not told what led to it?"""
+        if record.trainer is not None:
+            return not record.trainer.knows(epoch)
+        me, course = self._tools.signer.public_key, record.course
+        return me in course.consents and me not in course.seating.ever
 
     # --- work ------------------------------------------------------------------
 

@@ -107,6 +107,8 @@ class Site:
         self.account = bytes([number + 1]) * 20
         self.worker_host = ""
         self.runs = None
+        self.deaf = frozenset()
+        """Topics whose announcements never come."""
 
     def member(self):
         return Member(
@@ -185,6 +187,8 @@ class Site:
             ROUND_TOPIC: self.runs.heard_round,
         }
         async for said in transport.announcements():
+            if said.topic in self.deaf:
+                continue
             try:
                 await handlers[said.topic](said)
             except GossipIgnore:
