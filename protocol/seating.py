@@ -256,6 +256,13 @@ class Seating:
             return False
         if known >= CHANGES_AT_MOST:
             raise VerificationError("changes of a run", CHANGES_AT_MOST, known + 1)
+        decided_in = change.certificate.slot.epoch
+        if self.changes and decided_in != self.changes[-1].epoch.name():
+            raise VerificationError(
+                "epoch that decided",
+                self.changes[-1].epoch.name().hex(),
+                decided_in.hex(),
+            )
         require_led(self.members, change, verify)
         return True
 

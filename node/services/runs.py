@@ -50,6 +50,7 @@ from protocol.runs import (
     seal_consent,
     seal_proposal,
 )
+from protocol.seating import Change
 from protocol.types import Digest, PeerId, digest
 from protocol.wire import encode
 
@@ -419,11 +420,22 @@ class Runs:
             member is not None and member.node_key in record.members and root in known
         )
 
-    async def signed(self) -> tuple[list[bytes], list[bytes]]:
-        """All proposals and consents, as they were signed."""
+    async def signed(self) -> tuple[list[bytes], list[bytes], list[Change]]:
+        """All proposals, consents that came to a seat, and changes of members, as signed."""
         store = self._tools.store
         proposals = [sealed for _, sealed in await store.scan(_RUNS)]
-        return proposals, [sealed for _, sealed in await store.scan(_CONSENTS)]
+        consents = [
+            sealed
+            for _, sealed in await store.scan(_CONSENTS)
+            for consent, member in [open_consent(sealed)]
+            if member in self._known[consent.run].course.seating.ever
+        ]
+        changes = [
+            change
+            for record in self._known.values()
+            for change in record.course.seating.changes
+        ]
+        return proposals, consents, changes
 
     def rows(self) -> list[dict[str, Any]]:
         """For `runs.list`, oldest first."""
