@@ -79,7 +79,7 @@ def wish(row: Row) -> str:
     if row["wish"] == "out" and row["itself"]:
         return "leaves of itself with the next round"
     by = ", ".join(row["by"]) or "nobody"
-    return f"wanted so by {by}, {len(row['by'])} of {row['needed']}"
+    return f"wanted by {by}: {len(row['by'])} of {row['needed']}"
 
 
 def wishes(row: Row) -> str:
