@@ -724,11 +724,12 @@ class Rounds:
         # A crash between a verdict and the deletion that follows it: delete now.
         old = recall.stale(self._desk, self.round - 1)
         blobs = recall.blobs_named(self._desk, old)
-        old += self._stock.settle() + self._former_prekeys()
-        self._desk.forget(old, blobs)
+        old += self._former_prekeys()
         if self._desk.me not in self._history.cohort:
+            self._desk.forget(old, blobs)
             self._leave()
             return
+        self._desk.forget(old + self._stock.settle(), blobs)
         record = self._desk.records.get(self._trained_key())
         self._update = None if record is None else Digest(record)
         self._begin_round()
