@@ -24,12 +24,18 @@ def started(seed: int, *, extra: int = 1, rounds: int = 2) -> tuple[World, Laws]
 
 
 def follows(world: World, leaver: Node | None, *joiners: Node) -> Epoch:
-    """The epoch after the first, known to the laws."""
-    stay = [name for name in world.epoch.members if not leaver or name != leaver.name]
-    epoch = world.epoch_of([*stay, *(node.name for node in joiners)], 1)
+    """The epoch after the first, known to the laws and to those that join."""
+    stay = [node for node in world.nodes.values() if node.name in world.epoch.members]
+    return seated(world, 1, *(node for node in stay if node is not leaver), *joiners)
+
+
+def seated(world: World, number: int, *nodes: Node) -> Epoch:
+    """An epoch of these, known to the laws and to those that join in it."""
+    epoch = world.epoch_of([node.name for node in nodes], number)
     world.epochs.append(epoch)
-    for node in joiners:
-        node.known_epochs = (epoch,)
+    for node in nodes:
+        if node.name not in world.epoch.members and node.known_epochs is None:
+            node.known_epochs = tuple(world.epochs[1:])
     return epoch
 
 
@@ -64,9 +70,10 @@ def test_who_was_not_told_of_the_new_epoch_waits_for_word(seed):
 def test_a_joiner_that_expected_another_epoch_enters_the_one_it_is_let_in_with(seed):
     world, laws = started(seed, extra=2, rounds=4)
     *members, joiner, other = world.nodes.values()
-    epoch = follows(world, members[1], joiner, other)
-    world.members = epoch.members
     follows(world, members[0], joiner)  # what the first of the two expects
+    epoch = follows(world, members[1], joiner, other)
+    other.known_epochs = (epoch,)
+    world.members = epoch.members
     for node in (joiner, other):
         world.soon(300, world.start, node)
     for node in members:
@@ -138,3 +145,26 @@ def test_an_offer_is_withdrawn_by_the_present_epoch():
     world.run(END_MS)
     laws.final()
     assert all(node.machine.epoch == world.epoch for node in members if node.finished)
+
+
+def test_whoever_comes_back_to_strangers_only_believes_what_they_prove():
+    """Cut off while all that it sat with leave, in two changes: it was told of both."""
+    world, laws = started(5, extra=3, rounds=6)
+    away, *others = world.nodes.values()
+    stays, *joiners, last = others[0], *others[3:]
+    first = seated(world, 1, away, stays, *joiners)
+    second = seated(world, 2, away, *joiners, last)
+    world.members = second.members
+    world.network.sides = {name: int(name == away.name) for name in world.nodes}
+    for node in others[3:]:
+        world.soon(300, world.start, node)
+    for node in world.nodes.values():
+        world.soon(400, world.give, node, ev.EpochOffered(first))
+        world.soon(8_000, world.give, node, ev.EpochOffered(second))
+    world.run(20_000)
+    assert away.machine.epoch == world.epoch
+    assert all(node.machine.epoch == second for node in (*joiners, last))
+    world.network.sides = None
+    world.run(END_MS)
+    laws.final()
+    assert away.machine.epoch == second
