@@ -30,7 +30,7 @@ REAL_EVERY = 100
 SKETCHED = 0.25
 """Of the small federations, how many sum vectors long enough to be sketched."""
 
-CHANGED = 0.1
+CHANGED = 0.07
 """In how many federations the members change."""
 CHANGED_AT_MOST = 16
 """Of those with more members, three rounds and more take minutes."""
@@ -118,6 +118,9 @@ def draw(
     if plan:
         # Who poisons each round keeps the base for good, as noise does.
         drawn = [fault for fault in drawn if fault is not _poisons][:2]
+        # A liar that was in a rejected sum can keep the same members from another (§5.7).
+        if _liar in drawn and _dislikes in drawn:
+            drawn.remove(_dislikes)
     elif count > SMALL and not hard:
         # There are few of them: each fault in turn, and one more at times.
         drawn = [faults[seed // EVERY % len(faults)], *drawn[:1]]
