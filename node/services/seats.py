@@ -256,8 +256,9 @@ class Seats:
             for change in course.seating.changes
             if change.epoch.number > present.number
         ]
-        wanted = None if later else course.seating.next(present, course.consents)
-        for epoch in later if wanted is None else [wanted]:
+        # The present one, offered again, takes back what a withdrawn wish had led to.
+        wanted = course.seating.next(present, course.consents) or present
+        for epoch in later or [wanted]:
             trainer.offer(epoch)
 
     async def entered(

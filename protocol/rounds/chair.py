@@ -26,9 +26,11 @@ class Host(Protocol):
 
     def isolates(self, members: frozenset[bytes]) -> bool: ...
 
-    def next_epoch(self) -> bytes: ...
+    def next_epoch(self, *, accept: bool) -> bytes:
+        """The epoch that a verdict of this member would lead to."""
 
-    def knows_epoch(self, name: bytes) -> bool: ...
+    def may_follow(self, epoch: bytes, *, accept: bool) -> bool:
+        """May a verdict lead there, as far as this member knows?"""
 
     def expected(self, now: Millis) -> frozenset[bytes]:
         """Members heard from lately: whose claims are worth waiting for."""
@@ -95,7 +97,7 @@ class Chair:
             return None
         expected = self._host.expected(self.now)
         return self._judgement.offer(
-            self.settling, self._host.next_epoch(), expected, self.now
+            self.settling, self._host.next_epoch, expected, self.now
         )
 
     def _isolates(self, value: Survivors) -> bool:
@@ -117,7 +119,9 @@ class Chair:
         return sound
 
     def _judge_verdict(self, value: Verdict) -> bool | None:
-        if self.settling is None or not self._host.knows_epoch(value.epoch):
+        if self.settling is None or not self._host.may_follow(
+            value.epoch, accept=value.accept
+        ):
             return None
         expected = self._host.expected(self.now)
         return self._judgement.judge(self.settling, value, expected, self.now)

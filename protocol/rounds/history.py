@@ -78,8 +78,34 @@ class History:
         """The members of an epoch this node has been told of."""
         return self._cohorts.get(epoch)
 
+    def knows(self, epoch: bytes) -> bool:
+        """Was this node told who sits in the epoch of this name?"""
+        return epoch in self._cohorts
+
+    def seats(self, member: bytes) -> bool:
+        """Has it a seat in any epoch that this node was told of?"""
+        return any(member in cohort for cohort in self._cohorts.values())
+
+    def was_offered(self, epoch: bytes) -> bool:
+        """May a verdict lead from the present epoch to this one?
+
+        Also to one in whose place another was offered since: members may be locked on a verdict
+        that names it, and would wait for good for those that had changed their minds.
+        """
+        known = self._cohorts.get(epoch)
+        return known is not None and known.epoch.number > self.cohort.epoch.number
+
+    def may_change(self, *, accept: bool) -> bool:
+        """May the members change with such a verdict?
+
+        After a rejection the base stays, and with it what the sums opened on it could tell
+        (§5.7): without a member that was in one of them nothing could be opened any more, and
+        whoever joins does not know of them.  Where updates carry noise, no sum is compared.
+        """
+        return accept or self.cohort.policy.noised
+
     def offer(self, epoch: Epoch) -> None:
-        """The registry says `epoch` is next."""
+        """The registry says `epoch` is next; if it is the present one, nothing is any more."""
         if epoch.run != self.cohort.epoch.run:
             raise LocalProtocolError("the offered epoch belongs to another run")
         name = epoch.name()
@@ -88,6 +114,8 @@ class History:
             self._desk.persist(f"{_EPOCH}{epoch.number}/{name.hex()}", encode(epoch))
         if epoch.number > self.cohort.epoch.number:
             self.next = epoch
+        elif name == self.cohort.name:
+            self.next = None
 
     def isolates(self, members: frozenset[bytes]) -> bool:
         """Would this sum, with those opened on the same base, single out too few?"""
@@ -139,9 +167,11 @@ class History:
     ) -> bool:
         """Step to the round after a checked verdict.  True: the members change with it.
 
-        On disk before anything of the finished round is deleted.
+        On disk before anything of the finished round is deleted.  Raises `LocalProtocolError`,
+        with nothing written, if this node was not told of the epoch that the verdict leads to.
         """
         verdict = decode(certificate.value, Verdict)
+        self._led_to(verdict)
         opened = list(self.opened)
         if verdict.state != self.base:
             opened = []
@@ -159,12 +189,7 @@ class History:
 
     def _load(self, record: HeadRecord) -> None:
         verdict = decode(record.certificate.value, Verdict)
-        cohort = self._cohorts.get(verdict.epoch)
-        if cohort is None:
-            raise LocalProtocolError(
-                f"verdict {verdict.round} leads to an epoch this node was not told of"
-            )
-        self.cohort = cohort
+        self.cohort = cohort = self._led_to(verdict)
         self.certificate = record.certificate
         self.round = verdict.round + 1
         self.base, self.scales = Digest(verdict.state), Digest(verdict.scales)
@@ -174,3 +199,11 @@ class History:
         self.joining = False
         if self.next is not None and self.next.number <= cohort.epoch.number:
             self.next = None
+
+    def _led_to(self, verdict: Verdict) -> Cohort:
+        cohort = self._cohorts.get(verdict.epoch)
+        if cohort is None:
+            raise LocalProtocolError(
+                f"verdict {verdict.round} leads to an epoch this node was not told of"
+            )
+        return cohort

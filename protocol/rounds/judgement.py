@@ -5,12 +5,20 @@ what a third of the members dislike on their own held-out records, and what cann
 cannot be checked, in good time.
 """
 
+from typing import Protocol
+
 import msgspec
 
 from protocol.rounds.messages import Opening, Verdict
 from protocol.rounds.policy import Cohort
 from protocol.rounds.settle import Settling
 from protocol.types import Millis
+
+
+class NextEpoch(Protocol):
+    """Which epoch such a verdict leads to."""
+
+    def __call__(self, *, accept: bool) -> bytes: ...
 
 
 class Judgement:
@@ -24,15 +32,15 @@ class Judgement:
     def offer(
         self,
         settling: Settling,
-        next_epoch: bytes,
+        next_epoch: NextEpoch,
         expected: frozenset[bytes],
         now: Millis,
     ) -> Verdict | None:
         """The verdict this member would propose now; `expected`: who is worth waiting for."""
         if self._accepts(settling, expected, now):
-            return self._verdict(settling, next_epoch, accept=True)
+            return self._verdict(settling, next_epoch(accept=True), accept=True)
         if self._rejects(settling, now):
-            return self._verdict(settling, next_epoch, accept=False)
+            return self._verdict(settling, next_epoch(accept=False), accept=False)
         return None
 
     def judge(

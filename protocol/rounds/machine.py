@@ -71,7 +71,7 @@ from protocol.rounds.messages import (
 )
 from protocol.rounds.openings import Openings
 from protocol.rounds.policy import Epoch
-from protocol.rounds.stock import Known, Stock
+from protocol.rounds.stock import PREKEYS, Known, Stock, prekey_prefix
 from protocol.rounds.talk import Talk
 from protocol.types import DIGEST_BYTES, Digest, Millis, PublicKey
 from protocol.wire import decode
@@ -108,7 +108,7 @@ class Rounds:
         """
         self._desk = Desk(me, epoch.run, keys, verify, dict(records or {}))
         self._history = History(self._desk, epoch, known_epochs, state, scales)
-        if me not in self._history.cohort:
+        if me not in self._history.cohort and self._history.certificate is None:
             raise LocalProtocolError("this node has no seat in any epoch it was given")
         self._over = False
         self._hold = False
@@ -220,20 +220,20 @@ class Rounds:
     def isolates(self, members: frozenset[bytes]) -> bool:
         return self._history.isolates(members)
 
-    def next_epoch(self) -> bytes:
+    def next_epoch(self, *, accept: bool) -> bytes:
         """The epoch to follow: the offered one, once a quorum has been offered it too."""
         cohort, offered = self._history.cohort, self._history.next
-        if offered is None:
+        if offered is None or not self._history.may_change(accept=accept):
             return cohort.name
         name = offered.name()
         beats = self._talk.beats.values()
         told = sum(1 for beat in beats if beat.body.next_epoch == name)
         return name if told + 1 >= cohort.thresholds.quorum else cohort.name
 
-    def knows_epoch(self, name: bytes) -> bool:
-        offered = self._history.next
-        return name == self._history.cohort.name or (
-            offered is not None and offered.name() == name
+    def may_follow(self, epoch: bytes, *, accept: bool) -> bool:
+        history = self._history
+        return epoch == history.cohort.name or (
+            history.may_change(accept=accept) and history.was_offered(epoch)
         )
 
     def expected(self, now: Millis) -> frozenset[bytes]:
@@ -293,7 +293,10 @@ class Rounds:
         if heard.sender not in cohort:
             if isinstance(heard.body, Heartbeat):
                 self._tell_former(heard, now)
-            return False
+            # Of an epoch to come there may be nobody left whom this member sits with.
+            proves = isinstance(heard.body, Proof) and self._history.seats(heard.sender)
+            if not proves:
+                return False
         match heard.body:
             case Heartbeat():
                 return self._hear_beat(heard, heard.body, now)
@@ -487,7 +490,7 @@ class Rounds:
         verdict = decode(certificate.value, Verdict)
         cohort = self._history.cohort_of(verdict.epoch)
         if cohort is None:
-            return  # the registry will tell; until then the others go on
+            return  # the registry will tell, and the others again; until then they go on
         if self._history.joining and self._desk.me not in cohort:
             return
         attempt = self._attempt
@@ -572,6 +575,9 @@ class Rounds:
             alone = self._talk.ahead(self.round) > liars
             if not attempt.close(now, sketch=self._history.unsketched, alone=alone):
                 return False
+            verdict = decode(attempt.verdict.certificate.value, Verdict)
+            if not self._history.knows(verdict.epoch):
+                return False  # the registry will tell
             self._finish(attempt.verdict.certificate, now)
             return not self._over
         if attempt.given_up:
@@ -622,12 +628,11 @@ class Rounds:
         )
         self._desk.do(Finished(verdict, certificate, survivors))
         if changes:
-            stale += [key for key in self._desk.records if key.startswith("prekey/")]
+            stale += self._former_prekeys()
         self._desk.forget(stale, blobs)
         self._talk.forget(self.round)
         if self._desk.me not in self._history.cohort:
-            self._desk.do(Left(self.epoch))
-            self._over = True
+            self._leave()
             return
         if before is not self._history.cohort:
             self._desk.do(EpochEntered(self.epoch))
@@ -635,6 +640,19 @@ class Rounds:
         self._enter_round(now)
         self._begin_round()
         self._hear_early(now)
+
+    def _former_prekeys(self) -> list[str]:
+        """Records of pre-keys that were dealt to the members of another epoch."""
+        present = prekey_prefix(self._history.cohort)
+        return [
+            key
+            for key in self._desk.records
+            if key.startswith(PREKEYS) and not key.startswith(present)
+        ]
+
+    def _leave(self) -> None:
+        self._desk.do(Left(self.epoch))
+        self._over = True
 
     def _enter_epoch(self) -> None:
         cohort = self._history.cohort
@@ -706,6 +724,11 @@ class Rounds:
         # A crash between a verdict and the deletion that follows it: delete now.
         old = recall.stale(self._desk, self.round - 1)
         blobs = recall.blobs_named(self._desk, old)
+        old += self._former_prekeys()
+        if self._desk.me not in self._history.cohort:
+            self._desk.forget(old, blobs)
+            self._leave()
+            return
         self._desk.forget(old + self._stock.settle(), blobs)
         record = self._desk.records.get(self._trained_key())
         self._update = None if record is None else Digest(record)

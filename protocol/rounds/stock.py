@@ -23,7 +23,14 @@ AHEAD = 2
 KEPT = 8
 """Pre-keys kept per member: four times what an honest one has unused, since one that lost its
 disk deals anew; and all that a flooder can fill."""
+PREKEYS = "prekey/"
+"""Records of pre-keys of any epoch begin so."""
 _RECORD_LIMIT_BYTES = 1 << 17
+
+
+def prekey_prefix(cohort: Cohort) -> str:
+    """Records of pre-keys of one epoch begin so."""
+    return f"{PREKEYS}{cohort.name.hex()}/"
 
 
 class DealtRecord(Message, frozen=True, tag="dealt"):
@@ -275,7 +282,7 @@ class Stock:
         )
 
     def _prefix(self) -> str:
-        return f"prekey/{self._cohort.name.hex()}/"
+        return prekey_prefix(self._cohort)
 
     def _key(self, number: int) -> str:
         return f"{self._prefix()}{number}"

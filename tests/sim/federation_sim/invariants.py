@@ -35,7 +35,7 @@ from protocol.rounds.messages import (
 from protocol.rounds.policy import Cohort
 from protocol.rounds.prekeys import KEY, SEED
 from protocol.rounds.recall import OpenRecord
-from protocol.rounds.stock import DealtRecord
+from protocol.rounds.stock import PREKEYS, DealtRecord, prekey_prefix
 from protocol.wire import decode, encode
 
 STATEMENTS_AT_MOST = 20_000
@@ -79,6 +79,9 @@ class Laws:
         self._sketched: dict[tuple[bytes, bytes], bytes] = {}
         self.demands: list[Callable[[], None]] = []
         """What a scene asks for at the end, besides the laws."""
+        self.told_of: Callable[[bytes], Collection[bytes]] | None = None
+        """Where members change: who was told of the epoch of a name."""
+        self._changed: set[tuple[bytes, bytes]] = set()
         self.sketched = 0
         self.rejected = 0
         self.given_up = 0
@@ -121,6 +124,7 @@ class Laws:
     def final(self) -> None:
         """After the last event."""
         world = self._world
+        heads: dict[bytes, tuple[bytes, bytes]] = {}
         for node in world.nodes.values():
             if not node.honest or node.down_ms < 0:
                 continue
@@ -129,10 +133,14 @@ class Laws:
             assert machine is not None
             require(
                 "everyone finishes",
-                machine.over or machine.round >= world.rounds,
+                world.arrived(node),
                 f"{node.number} is {machine.phase} in round {machine.round},"
-                f" attempt {machine._number}",
+                f" attempt {machine._number}, epoch {machine.epoch.number}",
             )
+            if not machine.over:
+                where = (machine.state, machine.epoch.name())
+                first = heads.setdefault(machine.head, where)
+                require("equal heads, equal states", first == where, f"{node.number}")
             require("bounded memory", machine.size() < STATEMENTS_AT_MOST)
             self._forgot(node)
         for demand in self.demands:
@@ -174,8 +182,26 @@ class Laws:
                 require("a pre-key opens one attempt", used == opening.context())
         elif each.slot.kind == Kind.SURVIVORS:
             self._decides_survivors(each)
-        elif not decode(each.value, Verdict).accept:
-            self._rejections.add(each.slot.context)
+        else:
+            verdict = decode(each.value, Verdict)
+            if verdict.epoch != each.slot.epoch:
+                self._changes(each.slot.epoch, verdict.epoch)
+            if not verdict.accept:
+                self._rejections.add(each.slot.context)
+
+    def _changes(self, old: bytes, new: bytes) -> None:
+        """The members change as a quorum of those before was told."""
+        if self.told_of is None or (old, new) in self._changed:
+            return
+        self._changed.add((old, new))
+        before, after = self._cohort(old), self._cohort(new)
+        told = sum(1 for name in self.told_of(new) if name in before)
+        require(
+            "members change as a quorum was told",
+            told >= before.thresholds.quorum
+            and after.epoch.number > before.epoch.number,
+            f"{told} were told of epoch {after.epoch.number}",
+        )
 
     def _convinces(self, each: Certificate) -> None:
         """Whoever knows the members can check what this node holds for decided."""
@@ -329,7 +355,10 @@ class Laws:
             self.rejected += 1
             opening = self._openings.get(verdict.context)
             if opening is not None:
-                require("a rejection changes nothing", verdict.state == opening.base)
+                noised = self._cohort(opening.epoch).policy.noised
+                same = noised or verdict.epoch == opening.epoch
+                kept = same and verdict.state == opening.base
+                require("a rejection changes nothing", kept, f"round {verdict.round}")
         elif effect.survivors:
             self._sums(node, verdict, list(effect.survivors))
 
@@ -363,9 +392,14 @@ class Laws:
         """Nothing of a finished round that hides or holds an update is left."""
         machine = node.machine
         assert machine is not None
-        if machine.over:
-            return
+        present = prekey_prefix(Cohort(machine.epoch))
         for key in node.records:
+            require(
+                "pre-keys go with their epoch",
+                not key.startswith(PREKEYS)
+                or (key.startswith(present) and not machine.over),
+                f"{node.number} in epoch {machine.epoch.number}",
+            )
             number = key.split("/")[0]
             if number.isdecimal():
                 require(

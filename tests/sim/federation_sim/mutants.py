@@ -169,6 +169,28 @@ def _two_by_two(_old: Any) -> Any:
     return isolates
 
 
+def _follows_anything(_old: Any) -> Any:
+    return lambda _self, _epoch, *, accept: True
+
+
+def _follows_its_own_offer(_old: Any) -> Any:
+    """Without hearing of a quorum that it was offered the same."""
+
+    def next_epoch(self: Any, *, accept: bool) -> bytes:
+        cohort, offered = self._history.cohort, self._history.next
+        return cohort.name if offered is None or not accept else offered.name()
+
+    return next_epoch
+
+
+def _changes_always(_old: Any) -> Any:
+    return lambda _self, *, accept: True
+
+
+def _keeps_former_prekeys(_old: Any) -> Any:
+    return lambda _self: []
+
+
 def _keeps_secrets(_old: Any) -> Any:
     return lambda _self, _keys, _blobs=(): None
 
@@ -376,6 +398,24 @@ MUTANTS: dict[str, Mutant] = {
         ),
         ("every survivor's update counts once",),
         scenes.wrong_sum,
+    ),
+    "follows whoever offers an epoch first": Mutant(
+        (
+            Change(machine.Rounds, "next_epoch", _follows_its_own_offer),
+            Change(machine.Rounds, "may_follow", _follows_anything),
+        ),
+        ("members change as a quorum was told",),
+        scenes.hears_slowly_of_a_change,
+    ),
+    "changes members with a rejection": Mutant(
+        _one(history.History, "may_change", _changes_always),
+        ("a rejection changes nothing",),
+        scenes.rejects_while_members_change,
+    ),
+    "keeps pre-keys of an epoch that is over": Mutant(
+        _one(machine.Rounds, "_former_prekeys", _keeps_former_prekeys),
+        ("pre-keys go with their epoch",),
+        scenes.changes_members,
     ),
     "keeps a rejected state": Mutant(
         _one(judgement.Judgement, "_verdict", _accepts_on_reject),

@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from federation_sim import liars
+from federation_sim import changes, liars
 from federation_sim.invariants import Laws
 from federation_sim.world import Node, World, quick_policy
 
@@ -30,6 +30,12 @@ REAL_EVERY = 100
 SKETCHED = 0.25
 """Of the small federations, how many sum vectors long enough to be sketched."""
 
+CHANGED = 0.07
+"""In how many federations the members change."""
+CHANGED_AT_MOST = 16
+"""Of those with more members, three rounds and more take minutes."""
+ROUNDS_CHANGED = (3, 3, 3, 3, 3, 4, 5, 6)
+
 SMALL = 10
 LARGE = {"slower": 3, "beat_ms": 1_800, "fresh_ms": 9_000}
 """Larger federations have longer times: their messages, a square of the members, would otherwise
@@ -48,7 +54,7 @@ class Scenario:
     def run(self) -> None:
         """Start everyone, run to the end, look at the end."""
         for node in self.world.nodes.values():
-            if node.down_ms >= 0:
+            if node.down_ms >= 0 and not node.starts_itself:
                 delay = self.world.chance.randint(0, 200)
                 self.world.later(delay, lambda node=node: self.world.start(node))
         self.world.run(self.end_ms)
@@ -69,7 +75,12 @@ def draw(
     count = members if members is not None else size(dice, seed)
     ring = dice.choice(((32, 20), (32, 16), (16, 9)))
     length = dice.choice((5, 9, 64, 200))
-    if count <= SMALL and random.Random(seed * 31 + 7).random() < SKETCHED:
+    chance = random.Random(seed * 131 + 3)
+    may_change = not hard and count <= CHANGED_AT_MOST
+    plan = None
+    if may_change and chance.random() < CHANGED:
+        plan = changes.drawn(chance, count)
+    elif count <= SMALL and random.Random(seed * 31 + 7).random() < SKETCHED:
         length = ENTRIES_AT_LEAST + length
     policy = quick_policy(
         length,
@@ -79,9 +90,17 @@ def draw(
         **({} if count <= SMALL else LARGE),
     )
     rounds = 2 if hard or (count <= 7 and dice.random() < 0.2) else 1
-    world = World(count, seed, policy=policy, rounds=rounds, real=real)
-    laws = Laws(world)
+    budget = (count - 1) // 3
     what: list[str] = []
+    if plan:
+        rounds = chance.choice(ROUNDS_CHANGED)
+        budget = (min(plan.sizes(count)) - 1) // 3
+        what.append(plan.name)
+    extra = plan.joiners if plan else 0
+    world = World(count, seed, policy=policy, rounds=rounds, real=real, extra=extra)
+    laws = Laws(world)
+    if plan:
+        laws.told_of = changes.Registries(world, chance, plan).offered
     faults: list[Callable[..., str]] = [
         _crashes,
         _crashes,
@@ -93,11 +112,16 @@ def draw(
         _loses_disk,
         _poisons,
     ]
-    budget = (count - 1) // 3
     drawn = dice.sample(
         faults, k=dice.choice((2, 3, 4) if hard else (0, 1, 1, 2, 2, 3))
     )
-    if count > SMALL and not hard:
+    if plan:
+        # Who poisons each round keeps the base for good, as noise does.
+        drawn = [fault for fault in drawn if fault is not _poisons][:2]
+        # A liar that was in a rejected sum can keep the same members from another (§5.7).
+        if _liar in drawn and _dislikes in drawn:
+            drawn.remove(_dislikes)
+    elif count > SMALL and not hard:
         # There are few of them: each fault in turn, and one more at times.
         drawn = [faults[seed // EVERY % len(faults)], *drawn[:1]]
     for fault in dict.fromkeys(drawn):
@@ -168,7 +192,9 @@ def _liar(world: World, dice, budget: int) -> str:
         return ""
     (node,) = _nodes(world, dice, 1)
     node.honest = False
-    name = dice.choice(sorted(liars.LIES))
+    # Noise breaks the sum of each round: the base stays for good, and the members with it (§7.4).
+    left_out = {"uploads noise"} if world.members is not None else set()
+    name = dice.choice(sorted(liars.LIES.keys() - left_out))
     liars.LIES[name](world, node, dice)
     return f"liar {name}"
 

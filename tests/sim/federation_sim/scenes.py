@@ -7,7 +7,7 @@ all of them.
 from collections.abc import Callable
 from typing import Any
 
-from federation_sim import liars, scenario
+from federation_sim import changes, liars, scenario
 from federation_sim.invariants import Laws, require
 from federation_sim.scenario import Scenario
 from federation_sim.world import Node, World, quick_policy
@@ -295,3 +295,27 @@ def decided_by_one_that_goes(seed: int) -> Scenario:
         world.watchers.append(watch)
 
     return _made(4, seed, arrange)
+
+
+def changes_members(
+    seed: int, *, rejects: tuple[int, ...] = (), pace: int = 1
+) -> Scenario:
+    """One of five goes and one comes, as each node learns at its own time."""
+    plan = changes.Plan("a member is swapped", ((1, 1),))
+    world = World(5, seed, policy=quick_policy(16), rounds=2, extra=1)
+    laws = Laws(world)
+    registries = changes.Registries(world, world.chance, plan, pace=pace)
+    laws.told_of = registries.offered
+    for node in world.nodes.values():
+        node.dislikes = frozenset(rejects)
+    return Scenario(world, laws, ("scene",), END_MS)
+
+
+def rejects_while_members_change(seed: int) -> Scenario:
+    """The same, while hold-outs reject the first rounds."""
+    return changes_members(seed, rejects=tuple(range(12)))
+
+
+def hears_slowly_of_a_change(seed: int) -> Scenario:
+    """The same, when some know of the change for several rounds before the others do."""
+    return changes_members(seed, pace=6)

@@ -70,6 +70,10 @@ class Node:
     accused: list[ev.Accuse] = field(default_factory=list)
     measured: list[ev.Measured] = field(default_factory=list)
     crashes: int = 0
+    starts_itself: bool = False
+    """Comes later: whoever planned that starts it."""
+    known_epochs: tuple[Epoch, ...] | None = None
+    """Later epochs that it knows of when it starts; None: all there are."""
 
     @property
     def name(self) -> bytes:
@@ -116,6 +120,10 @@ class World:
         self.run_id = digest(b"run" + seed.to_bytes(8, "big"))
         self.epoch = self.epoch_of(list(self.nodes)[:members], 0)
         self.epochs = [self.epoch]
+        self.members: tuple[bytes, ...] | None = None
+        """Who sits in the last epoch, if the members are to change."""
+        self.begun: list[Callable[[Node], None]] = []
+        """Called with each node that has just started."""
         for node in self.nodes.values():
             self.state, self.scales = self.first(node.blobs)
 
@@ -142,7 +150,10 @@ class World:
         """A process starts: with records, if it left any."""
         node.life += 1
         node.fetching.clear()
-        seated = [e for e in self.epochs if node.name in e.members]
+        known = node.known_epochs
+        if known is None:
+            seated = any(node.name in e.members for e in self.epochs)
+            known = tuple(self.epochs[1:]) if seated and self.members is None else ()
         node.machine = Rounds(
             self.epoch,
             PublicKey(node.name),
@@ -150,13 +161,17 @@ class World:
             state=self.state,
             scales=self.scales,
             records=dict(node.records),
-            known_epochs=self.epochs[1:] if seated else (),
+            known_epochs=known,
             lost=node.lost,
             verify=self._identity.verify,
         )
         node.lost = False
+        life = node.life
         self.give(node, ev.Started())
-        self._tick(node, node.life)
+        self._tick(node, life)
+        for call in self.begun:
+            if node.life == life:
+                call(node)
 
     def crash(self, node: Node) -> None:
         """kill -9: memory is gone, records and blobs are not, unless the disk is."""
@@ -193,11 +208,22 @@ class World:
 
     def done(self) -> bool:
         return all(
-            node.machine is not None
-            and (node.machine.over or node.machine.round >= self.rounds)
+            self.arrived(node)
             for node in self.nodes.values()
             if node.honest and node.down_ms >= 0
         )
+
+    def arrived(self, node: Node) -> bool:
+        """Has this node done all its rounds, among the last members, or left before?"""
+        machine = node.machine
+        if machine is None:
+            return False
+        if self.members is None:
+            return machine.over or machine.round >= self.rounds
+        if node.name not in self.members:
+            return machine.over
+        there = machine.epoch.members == self.members
+        return there and not machine.over and machine.round >= self.rounds
 
     def give(self, node: Node, event: ev.Event) -> None:
         """One event in, its effects out; a crash in between loses the rest."""

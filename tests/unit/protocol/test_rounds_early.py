@@ -33,10 +33,10 @@ class Host:
     def isolates(self, _members):
         return False
 
-    def next_epoch(self):
+    def next_epoch(self, *, accept):
         return COHORT.name
 
-    def knows_epoch(self, _name):
+    def may_follow(self, _epoch, *, accept):
         return True
 
     def expected(self, _now):

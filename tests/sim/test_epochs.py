@@ -1,0 +1,170 @@
+"""Changes of membership, one rule at a time; the campaign draws them with other faults."""
+
+import pytest
+from federation_sim.invariants import Laws
+from federation_sim.scenario import END_MS
+from federation_sim.world import Node, World, quick_policy
+
+from protocol.rounds import events as ev
+from protocol.rounds.history import HEAD, HeadRecord
+from protocol.rounds.messages import Verdict
+from protocol.rounds.policy import Epoch
+from protocol.wire import decode
+
+WAITS_MS = 12_000
+
+
+def started(seed: int, *, extra: int = 1, rounds: int = 2) -> tuple[World, Laws]:
+    """Four members at work, and nodes without a seat that are not."""
+    world = World(4, seed, policy=quick_policy(16), rounds=rounds, extra=extra)
+    laws = Laws(world)
+    for name in world.epoch.members:
+        world.start(world.nodes[name])
+    return world, laws
+
+
+def follows(world: World, leaver: Node | None, *joiners: Node) -> Epoch:
+    """The epoch after the first, known to the laws and to those that join."""
+    stay = [node for node in world.nodes.values() if node.name in world.epoch.members]
+    return seated(world, 1, *(node for node in stay if node is not leaver), *joiners)
+
+
+def seated(world: World, number: int, *nodes: Node) -> Epoch:
+    """An epoch of these, known to the laws and to those that join in it."""
+    epoch = world.epoch_of([node.name for node in nodes], number)
+    world.epochs.append(epoch)
+    for node in nodes:
+        if node.name not in world.epoch.members and node.known_epochs is None:
+            node.known_epochs = tuple(world.epochs[1:])
+    return epoch
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_who_was_not_told_of_the_new_epoch_waits_for_word(seed):
+    """Killed and started in between: the verdict that it cannot follow is on its record."""
+    world, laws = started(seed)
+    *members, joiner = world.nodes.values()
+    epoch = follows(world, members[0], joiner)
+    world.members = epoch.members
+    late = members[1 + seed % 3]
+    world.soon(300, world.start, joiner)
+    for node in members:
+        if node is not late:
+            world.soon(300, world.give, node, ev.EpochOffered(epoch))
+    world.run(WAITS_MS // 2)
+    assert late.machine.epoch == world.epoch
+    late.down_ms = 100
+    world.crash(late)
+    world.run(WAITS_MS)
+    assert late.machine.epoch == world.epoch
+    others = [n for n in (*members[1:], joiner) if n is not late]
+    assert all(node.machine.epoch == epoch for node in others)
+
+    world.give(late, ev.EpochOffered(epoch))
+    world.run(END_MS)
+    laws.final()
+    assert late.machine.epoch == epoch
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_joiner_that_expected_another_epoch_enters_the_one_it_is_let_in_with(seed):
+    world, laws = started(seed, extra=2, rounds=4)
+    *members, joiner, other = world.nodes.values()
+    follows(world, members[0], joiner)  # what the first of the two expects
+    epoch = follows(world, members[1], joiner, other)
+    other.known_epochs = (epoch,)
+    world.members = epoch.members
+    for node in (joiner, other):
+        world.soon(300, world.start, node)
+    for node in members:
+        world.soon(300, world.give, node, ev.EpochOffered(epoch))
+    world.run(WAITS_MS)
+    assert other.machine.epoch == epoch
+    assert joiner.machine.silent
+    assert joiner.machine.phase == "syncing"
+
+    world.give(joiner, ev.EpochOffered(epoch))
+    world.run(END_MS)
+    laws.final()
+    assert joiner.machine.epoch == epoch
+
+
+@pytest.mark.parametrize("leaves", [True, False])
+def test_who_is_killed_at_the_record_of_a_change_deletes_the_old_keys_when_it_is_back(
+    leaves,
+):
+    world, laws = started(3)
+    *members, joiner = world.nodes.values()
+    epoch = follows(world, members[0], joiner)
+    world.members = epoch.members
+    victim = members[0] if leaves else members[1]
+    victim.down_ms = 500
+
+    def watch(node: Node, effect: object) -> None:
+        if node is not victim or node.crashes:
+            return
+        if isinstance(effect, ev.Persist) and effect.key == HEAD:
+            head = decode(effect.value, HeadRecord)
+            if decode(head.certificate.value, Verdict).epoch == epoch.name():
+                node.crash_at = (0, True)
+
+    world.watchers.append(watch)
+    world.soon(300, world.start, joiner)
+    for node in members:
+        world.soon(300, world.give, node, ev.EpochOffered(epoch))
+    world.run(END_MS)
+    assert victim.crashes == 1
+    laws.final()
+    assert victim.machine.over == leaves
+    former = f"prekey/{world.epoch.name().hex()}"
+    assert not [key for key in victim.records if key.startswith(former)]
+
+
+def test_which_epochs_a_verdict_may_lead_to():
+    world, _ = started(1, extra=2)
+    *members, one, other = world.nodes.values()
+    machine = members[0].machine
+    first, second = follows(world, None, one), follows(world, None, other)
+    for epoch in (first, second):
+        assert not machine.may_follow(epoch.name(), accept=True)
+        machine.handle(ev.EpochOffered(epoch), world.now)
+        assert machine.may_follow(epoch.name(), accept=True)
+        assert not machine.may_follow(epoch.name(), accept=False)
+    # Members may be locked on a verdict that names what is not offered any more.
+    assert machine.may_follow(first.name(), accept=True)
+    assert machine.may_follow(world.epoch.name(), accept=False)
+
+
+def test_an_offer_is_withdrawn_by_the_present_epoch():
+    world, laws = started(2, extra=1, rounds=3)
+    *members, joiner = world.nodes.values()
+    joiner.down_ms = -1
+    for epoch in (follows(world, None, joiner), world.epoch):
+        for node in members:
+            world.give(node, ev.EpochOffered(epoch))
+    world.run(END_MS)
+    laws.final()
+    assert all(node.machine.epoch == world.epoch for node in members if node.finished)
+
+
+def test_whoever_comes_back_to_strangers_only_believes_what_they_prove():
+    """Cut off while all that it sat with leave, in two changes: it was told of both."""
+    world, laws = started(5, extra=3, rounds=6)
+    away, *others = world.nodes.values()
+    stays, *joiners, last = others[0], *others[3:]
+    first = seated(world, 1, away, stays, *joiners)
+    second = seated(world, 2, away, *joiners, last)
+    world.members = second.members
+    world.network.sides = {name: int(name == away.name) for name in world.nodes}
+    for node in others[3:]:
+        world.soon(300, world.start, node)
+    for node in world.nodes.values():
+        world.soon(400, world.give, node, ev.EpochOffered(first))
+        world.soon(8_000, world.give, node, ev.EpochOffered(second))
+    world.run(20_000)
+    assert away.machine.epoch == world.epoch
+    assert all(node.machine.epoch == second for node in (*joiners, last))
+    world.network.sides = None
+    world.run(END_MS)
+    laws.final()
+    assert away.machine.epoch == second
