@@ -62,6 +62,10 @@ class Release(Message, frozen=True, tag="release"):
         """What training used: records of listings, and the first state."""
         return open_step(self.provenance[0]).used
 
+    def released_by(self) -> bytes:
+        """Node key of who signed for making it; whoever passes it on is another matter."""
+        return open_step(self.provenance[-1]).agent
+
     def check(self) -> None:
         """Lengths and the chain of steps; the release's own signature is its announcement's."""
         for name in ("model_root", "blob", "run", "state_root"):

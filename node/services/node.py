@@ -286,6 +286,7 @@ class Node:
             nursery.start_soon(self.market.close_due)
             nursery.start_soon(self.provenance.run)
             nursery.start_soon(self.runs.run)
+            nursery.start_soon(self.releases.run)
             nursery.start_soon(self.receipts.run)
             nursery.start_soon(self.certificates.run)
             if self.disputes is not None:

@@ -352,6 +352,7 @@ def federation(tmp_path, socket_path):
                         node.transport.keep_connected(other.key.peer_id, ("/memory",))
                 nursery.start_soon(node.listen)
                 nursery.start_soon(node.outbox.run)
+                nursery.start_soon(node.releases.run)
             if verify:
                 nursery.start_soon(nodes.auditor.verifier.run)
             made = await nodes.clinic.releases.make(nodes.clinic.runs, RUN, ["host"])
