@@ -267,6 +267,7 @@ class Admin:
             self._node.runs,
             bytes.fromhex(params.run),
             params.hosts,
+            params.days,
         )
 
     async def _models_list(self, _params: Any) -> Row:

@@ -147,6 +147,7 @@ class Node:
             outbox=self.outbox,
             transport=transport,
             federation=self.federation,
+            limit_bytes=config.limits.receipt_bytes,
         )
         self.releases = Releases(
             store=parts.store,

@@ -9,6 +9,7 @@ same name, earlier or later.
 
 import secrets
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -44,6 +45,7 @@ from protocol.wire import decode, encode
 _RELEASES, _SOURCES = "releases", "release-sources"
 _OWN = "release-unannounced"
 FETCH_TIMEOUT_S = 120.0
+DAY_S = 86_400
 
 log = structlog.get_logger()
 
@@ -120,8 +122,13 @@ class Releases:
             release = decode(data, Release, limit_bytes=RELEASE_LIMIT_BYTES)
             self._known[root] = release, sources[root]
 
-    async def make(self, runs: Runs, run: bytes, hosts: list[str]) -> dict[str, Any]:
-        """Release the final state of `run`; members hear of it once the chain has its record."""
+    async def make(
+        self, runs: Runs, run: bytes, hosts: list[str], days: int | None = None
+    ) -> dict[str, Any]:
+        """Release the final state of `run`, for `days` or for good.
+
+        Members hear of it once the chain has its record.
+        """
         record = runs.record(run)
         seed = secrets.token_bytes(32)
         state_root = runs.final_state(run)
@@ -152,6 +159,7 @@ class Releases:
             hosts=tuple(self._federation.named(name).node_key for name in hosts),
             keys=keys,
             provenance=await self._steps(record, state_root, made["model_root"]),
+            until=0 if days is None else now_s() + days * DAY_S,
         )
         release.check()
         await self._store.put(_OWN, release.model_root, b"")
@@ -394,6 +402,17 @@ class Releases:
             )
         return known[0]
 
+    def require_licence(self, model_root: bytes) -> Release:
+        """The release, unless its licence has ended."""
+        release = self.get(model_root)
+        if release.is_over(now_s()):
+            ended = datetime.fromtimestamp(release.until, UTC).isoformat(" ")
+            raise AccessError(
+                f"the licence for {model_root.hex()[:16]} ended at {ended}",
+                hint="ask its releaser to release the model again",
+            )
+        return release
+
     def key_seed(self, model_root: bytes) -> bytes:
         """The release key's seed, if it was sealed to this node."""
         for sealed in self.get(model_root).keys:
@@ -432,6 +451,7 @@ class Releases:
             "state_root": release.state_root.hex(),
             "released_by": name(source),
             "hosts": [name(host) for host in release.hosts],
+            "until": release.until or None,
             "bytes": release.blob_bytes,
             "here": self._blobs.has(Digest(release.blob)),
         }

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -995,6 +996,68 @@ async def test_only_auditors_and_the_requester_see_rows(federation):
             await fetch_rows(nodes.auditor.transport, host, receipt, 4, 5)
         with pytest.raises(NodeError, match="no receipt"):
             await fetch_rows(nodes.auditor.transport, host, bytes(32), 0, 5)
+
+
+async def test_a_licence_that_has_ended_is_asked_and_served_no_more(
+    federation, monkeypatch
+):
+    async with federation(verify=False) as nodes:
+        made = await nodes.clinic.releases.make(
+            nodes.clinic.runs, RUN, ["host"], days=30
+        )
+        model, day = bytes.fromhex(made["model"]), 86_400
+        assert abs(made["until"] - time.time() - 30 * day) < 60
+        await eventually(lambda: model in nodes.host.releases.roots())
+        assert len((await nodes.clinic.requester.run(model, "host", CSV))["scores"])
+        for when in (made["until"], made["until"] + 1):
+            monkeypatch.setattr("node.services.releases.now_s", lambda now=when: now)
+            if when == made["until"]:
+                await nodes.clinic.requester.run(model, "host", CSV)
+                continue
+            with pytest.raises(AccessError, match=r"licence for .* ended at 20"):
+                await nodes.clinic.requester.run(model, "host", CSV)
+            # A requester that does not look is told so by the host.
+            nodes.clinic.releases.require_licence = nodes.clinic.releases.get
+            asked = await nodes.host.receipts.rows()
+            with pytest.raises(AccessError, match="ended at"):
+                await nodes.clinic.requester.run(model, "host", CSV)
+            assert await nodes.host.receipts.rows() == asked
+        # What was answered before is shown as ever.
+        receipt, kept = await nodes.host.receipts.kept(
+            bytes.fromhex(asked[0]["receipt"])
+        )
+        assert await nodes.host.receipts.rows_at(receipt, kept, 0)
+
+
+async def test_the_same_rows_asked_twice_are_kept_for_each_answer(
+    federation, monkeypatch
+):
+    async with federation(verify=False) as nodes:
+        host, found = nodes.host.receipts, []
+        for later in (0, 500):
+            now = int(time.time()) + later
+            monkeypatch.setattr("node.services.inference.now_s", lambda now=now: now)
+            answer = await nodes.clinic.requester.run(nodes.model, "host", CSV)
+            found.append(bytes.fromhex(answer["receipts"][0]))
+        await host.anchor()
+        await on_chain(nodes.host)
+        (first, _), (second, kept) = [await host.kept(one) for one in found]
+        assert await host.expire(first.time + ROWS_KEPT_S + 1)
+        with pytest.raises(StorageError, match="deleted after 90 days"):
+            await host.rows_at(*await host.kept(found[0]), 0)
+        rows = await host.rows_at(second, kept, 0)
+        assert boundary_root(rows, second.order.shape, 0, kept.salt) == (
+            second.order.input_root
+        )
+
+
+async def test_a_full_host_says_so_before_it_computes(federation):
+    async with federation(verify=False) as nodes:
+        nodes.host.receipts._limit_bytes = 1
+        await nodes.clinic.requester.run(nodes.model, "host", CSV.split(b"\n2")[0])
+        nodes.host.host._line = None  # nothing is computed
+        with pytest.raises(NodeError, match=r"rows for audits take .* limit is 1"):
+            await nodes.clinic.requester.run(nodes.model, "host", CSV)
 
 
 async def test_a_member_without_a_licence_is_not_served(federation):
