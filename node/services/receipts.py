@@ -294,6 +294,16 @@ class Receipts:
         index = next(i for i, one in enumerate(receipts) if digest(one) == receipt)
         return Place(batch, batch_proof(receipts, index))
 
+    async def anchored_place(self, receipt: bytes) -> Place:
+        """The same, once the chain has taken the batch."""
+        place = await self.place(receipt)
+        if place.batch in await self._outbox.unsent("receipts"):
+            raise StorageError(
+                f"batch {place.batch.hex()[:16]} waits for the chain",
+                hint="`rexis receipt list` says when it is anchored",
+            )
+        return place
+
     async def placed(self) -> list[PlacedReceipt]:
         """All receipts of this host, each with its place once its batch is closed."""
         found = [PlacedReceipt(sealed, b"", None) for sealed in self._open.values()]

@@ -746,6 +746,7 @@ async def test_the_requester_and_the_host_write_bundles_that_pass(federation, tm
         with pytest.raises(NodeError, match="in no batch yet"):
             await nodes.host.certificates.export(receipt, tmp_path / "early")
         await nodes.host.receipts.anchor()
+        await on_chain(nodes.host)
         for node in (nodes.clinic, nodes.host):
             path = tmp_path / f"{node.name}.bundle"
             told = await node.certificates.export(receipt, path)
@@ -757,11 +758,43 @@ async def test_the_requester_and_the_host_write_bundles_that_pass(federation, tm
         assert (tmp_path / "clinic.bundle").read_bytes() == path.read_bytes()
 
 
+async def test_nobody_writes_a_file_of_a_receipt_that_is_not_on_the_chain(
+    federation, tmp_path
+):
+    """A regulator could not tell it from one that auditors have had a chance to look at."""
+    async with federation(verify=False) as nodes:
+        found = await nodes.clinic.requester.run(nodes.model, "host", CSV)
+        receipt = bytes.fromhex(found["receipts"][0])
+        taken, real = trio.Event(), nodes.host.outbox._senders["receipts"]
+
+        async def slow(*row):
+            await taken.wait()
+            return await real(*row)
+
+        nodes.host.outbox._senders = {"receipts": slow}
+        await nodes.host.receipts.anchor()
+        path, clinic = tmp_path / "file", nodes.clinic.certificates
+        with pytest.raises(NodeError, match="is not on the chain by host: it has 0"):
+            await clinic.export(receipt, path)
+        with pytest.raises(NodeError, match="is not on the chain by host: it has 0"):
+            await clinic.disclose(receipt, 5, path)
+        with pytest.raises(NodeError, match="waits for the chain"):
+            await nodes.host.certificates.export(receipt, path)
+        assert not path.exists()
+        taken.set()
+        await on_chain(nodes.host)
+        await clinic.disclose(receipt, 5, path)
+        for node in (nodes.clinic, nodes.host):
+            await node.certificates.export(receipt, path)
+            assert bundle.check(bundle.read(path.read_bytes())).fault is None
+
+
 async def test_the_requester_shows_one_case_and_no_other(federation, tmp_path):
     async with federation(verify=False) as nodes:
         found = await nodes.clinic.requester.run(nodes.model, "host", CSV)
         receipt = bytes.fromhex(found["receipts"][0])
         await nodes.host.receipts.anchor()
+        await on_chain(nodes.host)
         path = tmp_path / "case"
         await nodes.clinic.certificates.disclose(receipt, 5, path)
         shown = case.read(path.read_bytes())
