@@ -45,6 +45,7 @@ from protocol.lineage import AskedQuery, Facts, PlacedReceipt, Records
 from protocol.listing import Listing
 from protocol.manifest import DATA_PROTOCOL, QUERY_LIMIT_BYTES
 from protocol.members import Member
+from protocol.seating import Change
 from protocol.types import Digest, PeerId
 
 WATCH_S = 10.0
@@ -293,6 +294,7 @@ class Market:
         releases: Sequence[bytes] = (),
         receipts: Sequence[PlacedReceipt] = (),
         queries: Sequence[AskedQuery] = (),
+        changes: Sequence[Change] = (),
     ) -> tuple[Records, Facts]:
         """The records and facts of a provenance graph: `protocol.lineage.build`.
 
@@ -313,6 +315,7 @@ class Market:
             releases=releases,
             receipts=receipts,
             queries=queries,
+            changes=changes,
         ), lineage.facts(await self._tools.chain.members(), tokens, grants, events)
 
     async def fetch(
