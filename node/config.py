@@ -168,6 +168,15 @@ class Limits(Table, frozen=True):
             description="largest blob fetched from a peer, in bytes, 1 MiB to 1 TiB",
         ),
     ] = 2 << 30
+    receipt_bytes: Annotated[
+        int,
+        Meta(
+            ge=1 << 20,
+            le=1 << 50,
+            description="rows that a compute host holds for audits of its answers, in bytes, "
+            "1 MiB to 1 PiB; with more it answers nobody until some are 90 days old",
+        ),
+    ] = 64 << 30
     rpc_connections: Annotated[
         int,
         Meta(

@@ -8,7 +8,12 @@ each member that may ask.  A host sees rows under the key, an auditor sees the s
 from protocol.boundary import SALT_BYTES
 from protocol.errors import MalformedMessageError, VerificationError
 from protocol.provenance import chain_digest, open_step, verify_chain
-from protocol.receipt import BATCH_COUNT_LIMIT, LAYERS_LIMIT, BatchProof
+from protocol.receipt import (
+    BATCH_COUNT_LIMIT,
+    LAYERS_LIMIT,
+    TIME_LIMIT,
+    BatchProof,
+)
 from protocol.types import DIGEST_BYTES
 from protocol.wire import Message
 
@@ -57,10 +62,21 @@ class Release(Message, frozen=True, tag="release"):
     """Whoever has one may ask."""
     provenance: tuple[bytes, ...]
     """Signed steps from the listings that trained it, through the state, to the trunk."""
+    until: int = 0
+    """Unix second after which hosts answer nobody; 0: they answer for good.  What was answered
+    is shown and audited after that as before."""
+
+    def is_over(self, now: int) -> bool:
+        """Whether the licence has ended at Unix second `now`."""
+        return self.until != 0 and now > self.until
 
     def sources(self) -> tuple[bytes, ...]:
         """What training used: records of listings, and the first state."""
         return open_step(self.provenance[0]).used
+
+    def released_by(self) -> bytes:
+        """Node key of who signed for making it; whoever passes it on is another matter."""
+        return open_step(self.provenance[-1]).agent
 
     def check(self) -> None:
         """Lengths and the chain of steps; the release's own signature is its announcement's."""
@@ -71,6 +87,10 @@ class Release(Message, frozen=True, tag="release"):
         if not 0 < self.blob_bytes <= TRUNK_LIMIT_BYTES:
             raise MalformedMessageError(
                 f"trunk of {self.blob_bytes} bytes, limit is {TRUNK_LIMIT_BYTES}"
+            )
+        if not 0 <= self.until <= TIME_LIMIT:
+            raise MalformedMessageError(
+                f"licence until {self.until}, limit is {TIME_LIMIT}"
             )
         if len(self.provenance) != RELEASE_STEPS:
             raise MalformedMessageError(

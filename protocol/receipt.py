@@ -100,6 +100,11 @@ class Receipt:
     def layers(self) -> int:
         return len(self.roots) - 1
 
+    @property
+    def kept_bytes(self) -> int:
+        """Packed rows that its host keeps, those of every boundary."""
+        return self.order.rows_bytes * len(self.roots)
+
     def is_expired(self, now: int) -> bool:
         """Is its host free of showing rows at Unix second `now`?"""
         return now > self.time + ROWS_KEPT_S

@@ -66,6 +66,10 @@ contract Board is Membership, Credits {
         uint32 wrong;
         /// As auditor.
         uint32 votes;
+        /// Cases and disputes about receipts that are not decided yet, as host and as challenger:
+        /// here, so that who decides one writes no slot that nobody wrote before.
+        uint32 accused;
+        uint32 accusing;
     }
 
     Parameters public immutable parameters;
@@ -82,8 +86,6 @@ contract Board is Membership, Credits {
     mapping(uint256 number => mapping(address auditor => bool)) private _voted;
     mapping(uint256 receipt => bool) private _challenged;
     mapping(address host => Stake) private _stakes;
-    /// Cases and disputes about a host's receipts that are not decided yet.
-    mapping(address host => uint256) public pending;
     mapping(address account => Tally) private _tally;
 
     event CaseOpened(
@@ -161,7 +163,8 @@ contract Board is Membership, Credits {
         uint96 amount = mine.leaving;
         if (amount == 0) revert NothingLeaves();
         if (block.timestamp < mine.leaves) revert StillLiable(mine.leaves);
-        if (pending[msg.sender] != 0) revert CasesPending(pending[msg.sender]);
+        uint32 cases = _tally[msg.sender].accused;
+        if (cases != 0) revert CasesPending(cases);
         mine.leaving = 0;
         _credit(token, msg.sender, amount);
         _told(msg.sender);
@@ -186,10 +189,10 @@ contract Board is Membership, Credits {
         if (_challenged[receipt]) revert AlreadyChallenged(receipt);
         _challenged[receipt] = true;
         uint96 bond = token == address(0) ? 0 : values.bond;
-        pending[host] += 1;
+        _accuse(host, msg.sender);
         number = _open(Kind.Receipt, msg.sender, host, receipt, claim, bond, values);
         emit ReceiptChallenged(number, host, root, index, leaf);
-        _take(token, msg.sender, bond);
+        _hold(token, msg.sender, bond);
     }
 
     /// The Market passes on that a grantee disputes a delivery.
@@ -202,7 +205,7 @@ contract Board is Membership, Credits {
         Parameters.Values memory values = parameters.values();
         uint96 bond = token == address(0) ? 0 : values.bond;
         number = _open(Kind.Delivery, plaintiff, defendant, request, claim, bond, values);
-        _take(token, plaintiff, bond);
+        _hold(token, plaintiff, bond);
     }
 
     /// A dispute begins, for the challenger's bond.
@@ -213,8 +216,8 @@ contract Board is Membership, Credits {
     {
         if (msg.sender != disputes) revert NotDisputes(msg.sender);
         bond = token == address(0) ? 0 : parameters.values().bond;
-        pending[host] += 1;
-        _take(token, challenger, bond);
+        _accuse(host, challenger);
+        _hold(token, challenger, bond);
     }
 
     /// A dispute ends.
@@ -276,6 +279,11 @@ contract Board is Membership, Credits {
         return _tally[account];
     }
 
+    /// Cases and disputes about a host's receipts that are not decided yet.
+    function pending(address host) external view returns (uint256) {
+        return _tally[host].accused;
+    }
+
     function _running(uint256 number) private view returns (Case storage found) {
         if (number >= count) revert NoSuchCase(number);
         found = _cases[number];
@@ -329,6 +337,7 @@ contract Board is Membership, Credits {
         if (found.kind == Kind.Receipt) {
             found.taken = _payReceipt(plaintiff, defendant, found.bond, outcome);
         } else {
+            _let(token, plaintiff, found.bond);
             _credit(token, outcome == Outcome.Rejected ? defendant : plaintiff, found.bond);
         }
         emit CaseClosed(number, outcome);
@@ -350,7 +359,9 @@ contract Board is Membership, Credits {
         private
         returns (uint96 taken)
     {
-        pending[host] -= 1;
+        _tally[host].accused -= 1;
+        _tally[challenger].accusing -= 1;
+        _let(token, challenger, bond);
         if (outcome == Outcome.Undecided) {
             _credit(token, challenger, bond);
             return 0;
@@ -362,6 +373,11 @@ contract Board is Membership, Credits {
         _credit(token, upheld ? challenger : host, lost - shared);
         if (upheld) _credit(token, challenger, bond);
         _credit(token, parameters.owner(), shared);
+    }
+
+    function _accuse(address host, address challenger) private {
+        _tally[host].accused += 1;
+        _tally[challenger].accusing += 1;
     }
 
     function _tallied(address plaintiff, address defendant, Outcome outcome) private {

@@ -10,7 +10,15 @@ import {ReentrancyGuard} from "@openzeppelin/contracts/utils/ReentrancyGuard.sol
 abstract contract Credits is ReentrancyGuard {
     using SafeERC20 for IERC20;
 
-    mapping(address token => mapping(address account => uint256)) public credits;
+    /// One slot, which is written when a bond is put up: whoever wins then changes it and does not
+    /// pay for a first write with the proof that wins.
+    struct Credit {
+        uint128 free;
+        /// Of bonds in cases that are not decided.
+        uint128 held;
+    }
+
+    mapping(address token => mapping(address account => Credit)) private _credits;
 
     event Collected(address indexed token, address indexed account, uint256 amount);
 
@@ -19,15 +27,35 @@ abstract contract Credits is ReentrancyGuard {
 
     /// Fetch everything held for the caller in one token.
     function collect(address token) external nonReentrant {
-        uint256 amount = credits[token][msg.sender];
+        uint256 amount = _credits[token][msg.sender].free;
         if (amount == 0) revert NothingToCollect(token, msg.sender);
-        credits[token][msg.sender] = 0;
+        _credits[token][msg.sender].free = 0;
         emit Collected(token, msg.sender, amount);
         IERC20(token).safeTransfer(msg.sender, amount);
     }
 
-    function _credit(address token, address account, uint256 amount) internal {
-        if (amount != 0) credits[token][account] += amount;
+    /// What an account may fetch.
+    function credits(address token, address account) external view returns (uint256) {
+        return _credits[token][account].free;
+    }
+
+    /// What of an account's is a bond that may be lost.
+    function heldOf(address token, address account) external view returns (uint256) {
+        return _credits[token][account].held;
+    }
+
+    function _credit(address token, address account, uint96 amount) internal {
+        if (amount != 0) _credits[token][account].free += amount;
+    }
+
+    /// Take a bond; it stays its owner's until `_let` and a credit say whose it is.
+    function _hold(address token, address account, uint96 bond) internal {
+        if (bond != 0) _credits[token][account].held += bond;
+        _take(token, account, bond);
+    }
+
+    function _let(address token, address account, uint96 bond) internal {
+        if (bond != 0) _credits[token][account].held -= bond;
     }
 
     /// Take exactly `amount` from `account`.  A token that keeps a part for itself would

@@ -239,7 +239,7 @@ contract Market is Membership, Credits {
             _pay(id, found);
             return;
         }
-        uint256 back = found.amount;
+        uint96 back = found.amount;
         if (outcome == Board.Outcome.Upheld) {
             _tally[owner].failed += 1;
             _close(id, found, Status.Refunded);

@@ -10,7 +10,10 @@ MARKET_FIELDS = (
     *("delivered", "failed", "undecided", "unanswered"),
     *("received", "overruled"),
 )
-BOARD_FIELDS = ("caught", "cleared", "right", "wrong", "votes")
+BOARD_FIELDS = (
+    *("caught", "cleared", "right", "wrong", "votes"),
+    *("accused", "accusing"),
+)
 
 
 def scores(

@@ -55,7 +55,6 @@ class Board(Credits):
         self.challenged: set[tuple[bytes, bytes, int]] = set()
         self.receipts: dict[int, tuple[bytes, bytes, int]] = {}
         self.stakes: dict[bytes, Stake] = defaultdict(Stake)
-        self.pending: Counter[bytes] = Counter()
         self.tally: Counter[tuple[bytes, str]] = Counter()
 
     def stake(self, by: bytes, amount: int) -> None:
@@ -80,8 +79,8 @@ class Board(Credits):
             raise refused("board.release", "NothingLeaves")
         if self.ledger.now() < mine.leaves:
             raise refused("board.release", "StillLiable", leaves=mine.leaves)
-        if self.pending[by]:
-            raise refused("board.release", "CasesPending", cases=self.pending[by])
+        if cases := self.tally[by, "accused"]:
+            raise refused("board.release", "CasesPending", cases=cases)
         self.credit(self.token, by, mine.leaving)
         mine.leaving = 0
 
@@ -138,8 +137,10 @@ class Board(Credits):
     ) -> int:
         values, now = self.values, self.ledger.now()
         bond = 0 if self.token == NO_TOKEN else values.bond
-        self.coins.take(doing, self.token, plaintiff, bond)
-        self.pending[defendant] += kind is Kind.RECEIPT
+        self.hold(doing, self.token, plaintiff, bond)
+        if kind is Kind.RECEIPT:
+            self.tally[defendant, "accused"] += 1
+            self.tally[plaintiff, "accusing"] += 1
         number = len(self.cases)
         self.cases.append(
             Case(
@@ -221,7 +222,9 @@ class Board(Credits):
     def _pay_receipt(self, found: Case, outcome: Outcome) -> int:
         """The winner has its own and half of what the loser loses; what a host lost."""
         host, challenger, bond = found.defendant, found.plaintiff, found.bond
-        self.pending[host] -= 1
+        self.tally[host, "accused"] -= 1
+        self.tally[challenger, "accusing"] -= 1
+        self.let(self.token, challenger, bond)
         if outcome is Outcome.UNDECIDED:
             self.credit(self.token, challenger, bond)
             return 0
@@ -240,6 +243,7 @@ class Board(Credits):
         else:
             lost = outcome is Outcome.REJECTED
             winner = found.defendant if lost else found.plaintiff
+            self.let(self.token, found.plaintiff, found.bond)
             self.credit(self.token, winner, found.bond)
         self.cases[found.case] = found.closed(outcome, taken)
         self.ledger.emit("CaseClosed", number=found.case, outcome=int(outcome))

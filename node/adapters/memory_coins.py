@@ -48,6 +48,8 @@ class Credits:
     def __init__(self, coins: Coins) -> None:
         self.coins = coins
         self.credits: Counter[tuple[bytes, bytes]] = Counter()
+        self.bonds: Counter[tuple[bytes, bytes]] = Counter()
+        """Of cases that are not decided."""
 
     def collect(self, by: bytes, token: bytes) -> int:
         amount = self.credits.pop((token, by), 0)
@@ -59,3 +61,10 @@ class Credits:
     def credit(self, token: bytes, account: bytes, amount: int) -> None:
         if amount:
             self.credits[token, account] += amount
+
+    def hold(self, doing: str, token: bytes, account: bytes, bond: int) -> None:
+        self.coins.take(doing, token, account, bond)
+        self.bonds[token, account] += bond
+
+    def let(self, token: bytes, account: bytes, bond: int) -> None:
+        self.bonds[token, account] -= bond

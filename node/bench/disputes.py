@@ -249,31 +249,51 @@ def measure(machine: Machine) -> dict[str, int]:
     for kind, style in (("stock", STOCK), ("bert", BERT)):
         proofs = _proofs(DisputeWorld(machine, *_like_bert(style)))
         gas |= {f"dispute_{kind}_{name}": one for name, one in proofs.items()}
+    gas["dispute_first_stock_middle"] = first_proof(machine, Part.MIDDLE, STOCK)
+    gas["dispute_first_bert_base"] = first_proof(machine, Part.BASE, BERT)
+    return gas
+
+
+def first_proof(machine: Machine, part: Part, style: Style | None) -> int:
+    """Gas of the first proof that anybody makes before contracts that were just deployed."""
+    gas = _proof(DisputeWorld(machine, *_like_bert(style)), part)
+    if gas is None:
+        raise ValueError(f"a block of {style} has no part {part.name}")
     return gas
 
 
 def _proofs(world: DisputeWorld) -> dict[str, int]:
     """Gas of a proof of each part that there is."""
     gas: dict[str, int] = {}
-    token, before = LONGEST - 1, world.boundaries[7]
-    # The first of all pays for slots that nobody wrote before, so it is measured again.
+    # The first of all pays for a slot that nobody wrote before, so it is measured again.
     for job, part in enumerate((Part.MIXED_ROW, *Part)):
-        if part is Part.AFTER:
-            world.boundaries[7] = altered(before, (0, token, 3))
-        world.anchor(place=700, of=1024, job=job)
-        number, claim = world.accuse(6, 0, token)
-        entries = world.entries(claim)
-        if part is not Part.AFTER:
-            if not entries[part]:
-                continue
-            # The last leaf and its last entry: the longest way.
-            leaf = entries[part][-1]
-            entries[part][-1] = flipped(leaf, len(leaf) - 1)
-        trace = Trace(claim, SALT, entries)
-        proof, _ = world.play(number, claim, trace)
-        world.prove(number, claim, trace.roots, proof)
-        gas[part.name.lower()] = world.gas
+        found = _proof(world, part, job)
+        if found is not None:
+            gas[part.name.lower()] = found
     return gas
+
+
+def _proof(world: DisputeWorld, part: Part, job: int = 0) -> int | None:
+    """Gas of a proof of one part, against a receipt of its own; None where there is no such part.
+
+    Of `Part.AFTER` the world's rows stay bent, so it comes last.
+    """
+    token = LONGEST - 1
+    if part is Part.AFTER:
+        world.boundaries[7] = altered(world.boundaries[7], (0, token, 3))
+    world.anchor(place=700, of=1024, job=job)
+    number, claim = world.accuse(6, 0, token)
+    entries = world.entries(claim)
+    if part is not Part.AFTER:
+        if not entries[part]:
+            return None
+        # The last leaf and its last entry: the longest way.
+        leaf = entries[part][-1]
+        entries[part][-1] = flipped(leaf, len(leaf) - 1)
+    trace = Trace(claim, SALT, entries)
+    proof, _ = world.play(number, claim, trace)
+    world.prove(number, claim, trace.roots, proof)
+    return world.gas
 
 
 def _like_bert(style: Style | None = None) -> tuple[IntegerTrunk, RowArray]:

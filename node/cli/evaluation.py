@@ -6,6 +6,7 @@ from node.cli.shell import (
     BULK_S,
     CHAIN_S,
     Noun,
+    Number,
     Row,
     Shell,
     absolute,
@@ -13,7 +14,7 @@ from node.cli.shell import (
     say,
     verb,
 )
-from node.cli.words import count, moment, short, size
+from node.cli.words import count, moment, short, size, until
 from node.model import cli as disk
 
 _SCORES_SHOWN = 10
@@ -43,13 +44,20 @@ def dispute() -> None:
 @verb(model)
 @click.argument("run_id", metavar="RUN")
 @click.option(
+    "--days",
+    type=Number(min=1),
+    help="How long hosts answer. Default: for good.",
+)
+@click.option(
     "--host",
     "hosts",
     multiple=True,
     metavar="NAME",
     help="Who may serve it; repeated. Default: any compute host.",
 )
-def release(shell: Shell, run_id: str, hosts: tuple[str, ...]) -> None:
+def release(
+    shell: Shell, run_id: str, days: int | None, hosts: tuple[str, ...]
+) -> None:
     """Key the final state of a run, round it to integers, anchor it, give it away."""
     answer = shell.ask(
         "models.release",
@@ -57,6 +65,7 @@ def release(shell: Shell, run_id: str, hosts: tuple[str, ...]) -> None:
         timeout_s=CHAIN_S,
         run=shell.resolve("run", run_id),
         hosts=list(hosts),
+        **({} if days is None else {"days": days}),
     )
     _show(shell, answer)
 
@@ -72,6 +81,7 @@ def model_list(shell: Shell) -> None:
             "run": lambda row: short(row["run"]),
             "released by": lambda row: row["released_by"],
             "hosts": lambda row: row["hosts"] or "any",
+            "licence": _licence,
             "size": lambda row: size(row["bytes"]),
             "here": lambda row: row["here"],
         },
@@ -285,6 +295,10 @@ def _finding(row: Row) -> str:
     )
 
 
+def _licence(row: Row) -> str:
+    return "for good" if row["until"] is None else until(row["until"])
+
+
 def _show(shell: Shell, answer: Row) -> None:
     confirmed = answer.get("confirmed_by")
     vouched = (
@@ -301,6 +315,7 @@ def _show(shell: Shell, answer: Row) -> None:
             ("released by", answer["released_by"]),
             *vouched,
             ("hosts", ", ".join(answer["hosts"]) or "any"),
+            ("licence", _licence(answer)),
             ("size", size(answer["bytes"])),
             ("here", "yes" if answer["here"] else "no, fetched when it is needed"),
         ],

@@ -533,6 +533,10 @@ class ModelsRelease(Params, frozen=True):
             description="compute hosts that may serve it; an empty list: any",
         ),
     ]
+    days: Annotated[
+        Days | None,
+        Meta(description="how long hosts answer; left out: for good"),
+    ] = None
 
 
 class ModelsShow(Params, frozen=True):

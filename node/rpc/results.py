@@ -647,6 +647,10 @@ class ModelRow(Result, frozen=True):
     state_root: Digest
     released_by: str
     hosts: Annotated[list[str], _said("who may serve it; empty: any host")]
+    until: Annotated[
+        Count | None,
+        _said("Unix second after which hosts answer nobody; null: for good"),
+    ]
     bytes: Annotated[Count, _said("size of the trunk")]
     here: Annotated[bool, _said("this node has the trunk")]
 

@@ -280,6 +280,7 @@ class Admin:
             self._node.runs,
             bytes.fromhex(params.run),
             params.hosts,
+            params.days,
         )
 
     async def _models_list(self, _params: Any) -> Row:

@@ -130,7 +130,8 @@ class Certificates:
         if count != place.proof.size:
             raise StorageError(
                 f"batch {place.batch.hex()[:16]} of {place.proof.size} receipts is not on the"
-                f" chain by {host.name}: it has {count}"
+                f" chain by {host.name}: it has {count}",
+                hint="wait until the host has anchored it; nobody could check it earlier",
             )
 
     async def _late(self, key: bytes, sealed: bytes, reason: str) -> None:
@@ -195,7 +196,7 @@ class Certificates:
             opened, kept = await self._receipts.kept(receipt)
             sealed, salt = kept.sealed, kept.salt
             rows = await self._receipts.rows_at(opened, kept, 0)
-            place = await self._receipts.place(receipt)
+            place = await self._receipts.anchored_place(receipt)
         model = await self._releases.trunk(open_receipt(sealed).model_root)
         return await trio.to_thread.run_sync(
             bundle.write,
@@ -230,8 +231,13 @@ class Certificates:
         return {"path": str(path), "bytes": len(data)}
 
     async def _place(self, sealed: bytes) -> Place:
+        """Where a receipt stands on the chain; a file of one that does not would look complete."""
         kept = await self._store.get(_PLACES, digest(sealed))
-        return await self._asked(sealed) if kept is None else decode(kept, Place)
+        if kept is not None:
+            return decode(kept, Place)
+        place = await self._asked(sealed)
+        await self._require_anchored(sealed, place)
+        return place
 
     async def _asked(self, sealed: bytes) -> Place:
         host = self._federation.members.by_key(open_receipt(sealed).host)

@@ -45,7 +45,7 @@ from protocol.receipt import (
     seal_order,
     seal_receipt,
 )
-from protocol.types import Digest, PeerId
+from protocol.types import Digest, PeerId, digest
 from protocol.wire import decode, encode
 
 CASES_PER_REQUEST = 16
@@ -89,6 +89,7 @@ class Host:
         request = decode(payload, InferRequest, limit_bytes=REQUEST_LIMIT_BYTES)
         order, signer = open_order(request.order)
         self._check(order, signer, requester)
+        self._receipts.require_room()
         await trio.to_thread.run_sync(_check_rows, order, request)
         return await self._answer(order, request, signer)
 
@@ -98,7 +99,7 @@ class Host:
             raise VerificationError(f"{requester.name} sent an order it did not sign")
         if order.host != me:
             raise VerificationError("order is for another host")
-        release = self._releases.get(order.model_root)
+        release = self._releases.require_licence(order.model_root)
         if release.hosts and me not in release.hosts:
             raise AccessError(f"this node does not host {name}")
         if not any(sealed.node_key == signer for sealed in release.keys):
@@ -117,9 +118,6 @@ class Host:
             self._corrupt -= 1
             after = await self._lie(order, after)
         roots = await trio.to_thread.run_sync(_roots, after, order.shape, request.salt)
-        rows = await trio.to_thread.run_sync(
-            self._blobs.put, b"".join([request.rows, *after])
-        )
         sealed = seal_receipt(
             self._signer.sign,
             self._signer.public_key,
@@ -127,6 +125,11 @@ class Host:
             roots,
             now_s(),
         )
+        # The receipt's digest behind them makes a blob of its own for every receipt.  Rows that
+        # are asked twice would be one blob, and gone for the later receipt when the earlier one
+        # has been shown for long enough.
+        own = b"".join([request.rows, *after, digest(sealed)])
+        rows = await trio.to_thread.run_sync(self._blobs.put, own)
         await self._receipts.keep(sealed, request.salt, rows)
         return encode(InferAnswer(sealed, after[-1]))
 
@@ -220,7 +223,7 @@ class Requester:
         progress: Progress | None = None,
     ) -> dict[str, Any]:
         """Scores for the records of a CSV file, and the digests of the receipts."""
-        release = self._releases.get(model_root)
+        release = self._releases.require_licence(model_root)
         member = self._federation.named(host)
         if not member.has(ROLE_COMPUTE_HOST):
             raise AccessError(f"{host} is not registered as a compute host")

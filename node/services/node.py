@@ -148,6 +148,7 @@ class Node:
             outbox=self.outbox,
             transport=transport,
             federation=self.federation,
+            limit_bytes=config.limits.receipt_bytes,
         )
         self.releases = Releases(
             store=parts.store,
@@ -289,6 +290,7 @@ class Node:
             nursery.start_soon(self.market.close_due)
             nursery.start_soon(self.provenance.run)
             nursery.start_soon(self.runs.run)
+            nursery.start_soon(self.releases.run)
             nursery.start_soon(self.receipts.run)
             nursery.start_soon(self.certificates.run)
             if self.disputes is not None:

@@ -5,6 +5,9 @@ and later have nothing to show.  A batch is closed by count or by age; its root 
 outbox, and the list of its receipts can be asked for by any member, who checks it against
 the root on the chain.  Rows are opened to auditors, and to the requester they belong to; each
 opening is an event of its own (docs/verify.md §7 says what it tells).
+
+What an auditor may still ask for is never deleted to make room.  A host that holds as many bytes
+of rows as it may answers nobody until some of them are old enough.
 """
 
 from typing import Any
@@ -74,7 +77,10 @@ class Receipts:
         outbox: Outbox,
         transport: Transport,
         federation: Federation,
+        limit_bytes: int = 1 << 50,
     ) -> None:
+        """`limit_bytes` is how much the rows behind receipts may take."""
+        self._limit_bytes, self._held_bytes = limit_bytes, 0
         self._store = store
         self._blobs = blobs
         self._outbox = outbox
@@ -98,6 +104,8 @@ class Receipts:
             batched.update(answer.receipts)
             self._placed |= dict.fromkeys(map(digest, answer.receipts), root)
             await self._outbox_once(root, len(answer.receipts))
+        for _, held in await self._store.scan(_DUE):
+            self._held_bytes += int.from_bytes(held, "big")
         self._next = len(batched)
         for key, sealed in sorted(await self._store.scan(_OPEN)):
             self._next = max(self._next, int.from_bytes(key, "big") + 1)
@@ -106,6 +114,18 @@ class Receipts:
                 await self._store.delete(_OPEN, key)
             else:
                 self._open[key] = sealed
+
+    def require_room(self) -> None:
+        """Refuse to answer while the rows behind earlier answers take all they may.
+
+        What is in line when the limit is met is answered, so it is passed by that much.
+        """
+        if self._held_bytes >= self._limit_bytes:
+            raise StorageError(
+                f"rows for audits take {self._held_bytes} bytes here, limit is"
+                f" {self._limit_bytes}",
+                hint="ask another host; its operator may raise limits.receipt_bytes",
+            )
 
     async def keep(self, sealed: bytes, salt: bytes, rows: Digest) -> None:
         """Durable when this returns; a receipt that is kept already stays where it stands.
@@ -125,11 +145,12 @@ class Receipts:
             await self._store.put_many(
                 [
                     (_ROWS, receipt.digest, kept),
-                    (_DUE, due, b""),
+                    (_DUE, due, receipt.kept_bytes.to_bytes(8, "big")),
                     (_OPEN, key, sealed),
                 ]
             )
             self._open[key] = sealed
+            self._held_bytes += receipt.kept_bytes
             size = sum(map(len, self._open.values()))
             if len(self._open) >= BATCH_COUNT or size >= BATCH_BYTES:
                 await self.anchor()
@@ -193,6 +214,7 @@ class Receipts:
                 event=("receipt.expired", {"receipt": receipt.digest.hex()}),
             )
             await trio.to_thread.run_sync(self._blobs.delete, Digest(kept.rows))
+            self._held_bytes -= receipt.kept_bytes
             gone += 1
         return gone
 
@@ -271,6 +293,16 @@ class Receipts:
         receipts = decode(data, BatchAnswer, limit_bytes=BATCH_LIMIT_BYTES).receipts
         index = next(i for i, one in enumerate(receipts) if digest(one) == receipt)
         return Place(batch, batch_proof(receipts, index))
+
+    async def anchored_place(self, receipt: bytes) -> Place:
+        """The same, once the chain has taken the batch."""
+        place = await self.place(receipt)
+        if place.batch in await self._outbox.unsent("receipts"):
+            raise StorageError(
+                f"batch {place.batch.hex()[:16]} waits for the chain",
+                hint="`rexis receipt list` says when it is anchored",
+            )
+        return place
 
     async def placed(self) -> list[PlacedReceipt]:
         """All receipts of this host, each with its place once its batch is closed."""

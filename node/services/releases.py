@@ -2,12 +2,14 @@
 
 To release is to draw a fresh key, key the trained trunk with it, round it to integers and give
 the bytes away; the key itself goes sealed to members that trained the model.  The record's
-digest is anchored beside the model's root, so that nobody can offer another model under the
-same name later.
+digest is anchored beside the model's root, and the first record that the chain has of a root
+is the one that counts (`release_offers`): nobody can offer other hosts or licences under the
+same name, earlier or later.
 """
 
 import secrets
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -23,6 +25,7 @@ from node.errors import AccessError, ComputeError, NodeError
 from node.ports import Announcement, Blobs, Chain, Compute, Signer, Store, Transport
 from node.services.federation import Federation
 from node.services.outbox import Outbox
+from node.services.release_offers import Offers
 from protocol.errors import ProtocolError
 from protocol.evaluation import (
     RELEASE_LIMIT_BYTES,
@@ -40,7 +43,9 @@ from protocol.types import Digest, PeerId, digest
 from protocol.wire import decode, encode
 
 _RELEASES, _SOURCES = "releases", "release-sources"
+_OWN = "release-unannounced"
 FETCH_TIMEOUT_S = 120.0
+DAY_S = 86_400
 
 log = structlog.get_logger()
 
@@ -101,6 +106,8 @@ class Releases:
         self._states = states
         self._models = models
         self._trunks = trunks
+        self._offers = Offers(store)
+        self._settling = trio.Lock()
         self._known: dict[bytes, tuple[Release, bytes]] = {}
         self._slices: set[Digest] = set()
         transport.serve(
@@ -109,13 +116,19 @@ class Releases:
 
     async def load(self) -> None:
         """What was known before the restart."""
+        await self._offers.load()
         sources = dict(await self._store.scan(_SOURCES))
         for root, data in await self._store.scan(_RELEASES):
             release = decode(data, Release, limit_bytes=RELEASE_LIMIT_BYTES)
             self._known[root] = release, sources[root]
 
-    async def make(self, runs: Runs, run: bytes, hosts: list[str]) -> dict[str, Any]:
-        """Release the final state of `run`."""
+    async def make(
+        self, runs: Runs, run: bytes, hosts: list[str], days: int | None = None
+    ) -> dict[str, Any]:
+        """Release the final state of `run`, for `days` or for good.
+
+        Members hear of it once the chain has its record.
+        """
         record = runs.record(run)
         seed = secrets.token_bytes(32)
         state_root = runs.final_state(run)
@@ -146,12 +159,62 @@ class Releases:
             hosts=tuple(self._federation.named(name).node_key for name in hosts),
             keys=keys,
             provenance=await self._steps(record, state_root, made["model_root"]),
+            until=0 if days is None else now_s() + days * DAY_S,
         )
         release.check()
+        await self._store.put(_OWN, release.model_root, b"")
         await self._keep(release, self._signer.public_key)
         await self._outbox.put("model", release.model_root, digest(encode(release)))
-        await self._transport.announce(RELEASE_TOPIC, encode(release))
         return self.row(release.model_root)
+
+    async def run(self) -> None:
+        """Follow which records the chain has, for ever."""
+        for root in self._offers.roots():
+            await self._settle(root)  # a kill may have come between the record and this
+        async for event in self._chain.follow(await self._offers.start()):
+            if event.kind != "ModelAnchored":
+                continue
+            data = event.data
+            root = bytes(data["root"])
+            if await self._offers.anchored(
+                root, bytes(data["record"]), bytes(data["account"]), event.block
+            ):
+                await self._settle(root)
+
+    async def _settle(self, root: bytes) -> None:
+        """Keep the release with the chain's first record, and no other."""
+        async with self._settling:
+            await self._settled(root)
+
+    async def _settled(self, root: bytes) -> None:
+        first = self._offers.first(root)
+        if first is None:
+            return
+        record, account = first
+        if root in self._known and digest(encode(self._known[root][0])) != record:
+            await self._drop(root, account)
+        offer = self._offers.standing(root)
+        if offer is not None and root not in self._known:
+            await self._keep(offer, offer.released_by())
+        if root in self._known and await self._store.get(_OWN, root) is not None:
+            release, _ = self._known[root]
+            await self._transport.announce(RELEASE_TOPIC, encode(release))
+            await self._store.delete(_OWN, root)
+        await self._offers.clear(root)
+
+    async def _drop(self, root: bytes, account: bytes) -> None:
+        """Another record of this root was first on the chain; say by whose account."""
+        about = {
+            "model": root.hex(),
+            "released_by": self._federation.name_of(self._known[root][1]),
+            "first_by": self._federation.name_of_account(account),
+        }
+        log.warning("another record of this model was first on the chain", **about)
+        del self._known[root]
+        await self._store.put_many(
+            [(space, root, None) for space in (_RELEASES, _SOURCES, _OWN)],
+            event=("model.contested", about),
+        )
 
     async def _steps(
         self, record: RunRecord, state_root: bytes, model_root: bytes
@@ -183,18 +246,21 @@ class Releases:
         ]
 
     async def heard(self, said: Announcement) -> None:
-        """A member offers a model."""
+        """A member offers a model; it stands if it has the chain's first record of its root."""
         release = decode(said.payload, Release, limit_bytes=RELEASE_LIMIT_BYTES)
         release.check()
         origin = self._federation.peer(said.origin)
-        known = self._known.get(release.model_root)
-        if known is not None:
-            if known[0] != release:
-                raise ProtocolError(
-                    f"{origin.name} offers another release of {release.model_root.hex()[:16]}"
-                )
+        root = release.model_root
+        known, first = self._known.get(root), self._offers.first(root)
+        if known is not None and known[0] == release:
             return
-        await self._keep(release, origin.node_key)
+        if first is not None and first[0] != digest(encode(release)):
+            raise ProtocolError(
+                f"{origin.name} offers another release of {root.hex()[:16]} than the chain"
+                f" had first, by {self._federation.name_of_account(first[1])}"
+            )
+        await self._offers.add(release, origin.node_key, origin.name)
+        await self._settle(root)
 
     async def trunk(self, model_root: bytes) -> bytes:
         """The trunk's bytes, fetched from whoever has them and checked."""
@@ -336,6 +402,17 @@ class Releases:
             )
         return known[0]
 
+    def require_licence(self, model_root: bytes) -> Release:
+        """The release, unless its licence has ended."""
+        release = self.get(model_root)
+        if release.is_over(now_s()):
+            ended = datetime.fromtimestamp(release.until, UTC).isoformat(" ")
+            raise AccessError(
+                f"the licence for {model_root.hex()[:16]} ended at {ended}",
+                hint="ask its releaser to release the model again",
+            )
+        return release
+
     def key_seed(self, model_root: bytes) -> bytes:
         """The release key's seed, if it was sealed to this node."""
         for sealed in self.get(model_root).keys:
@@ -374,6 +451,7 @@ class Releases:
             "state_root": release.state_root.hex(),
             "released_by": name(source),
             "hosts": [name(host) for host in release.hosts],
+            "until": release.until or None,
             "bytes": release.blob_bytes,
             "here": self._blobs.has(Digest(release.blob)),
         }

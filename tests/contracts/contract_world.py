@@ -250,6 +250,8 @@ class World:
             assert (free, leaving) == (mine.free, mine.leaving)
             assert leaving == 0 or leaves == mine.leaves
             stakes += free + leaving
+            bonds = self.evm.call("board", "heldOf", self.coin_at, self.at[name])
+            assert bonds == self.board.bonds[self.coin, raw(self.at[name])]
         assert self.held("board") == bound + stakes + self.owed("board")
         council = self.evm.call(
             "board", "credits", self.coin_at, self.evm.at["council"]
@@ -265,6 +267,7 @@ class World:
             assert list(row) == [self.market.tally[mine, one] for one in names]
             row = self.evm.call("board", "tallyOf", self.at[name])
             names = ("caught", "cleared", "right", "wrong", "votes")
+            names = (*names, "accused", "accusing")
             assert list(row) == [self.board.tally[mine, one] for one in names]
 
     def members_are_counted(self) -> None:

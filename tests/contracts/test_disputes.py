@@ -24,18 +24,21 @@ from ee.integer import (
     spec,
 )
 from node.bench.disputes import (
+    ACCOUNTS,
     BOND,
     HOUR_S,
     LIAR,
     OTHER,
     SALT,
+    STOCK,
     WATCHER,
     DisputeWorld,
     altered,
+    first_proof,
     flipped,
 )
 from node.bench.federation import Reverted, first
-from node.bench.machines import Revm
+from node.bench.machines import PyEvm, Revm
 from node.verifier.dispute import (
     FRAME_BYTES,
     TRANSACTION_LIMIT_BYTES,
@@ -792,6 +795,23 @@ def test_the_contract_reads_receipt_and_model_as_the_protocol_does(world):
         for root, boundary in ((claim.before, layer), (claim.afterwards, layer + 1)):
             rows = world.packed(boundary)
             assert root == boundary_root(rows, world.shape, boundary, SALT)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("part", "style"),
+    [(Part.MIDDLE, STOCK), (Part.BASE, BERT)],
+    ids=["output projection", "base"],
+)
+def test_the_first_proof_of_all_takes_at_most_400_000_gas(tmp_path, part, style):
+    """Those that cost most at K = 768, before contracts that nobody has used."""
+    machine = PyEvm(tmp_path)
+    try:
+        for name in (*ACCOUNTS, "owner"):
+            machine.know(name)
+        assert first_proof(machine, part, style) <= 400_000
+    finally:
+        machine.close()
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -352,6 +353,7 @@ def federation(tmp_path, socket_path):
                         node.transport.keep_connected(other.key.peer_id, ("/memory",))
                 nursery.start_soon(node.listen)
                 nursery.start_soon(node.outbox.run)
+                nursery.start_soon(node.releases.run)
             if verify:
                 nursery.start_soon(nodes.auditor.verifier.run)
             made = await nodes.clinic.releases.make(nodes.clinic.runs, RUN, ["host"])
@@ -744,6 +746,7 @@ async def test_the_requester_and_the_host_write_bundles_that_pass(federation, tm
         with pytest.raises(NodeError, match="in no batch yet"):
             await nodes.host.certificates.export(receipt, tmp_path / "early")
         await nodes.host.receipts.anchor()
+        await on_chain(nodes.host)
         for node in (nodes.clinic, nodes.host):
             path = tmp_path / f"{node.name}.bundle"
             told = await node.certificates.export(receipt, path)
@@ -755,11 +758,43 @@ async def test_the_requester_and_the_host_write_bundles_that_pass(federation, tm
         assert (tmp_path / "clinic.bundle").read_bytes() == path.read_bytes()
 
 
+async def test_nobody_writes_a_file_of_a_receipt_that_is_not_on_the_chain(
+    federation, tmp_path
+):
+    """A regulator could not tell it from one that auditors have had a chance to look at."""
+    async with federation(verify=False) as nodes:
+        found = await nodes.clinic.requester.run(nodes.model, "host", CSV)
+        receipt = bytes.fromhex(found["receipts"][0])
+        taken, real = trio.Event(), nodes.host.outbox._senders["receipts"]
+
+        async def slow(*row):
+            await taken.wait()
+            return await real(*row)
+
+        nodes.host.outbox._senders = {"receipts": slow}
+        await nodes.host.receipts.anchor()
+        path, clinic = tmp_path / "file", nodes.clinic.certificates
+        with pytest.raises(NodeError, match="is not on the chain by host: it has 0"):
+            await clinic.export(receipt, path)
+        with pytest.raises(NodeError, match="is not on the chain by host: it has 0"):
+            await clinic.disclose(receipt, 5, path)
+        with pytest.raises(NodeError, match="waits for the chain"):
+            await nodes.host.certificates.export(receipt, path)
+        assert not path.exists()
+        taken.set()
+        await on_chain(nodes.host)
+        await clinic.disclose(receipt, 5, path)
+        for node in (nodes.clinic, nodes.host):
+            await node.certificates.export(receipt, path)
+            assert bundle.check(bundle.read(path.read_bytes())).fault is None
+
+
 async def test_the_requester_shows_one_case_and_no_other(federation, tmp_path):
     async with federation(verify=False) as nodes:
         found = await nodes.clinic.requester.run(nodes.model, "host", CSV)
         receipt = bytes.fromhex(found["receipts"][0])
         await nodes.host.receipts.anchor()
+        await on_chain(nodes.host)
         path = tmp_path / "case"
         await nodes.clinic.certificates.disclose(receipt, 5, path)
         shown = case.read(path.read_bytes())
@@ -994,6 +1029,68 @@ async def test_only_auditors_and_the_requester_see_rows(federation):
             await fetch_rows(nodes.auditor.transport, host, receipt, 4, 5)
         with pytest.raises(NodeError, match="no receipt"):
             await fetch_rows(nodes.auditor.transport, host, bytes(32), 0, 5)
+
+
+async def test_a_licence_that_has_ended_is_asked_and_served_no_more(
+    federation, monkeypatch
+):
+    async with federation(verify=False) as nodes:
+        made = await nodes.clinic.releases.make(
+            nodes.clinic.runs, RUN, ["host"], days=30
+        )
+        model, day = bytes.fromhex(made["model"]), 86_400
+        assert abs(made["until"] - time.time() - 30 * day) < 60
+        await eventually(lambda: model in nodes.host.releases.roots())
+        assert len((await nodes.clinic.requester.run(model, "host", CSV))["scores"])
+        for when in (made["until"], made["until"] + 1):
+            monkeypatch.setattr("node.services.releases.now_s", lambda now=when: now)
+            if when == made["until"]:
+                await nodes.clinic.requester.run(model, "host", CSV)
+                continue
+            with pytest.raises(AccessError, match=r"licence for .* ended at 20"):
+                await nodes.clinic.requester.run(model, "host", CSV)
+            # A requester that does not look is told so by the host.
+            nodes.clinic.releases.require_licence = nodes.clinic.releases.get
+            asked = await nodes.host.receipts.rows()
+            with pytest.raises(AccessError, match="ended at"):
+                await nodes.clinic.requester.run(model, "host", CSV)
+            assert await nodes.host.receipts.rows() == asked
+        # What was answered before is shown as ever.
+        receipt, kept = await nodes.host.receipts.kept(
+            bytes.fromhex(asked[0]["receipt"])
+        )
+        assert await nodes.host.receipts.rows_at(receipt, kept, 0)
+
+
+async def test_the_same_rows_asked_twice_are_kept_for_each_answer(
+    federation, monkeypatch
+):
+    async with federation(verify=False) as nodes:
+        host, found = nodes.host.receipts, []
+        for later in (0, 500):
+            now = int(time.time()) + later
+            monkeypatch.setattr("node.services.inference.now_s", lambda now=now: now)
+            answer = await nodes.clinic.requester.run(nodes.model, "host", CSV)
+            found.append(bytes.fromhex(answer["receipts"][0]))
+        await host.anchor()
+        await on_chain(nodes.host)
+        (first, _), (second, kept) = [await host.kept(one) for one in found]
+        assert await host.expire(first.time + ROWS_KEPT_S + 1)
+        with pytest.raises(StorageError, match="deleted after 90 days"):
+            await host.rows_at(*await host.kept(found[0]), 0)
+        rows = await host.rows_at(second, kept, 0)
+        assert boundary_root(rows, second.order.shape, 0, kept.salt) == (
+            second.order.input_root
+        )
+
+
+async def test_a_full_host_says_so_before_it_computes(federation):
+    async with federation(verify=False) as nodes:
+        nodes.host.receipts._limit_bytes = 1
+        await nodes.clinic.requester.run(nodes.model, "host", CSV.split(b"\n2")[0])
+        nodes.host.host._line = None  # nothing is computed
+        with pytest.raises(NodeError, match=r"rows for audits take .* limit is 1"):
+            await nodes.clinic.requester.run(nodes.model, "host", CSV)
 
 
 async def test_a_member_without_a_licence_is_not_served(federation):

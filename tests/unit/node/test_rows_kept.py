@@ -6,6 +6,7 @@ import nacl.signing
 import pytest
 
 from node.adapters.memory_store import MemoryBlobs, MemoryStore
+from node.errors import StorageError
 from node.services.receipts import Receipts
 from protocol.merkle import leaf_digest
 from protocol.receipt import ROWS_KEPT_S, Order, seal_order, seal_receipt
@@ -32,7 +33,7 @@ class Outbox:
 class Kept:
     """A host with one receipt in a closed batch."""
 
-    def __init__(self):
+    def __init__(self, limit_bytes=1 << 20):
         self.store, self.blobs, self.outbox = MemoryStore(), MemoryBlobs(), Outbox()
         self.receipts = Receipts(
             store=self.store,
@@ -40,6 +41,7 @@ class Kept:
             outbox=self.outbox,
             transport=SimpleNamespace(serve=lambda *_, **__: None),
             federation=None,
+            limit_bytes=limit_bytes,
         )
         host, clinic = (bytes(one.verify_key) for one in (HOST, CLINIC))
         order = Order(bytes(32), host, bytes(16), (1, 1, 1), bytes(32))
@@ -88,3 +90,21 @@ async def test_what_is_disputed_is_kept_until_all_disputes_are_decided(closed):
         assert not await host.expired(10 * LATE)
         await host.receipts.let_go(dispute)
     assert await host.expired(LATE)
+
+
+async def test_a_host_that_holds_all_it_may_answers_nobody_until_rows_have_gone():
+    # One case of one token of one number has three bytes at each of its two boundaries.
+    host = Kept(limit_bytes=6)
+    host.receipts.require_room()
+    await host.made()
+    host.outbox.waiting.clear()
+    with pytest.raises(StorageError, match="take 6 bytes here, limit is 6") as caught:
+        host.receipts.require_room()
+    assert "limits.receipt_bytes" in caught.value.hint()
+    again = Kept(limit_bytes=6)
+    again.receipts._store = host.store
+    await again.receipts.load()  # a restart forgets nothing of it
+    with pytest.raises(StorageError):
+        again.receipts.require_room()
+    assert await host.expired(LATE)
+    host.receipts.require_room()
