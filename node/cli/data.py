@@ -92,8 +92,8 @@ def _paths(context: click.Context, option: click.Parameter, value: Any) -> Any:
 def publish(shell: Shell, paths: list[str], **said: Any) -> None:
     """Encrypt files and folders, list them, mint their token.
 
-    Tables (CSV, Parquet), DICOM, images, NIfTI, FASTA, VCF, h5ad, EDF and WFDB are described by
-    their headers; anything else is bytes. The records stay on this node. Title, source, licence
+    Tables (CSV, Parquet), DICOM, FASTA, VCF, h5ad and EDF are described by their headers; images,
+    NIfTI and WFDB are known as such; anything else is bytes. The records stay on this node. Title, source, licence
     and names of columns and fields become public. The same call again goes on where it was cut.
     """
     answer = shell.ask_long(
@@ -351,7 +351,7 @@ def _listed(listing: Row) -> list[tuple[str, object]]:
         ("use", ", ".join(listing["duo"])),
         ("source", listing["source"]),
         ("listed", f"{moment(listing['created'])} UTC"),
-        ("columns", ", ".join(columns)),
+        *([("columns", ", ".join(columns))] if columns else []),
     ]
 
 
