@@ -149,6 +149,14 @@ def _rows(shell: Shell, answer: Row) -> None:
             "record": lambda row: short(row["record"]),
         },
     )
+    _say_age(shell, answer["datasets"])
+
+
+def _say_age(shell: Shell, rows: list[Row]) -> None:
+    """To a person: what is shown is not of today."""
+    ages = [row["as_of"] for row in rows if row.get("as_of")]
+    if ages and not shell.as_json:
+        say(f"the chain does not answer; it said so on {moment(min(ages))} UTC")
 
 
 @verb(dataset)
@@ -315,6 +323,7 @@ def show_dataset(shell: Shell, answer: Row) -> None:
         )
         for warning in answer["warnings"]:
             say(f"warning: {warning}")
+        _say_age(shell, [answer])
 
     shell.result(answer, human)
 

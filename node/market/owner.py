@@ -8,7 +8,7 @@ import structlog
 import trio
 
 from node.adapters import chain_duo
-from node.errors import AccessError, ChainError
+from node.errors import AccessError, ChainDownError, ChainError
 from node.market import DatasetError, body, names, offer, plan, privacy, reader, sealed
 from node.market.key_messages import KeyMessages
 from node.market.offer import MAX_DAYS, Offer
@@ -256,7 +256,13 @@ class Owner:
         await self._messages.destroy(dataset, bits)
         await self._tools.store.scrub()
         await trio.to_thread.run_sync(self._delete, manifest, gone)
-        grants = await self._end_use(dataset, bits)
+        try:
+            grants = await self._end_use(dataset, bits)
+        except ChainDownError as error:
+            raise ChainDownError(
+                f"the keys of units {gone} are destroyed here, but {error}",
+                hint="grants still name them: give the same command again until it answers",
+            ) from error
         return {
             "dataset": dataset,
             "units": gone,
