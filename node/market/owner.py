@@ -80,6 +80,12 @@ class Owner:
             made = await trio.to_thread.run_sync(planned)
             return await self._publish(made, said, offered, work)
 
+    async def give_up_old(self) -> None:
+        """Drafts that nobody came back to; at another time if one is under way."""
+        if not self._adding.locked():
+            async with self._adding:
+                await self._publisher.give_up_old()
+
     async def _announce(self, record: OwnDataset) -> None:
         """Only a hint: who misses it is shown the listing when it asks."""
         said = encode(ListingAnswer(record.listing, record.provenance))
