@@ -7,13 +7,15 @@ it with the sets opened before is about fewer than `floor` members.  Repeating a
 """
 
 from collections.abc import Sequence
-from fractions import Fraction
 from itertools import combinations
+from math import gcd
 
 SETS_AT_MOST = 4
 """Independent sets per base state that are still compared; beyond, only repeats are let in."""
 
-Row = tuple[Fraction, ...]
+Row = tuple[int, ...]
+"""Up to a factor: no entry of a combination is asked for more than whether it is zero, so that
+whole numbers do and nothing is ever divided but a common divisor."""
 
 
 def isolates(
@@ -33,7 +35,7 @@ def isolates(
 
 
 def _row(members: frozenset[bytes], order: Sequence[bytes]) -> Row:
-    return tuple(Fraction(member in members) for member in order)
+    return tuple(int(member in members) for member in order)
 
 
 def _independent(rows: Sequence[Row]) -> list[Row]:
@@ -42,14 +44,18 @@ def _independent(rows: Sequence[Row]) -> list[Row]:
     for row in rows:
         left = row
         for known in basis:
-            lead = next(i for i, x in enumerate(known) if x)
-            left = tuple(
-                x - left[lead] / known[lead] * y
-                for x, y in zip(left, known, strict=True)
-            )
+            lead = _lead(known)
+            if factor := left[lead]:
+                pairs = zip(left, known, strict=True)
+                left = tuple(known[lead] * x - factor * y for x, y in pairs)
         if any(left):
-            basis.append(left)
+            common = gcd(*left)
+            basis.append(tuple(x // common for x in left))
     return basis
+
+
+def _lead(row: Row) -> int:
+    return next(i for i, x in enumerate(row) if x)
 
 
 def _least_support(rows: list[Row], columns: int) -> int:
@@ -77,12 +83,13 @@ def _orthogonal(vectors: Sequence[Row], size: int) -> Row | None:
     basis = _independent(vectors)
     if len(basis) < size - 1:
         return None
-    leads = [next(i for i, x in enumerate(row) if x) for row in basis]
+    leads = [_lead(row) for row in basis]
     free = next(i for i in range(size) if i not in leads)
-    out = [Fraction(0)] * size
-    out[free] = Fraction(1)
+    out = [0] * size
+    out[free] = 1
     # A row is zero at the leads of the rows before it: solve from the last one backwards.
     for row, lead in zip(reversed(basis), reversed(leads), strict=True):
-        rest = sum((row[i] * out[i] for i in range(size) if i != lead), Fraction(0))
-        out[lead] = -rest / row[lead]
+        rest = sum(row[i] * out[i] for i in range(size) if i != lead)
+        out = [row[lead] * x for x in out]
+        out[lead] = -rest
     return tuple(out)

@@ -408,8 +408,8 @@ def quick_policy(
 ) -> Policy:
     """Numbers for a network of milliseconds, `slower` times as long."""
     times = {
-        "beat_ms": 300,
-        "fresh_ms": 1_500,
+        "beat_ms": 400,
+        "fresh_ms": 2_000,
         "patience_ms": 400,
         "view_ms": 400,
         "ask_ms": 600,
