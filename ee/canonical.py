@@ -48,6 +48,11 @@ class Cut:
         return self.architecture.plan(self.trunk_config)
 
     @cached_property
+    def dropped(self) -> Mapping[str, float]:
+        """Dropout rates the configuration asks for and the trunk is trained without."""
+        return self.architecture.dropped(self.config)
+
+    @cached_property
     def sources(self) -> Mapping[str, str]:
         """Keyed tensor of the trunk to the base model's tensor it is made from."""
         source = self.architecture.source

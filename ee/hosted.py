@@ -7,18 +7,19 @@ the stock class; a setting or a tensor that the architecture does not know is re
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from ee import lora
 from ee.arch.base import Architecture
 from ee.arch.known import architecture_of
 from ee.arch.plan import Plan
+from ee.economy import NO_ECONOMY, Economy
 from ee.errors import EncryptionError
 from ee.optim import Equivariant, shared_like, whole
 from ee.spec import Arrays
@@ -75,6 +76,7 @@ class HostedTrunk:
         *,
         moments: Arrays | None = None,
         device: str = "cpu",
+        economy: Economy = NO_ECONOMY,
     ) -> None:
         """`config` and `adapters` as `outline` has them.
 
@@ -82,8 +84,11 @@ class HostedTrunk:
         """
         drawn = outline(config, adapters)
         self._architecture, self._plan = drawn.architecture, drawn.plan
-        self._device = torch.device(device)
-        self._model = self._placed(_assembled(drawn, weights).to(self._device))
+        self._device, self._economy = torch.device(device), economy
+        model = _assembled(drawn, weights).to(self._device)
+        if economy.gradient_checkpointing:
+            _recomputed(model)
+        self._model = self._placed(model)
         self._learning = {
             name: parameter
             for name, parameter in self._model.named_parameters()
@@ -113,8 +118,11 @@ class HostedTrunk:
         seen = None
         if mask is not None:
             seen = torch.from_numpy(np.array(mask)).long().to(self._device)
-        with torch.set_grad_enabled(train):
-            y = self._architecture.run(self._model, rows, seen)
+        narrow = torch.autocast(
+            self._device.type, torch.bfloat16, enabled=self._economy.bf16
+        )
+        with torch.set_grad_enabled(train), narrow:
+            y = self._architecture.run(self._model, rows, seen).to(rows.dtype)
         self._pending = (rows, y) if train else None
         return np.asarray(y.detach().cpu().numpy())
 
@@ -209,6 +217,17 @@ def _checked(drawn: Outline, tensors: Mapping[str, Tensor]) -> torch.dtype:
     if len(dtypes) != 1:
         raise EncryptionError(f"weights are of {len(dtypes)} kinds, need one")
     return dtypes.pop()
+
+
+def _recomputed(model: nn.Module) -> None:
+    """The stock class's own checkpointing; it works in training mode alone.
+
+    A trunk drops nothing, so for everything else that mode is the other.
+    """
+    stock = cast(PreTrainedModel, model)
+    stock.config.use_cache = False
+    stock.activation_checkpointing_enable({"use_reentrant": False})
+    stock.train()
 
 
 def _array(tensor: Tensor) -> NDArray[Any]:

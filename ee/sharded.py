@@ -19,6 +19,7 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
+from ee.economy import NO_ECONOMY, Economy
 from ee.hosted import HostedTrunk
 from ee.spec import Arrays
 
@@ -34,10 +35,18 @@ class ShardedTrunk(HostedTrunk):
         *,
         moments: Arrays | None = None,
         device: str = "cpu",
+        economy: Economy = NO_ECONOMY,
     ) -> None:
         self._rank, self._world = dist.get_rank(), dist.get_world_size()
         self._batch = 0
-        super().__init__(config, weights, adapters, moments=moments, device=device)
+        super().__init__(
+            config,
+            weights,
+            adapters,
+            moments=moments,
+            device=device,
+            economy=economy,
+        )
 
     def _placed(self, model: nn.Module) -> nn.Module:
         mesh = init_device_mesh(self._device.type, (self._world,))

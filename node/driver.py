@@ -16,6 +16,7 @@ from node.clock import monotonic_millis
 from node.errors import NodeError
 from protocol.errors import ProtocolError
 from protocol.rounds import events as ev
+from protocol.rounds.policy import Epoch
 from protocol.types import Digest, Millis
 
 log = structlog.get_logger()
@@ -76,6 +77,9 @@ class Hands(Protocol):
     async def finished(self, effect: ev.Finished) -> bool:
         """Whether the run goes on after this round."""
 
+    async def entered(self, epoch: Epoch) -> None:
+        """The run goes on with other members, this node among them or not."""
+
 
 class Driver:
     """One machine, its hands and its inbox."""
@@ -95,16 +99,21 @@ class Driver:
             return False
         return True
 
-    async def run(self, *, over: bool = False, hold: bool = False) -> None:
-        """Until cancelled.  After the last round time stands still, and it only answers.
+    async def run(
+        self, *, over: bool = False, hold: bool = False, offers: Sequence[Epoch] = ()
+    ) -> None:
+        """Until cancelled, or until this node has left the run.
 
-        `hold`: no round is to be opened until an event says otherwise.
+        After the last round time stands still, and it only answers.  `hold`: no round is to be
+        opened until an event says otherwise.  `offers`: epochs that are, or may be, to come.
         """
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._ticks)
             self.give(ev.Started())
             if hold:
                 self.give(ev.Held(hold=True))
+            for epoch in offers:
+                self.give(ev.EpochOffered(epoch))
             if over:
                 self._hold(nursery)
             async for event in self._inbox:
@@ -163,8 +172,11 @@ class Driver:
             case ev.Finished():
                 if not await hands.finished(effect):
                     self._hold(nursery)
-            case ev.EpochEntered() | ev.Left():
-                log.info("membership of the run changed", epoch=effect.epoch.number)
+            case ev.EpochEntered():
+                await hands.entered(effect.epoch)
+            case ev.Left():
+                await hands.entered(effect.epoch)
+                nursery.cancel_scope.cancel()
             case _:
                 nursery.start_soon(self._work, effect)
 

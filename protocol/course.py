@@ -27,7 +27,10 @@ from protocol.runs import (
     Stance,
     Thin,
 )
+from protocol.seating import Seating
 
+CONSENTS_AT_MOST = 256
+"""Of one run: four times its seats, for those who ask for one and those who had one."""
 OUTER_RATE_AT_MOST = 2
 """As `ee.outer` has it: a longer step goes beyond what anybody's records asked for."""
 TOLERANCE_AT_MOST = 1000
@@ -40,6 +43,7 @@ class Course:
     def __init__(self, proposal: Proposal) -> None:
         self.proposal = proposal
         self.run = proposal.id()
+        self.seating = Seating(self.run, proposal.members)
         self.consents: dict[bytes, Consent] = {}
         self.stances: dict[bytes, Stance] = {}
         """The newest of each member; who has said nothing wants the run to go on."""
@@ -52,9 +56,10 @@ class Course:
         return news
 
     def is_news(self, member: bytes, consent: Consent) -> bool:
-        """Would it be?  A member cannot consent twice to different things."""
-        if member not in self.proposal.members:
-            raise GossipReject("who consents is not in the run")
+        """Would it be?  A member cannot consent twice to different things.
+
+        Whoever the proposal does not name asks for a seat with its consent (`Seating.next`).
+        """
         if consent.run != self.run:
             raise GossipReject("the consent is for another run")
         if consent.samples < 1:
@@ -62,7 +67,22 @@ class Course:
         known = self.consents.get(member)
         if known is not None and known != consent:
             raise GossipReject("a second, different consent")
+        if known is None and len(self.consents) >= CONSENTS_AT_MOST:
+            raise GossipReject(
+                f"{len(self.consents)} consents, limit is {CONSENTS_AT_MOST}"
+            )
         return known is None
+
+    @property
+    def members(self) -> tuple[bytes, ...]:
+        """Who has a seat now, sorted."""
+        return self.seating.members
+
+    @property
+    def used(self) -> dict[bytes, Consent]:
+        """The consents of those who have or had a seat."""
+        ever = self.seating.ever
+        return {who: one for who, one in self.consents.items() if who in ever}
 
     def stance(self, member: bytes, stance: Stance) -> bool:
         """Take a stance; whether it is news."""
@@ -73,7 +93,7 @@ class Course:
 
     def is_newer(self, member: bytes, stance: Stance) -> bool:
         """Would it be: newer than what the member said before, which may still change?"""
-        if member not in self.proposal.members:
+        if member not in self.seating.ever and member not in self.consents:
             raise GossipReject("who takes a stance is not in the run")
         if stance.run != self.run:
             raise GossipReject("the stance is on another run")
@@ -82,7 +102,11 @@ class Course:
 
     def holding(self, *words: str) -> tuple[bytes, ...]:
         """Members whose newest stance is one of these."""
-        return tuple(m for m, one in sorted(self.stances.items()) if one.word in words)
+        return tuple(
+            member
+            for member in self.members
+            if member in self.stances and self.stances[member].word in words
+        )
 
     @property
     def standing(self) -> str:
@@ -92,7 +116,7 @@ class Course:
         statement of what it can do.  More than f members are needed to stop a run: liars
         alone cannot.
         """
-        count = len(self.proposal.members)
+        count = len(self.members)
         quorum = Thresholds(count).quorum
         if count - len(self.holding(END)) < quorum:
             return END
@@ -100,8 +124,8 @@ class Course:
 
     @property
     def complete(self) -> bool:
-        """Every member has consented."""
-        return len(self.consents) == len(self.proposal.members)
+        """Every member that the proposal names has consented."""
+        return all(member in self.consents for member in self.proposal.members)
 
     def epoch(self, size: int, plan: Plan) -> Epoch:
         """The first epoch of the run; `size` is the model's, computed by each for itself."""

@@ -35,6 +35,7 @@ from protocol.queries.answer import open_attestation, open_query
 from protocol.queries.spec import Query
 from protocol.receipt import BatchProof, open_receipt
 from protocol.runs import Consent, Proposal, open_consent, open_proposal
+from protocol.seating import Change, Seating
 from protocol.types import digest
 from protocol.wire import Message, decode, encode
 
@@ -71,6 +72,8 @@ class Records(Message, frozen=True, tag="lineage"):
     """Encoded; what vouches for one is the record anchored beside its model's root."""
     receipts: tuple[PlacedReceipt, ...] = ()
     queries: tuple[AskedQuery, ...] = ()
+    changes: tuple[Change, ...] = ()
+    """Of the members of runs under way, each run's in order."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +130,8 @@ class _Builder:
         self._datasets: dict[int, tuple[Listing, str]] = {}
         """By token number: the listing and the vertex."""
         self._runs: dict[bytes, Proposal] = {}
+        self._seats: dict[bytes, Seating] = {}
+        """By run."""
         for listed in records.listings:
             self._try("listing", digest(listed.listing), self._listing, listed)
         for dataset, (listing, vertex) in self._datasets.items():
@@ -135,6 +140,9 @@ class _Builder:
             self._grant(grant)
         for sealed in records.proposals:
             self._try("proposal", digest(sealed), self._proposal, sealed)
+        for change in records.changes:
+            name = digest(encode(change))
+            self._try("change of members", name, self._change, change)
         for sealed in records.consents:
             self._try("consent", digest(sealed), self._consent, sealed)
         for run, number, state in sorted(facts.rounds):
@@ -242,14 +250,26 @@ class _Builder:
         proposal, proposer = open_proposal(sealed)
         run = self._vertex("run", proposal.id(), proposal.title, rounds=proposal.rounds)
         self._runs[proposal.id()] = proposal
+        self._seats[proposal.id()] = Seating(proposal.id(), proposal.members)
         self._edge(run, "rexis:proposedBy", self._member(proposer), SIGNED)
+
+    def _change(self, change: Change) -> None:
+        run = change.epoch.run
+        seating = self._seats.get(run)
+        if seating is None:
+            raise VerificationError(f"run {run.hex()[:16]} is not known")
+        if not seating.follows(change):
+            raise VerificationError(
+                "number of an epoch", len(seating.changes) + 1, change.epoch.number
+            )
+        seating.take(change)
 
     def _consent(self, sealed: bytes) -> None:
         consent, member = open_consent(sealed)
-        proposal = self._runs.get(consent.run)
-        if proposal is None:
+        seating = self._seats.get(consent.run)
+        if seating is None:
             raise VerificationError(f"run {consent.run.hex()[:16]} is not known")
-        if member not in proposal.members:
+        if member not in seating.ever:
             raise VerificationError("who consents is not in the run")
         listing, dataset = self._consented(consent)
         if listing.owner != member:

@@ -56,6 +56,8 @@ class Architecture(ABC):
     """Settings the plan or the trunk's configuration is made from."""
     inert: ClassVar[frozenset[str]] = frozenset()
     """Settings of this type that only the ends depend on."""
+    dropouts: ClassVar[frozenset[str]] = frozenset()
+    """Rates at which training would drop what a trunk computes; all are 0 in a trunk."""
     only: ClassVar[Mapping[str, Collection[Any]]] = {}
     """Settings with the values that are supported."""
     buffers: ClassVar[tuple[str, ...]] = ()
@@ -68,7 +70,20 @@ class Architecture(ABC):
 
     @abstractmethod
     def trunk_settings(self, config: PreTrainedConfig) -> dict[str, Any]:
-        """Settings of the trunk's configuration, apart from its depth."""
+        """Settings of the trunk's configuration, apart from depth and dropouts."""
+
+    def dropped(self, config: PreTrainedConfig) -> dict[str, float]:
+        """The rates that `config` asks for and that its trunk is trained without.
+
+        They change no answer, since nothing is dropped outside of training.  In training a
+        mask on the stream is drawn in the basis of the machine that draws it, which is the
+        plain one's in law under permutations alone; masks on attention or inner units are
+        its in law under every key, and no two machines draw the same one.  A step that
+        cannot be compared with its plain twin cannot be tested, resumed or shared among
+        processes, so a trunk has no dropout, and whoever cuts a model is told by name.
+        """
+        rates = {name: getattr(config, name, None) or 0.0 for name in self.dropouts}
+        return {name: rate for name, rate in sorted(rates.items()) if rate}
 
     def behind(self, config: PreTrainedConfig, stem_layers: int) -> dict[str, Any]:
         """Settings that list something per block, for the blocks behind the stem."""
@@ -129,7 +144,8 @@ class Architecture(ABC):
                     f"{self.model_type} with {name} = {value!r} is not supported,"
                     f" needs {' or '.join(map(repr, allowed))}"
                 )
-        known = self.sizes | self.inert | self.only.keys() | _INERT | {self.depth}
+        known = self.sizes | self.inert | self.dropouts | self.only.keys()
+        known |= _INERT | {self.depth}
         for name in config.to_diff_dict():
             if name not in known:
                 raise UnsupportedLayerError(
@@ -150,7 +166,8 @@ class Architecture(ABC):
             raise EncryptionError(
                 f"{stem_layers} blocks for the stem, need 0 to {depth - 1}"
             )
-        settings = self.trunk_settings(config) | {self.depth: depth - stem_layers}
+        settings = self.trunk_settings(config) | dict.fromkeys(self.dropouts, 0.0)
+        settings |= {self.depth: depth - stem_layers}
         settings |= self.behind(config, stem_layers)
         trunk = type(config)(**settings)
         trunk.architectures = [type(self.skeleton(trunk)).__name__]

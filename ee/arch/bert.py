@@ -38,11 +38,11 @@ class Bert(Architecture):
     )
     inert = names(
         """
-        type_vocab_size hidden_dropout_prob attention_probs_dropout_prob output_past
-        directionality pooler_fc_size pooler_num_attention_heads pooler_num_fc_layers
-        pooler_size_per_head pooler_type
+        type_vocab_size output_past directionality pooler_fc_size
+        pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head pooler_type
         """
     )
+    dropouts = names("hidden_dropout_prob attention_probs_dropout_prob")
     only: ClassVar[dict[str, Any]] = {
         "hidden_act": ELEMENTWISE,
         "position_embedding_type": ("absolute", None),
@@ -59,8 +59,6 @@ class Bert(Architecture):
             "vocab_size": 1,
             "type_vocab_size": 1,
             "pad_token_id": 0,
-            "hidden_dropout_prob": 0.0,
-            "attention_probs_dropout_prob": 0.0,
         }
 
     def source(self, name: str, stem_layers: int) -> str:

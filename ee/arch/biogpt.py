@@ -27,10 +27,10 @@ class BioGpt(Architecture):
         max_position_embeddings
         """
     )
-    inert = names(
+    inert = names("scale_embedding layer_norm_eps")
+    dropouts = names(
         """
-        scale_embedding hidden_dropout_prob attention_probs_dropout_prob
-        activation_dropout layerdrop layer_norm_eps
+        hidden_dropout_prob attention_probs_dropout_prob activation_dropout layerdrop
         """
     )
     only: ClassVar[dict[str, Any]] = {"hidden_act": ELEMENTWISE}
@@ -44,10 +44,6 @@ class BioGpt(Architecture):
             "pad_token_id": None,
             "bos_token_id": None,
             "eos_token_id": None,
-            "hidden_dropout_prob": 0.0,
-            "attention_probs_dropout_prob": 0.0,
-            "activation_dropout": 0.0,
-            "layerdrop": 0.0,
         }
 
     def plan(self, config: PreTrainedConfig) -> Plan:

@@ -30,9 +30,9 @@ class Esm(Architecture):
     inert = names(
         """
         mask_token_id token_dropout emb_layer_norm_before vocab_list
-        hidden_dropout_prob attention_probs_dropout_prob
         """
     )
+    dropouts = names("hidden_dropout_prob attention_probs_dropout_prob")
     only: ClassVar[dict[str, Any]] = {
         "position_embedding_type": ("rotary", "absolute"),
         "is_decoder": (False, None),
@@ -54,8 +54,6 @@ class Esm(Architecture):
             "mask_token_id": None,
             "bos_token_id": None,
             "eos_token_id": None,
-            "hidden_dropout_prob": 0.0,
-            "attention_probs_dropout_prob": 0.0,
             "token_dropout": False,
             "emb_layer_norm_before": False,
         }

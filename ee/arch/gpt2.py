@@ -29,10 +29,11 @@ class GPT2(Architecture):
     )
     inert = names(
         """
-        n_ctx embd_pdrop resid_pdrop attn_pdrop summary_type summary_use_proj
-        summary_activation summary_proj_to_labels summary_first_dropout n_layer
+        n_ctx summary_type summary_use_proj summary_activation summary_proj_to_labels
+        summary_first_dropout n_layer
         """
     )
+    dropouts = names("embd_pdrop resid_pdrop attn_pdrop")
     only: ClassVar[dict[str, Any]] = {
         "activation_function": ELEMENTWISE,
         # The scale would follow a block's place, which changes when a stem is cut off.
@@ -54,10 +55,6 @@ class GPT2(Architecture):
             "vocab_size": 1,
             "bos_token_id": None,
             "eos_token_id": None,
-            # Dropout on the stream draws its mask in the keyed basis and does not commute.
-            "embd_pdrop": 0.0,
-            "resid_pdrop": 0.0,
-            "attn_pdrop": 0.0,
         }
 
     def plan(self, config: PreTrainedConfig) -> Plan:

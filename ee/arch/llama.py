@@ -27,10 +27,8 @@ class Llama(Architecture):
         """
     )
     inert = frozenset({"pretraining_tp"})
-    only: ClassVar[dict[str, Any]] = {
-        "hidden_act": ELEMENTWISE,
-        "attention_dropout": (0, 0.0),
-    }
+    dropouts = names("attention_dropout")
+    only: ClassVar[dict[str, Any]] = {"hidden_act": ELEMENTWISE}
     buffers = (".rotary_emb.inv_freq",)
 
     def check(self, config: PreTrainedConfig) -> None:

@@ -1,11 +1,11 @@
 """Qwen2: Llama with biases on queries, keys and values, and sliding windows."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import nn
 from transformers import PreTrainedConfig, Qwen2Model
 
-from ee.arch.base import ELEMENTWISE, names, register
+from ee.arch.base import names, register
 from ee.arch.llama import Llama
 
 
@@ -21,10 +21,6 @@ class Qwen2(Llama):
         """
     )
     inert = frozenset()
-    only: ClassVar[dict[str, Any]] = {
-        "hidden_act": ELEMENTWISE,
-        "attention_dropout": (0, 0.0),
-    }
 
     def build(self, config: PreTrainedConfig) -> nn.Module:
         return Qwen2Model(config)

@@ -41,9 +41,10 @@ class ViT(Architecture):
     inert = names(
         """
         image_size patch_size num_channels qkv_bias encoder_stride pooler_output_size
-        pooler_act hidden_dropout_prob attention_probs_dropout_prob
+        pooler_act
         """
     )
+    dropouts = names("hidden_dropout_prob attention_probs_dropout_prob")
     only: ClassVar[dict[str, Any]] = {"hidden_act": ELEMENTWISE}
 
     def build(self, config: PreTrainedConfig) -> nn.Module:
@@ -62,8 +63,6 @@ class ViT(Architecture):
             "num_channels": 1,
             # The shift of the norm before it goes into this bias.
             "qkv_bias": True,
-            "hidden_dropout_prob": 0.0,
-            "attention_probs_dropout_prob": 0.0,
         }
 
     def folded_settings(self) -> dict[str, Any]:

@@ -40,6 +40,7 @@ from node.services.federation import Federation
 from node.services.hands import Folders, RoundNotes, Tools
 from node.services.states import States
 from node.services.training import Trainer
+from protocol.certificate import Certificate
 from protocol.course import policy
 from protocol.errors import GossipIgnore
 from protocol.members import Member, MemberSet
@@ -225,8 +226,13 @@ async def main(number: int, folder: Path, entries: int) -> None:
             scales=Digest(scales["root"]),
             records=RECORDS,
             finish=finish,
+            change=_stays,
         )
         await trainer.run()
+
+
+async def _stays(_epoch: Epoch, _certificate: Certificate) -> None:
+    """Nobody joins or leaves here."""
 
 
 def _member(number: int, keys: list[str]) -> Member:

@@ -42,10 +42,20 @@ def worker() -> None:
 @click.option("--socket", metavar="PATH", help="Default: worker.sock in the home.")
 @click.option("--memory", type=click.IntRange(min=256), metavar="MIB",
               help="Refuse sessions that would take more.")  # fmt: skip
+@click.option("--bf16", is_flag=True,
+              help="Products of stock trunks in bfloat16, over float32 weights.")  # fmt: skip
+@click.option("--gradient-checkpointing", is_flag=True,
+              help="Less memory for stock trunks, a third more work.")  # fmt: skip
 @click.option("--device", metavar="NAME", help="As torch names it. Default: cpu.")
 @click.pass_context
 def worker_serve(
-    context: click.Context, socket: str | None, memory: int | None, device: str | None
+    context: click.Context,
+    socket: str | None,
+    memory: int | None,
+    device: str | None,
+    *,
+    bf16: bool,
+    gradient_checkpointing: bool,
 ) -> None:
     """Serve keyed trunks on a unix socket until told to stop. Needs torch.
 
@@ -55,6 +65,8 @@ def worker_serve(
     words = ["--socket", socket or os.fspath(home.worker_socket)]
     words += [] if memory is None else ["--memory", str(memory)]
     words += [] if device is None else ["--device", device]
+    words += ["--bf16"] if bf16 else []
+    words += ["--gradient-checkpointing"] if gradient_checkpointing else []
     become("node.worker", *words)
 
 

@@ -82,7 +82,12 @@ def propose(
     help="The dataset of this node that takes part.",
 )
 def join(shell: Shell, run_id: str, dataset: int) -> None:
-    """Consent to a proposed run. RUN is its id, or how the id begins."""
+    """Consent to a run. RUN is its id, or how the id begins.
+
+    Where the run does not name this node and is under way, this asks its members for a seat:
+    each of them says `rexis run admit`. Of a run that `rexis run list` does not show, give
+    all 64 digits.
+    """
     answer = shell.ask(
         "runs.join",
         doing="checking the first state",
@@ -91,6 +96,41 @@ def join(shell: Shell, run_id: str, dataset: int) -> None:
         dataset=dataset,
     )
     _show(shell, answer)
+
+
+@verb(run)
+@click.argument("run_id", metavar="RUN")
+@click.argument("member", metavar="MEMBER")
+def admit(shell: Shell, run_id: str, member: str) -> None:
+    """Want a member in that has asked for a seat. RUN is its id, or how the id begins.
+
+    It trains from the round after a quorum of the run's members has said so.
+    """
+    run = shell.resolve("run", run_id)
+    _show(shell, shell.ask("runs.admit", run=run, member=member))
+
+
+@verb(run)
+@click.argument("run_id", metavar="RUN")
+@click.argument("member", metavar="MEMBER")
+def dismiss(shell: Shell, run_id: str, member: str) -> None:
+    """Want a member out of a run, for good. RUN is its id, or how the id begins.
+
+    Its seat is gone from the round after a quorum of the run's members has said so.
+    """
+    run = shell.resolve("run", run_id)
+    _show(shell, shell.ask("runs.dismiss", run=run, member=member))
+
+
+@verb(run)
+@click.argument("run_id", metavar="RUN")
+def leave(shell: Shell, run_id: str) -> None:
+    """Give up this node's seat in a run, for good. RUN is its id, or how the id begins.
+
+    The others go on from the next round; what this node's updates have brought stays in the
+    model.
+    """
+    _show(shell, shell.ask("runs.leave", run=shell.resolve("run", run_id)))
 
 
 @verb(run, "list")
@@ -105,7 +145,9 @@ def run_list(shell: Shell) -> None:
             "phase": lambda row: row["phase"],
             "rounds": lambda row: f"{row['round']} of {row['rounds']}",
             "members": lambda row: row["members"],
-            "consented": lambda row: f"{len(row['consents'])} of {len(row['members'])}",
+            "consented": lambda row: (
+                f"{len(set(row['consents']) & set(row['members']))} of {len(row['members'])}"
+            ),
             "mine": lambda row: row["mine"],
         },
     )
@@ -232,6 +274,10 @@ def _show(shell: Shell, answer: Row) -> None:
     if answer["stances"]:
         said = (f"{name} {word}" for name, word in answer["stances"].items())
         pairs.append(("stances", ", ".join(said)))
+    pairs += [
+        (f"{one['member']} {_WISH[one['wish']]}", live.wish(one))
+        for one in answer["seats"]
+    ]
     pairs.append(("privacy", live.privacy(answer["privacy"])))
     if answer["privacy"]:
         each = (
@@ -257,5 +303,7 @@ def _show(shell: Shell, answer: Row) -> None:
         pairs.append(("reason", answer["reason"]))
     shell.fields(answer, pairs)
 
+
+_WISH = {"in": "asks in", "out": "is to go"}
 
 COMMANDS = (run, round_)

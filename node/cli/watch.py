@@ -74,6 +74,22 @@ def away(row: Row) -> str:
     return f"{', '.join(row['away'])} away" if row["away"] else ""
 
 
+def wish(row: Row) -> str:
+    """How far a change of members has come."""
+    if row["wish"] == "out" and row["itself"]:
+        return "leaves of itself with the next round"
+    by = ", ".join(row["by"]) or "nobody"
+    return f"wanted by {by}: {len(row['by'])} of {row['needed']}"
+
+
+def wishes(row: Row) -> str:
+    """Who asks for a seat or is to give one up; "" if nobody."""
+    words = {"in": "asks for a seat", "out": "is to go"}
+    return "; ".join(
+        f"{one['member']} {words[one['wish']]}, {wish(one)}" for one in row["seats"]
+    )
+
+
 def sketch(row: Row | None) -> str:
     """Whose update was unlike the others' in a rejected round; "" if none was looked into."""
     if row is None:
@@ -120,7 +136,7 @@ def _told(
 
 
 def _changed(last: Row, row: Row) -> bool:
-    keys = ("phase", "consents", "reason", "stances")
+    keys = ("phase", "consents", "reason", "stances", "seats", "members")
     return any(last[key] != row[key] for key in keys)
 
 
@@ -157,7 +173,7 @@ def _phase(row: Row) -> str:
     missing = [name for name in row["members"] if name not in row["consents"]]
     if row["phase"] == "proposed" and missing:
         return f"proposed, waits for {', '.join(missing)}"
-    reason = f": {row['reason']}" if row["reason"] else ""
+    reason = "".join(f": {why}" for why in (row["reason"], wishes(row)) if why)
     spent = f", {privacy(row['privacy'])}" if row["privacy"] else ""
     return f"{row['phase']}{spent}{reason}"
 

@@ -14,6 +14,7 @@ from protocol.lineage import (
 )
 from protocol.manifest import ListingAnswer
 from protocol.members import MemberSet
+from protocol.seating import Change
 
 
 def records(
@@ -24,6 +25,7 @@ def records(
     releases: Sequence[bytes] = (),
     receipts: Sequence[PlacedReceipt] = (),
     queries: Sequence[AskedQuery] = (),
+    changes: Sequence[Change] = (),
 ) -> Records:
     """Signed messages from the node's services, unverified."""
     return Records(
@@ -33,6 +35,7 @@ def records(
         tuple(releases),
         tuple(receipts),
         tuple(queries),
+        tuple(changes),
     )
 
 

@@ -132,6 +132,11 @@ def _files(folder: Path) -> list[Path]:
             f"{folder} has only pickled weights, which run code when they are loaded",
             hint="convert it with `save_pretrained(..., safe_serialization=True)`",
         )
+    if not folder.is_dir():
+        raise ModelError(
+            f"there is no folder {folder}",
+            hint="name a folder with a stock safetensors checkpoint",
+        )
     raise ModelError(
         f"{folder} has no {SINGLE}",
         hint="name a folder with a stock safetensors checkpoint",

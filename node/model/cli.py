@@ -6,7 +6,9 @@ runs, so `--help` stays instant.
 
 import json
 import os
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,13 @@ AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--institution", required=True, metavar="NAME", help="Whose key it is.")
 @click.option("--host", required=True, metavar="NAME", help="Who gets the trunk.")
 @click.option("--session", required=True, metavar="NAME", help="What for; named once.")
-@click.option("--stem-layers", default=0, show_default=True, metavar="K")
+@click.option(
+    "--stem-layers",
+    default=1,
+    show_default=True,
+    metavar="K",
+    help="Blocks that stay here. With 0 equal tokens are equal rows to the host.",
+)
 @click.option(
     "--strength",
     type=click.Choice(["permutation", "orthogonal", "general"]),
@@ -82,8 +90,7 @@ def key(
     from node.model.wrapping import Passphrase
 
     context = _context(institution, host, session)
-    if key_file.exists():
-        raise _exists(key_file)
+    key_document.require_place(key_file)
     wrapping = Passphrase(read_passphrase(os.environ, confirm=True))
     secret = key_document.new_secret()
     made = convert.key(
@@ -99,12 +106,14 @@ def key(
     document = key_document.KeyDocument.wrap(
         secret, context, made.key.opens(), wrapping
     )
-    key_document.write_new(key_file, document)
+    with _undone(out, ends):
+        key_document.write_new(key_file, document)
     _print(
         {
             "fingerprint": document.fingerprint.hex(),
             "architecture": document.opens.architecture,
             "tensors": made.tensors,
+            "dropout_left_out": dict(made.dropped),
             "trunk": str(out),
             "trunk_bytes": made.trunk_bytes,
             "ends": str(ends),
@@ -179,6 +188,7 @@ def rotate(
 ) -> None:
     """Put a keyed trunk under a fresh key, for another session or another host."""
     from ee.arch.sites import Options, Strength, Turn
+    from node.errors import ModelError
     from node.model import convert, key_document
     from node.model.wrapping import Passphrase
 
@@ -186,9 +196,12 @@ def rotate(
     before = document.context
     after = _context(before.institution, host or before.host, session)
     if after == before:
-        raise _serves_once(f"session {session!r} at {after.host} has a key already")
-    if new_key_file.exists():
-        raise _exists(new_key_file)
+        raise ModelError(
+            f"session {session!r} at {after.host} has a key already;"
+            " a key serves one session and is not used again",
+            hint="give every session a name and a key file of its own",
+        )
+    key_document.require_place(new_key_file)
     wrapping = Passphrase(read_passphrase(os.environ))
     opens, secret = document.opens, key_document.new_secret()
     made = convert.rotate(
@@ -200,7 +213,8 @@ def rotate(
         options=Options(Strength(opens.strength), Turn(opens.turn)),
     )
     fresh = key_document.KeyDocument.wrap(secret, after, made.opens(), wrapping)
-    key_document.write_new(new_key_file, fresh)
+    with _undone(out):
+        key_document.write_new(new_key_file, fresh)
     if destroy:
         key_document.destroy(key_file)
     _print(
@@ -232,7 +246,7 @@ def forget(key_file: Path, *, as_json: bool) -> None:
 
 @click.command()
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option("--stem-layers", default=0, show_default=True, metavar="K")
+@click.option("--stem-layers", default=1, show_default=True, metavar="K")
 @AS_JSON
 def inspect(path: Path, stem_layers: int, *, as_json: bool) -> None:
     """What a checkpoint folder or a key file is, and what opens what."""
@@ -255,17 +269,15 @@ def _context(institution: str, host: str, session: str) -> Any:
         raise ModelError(str(error)) from error
 
 
-def _exists(path: Path) -> NodeError:
-    return _serves_once(f"{path} exists already")
-
-
-def _serves_once(what: str) -> NodeError:
-    from node.errors import ModelError
-
-    return ModelError(
-        f"{what}; a key serves one session and is not used again",
-        hint="give every session a name and a key file of its own",
-    )
+@contextmanager
+def _undone(*folders: Path) -> Iterator[None]:
+    """Without its key a trunk opens never again, so it goes when the key cannot be kept."""
+    try:
+        yield
+    except NodeError:
+        for folder in folders:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def _print(answer: Mapping[str, Any], *, as_json: bool) -> None:
@@ -273,4 +285,10 @@ def _print(answer: Mapping[str, Any], *, as_json: bool) -> None:
         click.echo(json.dumps(answer))
         return
     for name, value in answer.items():
-        click.echo(f"{name.replace('_', ' ')}: {value}")
+        click.echo(f"{name.replace('_', ' ')}: {_shown(value)}")
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} = {each}" for name, each in value.items()) or "none"
+    return f"{value}"

@@ -45,6 +45,8 @@ class Keyed:
     """What was made."""
 
     key: Key
+    dropped: Mapping[str, float]
+    """As `ee.canonical.Cut` has it."""
     tensors: int
     trunk_bytes: int
     ends_bytes: int
@@ -68,6 +70,11 @@ def key(
     rounding it to bfloat16 would cost the exactness that the key has in float32.
     """
     with refusals(), Checkpoint(source) as stock:
+        if KEY_MARK in stock.metadata:
+            raise ModelError(
+                f"{source} is under the key {stock.metadata[KEY_MARK][:16]} already",
+                hint="`rexis model rotate` puts a keyed trunk under another key",
+            )
         cut = Cut(stock.config(), stem_layers)
         own = Key(session_seed(secret, context), cut.plan, options)
         base = {cut.architecture.base_name(name): name for name in stock.names()}
@@ -87,7 +94,7 @@ def key(
                 count += 1
             writer.close()
     size = sum(path.stat().st_size for path in trunk.glob("*.safetensors"))
-    return Keyed(own, count, size, ends_bytes)
+    return Keyed(own, cut.dropped, count, size, ends_bytes)
 
 
 def unkey(

@@ -32,7 +32,8 @@ def described(path: Path, stem_layers: int = 0) -> dict[str, Any]:
         if mark is not None:
             return {**answer, "kind": "keyed trunk", "fingerprint": mark}
         try:
-            plan = Cut(config, stem_layers).plan
+            cut = Cut(config, stem_layers)
+            plan = cut.plan
         except EncryptionError as error:
             known = ", ".join(sorted(registered()))
             return {**answer, "can_be_keyed": False, "why": str(error), "known": known}
@@ -42,6 +43,7 @@ def described(path: Path, stem_layers: int = 0) -> dict[str, Any]:
             "width": plan.width,
             "keyed_tensors": len(plan.keyed()),
             "plan": plan.digest().hex(),
+            "dropout_left_out": dict(cut.dropped),
             "base": base_digest(path),
         }
 

@@ -24,6 +24,7 @@ from ee.ledger import (
     secret_print,
     session_seed,
 )
+from node.disk import sync_folder
 from node.errors import ModelError
 from node.model.wrapping import Wrapping
 
@@ -116,24 +117,62 @@ def _bytes(clear: dict[str, Any]) -> bytes:
     return json.dumps(clear, sort_keys=True, separators=(",", ":")).encode()
 
 
+def require_place(path: Path) -> None:
+    """Raise unless `write_new` can be expected to work; it makes the folder.
+
+    Asked before a model is keyed, which takes minutes and is worth nothing without its key.
+    """
+    if path.exists():
+        raise _taken(path)
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ModelError(
+            f"cannot make the folder of {path}: {error.strerror}",
+            hint="name a key file in a folder that you may write to",
+        ) from error
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise ModelError(
+            f"cannot write to {path.parent}, where the key file goes",
+            hint="name a key file in a folder that you may write to",
+        )
+
+
+def _taken(path: Path) -> ModelError:
+    return ModelError(
+        f"{path} exists already; a key serves one session and is not used again",
+        hint="give every session a name and a key file of its own",
+    )
+
+
 def write_new(path: Path, document: KeyDocument) -> None:
     """A new file of mode 0600, on disk when this returns; none is ever replaced.
 
     A key file that is there belongs to a session that was: it is not used for another.
+    What could not be written whole is removed.
     """
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError as error:
-        raise ModelError(
-            f"{path} exists already; a key serves one session and is not used again",
-            hint="give every session a key file of its own",
-        ) from error
+        raise _taken(path) from error
     except OSError as error:
-        raise ModelError(f"cannot write {path}: {error.strerror}") from error
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(document.encoded())
-        file.flush()
-        os.fsync(descriptor)
+        raise _unwritten(path, error) from error
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(document.encoded())
+            file.flush()
+            os.fsync(descriptor)
+        sync_folder(path.parent)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise _unwritten(path, error) from error
+
+
+def _unwritten(path: Path, error: OSError) -> ModelError:
+    return ModelError(
+        f"cannot write {path}: {error.strerror}",
+        hint="name a key file on a disk that has room and that you may write to",
+    )
 
 
 def read(path: Path) -> KeyDocument:

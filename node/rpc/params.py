@@ -505,6 +505,11 @@ class RunsSteer(Params, frozen=True):
     run: Run
 
 
+class RunsSeat(Params, frozen=True):
+    run: Run
+    member: Annotated[Name, Meta(description="whose seat it is about")]
+
+
 class RunsScore(Params, frozen=True):
     run: Run
     path: Annotated[str, _path("a CSV table as the run trains on")]

@@ -509,6 +509,16 @@ class SketchRow(Result, frozen=True):
     silent: Annotated[list[str], _said("said nothing in time")]
 
 
+class SeatRow(Result, frozen=True):
+    member: str
+    wish: Literal["in", "out"]
+    by: Annotated[list[str], _said("members that want so")]
+    itself: Annotated[bool, _said("and so does the member")]
+    needed: Annotated[
+        Count, _said("members that must want so; to leave, the member's word does")
+    ]
+
+
 class RunRow(Result, frozen=True):
     run: Digest
     title: str
@@ -542,6 +552,11 @@ class RunRow(Result, frozen=True):
     away: Annotated[
         list[str],
         _said("members not heard from lately: the next round opens without them"),
+    ] = []
+    epoch: Annotated[Count, _said("how often its members have changed")] = 0
+    seats: Annotated[
+        list[SeatRow],
+        _said("who asks for a seat or is to give one up, and who wants so"),
     ] = []
     stances: Annotated[
         dict[str, Literal["go", "pause", "end"]],

@@ -295,7 +295,29 @@ _ALL = (
         "runs.join",
         params.RunsJoin,
         results.RunRow,
-        "Consent to a proposed run with a dataset of this node.",
+        "Consent to a run with a dataset of this node. Where the run does not name this node and "
+        "is under way, that asks its members for a seat.",
+    ),
+    Method(
+        "runs.admit",
+        params.RunsSeat,
+        results.RunRow,
+        "Want a member in a run that it has asked to join, and tell the others. It has a seat "
+        "from the round after a quorum of the run's members wants so.",
+    ),
+    Method(
+        "runs.dismiss",
+        params.RunsSeat,
+        results.RunRow,
+        "Want a member out of a run, and tell the others. Its seat is gone from the round after "
+        "a quorum of the run's members wants so, and is not given to it again.",
+    ),
+    Method(
+        "runs.leave",
+        params.RunsSteer,
+        results.RunRow,
+        "Give up this node's seat in a run for good; the others go on without it from the next "
+        "round.",
     ),
     Method("runs.list", params.Nothing, results.RunsList, "Every run this node knows."),
     Method(

@@ -29,6 +29,7 @@ from protocol.members import (
     Member,
 )
 from protocol.runs import END, GO, PAUSE
+from protocol.seating import IN, OUT
 
 HEAD_TIMEOUT_S = 2.0
 ROLES = {
@@ -68,6 +69,9 @@ class Admin:
             "grants.revoke": self._grants_revoke,
             "runs.propose": self._runs_propose,
             "runs.join": self._runs_join,
+            "runs.admit": self._runs_admit,
+            "runs.dismiss": self._runs_dismiss,
+            "runs.leave": self._runs_leave,
             "runs.list": self._runs_list,
             "runs.show": self._runs_show,
             "runs.pause": self._runs_pause,
@@ -227,6 +231,15 @@ class Admin:
     async def _runs_join(self, params: Any) -> Row:
         self._only("institution")
         return await self._node.runs.join(bytes.fromhex(params.run), params.dataset)
+
+    async def _runs_admit(self, params: Any) -> Row:
+        return await self._node.runs.seat(bytes.fromhex(params.run), params.member, IN)
+
+    async def _runs_dismiss(self, params: Any) -> Row:
+        return await self._node.runs.seat(bytes.fromhex(params.run), params.member, OUT)
+
+    async def _runs_leave(self, params: Any) -> Row:
+        return await self._node.runs.seat(bytes.fromhex(params.run), "", OUT)
 
     async def _runs_list(self, _params: Any) -> Row:
         return {"runs": self._node.runs.rows()}

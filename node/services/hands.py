@@ -26,6 +26,7 @@ from node.services.states import States
 from node.services.thin import ThinLinks, counted
 from protocol.aggregate.ring import WORD_BYTES
 from protocol.aggregate.shards import Slice
+from protocol.certificate import Certificate
 from protocol.course import noise, outer, scales_bytes
 from protocol.envelope import Envelope
 from protocol.rounds import events as ev
@@ -103,25 +104,29 @@ class Hands:
         box: RecordBox,
         size: int | None = None,
         finish: Callable[[ev.Finished, RoundNotes], Any],
+        change: Callable[[Epoch, Certificate], Any],
         tell: Callable[[Mapping[str, Any] | None], None],
         complain: Callable[[str], None],
     ) -> None:
         """`size`: entries of a state, where not all travel.
 
-        `finish` is awaited with every verdict; `tell` and `complain` show the operator.
+        `finish` is awaited with every verdict, `change` with every epoch that one leads to;
+        `tell` and `complain` show the operator.
 
         What progress there is, and what keeps this node from training; "" if nothing does.
         """
         self._tools = tools
         self._plan = plan
-        self._epoch = epoch
         self._rounds = rounds
         self._size = size
-        self._noise = noise(epoch, plan)
+        self.enter(epoch)
         self._thin = ThinLinks(tools.store, tools.states, epoch.run, plan)
         self._records = records
         self._box = box
         self._finish = finish
+        self._change = change
+        self._certificate: Certificate | None = None
+        """Of the newest verdict."""
         self._tell = tell
         self._complain = complain
         self._sessions = Sessions(tools.store, tools.signer)
@@ -136,6 +141,20 @@ class Hands:
             "blobs": str(tools.folders.blobs),
         }
         self._measures = {**self._common, "length": epoch.policy.length}
+
+    def enter(self, epoch: Epoch) -> None:
+        """Weights and noise are those of an epoch's seats."""
+        self._epoch = epoch
+        self._noise = noise(epoch, self._plan)
+
+    async def entered(self, epoch: Epoch) -> None:
+        """Its first act for the new members: what shows that they are it."""
+        if self._tools.signer.public_key in epoch.members:
+            self.enter(epoch)
+        else:
+            await self.end()
+        if self._certificate is not None:
+            await self._change(epoch, self._certificate)
 
     async def load(self) -> None:
         """Which blobs the members of the run may pull, from before a restart."""
@@ -222,6 +241,7 @@ class Hands:
     async def finished(self, effect: ev.Finished) -> bool:
         notes, self._notes = self._notes, RoundNotes()
         self._tell(None)
+        self._certificate = effect.certificate
         self._round = effect.verdict.round + 1
         goes_on = self._round < self._rounds
         await self._box.tidy()

@@ -45,6 +45,7 @@ from protocol.lineage import AskedQuery, Facts, PlacedReceipt, Records
 from protocol.listing import Listing
 from protocol.manifest import DATA_PROTOCOL, QUERY_LIMIT_BYTES
 from protocol.members import Member
+from protocol.seating import Change
 from protocol.types import Digest, PeerId
 
 WATCH_S = 10.0
@@ -295,6 +296,7 @@ class Market:
         releases: Sequence[bytes] = (),
         receipts: Sequence[PlacedReceipt] = (),
         queries: Sequence[AskedQuery] = (),
+        changes: Sequence[Change] = (),
     ) -> tuple[Records, Facts]:
         """The records and facts of a provenance graph: `protocol.lineage.build`.
 
@@ -315,6 +317,7 @@ class Market:
             releases=releases,
             receipts=receipts,
             queries=queries,
+            changes=changes,
         ), lineage.facts(await self._tools.chain.members(), tokens, grants, events)
 
     async def fetch(

@@ -55,6 +55,7 @@ from protocol.confirmation import CONFIRMATION_TOPIC
 from protocol.evaluation import AUDIT_TOPIC, RELEASE_TOPIC
 from protocol.listing import LISTING_TOPIC
 from protocol.runs import CONSENT_TOPIC, PROPOSAL_TOPIC, ROUND_TOPIC, STANCE_TOPIC
+from protocol.seating import CHANGE_TOPIC, WISH_TOPIC
 from protocol.types import Digest, PeerId
 
 DIAL_EVERY_S = 5.0
@@ -259,6 +260,8 @@ class Node:
             PROPOSAL_TOPIC: self.runs.heard_proposal,
             CONSENT_TOPIC: self.runs.heard_consent,
             STANCE_TOPIC: self.runs.heard_stance,
+            WISH_TOPIC: self.runs.heard_wish,
+            CHANGE_TOPIC: self.runs.heard_change,
             ROUND_TOPIC: self.runs.heard_round,
             RELEASE_TOPIC: self.releases.heard,
             CONFIRMATION_TOPIC: self.confirmations.heard,

@@ -129,7 +129,7 @@ class Provenance:
     async def _graph(
         self, about: str | None, direction: Direction
     ) -> tuple[Graph, Records, Facts, str | None]:
-        proposals, consents = await self._runs.signed()
+        proposals, consents, changes = await self._runs.signed()
         records, facts = await self._market.lineage(
             tuple(self._anchors),
             proposals=proposals,
@@ -137,6 +137,7 @@ class Provenance:
             releases=self._releases.signed(),
             receipts=await self._all_receipts(),
             queries=await self._queries.signed(),
+            changes=changes,
         )
         graph = await trio.to_thread.run_sync(build, records, facts)
         if about is None:

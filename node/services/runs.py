@@ -7,7 +7,6 @@ there: nothing trains before every member named has said yes to exactly that tex
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import msgpack
@@ -21,25 +20,24 @@ from node.services.bases import require_own_host
 from node.services.early import Early
 from node.services.hands import RoundNotes, Tools
 from node.services.outbox import Outbox
-from node.services.privacy import privacy_row
+from node.services.run_rows import Record, round_row, run_row
+from node.services.seats import Seats
 from node.services.sessions import Sessions
-from node.services.sketches import newest_sketch
 from node.services.steering import Steering
 from node.services.training import Trainer
+from protocol.certificate import Certificate
 from protocol.course import (
     Course,
     policy,
     require_budget,
-    rounds_allowed,
     velocities,
 )
 from protocol.errors import GossipIgnore, GossipReject, ProtocolError
 from protocol.rounds.events import Finished
-from protocol.rounds.messages import LIMIT_BYTES, hear
+from protocol.rounds.messages import LIMIT_BYTES, Heartbeat, hear
+from protocol.rounds.policy import Epoch
 from protocol.runs import (
     CONSENT_TOPIC,
-    END,
-    PAUSE,
     PROPOSAL_TOPIC,
     ROUND_PROTOCOL,
     Consent,
@@ -52,6 +50,7 @@ from protocol.runs import (
     seal_consent,
     seal_proposal,
 )
+from protocol.seating import Change
 from protocol.types import Digest, PeerId, digest
 from protocol.wire import encode
 
@@ -66,68 +65,6 @@ class Datasets(Protocol):
     async def own_rows(self, dataset: int) -> bytes: ...
 
 
-@dataclass
-class Record:
-    """One run as this node knows it."""
-
-    course: Course
-    plan: Plan
-    proposer: bytes
-    sealed: bytes
-    rounds: list[dict[str, Any]]
-    state: Digest
-    """Root of the newest state."""
-    scales: Digest | None = None
-    done: int = 0
-    """Rounds with a verdict."""
-    starting: bool = False
-    """Set before anything is waited for: a second machine under the same keys would deal and
-    vote a second time, and be told apart from a liar by nobody."""
-    trainer: Trainer | None = None
-    reason: str = ""
-    last_end: float = 0.0
-
-    @property
-    def spec(self) -> dict[str, Any]:
-        """The model, as `ee.spec` reads it."""
-        return self.plan.spec
-
-    @property
-    def members(self) -> tuple[bytes, ...]:
-        """Node keys, sorted."""
-        return self.course.proposal.members
-
-    @property
-    def initial(self) -> bytes:
-        """Root of the first state."""
-        return self.course.proposal.initial
-
-    @property
-    def datasets(self) -> tuple[int, ...]:
-        """Tokens of the datasets that train."""
-        return tuple(sorted(one.dataset for one in self.course.consents.values()))
-
-    @property
-    def rounds_allowed(self) -> int:
-        """As many as were proposed, or as the budget for privacy is good for."""
-        return rounds_allowed(self.course.proposal, self.plan)
-
-    def roots(self) -> set[bytes]:
-        """What its members may want of this node: where it stands, and the first state."""
-        found = {self.state, self.initial}
-        return found if self.scales is None else {*found, self.scales}
-
-    def phase(self) -> str:
-        """For a person: proposed, training, paused, ended, finished."""
-        if self.done >= self.rounds_allowed:
-            return "finished"
-        if self.course.standing == END:
-            return "ended"
-        if not self.course.complete:
-            return "proposed"
-        return "paused" if self.course.standing == PAUSE else "training"
-
-
 class Runs:
     """Every run this node has proposed or heard of."""
 
@@ -139,6 +76,7 @@ class Runs:
         self._early = Early()
         self._steering = Steering(tools)
         self._start, self._starting = trio.open_memory_channel[bytes](1024)
+        self._seats = Seats(tools, self._known, self, self._seats_changed)
         tools.transport.serve(ROUND_PROTOCOL, self._serve, limit_bytes=LIMIT_BYTES)
 
     async def load(self) -> None:
@@ -152,6 +90,7 @@ class Runs:
             consent, member = open_consent(sealed)
             self._known[consent.run].course.consent(member, consent)
         await self._steering.load({**self._known})
+        await self._seats.load()
         for key, data in sorted(await store.scan(_ROUNDS)):
             row = msgpack.unpackb(data)
             record = self._known[key[:32]]
@@ -185,24 +124,26 @@ class Runs:
         consent = await self._consent_to(proposal, parsed, dataset)
         me = self._tools.signer
         sealed = seal_proposal(me.sign, me.public_key, proposal)
-        await self._keep_proposal(sealed)
+        await self.take_proposal(sealed)
         await self._tools.transport.announce(PROPOSAL_TOPIC, sealed)
         await self._give(consent)
         return self.row(proposal.id())
 
     async def join(self, run: bytes, dataset: int) -> dict[str, Any]:
-        """Consent to a run with a dataset of this node."""
+        """Consent to a run with a dataset of this node; where it is under way, ask for a seat."""
+        if run not in self._known:
+            await self._learn(run)
         record = self.record(run)
         me = self._tools.signer.public_key
-        if me not in record.members:
-            raise RoundError(
-                f"run {run.hex()[:16]} does not name this node",
-                hint="ask its proposer for a run that does",
-            )
         if me in record.course.consents:
             raise RoundError(f"this node has consented to run {run.hex()[:16]} already")
-        if record.phase() == "ended":
-            raise RoundError(f"run {run.hex()[:16]} is ended")
+        if record.phase() in {"ended", "finished"}:
+            raise RoundError(f"run {run.hex()[:16]} is {record.phase()}")
+        if me not in record.members and record.phase() == "proposed":
+            raise RoundError(
+                f"run {run.hex()[:16]} does not name this node",
+                hint="ask its proposer for a run that does, or for a seat once it has begun",
+            )
         created = await self._create(record.plan)
         if created["root"] != record.course.proposal.initial:
             raise RoundError(
@@ -218,11 +159,26 @@ class Runs:
         await self._steering.say(self.record(run), word)
         return self.row(run)
 
+    async def seat(self, run: bytes, member: str, word: str) -> dict[str, Any]:
+        """Say whom the run should seat, `in` or `out`; `member` is a name, "" this node."""
+        federation, me = self._tools.federation, self._tools.signer.public_key
+        about = federation.named(member).node_key if member else me
+        await self._seats.say(self.record(run), about, word)
+        return self.row(run)
+
+    async def _learn(self, run: bytes) -> None:
+        """A run proposed before this node was there: its members tell its story."""
+        me = self._tools.signer.peer_id
+        for peer in self._tools.transport.connected() - {me}:
+            with suppress(NodeError, ProtocolError):
+                if await self._seats.ask(run, peer):
+                    return
+
     # --- from the network ------------------------------------------------------
 
     async def heard_proposal(self, said: Announcement) -> None:
         """A member proposes a run."""
-        await self._keep_proposal(said.payload)
+        await self.take_proposal(said.payload)
 
     async def heard_consent(self, said: Announcement) -> None:
         """A member's steward consents."""
@@ -235,6 +191,14 @@ class Runs:
     async def heard_stance(self, said: Announcement) -> None:
         """A member's operator wants a run to go on, to pause or to end."""
         await self._steering.heard(said, {**self._known})
+
+    async def heard_wish(self, said: Announcement) -> None:
+        """A member's operator wants somebody in a run, or out of it."""
+        await self._seats.heard_wish(said)
+
+    async def heard_change(self, said: Announcement) -> None:
+        """A run has other members now."""
+        await self._seats.heard_change(said)
 
     async def heard_round(self, said: Announcement) -> None:
         """A message of a round; relayed ones prove themselves."""
@@ -250,24 +214,52 @@ class Runs:
     def _hear(self, envelope: bytes) -> None:
         heard = hear(envelope)
         record = self._known.get(heard.run)
-        if record is None or record.trainer is None:
+        if record is None:
+            raise GossipIgnore("not a run this node knows")
+        if heard.sender not in record.course.consents:
+            raise GossipReject("who speaks never asked for a seat in the run")
+        if isinstance(heard.body, Heartbeat) and self._is_news(record, heard.context):
+            member = self._tools.federation.key(heard.sender)
+            self._seats.astray(heard.run, member.peer_id)
+        if record.trainer is None:
             raise GossipIgnore("not a run this node trains in now")
-        if heard.sender not in record.members:
-            raise GossipReject("who speaks is not in the run")
         record.trainer.hear(heard)
+
+    def _is_news(self, record: Record, epoch: bytes) -> bool:
+        """Is a member told of an epoch of its run here, and was not told what led to it?"""
+        if record.trainer is not None:
+            return not record.trainer.knows(epoch)
+        me, course = self._tools.signer.public_key, record.course
+        return me in course.consents and me not in course.seating.ever
 
     # --- work ------------------------------------------------------------------
 
     async def run(self) -> None:
         """Train in every run that is ready, for ever."""
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._seats.run)
             async for run in self._starting:
                 record = self._known[run]
                 me = self._tools.signer.public_key
                 consented = record.course.consents.get(me)
-                if consented and record.course.complete and not record.starting:
+                if consented and not record.starting and self._has_part(record):
                     record.starting = True
                     nursery.start_soon(self._train, record, consented.dataset)
+
+    def _has_part(self, record: Record) -> bool:
+        """Does this node have a seat, or is it about to get one?"""
+        me, course = self._tools.signer.public_key, record.course
+        members = course.members
+        return course.complete and (
+            me in members or me in course.seating.admitted(course.consents, members)
+        )
+
+    async def _seats_changed(self, run: bytes) -> None:
+        record = self._known[run]
+        self._seats.offer(record)
+        if record.trainer is not None:
+            await self._steering.apply(record.trainer, record.course)
+        await self._start.send(run)
 
     async def _train(self, record: Record, dataset: int) -> None:
         course, folder = record.course, str(self._tools.folders.states)
@@ -296,26 +288,40 @@ class Runs:
         async def finish(end: Finished, notes: RoundNotes) -> None:
             await self._finish(record, end, notes)
 
+        async def change(entered: Epoch, certificate: Certificate) -> None:
+            await self._seats.entered(record, entered, certificate)
+
+        seating = course.seating
+        later = [each.epoch for each in seating.changes]
+        if self._tools.signer.public_key not in course.members:
+            wanted = seating.next(later[-1] if later else epoch, course.consents)
+            if wanted is None:
+                record.starting = False
+                return  # somebody has changed its mind meanwhile
+            later.append(wanted)
         record.trainer = Trainer(
             tools=self._tools,
             plan=record.plan,
             epoch=epoch,
+            later=later,
             rounds=record.rounds_allowed,
             state=Digest(course.proposal.initial),
             scales=Digest(first["root"]),
             records=records,
             size=created["size"],
             finish=finish,
+            change=change,
         )
         await self._steering.apply(record.trainer, course)
         await record.trainer.run()
+        record.trainer = None  # it has left the run
 
     async def _finish(self, record: Record, end: Finished, notes: RoundNotes) -> None:
         verdict, run = end.verdict, record.course.run
         if verdict.round < record.done:
             return  # told of before a restart
         seconds = trio.current_time() - record.last_end
-        row = self._round_row(run, end, notes, seconds)
+        row = round_row(run, end, notes, seconds, self._tools.federation.name_of)
         stored = {
             "round": verdict.round,
             "state": verdict.state,
@@ -338,37 +344,6 @@ class Runs:
             self._tools.states.delete(root)
         await self._tools.store.append_event("round.final", row)
         log.info("round final", run=_short(record), round=verdict.round, auc=row["auc"])
-
-    def _round_row(
-        self, run: bytes, end: Finished, notes: RoundNotes, seconds: float
-    ) -> dict[str, Any]:
-        verdict = end.verdict
-        scores = notes.scores.get(verdict.state) if verdict.accept else None
-        name = self._tools.federation.name_of
-        return {
-            "run": run.hex(),
-            "round": verdict.round,
-            "attempt": end.certificate.slot.attempt,
-            "attempts": len(notes.attempts),
-            "accepted": verdict.accept,
-            "survivors": [name(member) for member in end.survivors],
-            "state_root": verdict.state.hex(),
-            "seconds": round(seconds, 3),
-            "finished_at": now_s(),
-            "loss_first": notes.loss_first,
-            "loss_last": notes.loss_last,
-            "norm": notes.norm,
-            "cut": notes.cut,
-            "held_out": scores["held_out"] if scores else 0,
-            "auc": scores["auc"] if scores else None,
-            "loss": scores["loss"] if scores else None,
-            "sketch": notes.sketch,
-            "bytes_received": sum(size for _, size in notes.received.values()),
-            "received": {
-                name: {"count": count, "bytes": size}
-                for name, (count, size) in sorted(notes.received.items())
-            },
-        }
 
     async def _create(self, plan: Plan) -> dict[str, Any]:
         return await self._tools.compute.call(
@@ -445,93 +420,31 @@ class Runs:
             member is not None and member.node_key in record.members and root in known
         )
 
-    async def signed(self) -> tuple[list[bytes], list[bytes]]:
-        """All proposals and consents, as they were signed."""
+    async def signed(self) -> tuple[list[bytes], list[bytes], list[Change]]:
+        """All proposals, consents that came to a seat, and changes of members, as signed."""
         store = self._tools.store
         proposals = [sealed for _, sealed in await store.scan(_RUNS)]
-        return proposals, [sealed for _, sealed in await store.scan(_CONSENTS)]
+        consents = [
+            sealed
+            for _, sealed in await store.scan(_CONSENTS)
+            for consent, member in [open_consent(sealed)]
+            if member in self._known[consent.run].course.seating.ever
+        ]
+        changes = [
+            change
+            for record in self._known.values()
+            for change in record.course.seating.changes
+        ]
+        return proposals, consents, changes
 
     def rows(self) -> list[dict[str, Any]]:
         """For `runs.list`, oldest first."""
         ordered = sorted(self._known.values(), key=lambda r: r.course.proposal.created)
-        return [self.row(record.course.run) for record in ordered]
+        return [run_row(record, self._tools) for record in ordered]
 
     def row(self, run: bytes) -> dict[str, Any]:
         """For a person or a program to read."""
-        record = self.record(run)
-        course, trainer = record.course, record.trainer
-        name = self._tools.federation.name_of
-        names = [name(member) for member in record.members]
-        return {
-            "run": run.hex(),
-            "title": course.proposal.title,
-            "phase": record.phase(),
-            "round": record.done,
-            "rounds": course.proposal.rounds,
-            "privacy": privacy_row(record.plan, record.rounds, record.done, names),
-            "members": names,
-            "stances": {
-                name(member): stance.word
-                for member, stance in sorted(course.stances.items())
-            },
-            "consents": [name(member) for member in course.consents],
-            "datasets": {
-                name(member): consent.dataset
-                for member, consent in course.consents.items()
-            },
-            "samples": {
-                name(member): consent.samples
-                for member, consent in course.consents.items()
-            },
-            "state_root": record.state.hex(),
-            "proposed_by": name(record.proposer),
-            "mine": self._tools.signer.public_key in record.members,
-            "reason": self._reason(record),
-            "sketch": newest_sketch(record.rounds),
-            "progress": dict(trainer.progress)
-            if trainer and trainer.progress
-            else None,
-            **self._now(record),
-        }
-
-    def _now(self, record: Record) -> dict[str, Any]:
-        """Where the round under way stands, and who could be in it; nothing where none is."""
-        trainer = record.trainer
-        if trainer is None or record.phase() not in {"training", "paused"}:
-            return {"stage": None, "away": []}
-        name = self._tools.federation.name_of
-        return {
-            "stage": trainer.stage(),
-            "away": sorted(name(member) for member in trainer.away()),
-        }
-
-    def _reason(self, record: Record) -> str | None:
-        """Why the run stands still, or why this node cannot go on with it."""
-        course, phase, allowed = record.course, record.phase(), record.rounds_allowed
-        name = self._tools.federation.name_of
-        if phase in {"paused", "ended"}:
-            who = course.holding(*((END,) if phase == "ended" else (PAUSE, END)))
-            return f"{phase} by {', '.join(name(member) for member in who)}"
-        if phase == "finished":
-            if allowed == course.proposal.rounds:
-                return None
-            return (
-                f"the privacy budget is used up: {allowed} of {course.proposal.rounds}"
-                " rounds, and one more would exceed it"
-            )
-        trainer = record.trainer
-        if trainer is None:
-            return record.reason or None
-        return trainer.reason or self._waits(trainer) or None
-
-    def _waits(self, trainer: Trainer) -> str:
-        """After a rejected sum the same members meet again, and nobody else would say for whom."""
-        names = ", ".join(self._tools.federation.name_of(m) for m in trainer.lacking())
-        return names and (
-            f"waits for {names}: the last sum was rejected, and one of the same updates without"
-            f" {names} would tell what {names} sent; if they do not come back, end the run and"
-            " propose another"
-        )
+        return run_row(self.record(run), self._tools)
 
     def rounds(self, run: bytes) -> list[dict[str, Any]]:
         """Final rounds, as this node measured them."""
@@ -547,7 +460,8 @@ class Runs:
         state = Digest(proposal.initial)
         return Record(Course(proposal), plan, proposer, sealed, [], state)
 
-    async def _keep_proposal(self, sealed: bytes) -> None:
+    async def take_proposal(self, sealed: bytes) -> None:
+        """A run this node may not know yet."""
         proposal, proposer = open_proposal(sealed)
         run = proposal.id()
         if run in self._known:
@@ -560,10 +474,17 @@ class Runs:
         await self._tools.store.append_event("run.proposed", self.row(run))
         log.info("run proposed", run=_short(record), title=proposal.title)
         await self._steering.known(record)
-        await self._early.give(run, self._take_consent)
+        await self._early.give(run, self.take_consent)
+        await self._seats.known(record)
 
-    async def _take_consent(self, sealed: bytes) -> None:
+    async def take_consent(self, sealed: bytes) -> None:
+        """Of a run that is known."""
         await self._keep_consent(*open_consent(sealed), sealed)
+
+    async def consents_of(self, run: bytes) -> list[bytes]:
+        """As they were signed."""
+        found = await self._tools.store.scan(_CONSENTS)
+        return [sealed for key, sealed in found if key.startswith(run)]
 
     async def _keep_consent(
         self, consent: Consent, member: bytes, sealed: bytes
@@ -583,7 +504,7 @@ class Runs:
                 "samples": consent.samples,
             },
         )
-        await self._start.send(consent.run)
+        await self._seats_changed(consent.run)
 
 
 def _short(record: Record) -> str:

@@ -51,7 +51,7 @@ class Steering:
         """What this node's operator wants: that the run goes on, pauses, or ends."""
         me, course = self._tools.signer, record.course
         run = course.run.hex()[:16]
-        if me.public_key not in course.proposal.members:
+        if me.public_key not in course.members:
             raise RoundError(
                 f"run {run} does not name this node",
                 hint="only its members pause, resume or end it",

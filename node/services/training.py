@@ -5,7 +5,7 @@ its hands, and a driver.
 """
 
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -13,7 +13,8 @@ import structlog
 from node.driver import Driver
 from node.services.hands import Hands, RoundNotes, Tools
 from node.services.record_box import RecordBox
-from protocol.errors import GossipIgnore
+from protocol.certificate import Certificate
+from protocol.errors import GossipIgnore, LocalProtocolError
 from protocol.rounds import events as ev
 from protocol.rounds.machine import Rounds
 from protocol.rounds.messages import Heard
@@ -44,21 +45,27 @@ class Trainer:
         tools: Tools,
         plan: Plan,
         epoch: Epoch,
+        later: Sequence[Epoch] = (),
         rounds: int,
         state: Digest,
         scales: Digest,
         records: bytes,
         size: int | None = None,
         finish: Callable[[ev.Finished, RoundNotes], Any],
+        change: Callable[[Epoch, Certificate], Awaitable[None]],
     ) -> None:
-        """`state` and `scales` are the run's first; `records` this member's table.
+        """`epoch`, `state` and `scales` are the run's first; `records` this member's table.
 
-        `size`: entries of a state, where fewer travel.
+        `later`: epochs since, in order, and for a member that comes only now the one with its
+        seat.  `size`: entries of a state, where fewer travel.
         """
         self.progress: Mapping[str, Any] | None = None
         self.reason = ""
         self._tools = tools
         self._epoch = epoch
+        self._later = tuple(later)
+        self._offers = {each.name(): each for each in later}
+        """Epochs that have followed or may follow; the newest word of it last."""
         self._rounds = rounds
         self._first = state, scales
         self._box = RecordBox(tools.store, tools.signer, epoch.run)
@@ -71,6 +78,7 @@ class Trainer:
             box=self._box,
             size=size,
             finish=finish,
+            change=change,
             tell=self._tell,
             complain=self._complain,
         )
@@ -79,24 +87,57 @@ class Trainer:
         self._machine: Rounds | None = None
 
     async def run(self) -> None:
-        """Until cancelled; a finished run still answers those that missed its end."""
+        """Until cancelled, or until this node has left the run.
+
+        A finished run still answers those that missed its end.
+        """
         await self._hands.load()
         state, scales = self._first
-        self._machine = Rounds(
-            self._epoch,
-            PublicKey(self._tools.signer.public_key),
-            Keyring(self._tools),
-            state=state,
-            scales=scales,
-            records=await self._box.read(),
-        )
-        newest = self._machine.newest()
+        try:
+            machine = Rounds(
+                self._epoch,
+                PublicKey(self._tools.signer.public_key),
+                Keyring(self._tools),
+                state=state,
+                scales=scales,
+                records=await self._box.read(),
+                known_epochs=self._later,
+            )
+        except LocalProtocolError as error:
+            # Killed between the record of the verdict that took its seat and the word of it.
+            self._complain(str(error))
+            return
+        self._machine = machine
+        newest = machine.newest()
         if newest is not None:
             # Killed between the record of a verdict and the row: its round was never told of.
             await self._hands.finished(newest)
-        self._driver = Driver(self._machine, self._hands)
-        over = self._machine.round >= self._rounds
-        await self._driver.run(over=over, hold=self._held)
+            if newest.verdict.epoch != newest.certificate.slot.epoch:
+                await self._hands.entered(machine.epoch)
+        self._hands.enter(machine.epoch)
+        self._driver = Driver(machine, self._hands)
+        over = machine.round >= self._rounds
+        offers = list(self._offers.values())
+        await self._driver.run(over=over, hold=self._held, offers=offers)
+
+    @property
+    def epoch(self) -> Epoch | None:
+        """The present members and numbers; None before the machine is up."""
+        return None if self._machine is None else self._machine.epoch
+
+    def offer(self, epoch: Epoch) -> None:
+        """The epoch that is next, as far as this node can tell; another may replace it."""
+        name = epoch.name()
+        if name in self._offers and name == next(reversed(self._offers)):
+            return
+        self._offers.pop(name, None)
+        self._offers[name] = epoch
+        if self._driver is not None:
+            self._driver.give(ev.EpochOffered(epoch))
+
+    def knows(self, epoch: bytes) -> bool:
+        """Is it an epoch that this node was told of, past, present or to come?"""
+        return epoch == self._epoch.name() or epoch in self._offers
 
     def hold(self, *, hold: bool) -> None:
         """Open no further round, or go on; the round under way ends as it would have."""

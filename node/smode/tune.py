@@ -66,12 +66,14 @@ def tune(job: Job) -> dict[str, Any]:
         with torch.no_grad():
             ours = session.run(lambda: _hidden(shared.model, probe))
         forward_bytes, rounds = session.bytes_computing, session.account.rounds
-        derived = _derived(config, probe.ids.size) * arithmetic.word_bytes
+        derived = probe.ids.size * _values(config)[0] * arithmetic.word_bytes
         learner = _Learner(session, shared, task, job)
         before = learner.score()
-        started = time.monotonic()
+        started, moved = time.monotonic(), session.bytes_computing
         losses = [learner.step(number) for number in range(job.steps)]
         took = time.monotonic() - started
+        step_bytes = session.bytes_computing - moved
+        step_derived = learner.tokens * sum(_values(config)) * arithmetic.word_bytes
         after = learner.score()
         account, links = session.account, session.links
     if job.out is not None:
@@ -82,10 +84,12 @@ def tune(job: Job) -> dict[str, Any]:
         "held_out": int(task.held.sum()),
         "classes": list(task.classes),
         "relative_error": float((ours - plain).norm() / plain.norm()),
+        "expected_product_error": account.expected_error,
         "leak_bits_per_value": arithmetic.leak_bits,
         "leak_bits_in_all": account.leak_bits,
         "rounds_forward": rounds,
         "forward_traffic_ratio": forward_bytes / derived,
+        "step_traffic_ratio": step_bytes / step_derived if losses else None,
         "sessions": links,
         "step_s": took / max(1, job.steps),
         "losses": losses,
@@ -142,6 +146,8 @@ class _Learner:
         self._adam = torch.optim.AdamW(own, lr=RATE)
         self._training = np.flatnonzero(~task.held)
         self._batch = min(job.batch, len(self._training))
+        self.tokens = 0
+        """That went forward and back in steps."""
 
     def step(self, number: int) -> float:
         """The loss of one step; repeated from its beginning when a host dies."""
@@ -149,6 +155,7 @@ class _Learner:
 
         order = np.random.Generator(np.random.PCG64(number))
         batch = np.sort(order.choice(self._training, self._batch, replace=False))
+        self.tokens += self._task.rows.part(batch).ids.size
 
         def once() -> float:
             loss = self._loss(batch)[0]
@@ -225,9 +232,9 @@ def _base(folder: Path) -> Any:
     ).eval()
 
 
-def _derived(config: Any, tokens: int) -> int:
-    """Values on the wires for `tokens` tokens forward."""
-    from ee.smode.cost import BlockShape, forward_values
+def _values(config: Any) -> tuple[int, int]:
+    """On the wires for a token, forward and backward."""
+    from ee.smode.cost import BlockShape, backward_values, forward_values
 
     width, heads = config.hidden_size, config.num_attention_heads
     kv_heads = getattr(config, "num_key_value_heads", None) or heads
@@ -239,7 +246,8 @@ def _derived(config: Any, tokens: int) -> int:
         gated=config.model_type == "llama",
         q_width=head_dim * heads,
     )
-    return tokens * forward_values(shape, config.num_hidden_layers)
+    blocks = config.num_hidden_layers
+    return forward_values(shape, blocks), backward_values(shape, blocks)
 
 
 def _hosts(stack: ExitStack, given: tuple[str, ...]) -> tuple[str, str]:

@@ -8,6 +8,7 @@ import os
 import sys
 from pathlib import Path
 
+from ee.economy import Economy
 from node.errors import NodeError
 from node.worker.server import limit_memory, serve
 from node.worker.session import LocalTrunks
@@ -23,6 +24,14 @@ def main() -> int:
         "--device",
         default="cpu",
         help="where stock trunks are trained, as torch has it",
+    )
+    parser.add_argument(
+        "--bf16", action="store_true", help="products of stock trunks in bfloat16"
+    )
+    parser.add_argument(
+        "--gradient-checkpointing",
+        action="store_true",
+        help="compute blocks of stock trunks again instead of keeping what is in them",
     )
     options = parser.parse_args()
     try:
@@ -41,13 +50,14 @@ def main() -> int:
 
 
 def _run(options: argparse.Namespace) -> None:
+    economy = Economy(options.bf16, options.gradient_checkpointing)
     # What torchrun tells each process it starts.
     if "TORCHELASTIC_RUN_ID" not in os.environ:
-        serve(options.socket, LocalTrunks(options.device))
+        serve(options.socket, LocalTrunks(options.device, economy))
         return
     from node.worker.ranks import open_ranks
 
-    with open_ranks(options.device) as ranks:
+    with open_ranks(options.device, economy) as ranks:
         if ranks.leads:
             serve(options.socket, ranks)
         else:

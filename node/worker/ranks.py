@@ -18,6 +18,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from ee.economy import NO_ECONOMY, Economy
 from ee.errors import EncryptionError
 from ee.sharded import ShardedTrunk
 from node.errors import ComputeError
@@ -31,8 +32,8 @@ _CALLS = ("forward", "backward", "step", "export", "moments")
 class Ranks:
     """All processes of one worker, seen from one of them; `Trunks` on the first."""
 
-    def __init__(self, device: str) -> None:
-        self._device = device
+    def __init__(self, device: str, economy: Economy) -> None:
+        self._device, self._economy = device, economy
         self._taken = threading.Lock()
         self._trunk: ShardedTrunk | None = None
 
@@ -82,7 +83,12 @@ class Ranks:
         if name == "open":
             config, weights, adapters, moments = arguments
             self._trunk = ShardedTrunk(
-                config, weights, adapters, moments=moments, device=self._device
+                config,
+                weights,
+                adapters,
+                moments=moments,
+                device=self._device,
+                economy=self._economy,
             )
             return None
         if name == "close":
@@ -165,7 +171,7 @@ def _bytes_of(array: np.ndarray[Any, Any]) -> torch.Tensor:
 
 
 @contextmanager
-def open_ranks(device: str) -> Iterator[Ranks]:
+def open_ranks(device: str, economy: Economy = NO_ECONOMY) -> Iterator[Ranks]:
     """The group torchrun started this process in, for as long as the block lasts."""
     kind = torch.device(device).type
     if kind == "cuda":
@@ -174,6 +180,6 @@ def open_ranks(device: str) -> Iterator[Ranks]:
         "gloo" if kind == "cpu" else "cpu:gloo,cuda:nccl", timeout=IDLE
     )
     try:
-        yield Ranks(kind)
+        yield Ranks(kind, economy)
     finally:
         dist.destroy_process_group()

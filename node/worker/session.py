@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ee import integer
+from ee.economy import NO_ECONOMY, Economy
 from ee.errors import EncryptionError
 from ee.integer import IntegerTrunk, SelfTestError
 from node.errors import ComputeError
@@ -49,8 +50,8 @@ class Trunks(Protocol):
 class LocalTrunks:
     """Each session's trunk in this process, on one device."""
 
-    def __init__(self, device: str = "cpu") -> None:
-        self._device = device
+    def __init__(self, device: str = "cpu", economy: Economy = NO_ECONOMY) -> None:
+        self._device, self._economy = device, economy
 
     def open(
         self,
@@ -67,7 +68,12 @@ class LocalTrunks:
         from ee.hosted import HostedTrunk
 
         return HostedTrunk(
-            config, weights, adapters, moments=moments, device=self._device
+            config,
+            weights,
+            adapters,
+            moments=moments,
+            device=self._device,
+            economy=self._economy,
         )
 
     def close(self, trunk: Any) -> None:

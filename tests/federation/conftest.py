@@ -37,6 +37,7 @@ from protocol.runs import (
     Plan,
     canonical_plan,
 )
+from protocol.seating import CHANGE_TOPIC, WISH_TOPIC
 
 SPEC = ModelSpec(
     columns=(Column("age", 40.0, 10.0), Column("sex", levels=("F", "M"))),
@@ -106,6 +107,8 @@ class Site:
         self.account = bytes([number + 1]) * 20
         self.worker_host = ""
         self.runs = None
+        self.deaf = frozenset()
+        """Topics whose announcements never come."""
 
     def member(self):
         return Member(
@@ -179,9 +182,13 @@ class Site:
             PROPOSAL_TOPIC: self.runs.heard_proposal,
             CONSENT_TOPIC: self.runs.heard_consent,
             STANCE_TOPIC: self.runs.heard_stance,
+            WISH_TOPIC: self.runs.heard_wish,
+            CHANGE_TOPIC: self.runs.heard_change,
             ROUND_TOPIC: self.runs.heard_round,
         }
         async for said in transport.announcements():
+            if said.topic in self.deaf:
+                continue
             try:
                 await handlers[said.topic](said)
             except GossipIgnore:
@@ -257,7 +264,13 @@ def worker(tmp_path_factory):
 
 
 @pytest.fixture
-async def world(tmp_path, worker):
-    made = World(tmp_path, worker)
+def count():
+    """How many sites there are, unless a test says otherwise."""
+    return 4
+
+
+@pytest.fixture
+async def world(tmp_path, worker, count):
+    made = World(tmp_path, worker, count)
     await made.register()
     return made

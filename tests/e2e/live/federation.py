@@ -58,7 +58,7 @@ def plan(spec, **times):
         spec=spec.to_dict(),
         task={"id": "id", "label": "y", "above": 0.5, "held_out_percent": 30},
         train={"steps": 2, "batch": 8, "trunk_rate": 0.01, "ends_rate": 0.01},
-        outer={"tolerance": 1e6},
+        outer={"tolerance": 1000},
         sum={**TIMES, **times},
     )
     return canonical_plan(made).decode()

@@ -171,7 +171,6 @@ def test_an_unknown_architecture_is_refused_with_the_known_ones():
     ("name", "change"),
     [
         ("llama", {"hidden_act": "softmax"}),
-        ("llama", {"attention_dropout": 0.1}),
         ("gpt2", {"scale_attn_by_inverse_layer_idx": True}),
         ("gpt2", {"add_cross_attention": True}),
         ("bert", {"is_decoder": True}),

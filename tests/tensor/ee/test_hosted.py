@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from ee import lora
+from ee.economy import Economy
 from ee.errors import EncryptionError, UnsupportedModelError
 from ee.hosted import HostedTrunk
 from ee.keys import Key, state_keyed
@@ -66,6 +67,58 @@ def test_hosted_steps_are_steps_in_one_process(architecture, stock):
     for name, array in host.export().items():
         tensor = key.unkey(name, torch.from_numpy(array))
         torch.testing.assert_close(tensor, trained[name].detach(), atol=1e-3, rtol=1e-2)
+
+
+def _stepped(parts, key, economy, steps=2):
+    """(bytes kept for the way back, weights at home, outputs at home)."""
+    state = _arrays(state_keyed(parts.trunk, key))
+    host = HostedTrunk(_config(parts), state, economy=economy)
+    generator = torch.Generator().manual_seed(4)
+    rows, target = torch.randn(2, 3, 8, parts.plan.width, generator=generator)
+    rows = rows.view(1, -1, parts.plan.width)
+    kept, outputs = [0], []
+
+    def keep(tensor):
+        kept[0] += tensor.nbytes
+        return tensor
+
+    for _ in range(steps):
+        x = key.enter(rows).numpy()
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            y = host.forward(x, train=True, mask=np.ones(x.shape[:2], np.int32))
+        plain = key.leave(torch.from_numpy(y))
+        outputs.append(plain)
+        slope = (plain - target.reshape(plain.shape)) / plain.numel()
+        back = host.backward(key.enter(slope).numpy())
+        host.step(0.01, HYPER)
+    named = {n: torch.from_numpy(a) for n, a in host.export().items()}
+    assert {t.dtype for t in named.values()} == {torch.float32}
+    assert back.dtype == np.float32
+    home = {n: key.unkey(n, t) for n, t in named.items()}
+    return kept[0], home, torch.stack(outputs)
+
+
+def test_a_host_that_computes_twice_keeps_less_and_gives_the_same(architecture, stock):
+    parts = split_model(stock.make(architecture))
+    key = Key(SEED, parts.plan)
+    whole, spared = (_stepped(parts, key, Economy(False, n)) for n in (False, True))
+    assert spared[0] < 0.5 * whole[0]
+    torch.testing.assert_close(spared[2], whole[2], atol=1e-5, rtol=1e-4)
+    for name, tensor in whole[1].items():
+        torch.testing.assert_close(spared[1][name], tensor, atol=1e-5, rtol=1e-4)
+
+
+def test_a_host_in_bfloat16_keeps_float32_weights_and_follows_the_key(
+    architecture, stock
+):
+    parts = split_model(stock.make(architecture))
+    keys = Key(SEED, parts.plan), Key(bytes(32), parts.plan)
+    wide = _stepped(parts, keys[0], Economy())[2]
+    narrow = [_stepped(parts, key, Economy(bf16=True))[2] for key in keys]
+    rounding = float((narrow[0] - wide).norm() / wide.norm())
+    assert 1e-4 < rounding < 0.1  # bfloat16 was used, and is all that changed
+    apart = float((narrow[0] - narrow[1]).norm() / wide.norm())
+    assert apart <= 3 * rounding
 
 
 def test_only_adapters_are_trained_and_exported(stock):

@@ -1,6 +1,10 @@
 """`rexis model key | unkey | rotate | forget | inspect`, as somebody types them."""
 
+import errno
 import json
+import os
+import stat
+from pathlib import Path
 
 import click
 import pytest
@@ -124,17 +128,92 @@ def test_a_rotation_wants_a_new_session_and_may_destroy_what_was(rexis, tmp_path
 def test_inspect_says_whether_a_checkpoint_can_be_keyed(rexis, tmp_path):
     assert "can be keyed: True" in rexis("inspect", "stock")
     config = json.loads((tmp_path / "stock" / "config.json").read_text())
-    config["attention_dropout"] = 0.1
+    config["hidden_act"] = "softmax"
     (tmp_path / "stock" / "config.json").write_text(json.dumps(config))
     answer = json.loads(rexis("inspect", "stock", "--json"))
     assert answer["can_be_keyed"] is False
-    assert "attention_dropout" in answer["why"]
+    assert "hidden_act" in answer["why"]
+
+
+def test_what_is_not_there_is_said_so(rexis):
+    with pytest.raises(ModelError, match="there is no folder nowhere"):
+        rexis("inspect", "nowhere")
+
+
+def test_a_keyed_trunk_is_not_keyed_again_but_rotated(rexis):
+    rexis(*KEY)
+    words = ("--out", "t2", "--ends", "e2", "--key-file", "k2", *NAMES)
+    with pytest.raises(ModelError, match="is under the key") as caught:
+        rexis("key", "trunk", *words, "--stem-layers", 0)
+    assert "rotate" in caught.value.hint()
 
 
 def test_a_key_file_serves_once(rexis):
     rexis(*KEY)
     with pytest.raises(ModelError, match="not used again"):
         rexis(*KEY)
+
+
+@pytest.mark.parametrize("command", ["key", "rotate"])
+def test_without_a_place_for_the_key_nothing_is_keyed(command, rexis, tmp_path):
+    """A trunk whose key was lost is minutes of work that nobody can open."""
+    (tmp_path / "file").write_text("")
+    if command == "key":
+        words = [*KEY[:7], "file/k", *NAMES]
+    else:
+        rexis(*KEY)
+        words = [*ROTATE, "--session", "two", "--new-key-file", "file/k"]
+    there = sorted(path.name for path in tmp_path.iterdir())
+    with pytest.raises(ModelError, match="cannot make the folder of file/k") as caught:
+        rexis(*words)
+    assert "may write to" in caught.value.hint()
+    assert sorted(path.name for path in tmp_path.iterdir()) == there
+
+
+@pytest.mark.parametrize("command", ["key", "rotate"])
+def test_a_key_that_cannot_be_kept_leaves_no_trunk(
+    command, rexis, tmp_path, monkeypatch
+):
+    """A disk may fill up behind the model."""
+    if command == "rotate":
+        rexis(*KEY)
+
+    flushed = os.fsync
+
+    def full(descriptor):
+        if Path(f"/proc/self/fd/{descriptor}").readlink().name in {"k", "k2"}:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        flushed(descriptor)
+
+    there = sorted(path.name for path in tmp_path.iterdir())
+    monkeypatch.setattr(os, "fsync", full)
+    words = {"key": KEY, "rotate": (*ROTATE, "--session", "two")}
+    with pytest.raises(ModelError, match=r"cannot write k2?: No space left") as caught:
+        rexis(*words[command])
+    assert "room" in caught.value.hint()
+    assert sorted(path.name for path in tmp_path.iterdir()) == there
+
+
+def test_a_key_goes_into_a_folder_of_its_own_that_others_cannot_read(rexis, tmp_path):
+    rexis(*KEY[:7], "keys/k", *NAMES)
+    assert stat.S_IMODE((tmp_path / "keys").stat().st_mode) == 0o700
+    assert json.loads(rexis("inspect", "keys/k", "--json"))["kind"] == "key"
+
+
+def test_a_person_is_told_of_dropout_that_is_left_out(rexis, tmp_path):
+    path = tmp_path / "stock" / "config.json"
+    assert "dropout left out: none" in rexis("inspect", "stock")
+    path.write_text(
+        json.dumps(json.loads(path.read_text()) | {"attention_dropout": 0.1})
+    )
+    for words in (("inspect", "stock"), KEY):
+        assert "dropout left out: attention_dropout = 0.1" in rexis(*words)
+    assert json.loads((tmp_path / "trunk/config.json").read_text())[
+        "attention_dropout"
+    ] == 0.0  # fmt: skip
+    rexis(*UNKEY)
+    home = json.loads((tmp_path / "home/config.json").read_text())
+    assert home["attention_dropout"] == 0.1
 
 
 def test_the_passphrase_is_needed(rexis, tmp_path):

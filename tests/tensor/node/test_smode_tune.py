@@ -76,11 +76,31 @@ def test_two_hosts_that_were_started_elsewhere_fine_tune_on_a_table(folder):
     assert found["relative_error"] < 1e-4
     assert found["leak_bits_in_all"] == 0  # the ring tells nothing
     assert abs(found["forward_traffic_ratio"] - 1) < 0.1
+    assert abs(found["step_traffic_ratio"] - 1) < 0.1
     assert found["held_out_loss"][1] < 0.9 * found["held_out_loss"][0]
     assert found["classes"] == ["ill", "well"]
     learnt = load_file(out)
     assert learnt["head.weight"].shape == (2, 32)
     assert any(name.endswith(".up") and t.any() for name, t in learnt.items())
+    # Merged as docs/attacks.md says, a stock model in the clear answers as the hosts did.
+    job = Job(
+        folder / "base", folder / "notes.csv", "note", "outcome", "id",
+        pad="ring64", steps=0, batch=8, rank=4, tokens=32, hosts=(), out=None,
+    )  # fmt: skip
+    task = tune._Task(job)
+    model = BertModel.from_pretrained(folder / "base", add_pooling_layer=False).eval()
+    named = dict(model.named_parameters())
+    for name in learnt:
+        if name.endswith(".up"):
+            layer = name.removesuffix(".up")
+            named[f"{layer}.weight"].data += learnt[name] @ learnt[f"{layer}.down"]
+    rows, truth = task.rows.part(task.held), torch.from_numpy(task.labels[task.held])
+    weight = torch.from_numpy(rows.mask).unsqueeze(-1).float()
+    with torch.no_grad():
+        pooled = (tune._hidden(model, rows) * weight).sum(1) / weight.sum(1)
+    scores = pooled @ learnt["head.weight"].T + learnt["head.bias"]
+    loss = float(torch.nn.functional.cross_entropy(scores, truth))
+    assert loss == pytest.approx(found["held_out_loss"][1], rel=1e-3)
 
 
 def test_a_gaussian_pad_prints_what_it_may_tell(folder):

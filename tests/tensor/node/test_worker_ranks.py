@@ -11,6 +11,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from ee.economy import Economy
 from ee.hosted import HostedTrunk
 from ee.keys import Key, state_keyed
 from ee.split import split_model
@@ -23,12 +24,22 @@ HYPER = {"momentum": 0.9, "decay": 0.01, "clip": 0.5}
 STEPS = 6
 
 
+def _listens(socket):
+    """Its name is there before it is."""
+    try:
+        WorkerClient(str(socket)).close()
+    except ComputeError:
+        return False
+    return True
+
+
 @contextmanager
-def _torchrun(socket):
+def _torchrun(socket, *words):
     program = [
         *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"),
         *("--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0"),
         *("-m", "node.worker", "--socket", str(socket)),
+        *words,
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
@@ -36,10 +47,10 @@ def _torchrun(socket):
     ) as process:
         try:
             for _ in range(2400):
-                if socket.exists() or process.poll() is not None:
+                if _listens(socket) or process.poll() is not None:
                     break
                 time.sleep(0.05)
-            assert socket.exists(), "the ranks did not start"
+            assert _listens(socket), "the ranks did not start"
             yield process
         finally:
             process.terminate()
@@ -128,6 +139,34 @@ def test_two_processes_train_as_one_and_take_up_what_one_has_left(material, tmp_
             process.wait()
             with pytest.raises(TrunkLostError, match="went away"):
                 client.forward(rows, train=False)
+
+
+def test_two_processes_save_as_one_does(material, tmp_path):
+    """What recomputes and what is narrow is narrow and recomputed on both."""
+    config, keyed, rows, target = material
+    one = HostedTrunk(config, keyed, economy=Economy(True, True))
+    exact = HostedTrunk(config, keyed)
+    narrow, wide = (trunk.forward(rows, train=False) for trunk in (one, exact))
+    rounding = np.linalg.norm(narrow - wide)
+    assert rounding > 1e-5 * np.linalg.norm(wide)
+    wanted = _steps(one, rows, target, 2)
+    _steps(exact, rows, target, 2)
+    socket = tmp_path / "worker.sock"
+    words = ("--bf16", "--gradient-checkpointing")
+    with _torchrun(socket, *words), WorkerClient(str(socket)) as client:
+        client.load(config, keyed)
+        apart = np.linalg.norm(client.forward(rows, train=False) - narrow)
+        assert apart < 0.1 * rounding
+        np.testing.assert_allclose(_steps(client, rows, target, 2), wanted, rtol=1e-5)
+        found = client.export()
+    # Parts of a gradient are rounded apart, which costs what bfloat16 itself costs.
+    apart = _distance(found, one.export())
+    assert apart < 3 * _distance(one.export(), exact.export())
+    assert apart < 0.1 * _distance(found, keyed)
+
+
+def _distance(left, right):
+    return sum(float(((left[n] - right[n]) ** 2).sum()) for n in left) ** 0.5
 
 
 def _same(found, wanted):

@@ -169,12 +169,22 @@ def test_consent_is_once_for_one_run_and_with_samples():
     assert not view.consent(MEMBERS[0], good)
     for member, consent, words in (
         (MEMBERS[0], Consent(view.run, 1, 5, SEAL), "second"),
-        (STRANGER, good, "not in the run"),
         (MEMBERS[1], Consent(bytes(32), 0, 5, SEAL), "another run"),
         (MEMBERS[1], Consent(view.run, 0, 0, SEAL), "0 samples"),
     ):
         with pytest.raises(GossipReject, match=words):
             view.consent(member, consent)
+
+
+def test_who_is_not_named_asks_for_a_seat_and_completes_nothing():
+    view = Course(PROPOSAL)
+    for member in (*MEMBERS[:2], STRANGER):
+        assert view.consent(member, Consent(view.run, 0, 5, SEAL))
+    assert not view.complete
+    assert STRANGER not in view.used
+    assert view.consent(MEMBERS[2], Consent(view.run, 0, 5, SEAL))
+    assert view.complete
+    assert view.epoch(10, plan()).members == MEMBERS
 
 
 def test_a_proposal_and_a_consent_carry_their_own_proof():

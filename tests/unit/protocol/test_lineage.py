@@ -7,6 +7,9 @@ import nacl.signing
 import pytest
 
 from protocol import lineage as ln
+from protocol.certificate import Certificate, Kind, Slot, Vote, speak, value_name
+from protocol.certificate import Step as VoteStep
+from protocol.envelope import Envelope
 from protocol.errors import ProtocolError, VerificationError
 from protocol.evaluation import Release
 from protocol.listing import Column, Listing, Part, seal_listing
@@ -14,9 +17,12 @@ from protocol.manifest import ListingAnswer
 from protocol.members import Member, MemberSet
 from protocol.provenance import Step, chain_digest, citation_digest, seal_step
 from protocol.receipt import Order, batch_proof, batch_root, seal_order, seal_receipt
+from protocol.rounds.messages import Verdict
+from protocol.rounds.policy import Epoch, Policy, Seat
 from protocol.runs import Consent, Proposal, seal_consent, seal_proposal
+from protocol.seating import Change
 from protocol.types import digest
-from protocol.wire import encode
+from protocol.wire import decode, encode
 
 NAMES = ("MN", "KY", "MS", "LAB")
 KEYS = {n: nacl.signing.SigningKey(bytes([i]) * 32) for i, n in enumerate(NAMES, 1)}
@@ -317,6 +323,44 @@ def test_training_data_nobody_consented_to_is_named():
     (doubt,) = graph.doubts
     assert doubt.what == f"source {d('secret data').hex()}"
     assert "nobody consented" in doubt.why
+
+
+def test_who_got_a_seat_later_is_in_the_graph_if_its_seat_is_shown():
+    """LAB joined after the first round; without the proof its consent is nobody's."""
+    _, answer = listed("LAB", "table of LAB")
+    record = listed("LAB", "table of LAB")[0].digest()
+    seats = [Seat(PUBLIC[n], b"k" * 32, 100) for n in NAMES]
+    epoch = Epoch(RUN, 1, tuple(sorted(seats, key=lambda s: s.node_key)), Policy(10))
+    late = replaced(
+        RECORDS,
+        listings=(*RECORDS.listings, answer),
+        consents=(*RECORDS.consents, consent("LAB", 3)),
+    )
+    known = facts(tokens=(*FACTS.tokens, ln.TokenFact(3, ACCOUNT["LAB"], record)))
+    used = ln.Edge(ln.urn("run", RUN), "prov:used", ln.urn("dataset", record), ln.BOTH)
+    for changes, doubted in (
+        ((), "consent"),
+        ((change(epoch, CLINICS[:2]),), "change of members"),
+        ((change(epoch, CLINICS),), None),
+    ):
+        graph = ln.build(replaced(late, changes=changes), known)
+        assert (used in graph.edges) is (doubted is None)
+        if doubted:
+            assert any(doubt.what.startswith(doubted) for doubt in graph.doubts)
+
+
+def change(epoch, signers):
+    verdict = Verdict(*(0, True, STATES[0], d("c"), d("p"), d("x")), epoch.name())
+    slot = Slot(RUN, d("epoch 0"), 0, 0, Kind.VERDICT, d("x"))
+    value = encode(verdict)
+    vote = Vote(slot, VoteStep.PRECOMMIT, 0, value_name(value))
+    names = {PUBLIC[name]: name for name in signers}
+    votes = tuple(
+        (place, decode(speak(hand(names[key]), key, vote), Envelope).signature)
+        for place, key in enumerate(PROPOSAL.members)
+        if key in names
+    )
+    return Change(epoch, Certificate(slot, 0, value, votes))
 
 
 def test_a_receipt_that_is_not_anchored_yet_rests_on_its_signatures():
