@@ -92,8 +92,8 @@ def _paths(context: click.Context, option: click.Parameter, value: Any) -> Any:
 def publish(shell: Shell, paths: list[str], **said: Any) -> None:
     """Encrypt files and folders, list them, mint their token.
 
-    Tables (CSV, Parquet), DICOM, images, NIfTI, FASTA, VCF, h5ad, EDF and WFDB are described by
-    their headers; anything else is bytes. The records stay on this node. Title, source, licence
+    Tables (CSV, Parquet), DICOM, FASTA, VCF, h5ad and EDF are described by their headers; images,
+    NIfTI and WFDB are known as such; anything else is bytes. The records stay on this node. Title, source, licence
     and names of columns and fields become public. The same call again goes on where it was cut.
     """
     answer = shell.ask_long(
@@ -149,6 +149,14 @@ def _rows(shell: Shell, answer: Row) -> None:
             "record": lambda row: short(row["record"]),
         },
     )
+    _say_age(shell, answer["datasets"])
+
+
+def _say_age(shell: Shell, rows: list[Row]) -> None:
+    """To a person: what is shown is not of today."""
+    ages = [row["as_of"] for row in rows if row.get("as_of")]
+    if ages and not shell.as_json:
+        say(f"the chain does not answer; it said so on {moment(min(ages))} UTC")
 
 
 @verb(dataset)
@@ -315,6 +323,7 @@ def show_dataset(shell: Shell, answer: Row) -> None:
         )
         for warning in answer["warnings"]:
             say(f"warning: {warning}")
+        _say_age(shell, [answer])
 
     shell.result(answer, human)
 
@@ -351,7 +360,7 @@ def _listed(listing: Row) -> list[tuple[str, object]]:
         ("use", ", ".join(listing["duo"])),
         ("source", listing["source"]),
         ("listed", f"{moment(listing['created'])} UTC"),
-        ("columns", ", ".join(columns)),
+        *([("columns", ", ".join(columns))] if columns else []),
     ]
 
 

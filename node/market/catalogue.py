@@ -1,4 +1,7 @@
-"""Every dataset on the chain, and what is known of it: list, show, search, hear."""
+"""Every dataset on the chain, and what is known of it: list, show, search, hear.
+
+While the chain does not answer, list, show and search go on with what it last said.
+"""
 
 from collections import deque
 from typing import Any
@@ -7,9 +10,10 @@ import structlog
 
 from node.errors import AccessError, NodeError
 from node.market import names, reader
+from node.market.roll import KeptRoll, Roll
 from node.market.search import Filter, Index
 from node.market.shelf import SeenListing
-from node.market.tools import Tools
+from node.market.tools import Tools, missing
 from node.ports import Announcement, DatasetToken
 from protocol.errors import ProtocolError
 from protocol.listing import Listing, open_listing
@@ -23,7 +27,6 @@ HEARD_LIMIT = 256
 """Announced listings that wait for the chain; of more the oldest are forgotten, and asked
 for like any that was missed."""
 
-Tokens = list[DatasetToken]
 Rows = list[dict[str, Any]]
 Listings = list[SeenListing]
 
@@ -36,28 +39,28 @@ class Catalogue:
     def __init__(self, tools: Tools) -> None:
         self._tools = tools
         self._index = Index()
+        self._roll = KeptRoll(tools.store, tools.chain, tools.now)
         self._heard: deque[Announcement] = deque(maxlen=HEARD_LIMIT)
 
     async def list(self) -> Rows:
         """Every dataset on the chain; titles of those whose listing we have."""
         await self._tools.shelf.load()
-        members = await self._tools.chain.members()
-        return [
-            await self._summary(token, members)
-            for token in await self._tools.chain.datasets()
-        ]
+        roll = await self._roll.read()
+        return [await self._summary(token, roll) for token in roll.tokens]
 
     async def show(self, dataset: int) -> dict[str, Any]:
         """A dataset with its listing, asked of its owner once and then kept."""
         await self._tools.shelf.load()
-        token = await self._tools.token(dataset)
-        members = await self._tools.chain.members()
+        roll = await self._roll.read()
+        token = roll.token(dataset)
+        if token is None:
+            raise missing(dataset)
         why = None
         try:
-            await self._public(token, members)
+            await self._public(token, roll.members)
         except NodeError as error:
             why = str(error)
-        shown = await self._summary(token, members)
+        shown = await self._summary(token, roll)
         public = await self.known(token)
         if public is None:
             return {**shown, "listing": None, "why": why}
@@ -82,14 +85,14 @@ class Catalogue:
     async def search(self, text: str, wanted: Filter) -> Rows:
         """Datasets with all words of `text`, best first, among the listings we have."""
         await self._tools.shelf.load()
-        members = await self._tools.chain.members()
-        tokens = {token.dataset: token for token in await self._tools.chain.datasets()}
+        roll = await self._roll.read()
+        tokens = {token.dataset: token for token in roll.tokens}
         for token in tokens.values():
             known = await self.known(token)
             if known is not None:
                 self._index.add(token.dataset, open_listing(known.listing))
         found = [n for n in self._index.find(text, wanted) if n in tokens]
-        return [await self._summary(tokens[n], members) for n in found]
+        return [await self._summary(tokens[n], roll) for n in found]
 
     def heard(self, said: Announcement) -> None:
         """A member announced a listing; it is looked at when the chain next answers.
@@ -107,16 +110,13 @@ class Catalogue:
         """
         if not self._heard:
             return
-        members = await self._tools.chain.members()
-        tokens = await self._tools.chain.datasets()
-        while self._heard:
-            await self._check(self._heard.popleft(), members, tokens)
+        roll = await self._roll.read()
+        while self._heard and roll.as_of is None:
+            await self._check(self._heard.popleft(), roll)
 
-    async def _check(
-        self, said: Announcement, members: MemberSet, tokens: Tokens
-    ) -> None:
-        for token in tokens:
-            owner = members.by_account(token.owner)
+    async def _check(self, said: Announcement, roll: Roll) -> None:
+        for token in roll.tokens:
+            owner = roll.members.by_account(token.owner)
             if owner is None or owner.peer_id != said.origin:
                 continue
             try:
@@ -169,9 +169,9 @@ class Catalogue:
         await self._tools.shelf.put_seen(token.record, SeenListing(listing, provenance))
         self._index.add(token.dataset, open_listing(listing))
 
-    async def _summary(self, token: DatasetToken, members: MemberSet) -> dict[str, Any]:
+    async def _summary(self, token: DatasetToken, roll: Roll) -> dict[str, Any]:
         known = await self.known(token)
-        holder = members.by_account(token.owner)
+        holder = roll.members.by_account(token.owner)
         return {
             "dataset": token.dataset,
             "title": open_listing(known.listing).title if known else None,
@@ -180,6 +180,7 @@ class Catalogue:
             "mine": self._tools.shelf.by_dataset(token.dataset) is not None,
             "units": token.units,
             "price": str(token.price),
-            "terms": names.terms(token, members),
+            "terms": names.terms(token, roll.members),
             "record": token.record.hex(),
+            "as_of": roll.as_of,
         }

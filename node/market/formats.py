@@ -1,4 +1,4 @@
-"""What a file is, and what may be said of files of its kind without saying anything of one.
+"""What may be said of files of a kind without saying anything of one.
 
 A description holds names of columns or fields, facts of the format (a modality, an
 alphabet) and a count.  Values never: not a range, not a category, not a sample's name.
@@ -12,40 +12,24 @@ import csv
 import gzip
 import io
 import re
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from node.market import DatasetError, privacy
+from node.market.kinds import broken_suffix, is_gzipped, opened, unreadable
 from node.market.table import kind_of, parse_header
 from protocol.listing import COLUMNS_LIMIT, DETAIL_LIMIT, DETAILS_LIMIT, Column
 
-SNIFF_BYTES = 1 << 12
 HEADER_LIMIT_BYTES = 1 << 24
 """Of a text file's header: a VCF of many contigs has a megabyte."""
 _KIND_SAMPLE = 10_000
 """Rows of a table whose cells decide a column's kind."""
 
-_MAGIC: Mapping[str, Callable[[bytes], bool]] = {
-    "dicom": lambda head: head[128:132] == b"DICM",
-    "png": lambda head: head.startswith(b"\x89PNG\r\n\x1a\n"),
-    "jpeg": lambda head: head.startswith(b"\xff\xd8\xff"),
-    "tiff": lambda head: head[:4] in {b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"},
-    "parquet": lambda head: head.startswith(b"PAR1"),
-    "edf": lambda head: head[:8] in {b"0       ", b"\xffBIOSEMI"},
-    "h5ad": lambda head: head.startswith(b"\x89HDF\r\n\x1a\n"),
-    "vcf": lambda head: head.startswith(b"##fileformat=VCF"),
-    "fasta": lambda head: re.match(rb">[^\n]+\n[A-Za-z*\-\r\n]+", head) is not None,
-    "nifti": lambda head: head[344:348] in {b"n+1\0", b"ni1\0"},
-}
-_SUFFIXES = {
-    ".csv": "csv",
-    ".hea": "wfdb",
-    ".dat": "wfdb",
-    ".atr": "wfdb",
-}
+Read = TypeVar("Read")
 
 
 @dataclass
@@ -57,17 +41,6 @@ class Described:
     records: list[int] = field(default_factory=list)
     """Of each file: rows of a table, otherwise 1."""
     warnings: list[str] = field(default_factory=list)
-
-
-def sniff(path: Path) -> str:
-    """The format's name, from the file's first bytes, then from its suffix."""
-    head = _head(path)
-    if head.startswith(b"\x1f\x8b"):
-        head = _inflated(path)
-    for name, matches in _MAGIC.items():
-        if matches(head):
-            return name
-    return _SUFFIXES.get(path.suffix.lower(), "bytes")
 
 
 def describe(format_: str, paths: Sequence[Path]) -> Described:
@@ -85,6 +58,18 @@ def describe(format_: str, paths: Sequence[Path]) -> Described:
 
 def _plain(paths: Sequence[Path]) -> Described:
     return Described(records=[1] * len(paths))
+
+
+def _bytes(paths: Sequence[Path]) -> Described:
+    """Files that are nothing we know; the owner is told of those that are called it."""
+    found = _plain(paths)
+    called = [suffix for path in paths if (suffix := broken_suffix(path))]
+    found.warnings = [
+        f"{called.count(suffix)} files are called {suffix} and are not: broken, or of "
+        "another kind; they are listed as bytes"
+        for suffix in sorted(set(called))
+    ]
+    return found
 
 
 def _csv(paths: Sequence[Path]) -> Described:
@@ -133,7 +118,7 @@ def _csv_shape(path: Path) -> tuple[tuple[str, ...], list[list[str]], int]:
     except (UnicodeDecodeError, csv.Error) as error:
         raise DatasetError(f"{path} is not a CSV file in UTF-8: {error}") from error
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     return header, sample, rows
 
 
@@ -191,7 +176,7 @@ def _dicom(paths: Sequence[Path]) -> Described:
             raise DatasetError(f"{path} is not a DICOM object")
         present |= {name for name in _DICOM_FIELDS if name in header}
         identifying += any(header.get(name) for name in _DICOM_IDENTIFYING)
-        modality = str(header.get("Modality", ""))
+        modality = header.get("Modality", "")
         if _CODE.fullmatch(modality):
             found.details.append(f"modality {modality}")
     found.columns = [Column(n, "text") for n in _DICOM_FIELDS if n in present]
@@ -203,20 +188,17 @@ def _dicom(paths: Sequence[Path]) -> Described:
     return found
 
 
-def dicom_header(path: Path, names: Sequence[str]) -> Any:
-    """The named attributes of a DICOM file, without its pixels."""
+def dicom_header(path: Path, names: Sequence[str]) -> dict[str, str]:
+    """The named attributes that a DICOM file has, as text, without its pixels."""
+    return _parsed(path, partial(_attributes, path, names))
+
+
+def _attributes(path: Path, names: Sequence[str]) -> dict[str, str]:
+    """Read to the end: pydicom looks at a value only when it is asked for."""
     import pydicom
 
-    return _parsed(
-        path,
-        lambda: pydicom.dcmread(
-            path, stop_before_pixels=True, specific_tags=list(names)
-        ),
-    )
-
-
-def _image(paths: Sequence[Path]) -> Described:
-    return Described(records=[1] * len(paths))
+    found = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(names))
+    return {name: str(found.get(name) or "") for name in names if name in found}
 
 
 def _fasta(paths: Sequence[Path]) -> Described:
@@ -252,24 +234,30 @@ def _vcf(paths: Sequence[Path]) -> Described:
 
 
 def _h5ad(paths: Sequence[Path]) -> Described:
-    import h5py
-
     found = Described(records=[1] * len(paths))
     names: dict[str, str] = {}
     for path in paths:
-        with _parsed(path, partial(h5py.File, path, "r")) as file:
-            observations = file.get("obs")
-            if not isinstance(observations, h5py.Group):
-                raise DatasetError(
-                    f"{path} is HDF5 but not AnnData: it has no group `obs`",
-                    hint="write it with anndata's write_h5ad",
-                )
-            order = observations.attrs.get("column-order", list(observations))
-            for name in order:
-                names[str(name)] = _h5_kind(observations.get(name))
-            found.details += [f"has {one}" for one in ("X", "raw") if one in file]
+        more, details = _parsed(path, partial(_annotations, path))
+        names |= more
+        found.details += details
     found.columns = [Column(name, kind) for name, kind in names.items()]
     return found
+
+
+def _annotations(path: Path) -> tuple[dict[str, str], list[str]]:
+    """Names and kinds of what is known of each cell, and which matrices there are."""
+    import h5py
+
+    with h5py.File(path, "r") as file:
+        observations = file.get("obs")
+        if not isinstance(observations, h5py.Group):
+            raise DatasetError(
+                f"{path} is HDF5 but not AnnData: it has no group `obs`",
+                hint="write it with anndata's write_h5ad",
+            )
+        order = observations.attrs.get("column-order", list(observations))
+        names = {str(name): _h5_kind(observations.get(name)) for name in order}
+        return names, [f"has {one}" for one in ("X", "raw") if one in file]
 
 
 def _h5_kind(value: Any) -> str:
@@ -287,7 +275,7 @@ def _edf(paths: Sequence[Path]) -> Described:
     found = Described(records=[1] * len(paths))
     labels: dict[str, str] = {}
     for path in paths:
-        with _opened(path) as file:
+        with opened(path) as file:
             head = file.read(_EDF_HEAD)
             try:
                 count = int(head[252:256])
@@ -304,6 +292,7 @@ def _edf(paths: Sequence[Path]) -> Described:
 
 
 _DESCRIBERS: Mapping[str, Callable[[Sequence[Path]], Described]] = {
+    "bytes": _bytes,
     "csv": _csv,
     "parquet": _parquet,
     "dicom": _dicom,
@@ -314,57 +303,31 @@ _DESCRIBERS: Mapping[str, Callable[[Sequence[Path]], Described]] = {
 }
 
 
-def _head(path: Path) -> bytes:
-    with _opened(path) as file:
-        return file.read(SNIFF_BYTES)
-
-
-def _inflated(path: Path) -> bytes:
-    try:
-        with gzip.open(path) as file:
-            return file.read(SNIFF_BYTES)
-    except (OSError, EOFError):
-        return b""  # another use of the two bytes: sniffed by its suffix
-
-
 def _lines(path: Path, limit: int, *, cut: bool = False) -> Iterator[str]:
     """Lines of a text file, which may be gzipped, up to `limit` bytes.
 
-    Beyond, `cut` ends quietly; without it the file is refused.
+    Beyond, `cut` ends quietly; without it the file is refused.  A chromosome may be a
+    single line: no more than `limit` of it comes into memory.
     """
-    compressed = _head(path).startswith(b"\x1f\x8b")
     size = 0
     try:
-        with gzip.open(path) if compressed else path.open("rb") as file:
-            for line in io.TextIOWrapper(file, "utf-8", "replace"):
+        with gzip.open(path) if is_gzipped(path) else path.open("rb") as file:
+            text = io.TextIOWrapper(file, "utf-8", "replace")
+            while size <= limit and (line := text.readline(limit + 1 - size)):
                 size += len(line)
-                if size > limit:
-                    if cut:
-                        return
+                if size > limit and not cut:
                     raise DatasetError(f"the header of {path} exceeds {limit} bytes")
                 yield line.rstrip("\r\n")
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise DatasetError(f"{path} cannot be read: {error}") from error
 
 
-def _opened(path: Path) -> io.BufferedReader:
-    try:
-        return path.open("rb")
-    except OSError as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: Path, error: OSError) -> DatasetError:
-    return DatasetError(
-        f"{path} cannot be read: {error.strerror}",
-        hint="check the path and its permissions",
-    )
-
-
-def _parsed(path: Path, read: Callable[[], Any]) -> Any:
+def _parsed(path: Path, read: Callable[[], Read]) -> Read:
     """What a format's library makes of a file; each has errors of its own."""
     try:
         return read()
+    except DatasetError:
+        raise
     except ImportError as error:
         raise DatasetError(
             f"{path} needs a package that is not installed: {error.name}",

@@ -8,7 +8,7 @@ import structlog
 import trio
 
 from node.adapters import chain_duo
-from node.errors import AccessError, ChainError
+from node.errors import AccessError, ChainDownError, ChainError
 from node.market import DatasetError, body, names, offer, plan, privacy, reader, sealed
 from node.market.key_messages import KeyMessages
 from node.market.offer import MAX_DAYS, Offer
@@ -79,6 +79,12 @@ class Owner:
         with self._tools.works.begin(str(paths[0]), "reading") as work:
             made = await trio.to_thread.run_sync(planned)
             return await self._publish(made, said, offered, work)
+
+    async def give_up_old(self) -> None:
+        """Drafts that nobody came back to; at another time if one is under way."""
+        if not self._adding.locked():
+            async with self._adding:
+                await self._publisher.give_up_old()
 
     async def _announce(self, record: OwnDataset) -> None:
         """Only a hint: who misses it is shown the listing when it asks."""
@@ -256,7 +262,13 @@ class Owner:
         await self._messages.destroy(dataset, bits)
         await self._tools.store.scrub()
         await trio.to_thread.run_sync(self._delete, manifest, gone)
-        grants = await self._end_use(dataset, bits)
+        try:
+            grants = await self._end_use(dataset, bits)
+        except ChainDownError as error:
+            raise ChainDownError(
+                f"the keys of units {gone} are destroyed here, but {error}",
+                hint="grants still name them: give the same command again until it answers",
+            ) from error
         return {
             "dataset": dataset,
             "units": gone,

@@ -4,17 +4,18 @@ A plan is made before anything is encrypted and costs a look at each file's head
 decides how the data are cut:
 
 - one CSV or Parquet table is cut by rows, at will by a column that names the person;
-- files are cut by `file`, by `folder` (the first below the directory given, say one for
-  each patient) or, for DICOM, by `patient`.
+- files are cut by `file` (a WFDB record is all of its files), by `folder` (the first below
+  the directory given, say one for each patient) or, for DICOM, by `patient`.
 
 More than 64 groups are put together with their neighbours, in the order of their names.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from node.market import DatasetError, formats, parquet, table
+from node.market.kinds import sniff
 from node.market.source import Extent, File, packed
 from protocol.listing import COUNT_FLOOR, TABLES, UNITS_LIMIT, Column, Part
 from protocol.types import digest
@@ -78,7 +79,7 @@ def _shown(count: int) -> int | None:
 def of_paths(paths: Sequence[Path], unit_by: str | None) -> Plan:
     """A plan for these files and folders."""
     files = _found(paths)
-    kinds = {file.path: formats.sniff(file.path) for file in files}
+    kinds = {file.path: sniff(file.path) for file in files}
     only = files[0] if len(files) == 1 else None
     if only is not None and kinds[only.path] in TABLES and unit_by not in _WAYS:
         if only.size <= table.TABLE_LIMIT_BYTES:
@@ -204,7 +205,10 @@ def _tar(unit: list[File], kinds: dict[Path, str]) -> list[Extent]:
 
 def _group(file: File, format_: str, way: str) -> str:
     if way == "file":
-        return file.name
+        # Header and signals of a WFDB record are of no use apart, and one withdrawal must
+        # reach both.
+        wfdb = format_ == "wfdb"
+        return str(PurePosixPath(file.name).with_suffix("")) if wfdb else file.name
     if way == "folder":
         folder, slash, _ = file.name.partition("/")
         if not slash:

@@ -3,6 +3,9 @@
 `begin` stores the keys of all units, then chunk after chunk is encrypted and noted, then
 the finished record takes the draft's place, then the chain is asked.  Whatever is done
 already is not done again by the next call for the same data.
+
+What nobody comes back to is given up: a person in it may have withdrawn meanwhile, and a
+withdrawal names a dataset by its number, which a draft has not.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,10 +22,12 @@ from node.market.shelf import OwnDataset, Shelf, fingerprint
 from node.market.works import Work
 from node.ports import Blobs, Chain, Signer, Store
 from protocol.listing import open_listing
-from protocol.manifest import CHUNK_PLAIN_BYTES, Chunk, open_manifest
+from protocol.manifest import CHUNK_PLAIN_BYTES, Chunk, ChunkList, open_manifest
 from protocol.types import Digest
 from protocol.wire import Message, decode, encode
 
+FORGET_AFTER_S = 14 * 86_400
+"""As long as an interrupted download waits (`partial_blob`)."""
 _DRAFT = "market.draft"
 _CHUNK = "market.chunk"
 
@@ -158,6 +163,47 @@ class Publisher:
             if key.startswith(name)
         ]
         await self._store.put_many([*writes, (_DRAFT, name, None)])
+
+    async def give_up_old(self) -> int:
+        """Destroy keys and ciphertext of what was begun a fortnight ago and never whole.
+
+        Call it while nothing is being published; returns how many.  Whole records stay: they
+        may be listed on another chain, and the same call lists them again.
+        """
+        before = self._now() - FORGET_AFTER_S
+        given_up = 0
+        for name, stored in await self._store.scan(_DRAFT):
+            if decode(stored, Draft).begun < before:
+                blobs = await self._blobs_of(name)
+                await self._forget(name)  # the keys first
+                await self._drop(blobs)
+                given_up += 1
+        if given_up:
+            await self._store.scrub()
+            await self._store.append_event("publishing_given_up", {"count": given_up})
+        return given_up
+
+    async def _blobs_of(self, name: bytes) -> list[Digest]:
+        """Chunks that a draft has noted, and the lists of units that were done."""
+        units: dict[bytes, list[Chunk]] = {}
+        for key, value in await self._store.scan(_CHUNK):
+            if key.startswith(name):
+                units.setdefault(key[-6:-4], []).append(decode(value, Chunk))
+        return [
+            digest
+            for chunks in units.values()
+            for digest in (
+                *(Digest(chunk.sha256) for chunk in chunks),
+                ChunkList(tuple(chunks)).digest(),
+            )
+        ]
+
+    async def _drop(self, digests: Sequence[Digest]) -> None:
+        def work() -> None:
+            for digest in digests:
+                self._blobs.delete(digest)
+
+        await trio.to_thread.run_sync(work)
 
     def _whole(self, record: OwnDataset) -> bool:
         if record.withdrawn:

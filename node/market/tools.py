@@ -35,9 +35,7 @@ class Tools:
         for token in await self.chain.datasets():
             if token.dataset == dataset:
                 return token
-        raise AccessError(
-            f"dataset {dataset} is not on the chain", hint="see the list of datasets"
-        )
+        raise missing(dataset)
 
     async def view(self, dataset: int) -> View:
         """All grants of a dataset, now."""
@@ -60,3 +58,10 @@ class Tools:
     def active(self, view: View) -> Sequence[Grant]:
         """Grants in force."""
         return self.book.active(view, self.now())
+
+
+def missing(dataset: int) -> AccessError:
+    """What one is told of a number that no dataset has."""
+    return AccessError(
+        f"dataset {dataset} is not on the chain", hint="see the list of datasets"
+    )

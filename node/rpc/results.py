@@ -109,7 +109,7 @@ class Terms(Result, frozen=True):
     committee: Annotated[str, _said("who decides: a member's name, or an account")]
 
 
-class DatasetRow(Result, frozen=True):
+class DatasetRow(Result, frozen=True, kw_only=True):
     dataset: Count
     title: Annotated[str | None, _said("null while the owner has not been asked")]
     owner: Annotated[str, _said("name, or account of somebody who is no member")]
@@ -119,6 +119,10 @@ class DatasetRow(Result, frozen=True):
     price: Annotated[Amount, _said("of a request, in the token's smallest unit")]
     terms: Annotated[Terms, _said("what the chain holds requests and grants against")]
     record: Annotated[Digest, _said("digest of the listing, as the chain has it")]
+    as_of: Annotated[
+        Count | None,
+        _said("Unix seconds of when the chain said so, while it does not answer"),
+    ] = None
 
 
 class DatasetsList(Result, frozen=True):
@@ -161,7 +165,7 @@ class Listing(Result, frozen=True):
     packed: Annotated[bool, _said("a unit is a tar of files")] = False
 
 
-class DatasetShown(DatasetRow, frozen=True):
+class DatasetShown(DatasetRow, frozen=True, kw_only=True):
     listing: Annotated[Listing | None, _said("null where it could not be had")]
     why: Annotated[str | None, _said("why there is no listing")] = None
     warnings: Annotated[list[str], _said("on publishing: what to look at again")] = []

@@ -98,7 +98,9 @@ _ALL = (
         "datasets.list",
         params.Nothing,
         results.DatasetsList,
-        "Every dataset on the chain.",
+        "Every dataset on the chain. While the chain does not answer this is the last list that "
+        "was read, and `as_of` says of when; so are the rows of `datasets.search` and "
+        "`datasets.show`.",
     ),
     Method(
         "datasets.search",

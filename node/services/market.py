@@ -125,6 +125,7 @@ class Market:
 
     async def watch(self, *, every_s: float = WATCH_S) -> None:
         """Keep the view of the grants fresh, so that a revocation by anyone acts."""
+        await self._owner.give_up_old()
         while True:
             try:
                 await self.refresh()
@@ -190,6 +191,7 @@ class Market:
         `unit_by` is `file`, `folder`, `patient` (DICOM) or, for one table, a column;
         `replaces` is a dataset of ours of which this is the next version, under new keys.
         """
+        await self._owner.give_up_old()
         said = Description(title, licence, _codes(duo), source, unit_by, disease)
         dataset, warnings = await self._owner.publish(
             [Path(path) for path in paths], said, replaces, offered or Offer()

@@ -1,4 +1,4 @@
-"""A dataset is sold between processes, by `rexis` alone: council, committee, escrow, refunds.
+"""A dataset is sold between processes, by `rexis` alone: council, committee, escrow, disputes.
 
 On the development chain, and on anvil, whose newest blocks are replaced before every step.  The buyer's coins, the committee's signatures and the seller's credit are on the development
 chain; every refusal on the way is tried, too.
@@ -18,7 +18,7 @@ from node.adapters.keyfile import open_
 from node.cli import main as cli
 from node.demo import bonds
 from node.demo.programs import until
-from node.demo.sites import CHAIN_ID
+from node.demo.sites import CHAIN_ID, start_daemon, wait_ready
 
 pytestmark = [
     pytest.mark.slow,
@@ -200,3 +200,78 @@ def test_a_refused_and_an_unanswered_request_are_refunded(shop, dataset):
     assert shop.purse("LAB") == (rich, 0)
     late = ("dataset", "fetch", dataset, "--to", shop.folder / "late.csv")
     assert "no grant" in shop.refused("LAB", *late)
+
+
+@pytest.fixture(scope="module")
+def lone_auditor(shop, dataset):
+    """The members let one auditor's word count: this federation has no second."""
+    (*_, motion) = shop.does("MN", "council", "propose", "--set", "quorum=1")["motions"]
+    for name in ("MN", "KY", "LAB"):
+        shop.does(name, "council", "vote", motion["motion"])
+    shop.moves(2)
+    shop.does("LAB", "council", "execute", motion["motion"])
+    assert shop.does("AUD", "market", "show")["rules"]["quorum"] == 1
+
+
+def disputed(shop, dataset, claim):
+    """A request that both seats agreed to, and its case; `claim` says what is wrong."""
+    number = shop.asks(dataset)
+    for name in ("MN", "KY"):
+        shop.does(name, "grant", "approve", number)
+    row = shop.does("LAB", "grant", "dispute", number, "--reason", "x", "--to", claim)
+    assert row["status"] == "disputed"
+    assert json.loads(claim.read_text())["received"] is False
+    assert "WrongStatus" in shop.refused("LAB", "grant", "accept", number)
+    return number, row["case"]
+
+
+def test_an_owner_that_shows_the_message_wins_the_dispute_and_the_bond(
+    shop, dataset, lone_auditor
+):
+    rich, _ = shop.purse("LAB")
+    _, held = shop.purse("MN")
+    number, case = disputed(shop, dataset, shop.folder / "claim-0.json")
+    assert shop.purse("LAB")[0] == rich - PRICE - bonds.BOND
+    report = shop.folder / "report-0.json"
+    report.write_text(json.dumps(shop.does("AUD", "market", "check", case)))
+    checked = json.loads(report.read_text())
+    assert checked["sound"]
+    assert checked["shown"] == checked["committed"]
+    voting = ("market", "vote", case, "--reject", "--report", report)
+    assert "Partial" in shop.refused("LAB", *voting)
+    shop.does("AUD", *voting)
+    (row,) = [
+        r for r in shop.does("MN", "market", "cases")["cases"] if r["case"] == case
+    ]
+    assert row["outcome"] == "rejected"
+    assert shop.does("LAB", "grant", "requests", dataset)["requests"][number][
+        "status"
+    ] == ("paid")
+    assert shop.purse("MN")[1] > held + PRICE  # of the bond, too
+    assert shop.purse("LAB")[1] == 0
+
+
+def test_an_owner_that_shows_nothing_pays_back(shop, dataset, lone_auditor, place):
+    made, programs = place
+    number, case = disputed(shop, dataset, shop.folder / "claim-1.json")
+    _, held = shop.purse("LAB")
+    programs.kill("MN")
+    checked = shop.does("AUD", "market", "check", case)
+    assert (checked["sound"], checked["shown"]) == (False, None)
+    report = shop.folder / "report-1.json"
+    report.write_text(json.dumps(checked))
+    shop.does("AUD", "market", "vote", case, "--uphold", "--report", report)
+    rows = shop.does("LAB", "grant", "requests", dataset)["requests"]
+    assert rows[number]["status"] == "refunded"
+    assert shop.purse("LAB")[1] == held + PRICE + bonds.BOND
+    start_daemon(made, programs, "MN")
+    wait_ready(made, programs, "MN", timeout_s=180)
+    # A refund ends no grant; who decides, or the owner, does.
+    out = shop.folder / "after.csv"
+    (grant,) = [
+        one
+        for one in shop.does("MN", "grant", "list", dataset)["grants"]
+        if one["active"]
+    ]
+    shop.does("MN", "grant", "revoke", grant["grant"])
+    assert "no grant" in shop.refused("LAB", "dataset", "fetch", dataset, "--to", out)

@@ -114,8 +114,8 @@ class DiskFull(MemoryBlobs):
         return super().put(data)
 
 
-async def test_a_publishing_that_was_cut_goes_on_under_the_same_keys(world, tmp_path):
-    folder = tmp_path / "v"
+async def cut(world, folder):
+    """A publishing of six units that the disk stops after three."""
     for number in range(6):
         write(folder / f"{number}.fa", ">x\n" + "ACGT" * 1000 + str(number))
     owner = world.owner
@@ -124,6 +124,34 @@ async def test_a_publishing_that_was_cut_goes_on_under_the_same_keys(world, tmp_
     owner.start(world)
     with pytest.raises(StorageError, match="no space"):
         await listed(world, folder)
+    return owner
+
+
+@pytest.mark.parametrize("late", [0, 1])
+async def test_a_publishing_nobody_comes_back_to_loses_its_keys_after_a_fortnight(
+    world, tmp_path, late
+):
+    owner = await cut(world, tmp_path / "v")
+    assert len(owner.blobs._held) >= 6
+    world.now += 14 * 86_400 + late
+    owner.blobs.left = 100
+    write(tmp_path / "w" / "a.fa", ">x\nACGT\n")
+    await listed(world, tmp_path / "w")
+    left = (
+        await owner.store.scan("market.draft"),
+        await owner.store.scan("market.chunk"),
+    )
+    if late:
+        assert left == ([], [])
+        assert len(owner.blobs._held) <= 3  # of the new one, and a chunk nobody noted
+    else:
+        assert len(left[0]) == 1
+        assert len(left[1]) >= 3
+
+
+async def test_a_publishing_that_was_cut_goes_on_under_the_same_keys(world, tmp_path):
+    folder = tmp_path / "v"
+    owner = await cut(world, folder)
     drafts = await owner.store.scan("market.draft")
     sealed_before = set(owner.blobs._held)
     owner.blobs.left = 100

@@ -6,7 +6,7 @@ import stat
 import pytest
 from file_world import READER, TEXTS, VCF, listed, write
 
-from node.errors import AccessError, ChainError, StorageError
+from node.errors import AccessError, ChainDownError, StorageError
 from node.market import DatasetError
 from node.rpc import results
 from node.services.provenance import Provenance
@@ -83,11 +83,11 @@ async def test_keys_are_destroyed_also_while_the_chain_is_down(world, tmp_path):
     await world.owner.market.give(shown["dataset"], READER, None, 10)
 
     async def down(*_):
-        raise ChainError("the chain does not answer")
+        raise ChainDownError("the chain does not answer")
 
     chain = world.owner.chain
     withdraw, chain.withdraw_dataset = chain.withdraw_dataset, down
-    with pytest.raises(ChainError):
+    with pytest.raises(ChainDownError, match=r"keys of units \[0\] are destroyed here"):
         await world.owner.market.withdraw(shown["dataset"])
     record = world.owner.market._shelf.own(shown["dataset"])[0]
     assert record.headers == (b"",)

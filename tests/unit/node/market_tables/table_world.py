@@ -12,7 +12,7 @@ import trio
 from node.adapters.memory_store import MemoryBatch
 from node.errors import (
     AccessError,
-    ChainError,
+    ChainDownError,
     TransportError,
 )
 from node.market import body, sealed
@@ -137,7 +137,7 @@ class Chain:
 
     def _up(self):
         if self.ledger.down:
-            raise ChainError("the chain does not answer")
+            raise ChainDownError("the chain does not answer")
 
     async def head(self):
         self._up()

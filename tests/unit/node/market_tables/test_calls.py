@@ -1,14 +1,17 @@
 """Lists and names, and calls that mean nothing."""
 
+import msgspec
 import pytest
 from table_world import TEXTS
 
 from node.errors import (
     AccessError,
+    ChainDownError,
     NodeError,
     StorageError,
 )
 from node.market import DatasetError
+from node.rpc import results
 from protocol.errors import ProtocolError
 from protocol.manifest import DataQuery
 from protocol.wire import encode
@@ -27,6 +30,41 @@ async def test_anyone_sees_a_listing_once_its_owner_showed_it(world):
     assert known["title"] == TEXTS["title"]
     assert (await world.stranger.market.show(dataset))["listing"] == shown["listing"]
     assert "no such peer" in (await world.ky.market.show(dataset))["why"]
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_what_was_seen_is_shown_while_the_chain_is_away_and_nothing_decided(
+    world, restarted
+):
+    dataset = await world.listed()
+    market = world.researcher.market
+    before = await market.show(dataset), await market.list(), await market.search("")
+    assert before[0]["as_of"] is None
+    read_at = world.clock.time
+    world.ledger.down = True
+    world.clock.time += 3600
+    if restarted:
+        world.researcher.start()
+        market = world.researcher.market
+    shown, (row,), (found,) = (
+        await market.show(dataset),
+        await market.list(),
+        await market.search(""),
+    )
+    assert shown["as_of"] == row["as_of"] == found["as_of"] == read_at
+    msgspec.convert(shown, results.DatasetShown)
+    for now, then in ((shown, before[0]), (row, before[1][0]), (found, before[2][0])):
+        assert {**now, "as_of": None} == then
+    for call in (
+        market.fetch(dataset, None, world.folder / "x.csv"),
+        world.mn.market.give(dataset, "researcher", [0], 1),
+        market.listing(dataset),
+        world.stranger.market.list(),  # has never seen the chain
+    ):
+        with pytest.raises(ChainDownError):
+            await call
+    world.ledger.down = False
+    assert (await market.show(dataset))["as_of"] is None
 
 
 async def test_a_grant_names_member_units_and_days_or_is_refused(world):
