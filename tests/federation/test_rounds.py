@@ -412,8 +412,8 @@ async def test_a_proposal_that_cannot_be_is_refused(
         assert site.runs.rows() == []
 
 
-async def test_a_consent_that_is_nobodys_to_give_keeps_no_run_from_starting(world):
-    """It is announced before the proposal, by a member that the run does not name."""
+async def test_a_consent_of_one_that_is_not_named_keeps_no_run_from_starting(world):
+    """It is announced before the proposal, and asks for a seat in what has not begun."""
     async with AsyncExitStack() as stack:
         for site in world.sites:
             await stack.enter_async_context(site.up())
@@ -421,28 +421,30 @@ async def test_a_consent_that_is_nobodys_to_give_keeps_no_run_from_starting(worl
         names = [site.name for site in world.sites[:3]]
         row = await first.runs.propose(world.plan, 1, names, 0)
         run = bytes.fromhex(row["run"])
-        (proposal,), _ = await first.runs.signed()
+        (proposal,), _, _ = await first.runs.signed()
         late = stranger.runs
         with trio.fail_after(10):
             while run not in second.runs._known or run not in third.runs._known:
                 await trio.sleep(0.01)
         await second.runs.join(run, 0)
         consents = (await first.runs.signed())[1] + (await second.runs.signed())[1]
-        false = seal_consent(
+        asks = seal_consent(
             stranger.key.sign,
             stranger.key.public_key,
             Consent(run, 0, 5, stranger.key.seal_key),
         )
         # A node that hears of it in the worst order.
         late._known.pop(run, None)
-        for sealed in (false, *dict.fromkeys(consents)):
+        for sealed in (asks, *dict.fromkeys(consents)):
             said = Announcement(stranger.key.peer_id, CONSENT_TOPIC, sealed)
             await late.heard_consent(said)
-        await late._keep_proposal(proposal)
-        assert set(late.record(run).course.consents) == {
-            first.key.public_key,
-            second.key.public_key,
+        await late.take_proposal(proposal)
+        course = late.record(run).course
+        assert set(course.consents) == {
+            site.key.public_key for site in (first, second, stranger)
         }
+        assert set(course.used) == {first.key.public_key, second.key.public_key}
+        assert not course.complete
 
 
 async def test_a_consent_that_the_disk_had_no_room_for_counts_when_it_has(

@@ -154,7 +154,7 @@ class Nobody:
     """A service that keeps no records of runs, releases or receipts."""
 
     async def signed(self):
-        return [], []
+        return [], [], []
 
     async def placed(self):
         return []
