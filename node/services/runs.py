@@ -311,6 +311,7 @@ class Runs:
             size=created["size"],
             finish=finish,
             change=change,
+            up=lambda: self._seats.offer(record),
         )
         await self._steering.apply(record.trainer, course)
         await record.trainer.run()

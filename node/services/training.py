@@ -53,11 +53,13 @@ class Trainer:
         size: int | None = None,
         finish: Callable[[ev.Finished, RoundNotes], Any],
         change: Callable[[Epoch, Certificate], Awaitable[None]],
+        up: Callable[[], None] = lambda: None,
     ) -> None:
         """`epoch`, `state` and `scales` are the run's first; `records` this member's table.
 
         `later`: epochs since, in order, and for a member that comes only now the one with its
-        seat.  `size`: entries of a state, where fewer travel.
+        seat.  `size`: entries of a state, where fewer travel.  `up` is called once the machine
+        has its records back: what may follow its epoch is then offered to it anew.
         """
         self.progress: Mapping[str, Any] | None = None
         self.reason = ""
@@ -67,6 +69,7 @@ class Trainer:
         self._offers = {each.name(): each for each in later}
         """Epochs that have followed or may follow; the newest word of it last."""
         self._rounds = rounds
+        self._up = up
         self._first = state, scales
         self._box = RecordBox(tools.store, tools.signer, epoch.run)
         self._hands = Hands(
@@ -115,6 +118,7 @@ class Trainer:
             if newest.verdict.epoch != newest.certificate.slot.epoch:
                 await self._hands.entered(machine.epoch)
         self._hands.enter(machine.epoch)
+        self._up()
         self._driver = Driver(machine, self._hands)
         over = machine.round >= self._rounds
         offers = list(self._offers.values())

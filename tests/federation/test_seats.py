@@ -152,6 +152,36 @@ async def test_members_dismiss_one_that_is_gone_and_it_learns_so_when_it_is_back
             assert row(gone, run)["epoch"] == 1
 
 
+@pytest.mark.slow
+async def test_what_members_want_is_offered_again_after_all_have_restarted(world):
+    """Nothing is said any more that could remind a machine of it."""
+    leaver, stay = world.sites[4], world.sites[:4]
+    async with running(world, 6, first=5) as run:
+        await until(lambda: row(stay[0], run)["round"] >= 1)
+        for site in stay[:2]:
+            await site.runs.steer(run, "pause")
+        for site in world.sites:
+            await until(lambda site=site: row(site, run)["phase"] == "paused")
+        await trio.sleep(2.0)  # the round under way may end, none is opened
+        for site in stay:
+            await site.runs.seat(run, leaver.name, "out")
+        for site in stay:
+            await until(lambda site=site: wanted_by(site, run) == 4)
+            assert row(site, run)["epoch"] == 0
+    async with AsyncExitStack() as stack:
+        for site in stay:
+            await stack.enter_async_context(site.up())
+        for site in stay[:2]:
+            await site.runs.steer(run, "go")
+        await world.until_finished(run, sites=stay, seconds=120)
+        assert {row(site, run)["epoch"] for site in stay} == {1}
+
+
+def wanted_by(site, run):
+    (one,) = row(site, run)["seats"] or [{"by": ()}]
+    return len(one["by"])
+
+
 async def test_wishes_that_could_come_to_nothing_are_refused(world):
     async with running(world, 50, first=3) as run:
         one, stranger = world.sites[0], world.sites[3]
