@@ -65,7 +65,7 @@ class Bench:
             capture_output=True,
             text=True,
             check=False,
-            timeout=60,
+            timeout=300,
             env={**os.environ, **self.env, **env},
         )
 
@@ -115,7 +115,7 @@ class OneNode:
         return (self.bench.folder / log).read_text(errors="replace")
 
     def call(self, method, **params):
-        return call(self.home.rpc_socket, method, params, timeout_s=30)
+        return call(self.home.rpc_socket, method, params, timeout_s=120)
 
 
 @pytest.fixture(scope="module")

@@ -174,7 +174,7 @@ class Scene:
 
     def call(self, name, method, **params):
         socket = self.homes[name].rpc_socket
-        return call(socket, method, params, timeout_s=60)
+        return call(socket, method, params, timeout_s=300)
 
     def publish(self, name, number):
         table = self.folder / f"{name}.csv"

@@ -424,6 +424,7 @@ MUTANTS: dict[str, Mutant] = {
     "votes although it lost its disk": Mutant(
         _one(machine.Rounds, "abstains", _lost_but_speaks),
         ("the same bytes again", *_FORKS),
+        scenes.disk_lost_after_each_record,
     ),
     "has no backups": Mutant(
         _one(gather.Gathering, "_mine", _no_backup),

@@ -57,6 +57,15 @@ def dies_before_its_upload(seed: int) -> Scenario:
     return _made(3, seed, arrange)
 
 
+def disk_lost_after_each_record(seed: int) -> Scenario:
+    """Of four, one loses its disk right after a record, a later one every four seeds."""
+
+    def arrange(_world: World, nodes: list[Node]) -> None:
+        nodes[0].crash_at, nodes[0].loses_disk = (2 + seed // 4, True), True
+
+    return _made(4, seed, arrange, rounds=2)
+
+
 def no_sum_at_first(seed: int) -> Scenario:
     """Of four, one is gone before its upload and one lets nobody have its parts."""
 

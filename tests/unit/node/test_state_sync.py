@@ -367,11 +367,15 @@ from protocol.sync import CHUNK_PROTOCOL
 
 async def main():
     async with t.sites(Path(sys.argv[1]), 2) as (mine, donors):
-        async def dies(peer, payload, usual=donors[0]._counted):
-            if len(donors[0].given) == 3:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return await usual(peer, payload)
-        donors[0].answer(CHUNK_PROTOCOL, dies)
+        def dying(donor):
+            async def dies(peer, payload, usual=donor._counted):
+                # Each donor has two requests at a time: with the fifth one chunk has come.
+                if sum(len(each.given) for each in donors) >= 5:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return await usual(peer, payload)
+            return dies
+        for donor in donors:
+            donor.answer(CHUNK_PROTOCOL, dying(donor))
         await t.fetch(mine, donors)
 
 trio.run(main)
