@@ -100,7 +100,11 @@ class Driver:
         return True
 
     async def run(
-        self, *, over: bool = False, hold: bool = False, offers: Sequence[Epoch] = ()
+        self,
+        *,
+        over: bool = False,
+        hold: bool = False,
+        offers: Sequence[ev.EpochOffered] = (),
     ) -> None:
         """Until cancelled, or until this node has left the run.
 
@@ -112,8 +116,8 @@ class Driver:
             self.give(ev.Started())
             if hold:
                 self.give(ev.Held(hold=True))
-            for epoch in offers:
-                self.give(ev.EpochOffered(epoch))
+            for offer in offers:
+                self.give(offer)
             if over:
                 self._hold(nursery)
             async for event in self._inbox:

@@ -252,14 +252,16 @@ class Seats:
         if trainer is None or present is None:
             return
         later = [
-            change.epoch
+            change
             for change in course.seating.changes
             if change.epoch.number > present.number
         ]
-        # The present one, offered again, takes back what a withdrawn wish had led to.
-        wanted = course.seating.next(present, course.consents) or present
-        for epoch in later or [wanted]:
-            trainer.offer(epoch)
+        for change in later:
+            trainer.offer(change.epoch, change.certificate)
+        if not later:
+            # The present one, offered again, takes back what a withdrawn wish had led to.
+            wanted = course.seating.next(present, course.consents)
+            trainer.offer(present if wanted is None else wanted)
 
     async def entered(
         self, record: Seated, epoch: Epoch, certificate: Certificate

@@ -66,7 +66,7 @@ class Trainer:
         self._tools = tools
         self._epoch = epoch
         self._later = tuple(later)
-        self._offers = {each.name(): each for each in later}
+        self._offers = {each.name(): ev.EpochOffered(each) for each in later}
         """Epochs that have followed or may follow; the newest word of it last."""
         self._rounds = rounds
         self._up = up
@@ -129,15 +129,18 @@ class Trainer:
         """The present members and numbers; None before the machine is up."""
         return None if self._machine is None else self._machine.epoch
 
-    def offer(self, epoch: Epoch) -> None:
-        """The epoch that is next, as far as this node can tell; another may replace it."""
-        name = epoch.name()
-        if name in self._offers and name == next(reversed(self._offers)):
+    def offer(self, epoch: Epoch, certificate: Certificate | None = None) -> None:
+        """The epoch that is next, as far as this node can tell; another may replace it.
+
+        `certificate`: of the verdict that led to it, where it has begun.
+        """
+        name, said = epoch.name(), ev.EpochOffered(epoch, certificate)
+        if self._offers.get(name) == said and name == next(reversed(self._offers)):
             return
         self._offers.pop(name, None)
-        self._offers[name] = epoch
+        self._offers[name] = said
         if self._driver is not None:
-            self._driver.give(ev.EpochOffered(epoch))
+            self._driver.give(said)
 
     def knows(self, epoch: bytes) -> bool:
         """Is it an epoch that this node was told of, past, present or to come?"""

@@ -146,6 +146,11 @@ class EpochOffered:
     """The registry, or the members, say which epoch comes next."""
 
     epoch: Epoch
+    certificate: Certificate | None = None
+    """The verdict that led to it, where it has begun already.
+
+    Those that left with it are gone: who missed it might have nobody else to hear it from.
+    """
 
 
 @dataclass(frozen=True)

@@ -241,7 +241,8 @@ class Gathering:
         if own is None:
             each = self.setting.slices[shard]
             self.pull_parts(each, members)
-            self._ask(each, members, self.held(shard))
+            # Whoever was barred since is in the certified sum all the same.
+            self._ask(each, members, self._held[shard])
         return own
 
     def held(self, shard: int) -> int:

@@ -265,6 +265,8 @@ class Rounds:
                     self._desk.do(Train(self.round, self._history.base))
             case EpochOffered():
                 self._history.offer(event.epoch)
+                if event.certificate is not None:
+                    self._hear_proof(event.certificate, now)
                 self._news(now)
             case Held():
                 self._hold = event.hold

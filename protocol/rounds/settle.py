@@ -116,6 +116,8 @@ class Settling:
         self._keys: dict[bytes, bytes] = {}
         self._truth: dict[int, Digest] = {}
         self._doubted: set[int] = set()
+        self._late: set[int] = set()
+        """In doubt for want of tags alone: if these come and agree, no more."""
         self._strays: set[int] = set()
         self._applying: tuple[Digest, ...] | None = None
         self._tagging = False
@@ -284,7 +286,7 @@ class Settling:
             self.broken = True
 
     def _open_doubts(self) -> list[int]:
-        return [shard for shard in sorted(self._doubted) if shard not in self._truth]
+        return sorted((self._doubted | self._late).difference(self._truth))
 
     def _pull(self, index: int, digest: Digest, limit_bytes: int) -> None:
         reporter = self._setting.members[self.survivors.reporters[index]]
@@ -435,7 +437,7 @@ class Settling:
             if complete and carry in self._gathering.here:
                 self._ask_check(shard, carry)
             elif waited and not complete:
-                self._doubted.add(shard)
+                self._late.add(shard)
             elif carry:
                 size = self._setting.slices[shard].size
                 self._pull(shard, carry, packed_bytes(size, len(self.members)))
@@ -456,6 +458,7 @@ class Settling:
 
     def checked(self, event: Checked) -> None:
         """A sum that fails is added up here, which tells who is wrong."""
+        self._late.discard(event.shard)
         if event.good:
             self._checked.add(event.shard)
         else:

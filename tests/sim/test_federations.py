@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from federation_sim import campaign, growth, liars, mutants, scenario, scenes
+from federation_sim.changes import Registries
 from federation_sim.invariants import BrokenError, Laws, fewest_told_of
 from federation_sim.scenario import END_MS, draw
 from federation_sim.world import World, quick_policy
@@ -17,10 +18,12 @@ from federation_sim.world import World, quick_policy
 from protocol.aggregate.sketch import ENTRIES_AT_LEAST
 from protocol.certificate import Certificate, Kind
 from protocol.rounds import events as ev
+from protocol.rounds.gather import Gathering
 from protocol.rounds.history import HEAD, HeadRecord
 from protocol.rounds.machine import Rounds
 from protocol.rounds.messages import Verdict
 from protocol.rounds.policy import Epoch
+from protocol.rounds.settle import Settling
 from protocol.wire import decode
 
 HERE = Path(__file__).parent
@@ -53,6 +56,38 @@ def test_a_large_federation_keeps_every_law(members):
 def test_two_that_are_locked_on_a_value_need_not_wait_long_for_a_turn(seed):
     """With proposers drawn anew for each view these did not finish in four minutes of theirs."""
     draw(seed).run()
+
+
+def test_a_sum_doubted_for_want_of_tags_is_settled_by_either_of_two_ways(monkeypatch):
+    """Tags that come late and agree; or adding up, also with the parts of one barred since."""
+    draw(7804).run()
+
+    def of_the_unbarred(gathering, shard, members):
+        own = gathering._own.get((shard, members))
+        if own is None:
+            each = gathering.setting.slices[shard]
+            gathering.pull_parts(each, members)
+            gathering._ask(each, members, gathering.held(shard))
+        return own
+
+    def for_good(settling, event):
+        (settling._checked if event.good else settling._doubted).add(event.shard)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Gathering, "audited", of_the_unbarred)
+        draw(7804).run()
+    monkeypatch.setattr(Settling, "checked", for_good)
+    draw(7804).run()
+    monkeypatch.setattr(Gathering, "audited", of_the_unbarred)
+    with pytest.raises(BrokenError, match="everyone finishes"):
+        draw(7804).run()
+
+
+def test_who_missed_the_verdict_that_two_of_three_left_with_is_shown_it(monkeypatch):
+    draw(7910).run()
+    monkeypatch.setattr(Registries, "_show", lambda *_: None)
+    with pytest.raises(BrokenError, match="everyone finishes"):
+        draw(7910).run()
 
 
 def test_who_missed_an_opening_of_an_earlier_attempt_withdraws_its_pre_keys(

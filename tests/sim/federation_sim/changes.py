@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from federation_sim.world import Node, World
 
+from protocol.certificate import Certificate
 from protocol.rounds import events as ev
 from protocol.rounds.policy import MEMBERS_AT_LEAST, Epoch
 
@@ -75,6 +76,8 @@ class Registries:
         self._named: dict[bytes, Epoch] = {}
         self._entered = [world.epoch]
         self._awaited: set[bytes] = set()
+        self._shown: dict[bytes, Certificate] = {}
+        """By epoch: the verdict that led to it, once somebody has entered it or left with it."""
         self._wishes = self._planned(plan)
         world.members = self._wishes[-1]
         joiners = [n for n in world.nodes.values() if n.name not in world.epoch.members]
@@ -176,19 +179,34 @@ class Registries:
         told = self._told[node.name]
         if epoch not in told:
             told.append(epoch)
-        self._world.give(node, ev.EpochOffered(epoch))
+        shown = self._shown.get(epoch.name())
+        self._world.give(node, ev.EpochOffered(epoch, shown))
 
     def _again(self, node: Node) -> None:
         """After each start: nothing that was told is kept for certain by a node that was killed."""
         life = node.life
         for epoch in list(self._told[node.name]):
             if node.life == life:
-                self._world.give(node, ev.EpochOffered(epoch))
+                self._tell(node, epoch)
         if node.life == life:
             self._derive(node)
 
     def _watch(self, node: Node, effect: object) -> None:
+        if isinstance(effect, ev.EpochEntered | ev.Left):
+            self._show(node, effect.epoch)
         if isinstance(effect, ev.EpochEntered):
             if effect.epoch not in self._entered:
                 self._entered.append(effect.epoch)
             self._world.soon(0, self._derive, node)
+
+    def _show(self, node: Node, epoch: Epoch) -> None:
+        """Whoever saw members change lets all know of it, in time, as a daemon does."""
+        newest = None if node.machine is None else node.machine.newest()
+        if newest is None or epoch.name() in self._shown:
+            return
+        if newest.certificate.slot.epoch == epoch.name():
+            return  # it came by a later one
+        self._shown[epoch.name()] = newest.certificate
+        for other in self._world.nodes.values():
+            delay = self._pace * self._dice.randint(0, TOLD_MS)
+            self._world.soon(delay, self._hears, other, epoch)
