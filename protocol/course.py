@@ -29,8 +29,8 @@ from protocol.runs import (
 )
 from protocol.seating import Seating
 
-CONSENTS_AT_MOST = 256
-"""Of one run: four times its seats, for those who ask for one and those who had one."""
+APPLICANTS_AT_MOST = 256
+"""Of one run, with those who have got a seat since: four times as many as a cohort has."""
 OUTER_RATE_AT_MOST = 2
 """As `ee.outer` has it: a longer step goes beyond what anybody's records asked for."""
 TOLERANCE_AT_MOST = 1000
@@ -67,10 +67,12 @@ class Course:
         known = self.consents.get(member)
         if known is not None and known != consent:
             raise GossipReject("a second, different consent")
-        if known is None and len(self.consents) >= CONSENTS_AT_MOST:
-            raise GossipReject(
-                f"{len(self.consents)} consents, limit is {CONSENTS_AT_MOST}"
-            )
+        if known is None and member not in self.proposal.members:
+            asking = len(self.consents.keys() - set(self.proposal.members))
+            if asking >= APPLICANTS_AT_MOST:
+                raise GossipReject(
+                    f"{asking} that the run does not name, limit is {APPLICANTS_AT_MOST}"
+                )
         return known is None
 
     @property

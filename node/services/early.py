@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
+from node.errors import AccessError
 from protocol.errors import GossipIgnore, ProtocolError
 from protocol.types import PeerId
 
@@ -50,5 +51,5 @@ class Early:
         for origin, sealed in said:
             try:
                 await take(sealed)
-            except ProtocolError as error:
+            except (AccessError, ProtocolError) as error:
                 log.warning("early statement refused", peer=origin, reason=str(error))

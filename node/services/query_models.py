@@ -19,7 +19,7 @@ from node.ports import Compute
 from node.query import scoring
 from node.query.scoring import Given
 from node.services.federation import Federation
-from node.services.run_rows import Record
+from node.services.run_record import Record
 from node.services.states import States
 from protocol.listing import Listing
 from protocol.queries.models import RunState

@@ -20,7 +20,8 @@ from node.services.bases import require_own_host
 from node.services.early import Early
 from node.services.hands import RoundNotes, Tools
 from node.services.outbox import Outbox
-from node.services.run_rows import Record, round_row, run_row
+from node.services.run_record import Record
+from node.services.run_rows import round_row, run_row
 from node.services.seats import Seats
 from node.services.sessions import Sessions
 from node.services.steering import Steering
@@ -216,7 +217,11 @@ class Runs:
         record = self._known.get(heard.run)
         if record is None:
             raise GossipIgnore("not a run this node knows")
-        if heard.sender not in record.course.consents:
+        course = record.course
+        if (
+            heard.sender not in course.consents
+            and heard.sender not in course.seating.ever
+        ):
             raise GossipReject("who speaks never asked for a seat in the run")
         if isinstance(heard.body, Heartbeat) and self._is_news(record, heard.context):
             member = self._tools.federation.key(heard.sender)
@@ -315,7 +320,8 @@ class Runs:
         )
         await self._steering.apply(record.trainer, course)
         await record.trainer.run()
-        record.trainer = None  # it has left the run
+        # It has left the run, or could not take it up again.
+        record.reason, record.trainer = record.trainer.reason, None
 
     async def _finish(self, record: Record, end: Finished, notes: RoundNotes) -> None:
         verdict, run = end.verdict, record.course.run
@@ -491,6 +497,7 @@ class Runs:
         self, consent: Consent, member: bytes, sealed: bytes
     ) -> None:
         record = self._known[consent.run]
+        self._seats.require_known(record, member)
         if not record.course.is_news(member, consent):
             return
         await self._tools.store.put(_CONSENTS, consent.run + digest(sealed), sealed)

@@ -7,12 +7,13 @@ words: to the others, to the disk, to the machine, and to whoever was away.
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Protocol
 
 import structlog
 import trio
 
-from node.errors import NodeError, RoundError
+from node.errors import AccessError, NodeError, RoundError
 from node.ports import Announcement
 from node.services.early import Early
 from node.services.hands import Tools
@@ -175,10 +176,7 @@ class Seats:
 
     async def known(self, record: Seated) -> None:
         """A run has become known: take what was said of it before."""
-
-        async def take(sealed: bytes) -> None:
-            await self._keep_wish(record, *open_wish(sealed), sealed)
-
+        take = partial(self._take_wish, record)
         await self._early.give(record.course.run, take)
 
     def astray(self, run: bytes, peer: PeerId) -> None:
@@ -213,14 +211,24 @@ class Seats:
         record = self._runs.get(run)
         if record is None:
             raise MalformedMessageError("a story of another run than was asked about")
-        for sealed in story.consents:
-            await self._tales.take_consent(sealed)
-        for sealed in story.wishes:
-            wish, who = open_wish(sealed)
-            await self._keep_wish(record, wish, who, sealed)
+        # First: who had a seat may have left the federation since, and is heard all the same.
         for change in story.changes:
             await self._keep_change(record, change)
+        for sealed in story.consents:
+            await self._heard_of(self._tales.take_consent(sealed))
+        for sealed in story.wishes:
+            await self._heard_of(self._take_wish(record, sealed))
         return True
+
+    async def _take_wish(self, record: Seated, sealed: bytes) -> None:
+        await self._keep_wish(record, *open_wish(sealed), sealed)
+
+    async def _heard_of(self, taking: Awaitable[None]) -> None:
+        """One statement that is nobody's to make keeps none of the others from being heard."""
+        try:
+            await taking
+        except (AccessError, ProtocolError) as error:
+            log.info("part of a story refused", reason=str(error))
 
     async def _serve(self, peer: PeerId, payload: bytes) -> bytes:
         self._tools.federation.peer(peer)
@@ -280,10 +288,19 @@ class Seats:
 
     # --- records ---------------------------------------------------------------
 
+    def require_known(self, record: Seated, who: bytes) -> None:
+        """Raise `AccessError` unless `who` is of the federation, or had a seat when it was.
+
+        Anybody can make keys: room is kept for what members say.
+        """
+        if who not in record.course.seating.ever:
+            self._tools.federation.key(who)
+
     async def _keep_wish(
         self, record: Seated, wish: Wish, who: bytes, sealed: bytes
     ) -> None:
         seating, name_of = record.course.seating, self._tools.federation.name_of
+        self.require_known(record, who)
         if not seating.is_newer(who, wish):
             return
         key = wish.run + who + wish.member

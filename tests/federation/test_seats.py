@@ -5,9 +5,11 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import pytest
 import trio
 
-from node.errors import RoundError
-from protocol.runs import CONSENT_TOPIC, PROPOSAL_TOPIC
-from protocol.seating import CHANGE_TOPIC, WISH_TOPIC
+from node.adapters.memory_signer import memory_signer
+from node.errors import AccessError, RoundError
+from node.ports import Announcement
+from protocol.runs import CONSENT_TOPIC, PROPOSAL_TOPIC, Consent, seal_consent
+from protocol.seating import CHANGE_TOPIC, WISH_TOPIC, Wish, seal_wish
 
 
 @asynccontextmanager
@@ -209,3 +211,20 @@ async def test_wishes_that_could_come_to_nothing_are_refused(world):
                 "needed": 3,
             }
         ]
+
+
+async def test_who_is_no_member_of_the_federation_has_no_say_in_a_run(world):
+    """Keys cost nothing: as many as one makes up would fill every node's room."""
+    nobody = memory_signer(77)
+    async with running(world, 1, first=3) as run:
+        one, by = world.sites[0], world.sites[3].key.peer_id
+        asking = Consent(run, 0, 5, nobody.seal_key)
+        wishing = Wish(run, 1, world.sites[1].key.public_key, "out")
+        sealed = seal_consent(nobody.sign, nobody.public_key, asking)
+        with pytest.raises(AccessError, match="not a member"):
+            await one.runs.heard_consent(Announcement(by, CONSENT_TOPIC, sealed))
+        sealed = seal_wish(nobody.sign, nobody.public_key, wishing)
+        with pytest.raises(AccessError, match="not a member"):
+            await one.runs.heard_wish(Announcement(by, WISH_TOPIC, sealed))
+        assert row(one, run)["seats"] == []
+        assert nobody.public_key not in one.runs.record(run).course.consents

@@ -2,18 +2,19 @@
 
 import pytest
 
+from node.errors import AccessError
 from node.services.early import KEPT_EACH, Early
 from protocol.errors import GossipIgnore, GossipReject
 
 RUN, OTHER = bytes(32), bytes([1]) * 32
 
 
-def _taker(refused=()):
+def _taker(refused=(), why=None):
     taken = []
 
     async def take(sealed):
         if sealed in refused:
-            raise GossipReject("who consents is not in the run")
+            raise why
         taken.append(sealed)
 
     return taken, take
@@ -34,11 +35,14 @@ async def test_what_was_said_early_is_given_once_and_to_its_run_alone():
     assert early._kept == {}
 
 
-async def test_a_statement_that_is_refused_keeps_no_other_from_being_heard():
+@pytest.mark.parametrize(
+    "why", [GossipReject("a second, different consent"), AccessError("is not a member")]
+)
+async def test_a_statement_that_is_refused_keeps_no_other_from_being_heard(why):
     early = Early()
     early.keep("stranger to the run", RUN, b"not its to say")
     early.keep("member", RUN, b"consent")
-    taken, take = _taker(refused=(b"not its to say",))
+    taken, take = _taker((b"not its to say",), why)
     await early.give(RUN, take)
     assert taken == [b"consent"]
 

@@ -7,6 +7,7 @@ import nacl.signing
 import pytest
 
 from protocol.course import (
+    APPLICANTS_AT_MOST,
     Course,
     noise,
     outer,
@@ -185,6 +186,18 @@ def test_who_is_not_named_asks_for_a_seat_and_completes_nothing():
     assert view.consent(MEMBERS[2], Consent(view.run, 0, 5, SEAL))
     assert view.complete
     assert view.epoch(10, plan()).members == MEMBERS
+
+
+def test_those_who_ask_for_seats_take_no_room_from_those_who_are_named():
+    view = Course(PROPOSAL)
+    asking = Consent(view.run, 0, 5, SEAL)
+    for number in range(APPLICANTS_AT_MOST):
+        assert view.consent(number.to_bytes(32, "big"), asking)
+    with pytest.raises(GossipReject, match=f"limit is {APPLICANTS_AT_MOST}"):
+        view.consent(STRANGER, asking)
+    for member in MEMBERS:
+        assert view.consent(member, asking)
+    assert view.complete
 
 
 def test_a_proposal_and_a_consent_carry_their_own_proof():
