@@ -7,6 +7,7 @@ signatures under it; whoever knows the members can check it without having been 
 
 from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
+from functools import lru_cache
 
 from protocol.envelope import SIGNATURE_BYTES, seal, signing_bytes
 from protocol.errors import MalformedMessageError, VerificationError
@@ -16,6 +17,12 @@ from protocol.wire import Message, encode
 DOMAIN = "decide"
 VALUE_LIMIT_BYTES = 1 << 15
 """Half of what an announcement may carry; the other half is room for the proof."""
+
+SLOTS_KEPT = 128
+"""Names remembered: an attempt asks three questions, and every vote on one names it.  Each is of a
+message's size at most, so all together of 8 MiB, whatever a liar fills them with."""
+VALUES_KEPT = 64
+"""The same of values, which are looked at with every vote: 4 MiB of them at most."""
 
 NOTHING = b""
 """A vote for no value in this view."""
@@ -52,7 +59,12 @@ class Slot(Message, frozen=True, tag="slot"):
     """Digest of the opening; for the opening itself, 32 zero bytes."""
 
     def name(self) -> Digest:
-        return digest(b"rexis-slot-1" + encode(self))
+        return _slot_name(self)
+
+
+@lru_cache(SLOTS_KEPT)
+def _slot_name(slot: Slot) -> Digest:
+    return digest(b"rexis-slot-1" + encode(slot))
 
 
 class Vote(Message, frozen=True, tag="vote"):
@@ -88,6 +100,7 @@ class Certificate(Message, frozen=True, tag="certificate"):
         check_votes(vote, self.votes, members, quorum, verify)
 
 
+@lru_cache(VALUES_KEPT)
 def value_name(value: bytes) -> Digest:
     """What votes call a value."""
     return digest(b"rexis-value-1" + value)

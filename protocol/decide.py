@@ -103,6 +103,8 @@ class Decide:
         self._chair = chair
         self._quorum = quorum
         self._few = (len(self._members) - 1) // 3 + 1
+        seed = hashlib.sha256(b"rexis-proposer-2" + self.name).digest()
+        self._first_turn = int.from_bytes(seed[:8], "big") % len(self._members)
         self._view_ms = view_ms
         self._votes = votes
         self._running = False
@@ -134,9 +136,7 @@ class Decide:
         Drawn anew for each view, a turn of those that others wait for could fail to come for
         as long as chance will have it; around, it comes within as many views as there are members.
         """
-        seed = hashlib.sha256(b"rexis-proposer-2" + self.name).digest()
-        place = int.from_bytes(seed[:8], "big") + view
-        return self._members[place % len(self._members)]
+        return self._members[(self._first_turn + view) % len(self._members)]
 
     def start(self, now: Millis) -> None:
         """From here on time counts; before, this member only answers."""

@@ -7,6 +7,7 @@ libp2p peer id.
 """
 
 from collections.abc import Callable
+from struct import Struct
 
 import nacl.exceptions
 import nacl.signing
@@ -17,7 +18,8 @@ from protocol.wire import MESSAGE_LIMIT_BYTES, Message, decode, encode, require_
 
 SIGNATURE_BYTES = 64
 _LABEL = b"rexis-envelope-v1"
-_LABEL_FIELD = len(_LABEL).to_bytes(8, "big") + _LABEL
+_size = Struct(">Q").pack
+_LABEL_FIELD = _size(len(_LABEL)) + _LABEL
 
 
 class Envelope(Message, frozen=True, tag="env"):
@@ -33,12 +35,11 @@ class Envelope(Message, frozen=True, tag="env"):
 def signing_bytes(domain: str, sender: bytes, context: bytes, payload: bytes) -> bytes:
     """The bytes under the signature; a second implementation starts here."""
     name = domain.encode()
-    sizes = [len(part).to_bytes(8, "big") for part in (name, sender, context, payload)]
     return b"".join(
         (
             _LABEL_FIELD,
-            *(sizes[0], name, sizes[1], sender),
-            *(sizes[2], context, sizes[3], payload),
+            *(_size(len(name)), name, _size(len(sender)), sender),
+            *(_size(len(context)), context, _size(len(payload)), payload),
         )
     )
 

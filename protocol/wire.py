@@ -6,6 +6,7 @@ encoded again and compared, because MessagePack itself spells one integer in sev
 and a signature over a malleable encoding is worth nothing.
 """
 
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import msgpack
@@ -24,6 +25,11 @@ _CONTAINER_LIMIT = 65_536
 manifest; 65,536 chunks of 1 MiB are a 64 GiB unit."""
 
 
+_ENCODER = msgspec.msgpack.Encoder(order="deterministic")
+_TYPES_AT_MOST = 512
+"""Decoders kept: far more than there are types to decode, each made in a few microseconds."""
+
+
 class Message(
     msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=True
 ):
@@ -32,7 +38,7 @@ class Message(
 
 def encode(value: Any) -> bytes:
     """The canonical bytes of `value`."""
-    return msgspec.msgpack.encode(value, order="deterministic")
+    return _ENCODER.encode(value)
 
 
 def decode(data: bytes, type_: type[T], *, limit_bytes: int = MESSAGE_LIMIT_BYTES) -> T:
@@ -47,7 +53,7 @@ def decode(data: bytes, type_: type[T], *, limit_bytes: int = MESSAGE_LIMIT_BYTE
     try:
         # First, and without a tree in between: sixteen million empty lists are 16 MiB to send
         # and more than a gigabyte and seconds to build, whatever type they turn out not to be.
-        value = msgspec.msgpack.decode(data, type=type_)
+        value: T = _decoder(type_).decode(data)
         msgpack.unpackb(
             data,
             raw=False,
@@ -64,6 +70,12 @@ def decode(data: bytes, type_: type[T], *, limit_bytes: int = MESSAGE_LIMIT_BYTE
     if encode(value) != data:
         raise MalformedMessageError(f"{_name(type_)} is not in canonical form")
     return value
+
+
+@lru_cache(_TYPES_AT_MOST)
+def _decoder(type_: Any) -> msgspec.msgpack.Decoder[Any]:
+    """What reads `type_`: made anew each time, that of a union costs more than the decoding."""
+    return msgspec.msgpack.Decoder(type_)
 
 
 def require_length(name: str, value: bytes, length: int) -> None:

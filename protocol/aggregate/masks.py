@@ -17,12 +17,11 @@ from cryptography.hazmat.primitives.ciphers import (
     algorithms,
     modes,
 )
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from numpy.typing import NDArray
 
 from protocol.aggregate.ring import Elements
 from protocol.errors import LocalProtocolError
+from protocol.kdf import derive
 from protocol.types import KEY_BYTES, Digest
 from protocol.wire import require_length
 
@@ -46,13 +45,13 @@ def pair_key(secret: bytes, context: Digest, one: bytes, other: bytes) -> bytes:
     """The mask key of two members; the order of the two does not matter."""
     require_length("pair secret", secret, KEY_BYTES)
     low, high = sorted((one, other))
-    return _derive(secret, context, _PAIR + low + high)
+    return derive(secret, context, _PAIR + low + high)
 
 
 def self_key(seed: bytes, context: Digest, member: bytes) -> bytes:
     """The mask key a member keeps until the survivors are certified."""
     require_length("self seed", seed, SEED_BYTES)
-    return _derive(seed, context, _SELF + member)
+    return derive(seed, context, _SELF + member)
 
 
 def apply(
@@ -144,7 +143,3 @@ def _aligned(size: int) -> NDArray[np.uint8]:
     raw = np.zeros(size + _LINE, np.uint8)
     skip = -raw.ctypes.data % _LINE
     return raw[skip : skip + size]
-
-
-def _derive(secret: bytes, context: Digest, info: bytes) -> bytes:
-    return HKDF(SHA256(), length=KEY_BYTES, salt=context, info=info).derive(secret)

@@ -111,6 +111,7 @@ class Attempt:
         self._early = Early()
         self._own: tuple[Digest, ...] = ()
         self._quantised: Digest | None = None
+        self._shared: dict[bytes, bytes] | None = None
         self._chair = Chair(host, desk, cohort, opening, self._setting, self.gathering)
         self.survivors = self._decide(Kind.SURVIVORS)
         self.verdict = self._decide(Kind.VERDICT)
@@ -201,10 +202,12 @@ class Attempt:
         """The key of each mask this node shares; none if it does not take part."""
         if self._mine is None:
             return {}
-        me, members = self._desk.me, self.opening.members
-        others = [member for member in members if member != me]
-        secret = self._mine.secret
-        return pairs.pair_keys(secret, me, others, self.used, self.context)
+        if self._shared is None:
+            me, members = self._desk.me, self.opening.members
+            others = [member for member in members if member != me]
+            secret = self._mine.secret
+            self._shared = pairs.pair_keys(secret, me, others, self.used, self.context)
+        return self._shared
 
     # Events ------------------------------------------------------------------------------
 

@@ -20,8 +20,8 @@ class Ears:
 
     def __init__(self) -> None:
         self._said: dict[bytes, dict[Hashable, Heard]] = {}
-        self._taken: set[tuple[bytes, Hashable]] = set()
-        """Sender and place, not envelopes: of those one statement may have any number."""
+        self._taken: dict[tuple[bytes, Hashable], object] = {}
+        """What was acted upon, by sender and place: of envelopes one statement may have any number."""
         self._early: dict[bytes, dict[bytes, Heard]] = {}
 
     def note(self, heard: Heard) -> Heard | None:
@@ -39,16 +39,14 @@ class Ears:
 
     def took(self, heard: Heard) -> None:
         """A statement was acted upon: hearing it again tells nothing."""
-        if self._is_known(heard):
-            self._taken.add((heard.sender, heard.place))
+        known = self._said.get(heard.sender, {}).get(heard.place)
+        if known is not None and known.body == heard.body:
+            self._taken[heard.sender, heard.place] = known.body
 
     def has_taken(self, heard: Heard) -> bool:
         """Was this very statement acted upon in this round?"""
-        return (heard.sender, heard.place) in self._taken and self._is_known(heard)
-
-    def _is_known(self, heard: Heard) -> bool:
-        known = self._said.get(heard.sender, {}).get(heard.place)
-        return known is not None and known.body == heard.body
+        taken = self._taken.get((heard.sender, heard.place))
+        return taken is not None and taken == heard.body
 
     def keep_early(self, heard: Heard) -> None:
         """It belongs to an attempt that is still to come."""

@@ -324,8 +324,8 @@ class Gathering:
     def _ask(self, each: Slice, members: int, held: int) -> bool:
         if (each.index, members) in self._asked:
             return True
-        parts = self.said.parts(each.index, members)
-        if parts is None or members & ~held:
+        parts = None if members & ~held else self.said.parts(each.index, members)
+        if parts is None:
             return False
         self._asked.add((each.index, members))
         self._begun_to_add.add(each.index)

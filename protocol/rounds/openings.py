@@ -125,7 +125,8 @@ class Openings:
     def _make_offer(self, slot: Slot) -> bytes | None:
         cohort = self._history.cohort
         ready = self._ready(slot)
-        allowed = self._admissible(frozenset(ready))
+        enough = len(ready) >= cohort.thresholds.survivors
+        allowed = self._admissible(frozenset(ready)) if enough else None
         if allowed is None:
             self._ready_since = None
             return None
@@ -207,12 +208,17 @@ class Openings:
         Of two members of whom one holds no share of the other's, the one with more such
         quarrels goes: it deals badly, or says so of others.
         """
+        lowest = list(map(min, zip(*(held[m] for m in found), strict=True)))
+        cohort = self._history.cohort
+        lacked = [
+            (dealer, cohort.place(dealer), known.prekey.number)
+            for dealer, known in found.items()
+            if lowest[cohort.place(dealer)] < known.prekey.number
+        ]
+        if not lacked:
+            return []
         partners: dict[bytes, list[bytes]] = {member: [] for member in sorted(found)}
-        lowest = [min(column) for column in zip(*(held[m] for m in found), strict=True)]
-        for dealer, known in found.items():
-            place, number = self._history.cohort.place(dealer), known.prekey.number
-            if lowest[place] >= number:
-                continue
+        for dealer, place, number in lacked:
             for holder in found:
                 if held[holder][place] < number:
                     partners[dealer].append(holder)

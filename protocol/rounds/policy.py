@@ -5,6 +5,7 @@ or in one number never add up each other's shards.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from protocol.aggregate.ring import Ring
 from protocol.errors import MalformedMessageError
@@ -144,22 +145,22 @@ class Thresholds:
 
     members: int
 
-    @property
+    @cached_property
     def liars(self) -> int:
         """f: the most that may lie."""
         return (self.members - 1) // 3
 
-    @property
+    @cached_property
     def shares(self) -> int:
         """t: shares that open a seed, ⌈2n/3⌉."""
         return -(-2 * self.members // 3)
 
-    @property
+    @cached_property
     def quorum(self) -> int:
         """Q: votes that decide, ⌊2n/3⌋ + 1."""
         return 2 * self.members // 3 + 1
 
-    @property
+    @cached_property
     def survivors(self) -> int:
         """The fewest updates a sum may be over: never two, never fewer than open a seed."""
         return max(self.shares, MEMBERS_AT_LEAST)
@@ -178,6 +179,7 @@ class Cohort:
         self.thresholds = Thresholds(len(epoch.seats))
         self.total_weight = sum(seat.weight for seat in epoch.seats)
         self._places = {key: place for place, key in enumerate(epoch.members)}
+        self.everyone = frozenset(epoch.members)
 
     def place(self, member: bytes) -> int:
         """Where a member stands in the sorted seats."""

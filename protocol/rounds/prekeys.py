@@ -13,6 +13,7 @@ random byte.
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.x25519 import (
@@ -20,11 +21,10 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import (
     X25519PublicKey,
 )
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from protocol.aggregate import shamir
 from protocol.errors import DealerError, LocalProtocolError, VerificationError
+from protocol.kdf import derive
 from protocol.rounds.messages import SHARE_BYTES, PreKey
 from protocol.rounds.policy import Cohort
 from protocol.types import DIGEST_BYTES, KEY_BYTES, Digest, digest
@@ -37,6 +37,8 @@ _SEED_LABEL, _SHARE_LABEL, _SEAL_LABEL = (
     b"rexis-share-1",
     b"rexis-seal-share-1",
 )
+_SCOPES_KEPT = 1024
+"""Of an attempt, each is needed once per share: as many as there are members, squared."""
 # The key under it is derived for one dealer, one holder and one number, and seals one text.
 _NONCE = bytes(12)
 
@@ -200,7 +202,12 @@ def seed_digest(scope: bytes, seed: bytes) -> Digest:
 
 
 def _scope(cohort: Cohort, dealer: bytes, number: int) -> bytes:
-    return hashlib.sha256(cohort.name + dealer + number.to_bytes(8, "big")).digest()
+    return _scope_in(cohort.name, dealer, number)
+
+
+@lru_cache(_SCOPES_KEPT)
+def _scope_in(epoch: bytes, dealer: bytes, number: int) -> bytes:
+    return hashlib.sha256(epoch + dealer + number.to_bytes(8, "big")).digest()
 
 
 def _share_digest(scope: bytes, place: int, kind: int, share: bytes) -> Digest:
@@ -210,6 +217,4 @@ def _share_digest(scope: bytes, place: int, kind: int, share: bytes) -> Digest:
 def _cipher(shared: bytes, scope: bytes, place: int) -> ChaCha20Poly1305:
     # The scope names the dealer, the place the holder: the two directions of one pair of
     # members have different keys although they agree on one secret.
-    info = _SEAL_LABEL + bytes([place])
-    key = HKDF(SHA256(), length=KEY_BYTES, salt=scope, info=info).derive(shared)
-    return ChaCha20Poly1305(key)
+    return ChaCha20Poly1305(derive(shared, scope, _SEAL_LABEL + bytes([place])))

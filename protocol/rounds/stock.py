@@ -150,11 +150,10 @@ class Stock:
         """Was no opening precommitted, outside of `slot`, that uses it or a later one?"""
         if number < self._floors[self._cohort.place(member)]:
             return False
-        return all(
-            number > uses.get(member, -1)
-            for other, uses in self._pending.items()
-            if other != slot
-        )
+        for other, uses in self._pending.items():
+            if other != slot and number <= uses.get(member, -1):
+                return False
+        return True
 
     def held(self) -> tuple[int, ...]:
         """Per member, the newest number of which I hold good shares."""

@@ -68,11 +68,11 @@ class Talk:
 
     def expected(self, cohort: Cohort, now: Millis) -> frozenset[bytes]:
         """Members heard from lately, this node included."""
-        fresh = cohort.policy.fresh_ms
-        alive = [
-            m for m, b in self.beats.items() if now - b.at <= fresh and m in cohort
-        ]
-        return frozenset((*alive, self._desk.me))
+        oldest = now - cohort.policy.fresh_ms
+        alive = {m for m, b in self.beats.items() if b.at >= oldest}
+        alive &= cohort.everyone
+        alive.add(self._desk.me)
+        return frozenset(alive)
 
     def away(self, cohort: Cohort, now: Millis) -> tuple[bytes, ...]:
         """Members not heard from lately, in whatever round they were: for people to read."""

@@ -151,7 +151,7 @@ def test_transfers_share_a_link(paths, seconds):
     for source, target in paths:
         size = 1_000 * growth.RATE_BYTES_PER_MS
         links.carry(source, target, size, lambda: ends.append(world.now))
-    while world._heap:
+    while world._times:
         world.run(growth.END_MS)
     assert ends == [1_000 * seconds + growth.DELAY_MS] * 2
 

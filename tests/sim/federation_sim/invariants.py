@@ -7,6 +7,7 @@ campaign can tell which law caught which mutant.
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Sequence
+from functools import lru_cache
 from itertools import combinations
 from typing import Any
 
@@ -38,6 +39,9 @@ from protocol.rounds.recall import OpenRecord
 from protocol.rounds.stock import PREKEYS, DealtRecord, prekey_prefix
 from protocol.wire import decode, encode
 
+SETS_REMEMBERED = 64
+"""Every node of a world records the same sums: they are looked at once."""
+
 STATEMENTS_AT_MOST = 20_000
 """Per node: far above what an honest round needs, far below what a flood could fill."""
 
@@ -68,6 +72,7 @@ class Laws:
         self._kinds: dict[bytes, int] = {}
         self._released: dict[tuple[bytes, bytes], bytes] = {}
         self._decided: dict[bytes, bytes] = {}
+        self._convincing: set[Certificate] = set()
         self._openings: dict[bytes, Opening] = {}
         self._survivors: dict[bytes, Survivors] = {}
         self._used: dict[bytes, bytes] = {}
@@ -205,11 +210,14 @@ class Laws:
 
     def _convinces(self, each: Certificate) -> None:
         """Whoever knows the members can check what this node holds for decided."""
+        if each in self._convincing:
+            return  # another holds the very same signatures
         cohort = self._cohort(each.slot.epoch)
         try:
             each.check(cohort.members, cohort.thresholds.quorum, self._world.verify)
         except VerificationError as error:
             raise BrokenError("a certificate convinces everyone", str(error)) from error
+        self._convincing.add(each)
 
     def _decides_survivors(self, each: Certificate) -> None:
         survivors = decode(each.value, Survivors)
@@ -440,6 +448,11 @@ def fewest_told_of(sets: Collection[frozenset[bytes]]) -> int:
     the sets, seen from outside the group alone, have a lower rank.  Members of the same sets
     cannot be told apart, so groups are made of such kinds.
     """
+    return _fewest_told_of(frozenset(sets))
+
+
+@lru_cache(SETS_REMEMBERED)
+def _fewest_told_of(sets: frozenset[frozenset[bytes]]) -> int:
     rows = sorted(sets, key=sorted)
     kinds = Counter(
         tuple(member in row for row in rows) for member in frozenset().union(*rows)

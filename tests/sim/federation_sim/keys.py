@@ -5,12 +5,14 @@ every key.  It is as deterministic as Ed25519 and as hard to get right by accide
 for X25519 of pre-keys is a hash of both public keys: the two sides agree on it, a third member's
 key gives another.  Whoever sees public keys could work it out, so it hides nothing; no law of the
 simulator rests on hiding, and one seed in `REAL_EVERY` runs with the real things.  Long-term seal
-keys are real in both, and shared secrets of them are remembered.
+keys are real in both, and shared secrets of them are remembered; beside the stand-ins so are the
+keys that follow from those, which the dealer of a share and its holder would each derive.
 """
 
 import hashlib
 import random
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import ClassVar
 
 import nacl.signing
@@ -21,6 +23,9 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import (
 
 from protocol.envelope import verified
 from protocol.rounds import prekeys
+
+CIPHERS_KEPT = 4096
+"""Pre-keys that 32 members have dealt to each other and not opened: two each, and more."""
 
 _SEAL_KEYS: list[tuple[bytes, bytes]] = []
 _AGREED: dict[tuple[bytes, bytes], bytes] = {}
@@ -53,7 +58,11 @@ class _FastCurve:
         return public != bytes(len(public))
 
 
-_CURVE = ("public_of", "exchanges", "is_usable")
+    _cipher = staticmethod(lru_cache(CIPHERS_KEPT)(prekeys._cipher))
+    """Not a stand-in but the same, which dealer and holder of a share would each derive."""
+
+
+_CURVE = ("public_of", "exchanges", "is_usable", "_cipher")
 _REAL_CURVE = {name: getattr(prekeys, name) for name in _CURVE}
 
 

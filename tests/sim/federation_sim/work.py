@@ -1,6 +1,7 @@
 """The vector work of a node, done for real on small vectors; what a compute child does."""
 
 import hashlib
+from dataclasses import replace
 
 import numpy as np
 
@@ -125,6 +126,52 @@ def apply(
         accept,
         0,
     )
+
+
+class Done:
+    """Work that several nodes of a world are asked for in the same words, done for the first only.
+
+    A blob is named by its content, so the same effect has the same outcome wherever its blobs
+    are: this holds what comes out, and looks each time whether the node has what goes in.
+    """
+
+    def __init__(self) -> None:
+        self._applied: dict[Apply, tuple[Applied | Astray, Blobs]] = {}
+        self._checked: dict[Check, Checked] = {}
+        self._weighed: dict[Weigh, Weighed] = {}
+
+    def apply(
+        self, effect: Apply, blobs: Blobs, epoch: Epoch, *, accept: bool
+    ) -> Applied | Astray:
+        opening = effect.opening
+        _require(blobs, *effect.sums, opening.base, opening.scales)
+        if effect not in self._applied:
+            answer = apply(effect, blobs, epoch, accept=accept)
+            made = (answer.state, answer.scales) if isinstance(answer, Applied) else ()
+            self._applied[effect] = answer, {name: blobs[name] for name in made}
+            return answer
+        answer, made = self._applied[effect]
+        blobs.update(made)
+        return replace(answer, accept=accept) if isinstance(answer, Applied) else answer
+
+    def check(self, effect: Check, blobs: Blobs, ring: Ring) -> Checked:
+        _require(blobs, effect.sum, effect.carry)
+        if effect not in self._checked:
+            self._checked[effect] = check(effect, blobs, ring)
+        return self._checked[effect]
+
+    def weigh(self, effect: Weigh, blobs: Blobs, epoch: Epoch) -> Weighed:
+        parts = [part for each in effect.parts for part in each]
+        _require(blobs, *effect.said, *effect.sums, *parts)
+        if effect not in self._weighed:
+            self._weighed[effect] = weigh(effect, blobs, epoch)
+        return self._weighed[effect]
+
+
+def _require(blobs: Blobs, *names: bytes) -> None:
+    """Raises `KeyError` as the work itself would."""
+    for name in names:
+        blobs[name]
 
 
 def tag(effect: Tag, blobs: Blobs, ring: Ring) -> Tagged:

@@ -7,7 +7,7 @@ had recorded.  There is no repair below the machine: what is lost is lost until 
 
 import heapq
 import random
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -74,10 +74,10 @@ class Node:
     """Comes later: whoever planned that starts it."""
     known_epochs: tuple[Epoch, ...] | None = None
     """Later epochs that it knows of when it starts; None: all there are."""
+    name: bytes = field(init=False)
 
-    @property
-    def name(self) -> bytes:
-        return self.keys.node_key
+    def __post_init__(self) -> None:
+        self.name = self.keys.node_key
 
 
 class World:
@@ -107,10 +107,13 @@ class World:
         self.counts: Counter[str] = Counter()
         self._identity = RealIdentity if real else FastIdentity
         use_curve(real=real)
-        self._heap: list[tuple[int, int, Callable[..., None], tuple[Any, ...]]] = []
-        self._sequence = 0
+        self._agenda: dict[int, deque[tuple[Callable[..., None], tuple[Any, ...]]]] = {}
+        """What is to happen, by its time; of one time in the order in which it was asked for."""
+        self._times: list[int] = []
+        """A heap of those times: several messages of a large federation come in each of them."""
         self._ended = False
         self._heard: dict[bytes, Heard] = {}
+        self._done = work.Done()
         keys = [
             self._identity(i, random.Random(self.chance.random()))
             for i in range(members + extra)
@@ -192,15 +195,23 @@ class World:
 
     def soon(self, delay: int, action: Callable[..., None], *what: Any) -> None:
         """The same, with what it is called with: a closure for each message costs more."""
-        self._sequence += 1
-        heapq.heappush(self._heap, (self.now + delay, self._sequence, action, what))
+        when = self.now + delay
+        due = self._agenda.get(when)
+        if due is None:
+            due = self._agenda[when] = deque()
+            heapq.heappush(self._times, when)
+        due.append((action, what))
 
     def run(self, until: int) -> None:
         """Until everyone that should has finished, or the time is over."""
-        while self._heap and self.now <= until:
+        while self._times and self.now <= until:
             if self.counts["events"] > EVENTS_AT_MOST:
                 raise AssertionError(f"more than {EVENTS_AT_MOST} events")
-            self.now, _, action, what = heapq.heappop(self._heap)
+            self.now = self._times[0]
+            due = self._agenda[self.now]
+            action, what = due.popleft()
+            if not due:
+                del self._agenda[heapq.heappop(self._times)]
             action(*what)
             if self._ended and self.done():
                 return
@@ -407,15 +418,15 @@ class World:
                 return work.add_up(effect, blobs, ring)
             case ev.Apply():
                 accept = effect.opening.round not in node.dislikes
-                return work.apply(effect, blobs, epoch, accept=accept)
+                return self._done.apply(effect, blobs, epoch, accept=accept)
             case ev.Tag():
                 return work.tag(effect, blobs, ring)
             case ev.Check():
-                return work.check(effect, blobs, ring)
+                return self._done.check(effect, blobs, ring)
             case ev.Draw():
                 return work.draw(effect, blobs, epoch)
             case ev.Weigh():
-                return work.weigh(effect, blobs, epoch)
+                return self._done.weigh(effect, blobs, epoch)
             case _:
                 raise AssertionError(f"nobody does {effect!r}")
 
