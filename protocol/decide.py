@@ -195,7 +195,9 @@ class Decide:
             pass
 
     def _move(self, now: Millis) -> bool:
-        if self._decided() or self._skip(now):
+        if self._ripe and self._decided():
+            return True
+        if self._furthest > self.view and self._skip(now):
             return True
         if not self._votes:
             return False
@@ -223,8 +225,6 @@ class Decide:
 
     def _skip(self, now: Millis) -> bool:
         """Join the view that more members than can lie have reached."""
-        if self._furthest <= self.view:
-            return False
         ahead = sorted((v for v in self._reach.values() if v > self.view), reverse=True)
         if len(ahead) < self._few:
             return False
@@ -355,7 +355,10 @@ class Decide:
             self._ripe.add(vote.view)
 
     def _tally(self, view: int, step: int) -> _Tally:
-        return self._tallies.setdefault((view, step), _Tally())
+        tally = self._tallies.get((view, step))
+        if tally is None:
+            tally = self._tallies[view, step] = _Tally()
+        return tally
 
     def _near(self, sender: bytes, view: int) -> bool:
         return (

@@ -10,11 +10,15 @@ could tell bytes of a share to a process on the same machine; a node's machine i
 """
 
 from collections.abc import Mapping
+from functools import lru_cache
 
 from protocol.errors import LocalProtocolError
 
 HOLDERS_AT_MOST = 255
 """Non-zero elements of the field."""
+
+_WEIGHTS_KEPT = 64
+"""The shares of all members of an attempt come from the same holders, most of them."""
 
 _POLYNOMIAL = 0x11B
 
@@ -72,22 +76,23 @@ def join(shares: Mapping[int, bytes]) -> bytes:
     if not all(1 <= x <= HOLDERS_AT_MOST for x in shares):
         raise LocalProtocolError(f"holder numbers {sorted(shares)}, need 1 to 255")
     total = 0
-    for x, weight in weights(tuple(shares)).items():
+    for x, weight in weights(tuple(shares)):
         total ^= int.from_bytes(shares[x].translate(_ROWS[weight]), "big")
     return total.to_bytes(sizes.pop(), "big")
 
 
-def weights(holders: tuple[int, ...]) -> dict[int, int]:
-    """Lagrange's coefficients at 0 for the points `holders`."""
-    out = {}
+@lru_cache(_WEIGHTS_KEPT)
+def weights(holders: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+    """Lagrange's coefficients at 0 for the points `holders`, each with its point."""
+    out = []
     for x in holders:
         above, below = 1, 1
         for other in holders:
             if other != x:
                 above = _ROWS[above][other]
                 below = _ROWS[below][other ^ x]
-        out[x] = _ROWS[above][_INVERSE[below]]
-    return out
+        out.append((x, _ROWS[above][_INVERSE[below]]))
+    return tuple(out)
 
 
 def _value(numbers: list[int], size: int, x: int) -> bytes:

@@ -59,6 +59,8 @@ class Chair:
         self.settling: Settling | None = None
         """What followed the survivors' certificate, once there is one."""
         self.now = setting.since
+        backups = 2 * (cohort.thresholds.liars + 2) * setting.backup_ms
+        self._hopeless_at = setting.since + 3 * setting.allowed_ms + backups
 
     def offer(self, slot: Slot) -> bytes | None:
         """A value for one of the two questions, if this member knows one."""
@@ -87,9 +89,7 @@ class Chair:
 
     def hopeless(self) -> bool:
         """All that could still come would have come by now."""
-        setting, cohort = self._setting, self._cohort
-        backups = 2 * (cohort.thresholds.liars + 2) * setting.backup_ms
-        return self.now >= setting.since + 3 * setting.allowed_ms + backups
+        return self.now >= self._hopeless_at
 
     def verdict(self) -> Verdict | None:
         """The verdict this member would propose now."""

@@ -4,11 +4,13 @@ Effects are carried out in the order given; `Persist` is on disk before the next
 Work on vectors is asked for by effect and answered by event, with digests in place of bytes:
 a result named in an event outlives the process (docs/adr/0021 says what outlives the machine
 it runs on).  A blob is never changed; a record is written once,
-except for `HEAD`.
+except for `HEAD`.  Those that come with every message are structs: made at a fraction of the cost.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+
+import msgspec
 
 from protocol.aggregate.shards import Slice
 from protocol.aggregate.weighing import Answer
@@ -30,8 +32,7 @@ class Tick:
     """Time passed."""
 
 
-@dataclass(frozen=True)
-class Received:
+class Received(msgspec.Struct, frozen=True):
     """A verified message (`messages.hear`)."""
 
     heard: Heard
@@ -200,15 +201,13 @@ class Forget:
     blobs: tuple[Digest, ...]
 
 
-@dataclass(frozen=True)
-class Publish:
+class Publish(msgspec.Struct, frozen=True):
     """Tell every member."""
 
     envelope: bytes
 
 
-@dataclass(frozen=True)
-class Send:
+class Send(msgspec.Struct, frozen=True):
     """Tell one member."""
 
     member: bytes

@@ -209,16 +209,12 @@ class Openings:
         quarrels goes: it deals badly, or says so of others.
         """
         lowest = list(map(min, zip(*(held[m] for m in found), strict=True)))
-        cohort = self._history.cohort
-        lacked = [
-            (dealer, cohort.place(dealer), known.prekey.number)
-            for dealer, known in found.items()
-            if lowest[cohort.place(dealer)] < known.prekey.number
-        ]
-        if not lacked:
-            return []
-        partners: dict[bytes, list[bytes]] = {member: [] for member in sorted(found)}
-        for dealer, place, number in lacked:
+        partners: dict[bytes, list[bytes]] = {}
+        for dealer, known in found.items():
+            place, number = self._history.cohort.place(dealer), known.prekey.number
+            if lowest[place] >= number:
+                continue
+            partners = partners or {member: [] for member in sorted(found)}
             for holder in found:
                 if held[holder][place] < number:
                     partners[dealer].append(holder)

@@ -115,6 +115,7 @@ class Settling:
         self._seeds: dict[bytes, bytes] = {}
         self._keys: dict[bytes, bytes] = {}
         self._truth: dict[int, Digest] = {}
+        self._sums: tuple[Digest, ...] | None = None
         self._doubted: set[int] = set()
         self._late: set[int] = set()
         """In doubt for want of tags alone: if these come and agree, no more."""
@@ -223,7 +224,7 @@ class Settling:
             return
         sums = self.sums()
         missing = [s for s in sums if s not in self._gathering.here]
-        for index, digest in enumerate(sums):
+        for index, digest in enumerate(sums) if missing else ():
             if digest in missing:
                 size = self._gathering.slice_bytes(self._setting.slices[index])
                 self._pull(index, digest, size)
@@ -235,10 +236,12 @@ class Settling:
 
     def sums(self) -> tuple[Digest, ...]:
         """The certified sums, with those replaced that were shown to be wrong."""
-        return tuple(
-            self._truth.get(index, Digest(report.sum))
-            for index, report in enumerate(self.survivors.reports)
-        )
+        if self._sums is None:
+            self._sums = tuple(
+                self._truth.get(index, Digest(report.sum))
+                for index, report in enumerate(self.survivors.reports)
+            )
+        return self._sums
 
     def astray(self, event: Astray) -> None:
         """A slice cannot be right: its sum is wrong, or a member masked what it may not."""
@@ -269,6 +272,7 @@ class Settling:
     def _resolve(self, shard: int, own: Digest) -> None:
         """Added up here: now this member knows who is wrong."""
         self._truth[shard] = own
+        self._sums = None
         self._checked.add(shard)
         certified = self.survivors.reports[shard]
         if own != certified.sum:

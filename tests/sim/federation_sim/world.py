@@ -204,18 +204,18 @@ class World:
 
     def run(self, until: int) -> None:
         """Until everyone that should has finished, or the time is over."""
-        while self._times and self.now <= until:
-            if self.counts["events"] > EVENTS_AT_MOST:
-                raise AssertionError(f"more than {EVENTS_AT_MOST} events")
-            self.now = self._times[0]
-            due = self._agenda[self.now]
+        agenda, times = self._agenda, self._times
+        while times and self.now <= until:
+            self.now = now = times[0]
+            due = agenda[now]
             action, what = due.popleft()
             if not due:
-                del self._agenda[heapq.heappop(self._times)]
+                del agenda[heapq.heappop(times)]
             action(*what)
-            if self._ended and self.done():
-                return
-            self._ended = False
+            if self._ended:
+                if self.done():
+                    return
+                self._ended = False
 
     def done(self) -> bool:
         return all(
@@ -242,12 +242,14 @@ class World:
         if machine is None:
             return
         self.counts["events"] += 1
+        if self.counts["events"] > EVENTS_AT_MOST:
+            raise AssertionError(f"more than {EVENTS_AT_MOST} events")
         life = node.life
         for effect in machine.handle(event, Millis(self.now)):
             for watch in self.watchers:
                 watch(node, effect)
             instead = None if node.honest else self.mischief(node, effect)
-            for each in [effect] if instead is None else instead:
+            for each in (effect,) if instead is None else instead:
                 if not self._perform(node, each) or node.life != life:
                     return
 
@@ -313,32 +315,30 @@ class World:
         return False
 
     def _send(self, node: Node, other: Node, envelope: bytes) -> None:
-        net, chance = self.network, self.chance
-        copies = 2 if net.duplicate and chance.random() < net.duplicate else 1
+        net, random = self.network, self.chance.random
+        copies = 2 if net.duplicate and random() < net.duplicate else 1
         for _ in range(copies):
-            if net.drop and chance.random() < net.drop:
+            if net.drop and random() < net.drop:
                 continue
             # `randint` would be the dearest call of a large federation.
-            span = net.most_ms - net.least_ms + 1
-            delay = net.least_ms + int(chance.random() * span)
+            delay = net.least_ms + int(random() * (net.most_ms - net.least_ms + 1))
             self.soon(delay, self._arrive, node, other, envelope)
 
     def _arrive(self, node: Node, other: Node, envelope: bytes) -> None:
+        """What arrives is a copy: the sender's object never reaches a receiver, and now and then
+        not even the one another receiver got, so that nothing depends on identity."""
         if other.machine is None or not self.network.connects(node.name, other.name):
             return
-        try:
-            heard = self._decoded(envelope)
-        except ProtocolError:
-            self.counts["refused"] += 1
-            return
-        self.give(other, ev.Received(heard))
-
-    def _decoded(self, envelope: bytes) -> Heard:
-        """A copy: the sender's object never reaches a receiver, and now and then not even
-        the one another receiver got, so that nothing depends on identity."""
         if self.chance.random() < 0.02:
             self._heard.pop(envelope, None)
-        return self.parsed(envelope)
+        heard = self._heard.get(envelope)
+        if heard is None:
+            try:
+                heard = self.parsed(envelope)
+            except ProtocolError:
+                self.counts["refused"] += 1
+                return
+        self.give(other, ev.Received(heard))
 
     def parsed(self, envelope: bytes) -> Heard:
         """What an envelope says, verified once."""
