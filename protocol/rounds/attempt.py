@@ -37,6 +37,7 @@ from protocol.rounds.events import (
     Quantised,
     Summed,
     Tagged,
+    Tick,
     Weighed,
 )
 from protocol.rounds.gather import Gathering
@@ -215,6 +216,8 @@ class Attempt:
         """An answer to one of this attempt's effects, or the time."""
         self._chair.now = now
         match event:
+            case Tick():
+                self.gathering.dirty = True
             case Quantised() if not self._own:
                 self._desk.persist(self._setting.key("quantised"), event.blob)
                 self._ask_mask(event.blob)

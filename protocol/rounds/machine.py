@@ -208,7 +208,7 @@ class Rounds:
 
     def handle(self, event: Event, now: Millis) -> list[Effect]:
         """One event; the effects are to be carried out in order."""
-        if self.over:
+        if self._over:
             return []
         self._now = self._openings.now = now
         if self._take(event, now):
@@ -502,13 +502,15 @@ class Rounds:
             attempt.adopt(certificate, now)  # something may be left to do
 
     def _advance(self, now: Millis) -> None:
-        if not self.over and not self.silent:
+        if not self._over and not self.silent:
             self._drive(now)
-        stage = (self.round, self._number, self.phase)
+        if self._over:
+            return
+        stage = (self._history.round, self._number, self.phase)
         if stage != self._stage:
             self._stage = stage
             self._talk.step(self._history.cohort, now)
-        if not self.over:
+        if self._talk.due(self._history.cohort, now):
             self._beat(now)
 
     # Going on ----------------------------------------------------------------------------
@@ -757,8 +759,6 @@ class Rounds:
 
     def _beat(self, now: Millis) -> None:
         cohort = self._history.cohort
-        if not self._talk.due(cohort, now):
-            return
         waits = self._attempt is not None or self._update is not None or self.abstains
         body = Heartbeat(
             self.head,

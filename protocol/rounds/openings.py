@@ -44,6 +44,8 @@ class Openings:
         self._ready_since: Millis | None = None
         self._version = 0
         self._offer: tuple[int, bytes | None] = (-1, None)
+        self._found: tuple[object, dict[bytes, Known]] = (None, {})
+        """Who can upload, with which pre-keys, and what that followed from."""
 
     def enter(self, number: int, now: Millis) -> None:
         """The next opening is that of attempt `number` of the present round."""
@@ -190,10 +192,18 @@ class Openings:
                 held[member] = body.held
         if len(held) < cohort.thresholds.survivors:
             return {}
-        found: dict[bytes, Known] = {}
         name = slot.name()
+        rests_on = (name, self.stock.version, held)
+        if self._found[0] != rests_on:
+            self._found = rests_on, self._agreeing(name, held)
+        return self._found[1]
+
+    def _agreeing(
+        self, slot: bytes, held: Mapping[bytes, tuple[int, ...]]
+    ) -> dict[bytes, Known]:
+        found: dict[bytes, Known] = {}
         for member in held:
-            known = self.stock.next_of(member, name)
+            known = self.stock.next_of(member, slot)
             if known is not None:
                 found[member] = known
         for member in self._quarrelsome(found, held):

@@ -68,6 +68,8 @@ class Stock:
         self._withdrawn = dict.fromkeys(cohort.members, 0)
         self._wanted: set[bytes] = set()
         self._next = 0
+        self.version = 0
+        """Counts what changes which pre-keys may be used: what follows from that alone is kept."""
         self._unspent: int | None = None
         """Own pre-keys that no opening named; None: to be counted."""
         self._held: tuple[int, ...] | None = None
@@ -110,7 +112,7 @@ class Stock:
         # What a dealer withdraws is not proposed any more.  It does not make an opening
         # unacceptable: that would let a dealer block one that others are locked on.
         self._withdrawn[heard.sender] = max(self._withdrawn[heard.sender], prekey.floor)
-        self._held = None
+        self._changed()
         mine[prekey.number] = known
         self._by_name[known.name] = known
         spare = [n for n, k in mine.items() if k.name not in self._wanted]
@@ -167,6 +169,7 @@ class Stock:
     def use(self, slot: bytes, numbers: Mapping[bytes, int]) -> None:
         """An opening was precommitted in `slot` that uses these pre-keys, by member."""
         self._unspent = None
+        self._changed()
         uses = self._pending.setdefault(slot, {})
         for member, number in numbers.items():
             if member in self._known:
@@ -186,7 +189,7 @@ class Stock:
         self._pending.clear()
         self._wanted.clear()
         self._unspent = None
-        self._held = None
+        self._changed()
         for member, mine in self._known.items():
             floor = self._floors[self._cohort.place(member)]
             for number in [number for number in mine if number < floor]:
@@ -202,6 +205,7 @@ class Stock:
         """An opening this member never saw may have used its pre-keys: withdraw them all."""
         place = self._cohort.place(self._desk.me)
         self._floors[place] = max(self._floors[place], self._next)
+        self._changed()
 
     def envelopes(
         self, members: frozenset[bytes], held: tuple[int, ...] = ()
@@ -259,7 +263,7 @@ class Stock:
                     self._desk.keys.agree,
                 ),
             )
-            self._held = None
+            self._changed()
             self._known[heard.sender][prekey.number] = known
             self._by_name[known.name] = known
         return heard
@@ -271,6 +275,10 @@ class Stock:
             )
             self._keep(record)
         self._next = max(self._mine, default=-1) + 1
+
+    def _changed(self) -> None:
+        self.version += 1
+        self._held = None
 
     def _floor(self, member: bytes) -> int:
         return self._floors[self._cohort.place(member)]

@@ -6,7 +6,7 @@ present attempt, with the certificates that led there, and with the statements o
 that cannot answer for themselves.  So a lost message, or a whole restart, costs one question.
 """
 
-from dataclasses import dataclass
+import msgspec
 
 from protocol.rounds.desk import Desk
 from protocol.rounds.events import Publish
@@ -23,8 +23,7 @@ PATIENT_ASKS = 4
 large federation there is always some, and the one statement it lacks may not be among them."""
 
 
-@dataclass(frozen=True)
-class Beat:
+class Beat(msgspec.Struct, frozen=True):
     """The last heartbeat of a member."""
 
     body: Heartbeat

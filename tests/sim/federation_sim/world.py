@@ -241,11 +241,14 @@ class World:
         machine = node.machine
         if machine is None:
             return
-        self.counts["events"] += 1
-        if self.counts["events"] > EVENTS_AT_MOST:
+        self.counts["events"] = count = self.counts["events"] + 1
+        if count > EVENTS_AT_MOST:
             raise AssertionError(f"more than {EVENTS_AT_MOST} events")
+        effects = machine.handle(event, Millis(self.now))
+        if not effects:
+            return
         life = node.life
-        for effect in machine.handle(event, Millis(self.now)):
+        for effect in effects:
             for watch in self.watchers:
                 watch(node, effect)
             instead = None if node.honest else self.mischief(node, effect)
