@@ -63,7 +63,8 @@ def apply(
     key's keystream is read in the vector's byte order, so any slice that starts on a cipher
     block gets the same mask as it would within the whole.
     """
-    Masks(words.dtype, start, plus, minus).apply(words)
+    most = min(CHUNK_BYTES, words.nbytes)
+    Masks(words.dtype, start, plus, minus, chunk_bytes=most).apply(words)
 
 
 class Masks:
@@ -75,7 +76,10 @@ class Masks:
         start: int,
         plus: Iterable[bytes],
         minus: Iterable[bytes],
+        *,
+        chunk_bytes: int = CHUNK_BYTES,
     ) -> None:
+        """`chunk_bytes`: keystream made at a time; less where all of the vector is shorter."""
         if start < 0 or start * kind.itemsize % BLOCK_BYTES:
             raise LocalProtocolError(
                 f"a mask starts at byte {start * kind.itemsize}, need a multiple of"
@@ -86,16 +90,17 @@ class Masks:
         work = [(_encryptor(key, counter), np.add) for key in plus]
         work += [(_encryptor(key, counter), np.subtract) for key in minus]
         self._work = work
-        self._zeros = _aligned(CHUNK_BYTES)
-        self._stream = _aligned(CHUNK_BYTES + BLOCK_BYTES)
+        self._chunk_bytes = chunk_bytes
+        self._zeros = _aligned(chunk_bytes)
+        self._stream = _aligned(chunk_bytes + BLOCK_BYTES)
 
     def apply(self, words: Words) -> None:
         """Mask the next elements, in place."""
         if not words.flags.c_contiguous:
             raise LocalProtocolError("only a contiguous stretch can be masked")
         into, plain = self._stream.data, self._zeros.data
-        mask = self._stream[:CHUNK_BYTES].view(words.dtype)
-        for at, stop in _chunks(words, words.dtype.itemsize):
+        mask = self._stream[: self._chunk_bytes].view(words.dtype)
+        for at, stop in _chunks(words, words.dtype.itemsize, self._chunk_bytes):
             part = words[at:stop]
             if part.nbytes != mask.nbytes:
                 plain = self._zeros.data[: part.nbytes]
@@ -123,13 +128,15 @@ class Coins:
         np.multiply(drawn, 2.0**-32, out=out)
 
 
-def _chunks(words: Words, size: int) -> Iterable[tuple[int, int]]:
+def _chunks(
+    words: Words, size: int, chunk_bytes: int
+) -> Iterable[tuple[int, int]]:
     """Stretches of the vector; after a short first one, each begins on a cache line."""
     skip = -words.ctypes.data % _LINE // BLOCK_BYTES * BLOCK_BYTES
     first = min(skip // size, words.size)
     if first:
         yield 0, first
-    each = CHUNK_BYTES // size
+    each = max(1, chunk_bytes // size)
     for at in range(first, words.size, each):
         yield at, min(at + each, words.size)
 

@@ -165,7 +165,7 @@ def _shamir() -> dict[str, Any]:
         "coins": coins.hex(),
         "threshold": 3,
         "shares": [share.hex() for share in shares],
-        "weights_at_2_4_5": list(shamir.weights((2, 4, 5)).values()),
+        "weights_at_2_4_5": [w for _, w in shamir.weights((2, 4, 5))],
     }
 
 
