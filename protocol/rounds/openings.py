@@ -218,15 +218,18 @@ class Openings:
         Of two members of whom one holds no share of the other's, the one with more such
         quarrels goes: it deals badly, or says so of others.
         """
-        lowest = list(map(min, zip(*(held[m] for m in found), strict=True)))
         partners: dict[bytes, list[bytes]] = {}
-        for dealer, known in found.items():
-            place, number = self._history.cohort.place(dealer), known.prekey.number
-            if lowest[place] >= number:
+        members = self._history.cohort.members
+        by_dealer = zip(members, *(held[holder] for holder in found), strict=True)
+        for dealer, *newest in by_dealer:
+            known = found.get(dealer)
+            if known is None or min(newest) >= known.prekey.number:
                 continue
             partners = partners or {member: [] for member in sorted(found)}
-            for holder in found:
-                if held[holder][place] < number:
-                    partners[dealer].append(holder)
-                    partners[holder].append(dealer)
+            number = known.prekey.number
+            pairs = zip(found, newest, strict=True)
+            lacking = [holder for holder, last in pairs if last < number]
+            partners[dealer] += lacking
+            for holder in lacking:
+                partners[holder].append(dealer)
         return left_out(partners)

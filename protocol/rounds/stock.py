@@ -112,7 +112,6 @@ class Stock:
         # What a dealer withdraws is not proposed any more.  It does not make an opening
         # unacceptable: that would let a dealer block one that others are locked on.
         self._withdrawn[heard.sender] = max(self._withdrawn[heard.sender], prekey.floor)
-        self._changed()
         mine[prekey.number] = known
         self._by_name[known.name] = known
         spare = [n for n, k in mine.items() if k.name not in self._wanted]
@@ -121,6 +120,7 @@ class Stock:
             # fewer after it.
             dropped = mine.pop(min(spare))
             self._by_name.pop(dropped.name, None)
+        self._changed(heard.sender)
         return prekey.number in mine
 
     def has(self, heard: Heard) -> bool:
@@ -160,16 +160,13 @@ class Stock:
     def held(self) -> tuple[int, ...]:
         """Per member, the newest number of which I hold good shares."""
         if self._held is None:
-            self._held = tuple(
-                max((n for n, k in self._known[m].items() if k.shares), default=-1)
-                for m in self._cohort.members
-            )
+            self._held = tuple(self._newest(member) for member in self._cohort.members)
         return self._held
 
     def use(self, slot: bytes, numbers: Mapping[bytes, int]) -> None:
         """An opening was precommitted in `slot` that uses these pre-keys, by member."""
         self._unspent = None
-        self._changed()
+        self.version += 1
         uses = self._pending.setdefault(slot, {})
         for member, number in numbers.items():
             if member in self._known:
@@ -189,12 +186,12 @@ class Stock:
         self._pending.clear()
         self._wanted.clear()
         self._unspent = None
-        self._changed()
         for member, mine in self._known.items():
             floor = self._floors[self._cohort.place(member)]
             for number in [number for number in mine if number < floor]:
                 known = mine.pop(number)
                 self._by_name.pop(known.name, None)
+        self._changed()
         floor = self._floor(self._desk.me)
         gone = [number for number in self._mine if number < floor]
         for number in gone:
@@ -263,9 +260,9 @@ class Stock:
                     self._desk.keys.agree,
                 ),
             )
-            self._changed()
             self._known[heard.sender][prekey.number] = known
             self._by_name[known.name] = known
+            self._changed(heard.sender)
         return heard
 
     def _load(self) -> None:
@@ -276,9 +273,19 @@ class Stock:
             self._keep(record)
         self._next = max(self._mine, default=-1) + 1
 
-    def _changed(self) -> None:
+    def _newest(self, member: bytes) -> int:
+        known = self._known[member]
+        return max((n for n, k in known.items() if k.shares), default=-1)
+
+    def _changed(self, member: bytes | None = None) -> None:
+        """Of one member, or of any."""
         self.version += 1
-        self._held = None
+        if member is None or self._held is None:
+            self._held = None
+            return
+        place = self._cohort.place(member)
+        before, after = self._held[:place], self._held[place + 1 :]
+        self._held = (*before, self._newest(member), *after)
 
     def _floor(self, member: bytes) -> int:
         return self._floors[self._cohort.place(member)]
