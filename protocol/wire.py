@@ -6,8 +6,9 @@ encoded again and compared, because MessagePack itself spells one integer in sev
 and a signature over a malleable encoding is worth nothing.
 """
 
+from collections.abc import Hashable
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import msgpack
 import msgspec
@@ -53,7 +54,7 @@ def decode(data: bytes, type_: type[T], *, limit_bytes: int = MESSAGE_LIMIT_BYTE
     try:
         # First, and without a tree in between: sixteen million empty lists are 16 MiB to send
         # and more than a gigabyte and seconds to build, whatever type they turn out not to be.
-        value: T = _decoder(type_).decode(data)
+        value: T = _decoder(cast("Hashable", type_)).decode(data)
         msgpack.unpackb(
             data,
             raw=False,

@@ -128,9 +128,7 @@ class Coins:
         np.multiply(drawn, 2.0**-32, out=out)
 
 
-def _chunks(
-    words: Words, size: int, chunk_bytes: int
-) -> Iterable[tuple[int, int]]:
+def _chunks(words: Words, size: int, chunk_bytes: int) -> Iterable[tuple[int, int]]:
     """Stretches of the vector; after a short first one, each begins on a cache line."""
     skip = -words.ctypes.data % _LINE // BLOCK_BYTES * BLOCK_BYTES
     first = min(skip // size, words.size)

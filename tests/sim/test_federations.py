@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from federation_sim import campaign, growth, liars, mutants, scenario, scenes
+from federation_sim import campaign, growth, liars, mutants, scenario, scenes, work
 from federation_sim.changes import Registries
 from federation_sim.invariants import BrokenError, Laws, fewest_told_of
 from federation_sim.scenario import END_MS, draw
@@ -519,6 +519,47 @@ def test_the_machine_as_it_is_survives_what_catches_mutants(scene):
 )
 def test_the_law_on_sums_of_one_base_looks_at_all_of_them(sets, fewest):
     assert fewest_told_of([frozenset(each) for each in sets]) == fewest
+
+
+def test_what_is_due_at_one_time_comes_in_the_order_it_was_asked_for():
+    world, came = World(3, 1, policy=quick_policy(9)), []
+
+    def first() -> None:
+        came.append("first")
+        world.soon(0, came.append, "asked for meanwhile")
+
+    world.soon(7, came.append, "later")
+    world.soon(5, first)
+    world.soon(5, came.append, "second")
+    world.run(END_MS)
+    assert came == ["first", "second", "asked for meanwhile", "later"]
+    assert world.now == 7
+
+
+def test_work_done_for_another_node_needs_the_same_blobs_and_leaves_the_same():
+    """And no node is told the judgement of another's hold-out."""
+    world, asked = small(4, 3, rounds=1), []
+
+    def watch(node, effect):
+        if isinstance(effect, ev.Apply):
+            asked.append((node, effect, dict(node.blobs)))
+
+    world.watchers.append(watch)
+    started(world)
+    world.run(END_MS)
+    (one, effect, blobs), (_, same, others) = asked[:2]
+    assert effect == same
+    epoch, done = one.machine.epoch, work.Done()
+    answer = done.apply(effect, blobs, epoch, accept=True)
+    again = done.apply(same, others, epoch, accept=False)
+    assert again == replace(answer, accept=False)
+    assert again == work.apply(same, dict(others), epoch, accept=False)
+    assert others[again.state] == blobs[answer.state]
+    assert others[again.scales] == blobs[answer.scales]
+    for lost in (*effect.sums, effect.opening.base):
+        less = {name: blob for name, blob in others.items() if name != lost}
+        with pytest.raises(KeyError):
+            done.apply(same, less, epoch, accept=True)
 
 
 def test_two_runs_of_one_node_share_nothing():

@@ -57,7 +57,6 @@ class _FastCurve:
     def is_usable(public: bytes) -> bool:
         return public != bytes(len(public))
 
-
     _cipher = staticmethod(lru_cache(CIPHERS_KEPT)(prekeys._cipher))
     """Not a stand-in but the same, which dealer and holder of a share would each derive."""
 
