@@ -22,6 +22,7 @@ from protocol.rounds.gather import Gathering
 from protocol.rounds.history import HEAD, HeadRecord
 from protocol.rounds.machine import Rounds
 from protocol.rounds.messages import Verdict
+from protocol.rounds.openings import Openings
 from protocol.rounds.policy import Epoch
 from protocol.rounds.settle import Settling
 from protocol.wire import decode
@@ -519,6 +520,27 @@ def test_the_machine_as_it_is_survives_what_catches_mutants(scene):
 )
 def test_the_law_on_sums_of_one_base_looks_at_all_of_them(sets, fewest):
     assert fewest_told_of([frozenset(each) for each in sets]) == fewest
+
+
+@pytest.mark.parametrize("seed", [8, 9])
+def test_who_can_be_opened_with_is_what_a_fresh_look_gives(seed, monkeypatch):
+    """What is kept of it is thrown away with anything that it follows from."""
+    ready, looks = Openings._ready, []
+
+    def compared(openings, slot):
+        found = ready(openings, slot)
+        rests_on, kept = openings._found
+        if found is kept and rests_on is not None:
+            name, _, held = rests_on
+            assert found == openings._agreeing(name, held)
+            stock = openings.stock
+            assert stock.held() == tuple(map(stock._newest, stock._cohort.members))
+            looks.append(slot)
+        return found
+
+    monkeypatch.setattr(Openings, "_ready", compared)
+    draw(seed).run()
+    assert looks
 
 
 def test_what_is_due_at_one_time_comes_in_the_order_it_was_asked_for():
