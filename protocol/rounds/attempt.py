@@ -102,6 +102,7 @@ class Attempt:
             now,
             allowed_ms,
             cohort.policy.backup_ms,
+            applies(cohort.policy) and host.fresh_base(),
         )
         self.gathering = Gathering(self._setting, cohort, desk)
         self.settling: Settling | None = None

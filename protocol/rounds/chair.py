@@ -26,6 +26,9 @@ class Host(Protocol):
 
     def isolates(self, members: frozenset[bytes]) -> bool: ...
 
+    def fresh_base(self) -> bool:
+        """Was no sum rejected on the present base, as every member knows?"""
+
     def next_epoch(self, *, accept: bool) -> bytes:
         """The epoch that a verdict of this member would lead to."""
 

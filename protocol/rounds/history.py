@@ -125,16 +125,20 @@ class History:
         return isolates(self.opened, members, floor)
 
     @property
+    def fresh_base(self) -> bool:
+        """Was no sum rejected on the present base?  All with this head know the same."""
+        return (
+            self.certificate is None or decode(self.certificate.value, Verdict).accept
+        )
+
+    @property
     def unsketched(self) -> bool:
         """Was no update relative to the present base sketched yet (§5.10)?
 
         Updates are taken to stay while the base does: each sketch would tell more of the same
         ones.  So it is the first rejection on a base that is looked into, and no other.
         """
-        if self.certificate is not None:
-            last = decode(self.certificate.value, Verdict)
-            return last.accept and not self.opened
-        return not self.opened
+        return self.fresh_base and not self.opened
 
     def allowed(self, ready: frozenset[bytes]) -> frozenset[bytes] | None:
         """The largest set of `ready` members whose sum may be opened; None: wait for others."""

@@ -220,6 +220,9 @@ class Rounds:
     def isolates(self, members: frozenset[bytes]) -> bool:
         return self._history.isolates(members)
 
+    def fresh_base(self) -> bool:
+        return self._history.fresh_base
+
     def next_epoch(self, *, accept: bool) -> bytes:
         """The epoch to follow: the offered one, once a quorum has been offered it too."""
         cohort, offered = self._history.cohort, self._history.next

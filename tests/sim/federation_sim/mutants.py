@@ -446,6 +446,11 @@ MUTANTS: dict[str, Mutant] = {
         ("no honest member is accused", "no honest member stands out"),
         scenes.framed,
     ),
+    "leaves one of two at odds out of a sum that is not sketched": Mutant(
+        _one(machine.Rounds, "fresh_base", lambda _old: lambda _self: True),
+        ("everyone finishes",),
+        scenes.bound_elsewhere_after_a_rejection,
+    ),
     "sketches what was accepted": Mutant(
         _one(attempt.Attempt, "close", _sketches_all),
         ("only what is rejected is sketched",),

@@ -219,6 +219,21 @@ def framed(seed: int) -> Scenario:
     return drawn
 
 
+def bound_elsewhere_after_a_rejection(seed: int) -> Scenario:
+    """The same liar goes on after the rejection, in a sum that it cannot be left out of.
+
+    Where its lie left out its partner, only the same members may be summed again (§5.7).
+    """
+
+    def arrange(world: World, nodes: list[Node]) -> None:
+        for node in nodes:
+            node.dislikes = frozenset({0})
+        _lies(world, nodes[0], "binds itself to another key")
+
+    members = (4, 4, 5, 7)[seed % 4]
+    return _made(members, seed, arrange, rounds=2, length=ENTRIES_AT_LEAST)
+
+
 def _all_accuse(world: World, laws: Laws) -> None:
     """Everyone names the liars of the attempt that was decided, if it was opened with any."""
     opened = {member for each in laws.decided_openings() for member in each.members}
