@@ -79,7 +79,9 @@ def wish(row: Row) -> str:
     if row["wish"] == "out" and row["itself"]:
         return "leaves of itself with the next round"
     by = ", ".join(row["by"]) or "nobody"
-    return f"wanted by {by}: {len(row['by'])} of {row['needed']}"
+    told = f"wanted by {by}: {len(row['by'])} of {row['needed']}"
+    exposed = ", ".join(row["exposed_by"])
+    return f"{told}; may be exposed, say {exposed}" if exposed else told
 
 
 def wishes(row: Row) -> str:

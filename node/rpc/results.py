@@ -517,6 +517,10 @@ class SeatRow(Result, frozen=True):
     needed: Annotated[
         Count, _said("members that must want so; to leave, the member's word does")
     ]
+    exposed_by: Annotated[
+        list[str],
+        _said("members that do not mind that its update in a rejected sum can be told"),
+    ] = []
 
 
 class RunRow(Result, frozen=True):

@@ -270,6 +270,12 @@ class Attempt:
         """A member was shown to say two different things."""
         self.gathering.bar(member)
 
+    def reconsider(self, now: Millis) -> None:
+        """Other sets of members may be summed than before."""
+        self._chair.reconsider()
+        self.gathering.dirty = True
+        self.advance(now)
+
     def advance(self, now: Millis) -> None:
         """Go as far as what is here, and the time, allow."""
         self._chair.now = now

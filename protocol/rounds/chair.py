@@ -82,6 +82,10 @@ class Chair:
         except MalformedMessageError:
             return False
 
+    def reconsider(self) -> None:
+        """What was judged of survivors may not hold any more."""
+        self._judged = (-1, b"", None)
+
     def cast(self, body: Vote | Proposal, about: About) -> bytes:
         return self._desk.cast(body, about)
 

@@ -142,3 +142,38 @@ async def test_an_accepted_round_is_never_sketched(world, monkeypatch):
     assert {row["sketch"] for row in shown} == {None}
     assert ev.Apply in asked
     assert not {ev.Draw, ev.Weigh} & set(asked)
+
+
+@pytest.mark.slow
+async def test_the_others_dismiss_one_that_poisons_every_round_and_go_on(
+    world, poisoned
+):
+    """No round is accepted with it, and to leave it out tells its update: they agree to that."""
+    stay = world.sites[:-1]
+
+    async def until(found):
+        with trio.fail_after(200):
+            while not found():
+                await trio.sleep(0.05)
+
+    def rows(key):
+        return [site.runs.row(run)[key] for site in stay]
+
+    async with AsyncExitStack() as stack:
+        for site in world.sites:
+            await stack.enter_async_context(site.up())
+        run = await world.propose(rounds=30)
+        await until(lambda: min(rows("round")) >= 1)
+        for site in stay:
+            assert not any(each["accepted"] for each in site.runs.rounds(run))
+            await site.runs.seat(run, poisoned.name, "expose")
+        await until(lambda: rows("epoch") == [1, 1, 1])
+        for site in stay:
+            led = next(each for each in site.runs.rounds(run) if each["accepted"])
+            assert sorted(led["survivors"]) == sorted(one.name for one in stay)
+            told = site.runs.row(run)
+            assert sorted(told["members"]) == sorted(led["survivors"])
+            assert told["seats"] == []
+        await until(lambda: poisoned.runs.row(run)["mine"] is False)
+        reason = poisoned.runs.row(run)["reason"]
+        assert reason == "this node has left the run; the others go on"
