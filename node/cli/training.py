@@ -299,6 +299,8 @@ def _show(shell: Shell, answer: Row) -> None:
             for name, length in answer["sketch"]["lengths"].items()
         )
         pairs.append(("lengths", ", ".join(each) or "unknown"))
+    if answer["accused"]:
+        pairs.append(("evidence against", live.accused(answer["accused"])))
     pairs.append(("state", answer["state_root"]))
     if answer["stage"]:
         pairs.append(("stage", answer["stage"]))

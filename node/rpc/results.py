@@ -574,6 +574,12 @@ class RunRow(Result, frozen=True):
         SketchRow | None,
         _said("how members' updates compared in the last rejected round"),
     ] = None
+    accused: Annotated[
+        dict[str, str],
+        _said(
+            "by member, what this node saw it do that no honest member does, and in which round"
+        ),
+    ] = {}
 
 
 class RunsList(Result, frozen=True):
@@ -640,6 +646,10 @@ class RoundRow(Result, frozen=True):
     sketch: Annotated[
         SketchRow | None, _said("how members' updates compared, if it was rejected")
     ] = None
+    accused: Annotated[
+        dict[str, str],
+        _said("by member, what this node saw it do that no honest member does"),
+    ] = {}
 
 
 class RoundsList(Result, frozen=True):

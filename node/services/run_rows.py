@@ -48,9 +48,22 @@ def run_row(record: Record, tools: Tools) -> dict[str, Any]:
         "mine": tools.signer.public_key in record.members,
         "reason": _reason(record, tools),
         "sketch": newest_sketch(record.rounds),
+        "accused": _accused(record),
         "progress": dict(trainer.progress) if trainer and trainer.progress else None,
         **_now(record, name),
     }
+
+
+def _accused(record: Record) -> dict[str, str]:
+    """By member's name, what it was shown to have done in the newest round that showed any."""
+    found: dict[str, str] = {}
+    for row in record.rounds:
+        for name, reason in (row.get("accused") or {}).items():
+            found[name] = f"round {row['round']}: {reason}"
+    if record.trainer is not None:
+        for name, reason in record.trainer.accused().items():
+            found[name] = f"round {record.done}: {reason}"
+    return found
 
 
 def _seats(course: Course, name: Named) -> list[dict[str, Any]]:
@@ -144,6 +157,7 @@ def round_row(
         "auc": scores["auc"] if scores else None,
         "loss": scores["loss"] if scores else None,
         "sketch": notes.sketch,
+        "accused": notes.accused,
         "bytes_received": sum(size for _, size in notes.received.values()),
         "received": {
             one: {"count": count, "bytes": size}

@@ -184,6 +184,10 @@ class Trainer:
         """Members that are away and that no sum may be opened without (docs/protocol.md §5.7)."""
         return () if self._machine is None else self._machine.lacking()
 
+    def accused(self) -> Mapping[str, str]:
+        """Members shown to break a rule in the round under way, and how."""
+        return self._hands.accused
+
     def may_fetch(self, peer: PeerId, blob: Digest) -> bool:
         """Masked shards and sums are for the members of the run."""
         return self._hands.may_fetch(peer, blob)

@@ -117,9 +117,12 @@ async def test_a_poisoner_that_lies_in_its_sketches_is_named_by_them(
         return ev.Drawn(event.context, blob)
 
     monkeypatch.setattr(hands, "drawn", other)
-    rows, _, kept = await rows_of(world, rounds=1)
-    honest = zip(rows[:-1], kept[:-1], strict=True)
-    for (first,), events in honest:
+    rows, shown, kept = await rows_of(world, rounds=1)
+    reason = "its sketches are not those of what it masked"
+    honest = zip(rows[:-1], shown[:-1], kept[:-1], strict=True)
+    for (first,), row, events in honest:
+        assert first["accused"] == {poisoned.name: reason}
+        assert row["accused"] == {poisoned.name: f"round 0: {reason}"}
         assert first["sketch"]["false"] == [poisoned.name]
         assert first["sketch"]["outliers"] == [poisoned.name]
         (accused,) = [e for e in events if e.kind == "round.evidence"]

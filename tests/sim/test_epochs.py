@@ -152,10 +152,11 @@ def test_an_offer_is_withdrawn_by_the_present_epoch():
     "scene",
     [
         scenes.silent_after_a_rejection,
-        scenes.keeps_its_parts_after_a_rejection,
-        scenes.poisons_every_round,
+        pytest.param(scenes.keeps_its_parts_after_a_rejection, marks=pytest.mark.slow),
+        pytest.param(scenes.says_two_things_after_a_rejection, marks=pytest.mark.slow),
+        pytest.param(scenes.poisons_every_round, marks=pytest.mark.slow),
     ],
-    ids=["silent", "keeps its parts", "poisons"],
+    ids=["silent", "keeps its parts", "says two things", "poisons"],
 )
 def test_the_others_go_on_without_one_that_they_agreed_to_expose(scene):
     for seed in range(4):
@@ -166,7 +167,9 @@ def test_the_others_go_on_without_one_that_they_agreed_to_expose(scene):
     "name",
     [
         "waits for a member that may be exposed",
-        "never looks again at a set that it refused",
+        pytest.param(
+            "never looks again at a set that it refused", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_what_lets_them_go_on_is_what_they_agreed_to(name):

@@ -390,6 +390,7 @@ silent_after_a_rejection = exposed_and_dismissed("is silent")
 keeps_its_parts_after_a_rejection = exposed_and_dismissed(
     "uploads nothing it announced"
 )
+says_two_things_after_a_rejection = exposed_and_dismissed("uploads two things")
 poisons_every_round = exposed_and_dismissed("uploads noise")
 
 
