@@ -30,7 +30,9 @@ CHANGE_TOPIC = "run-change"
 WISH_DOMAIN = "rexis/run-wish/1"
 STORY_PROTOCOL = "/rexis/run-story/1"
 
-IN, OUT = WORDS = ("in", "out")
+IN, OUT, EXPOSE = WORDS = ("in", "out", "expose")
+"""`expose` says `out`, and that it need not wait for a sum with that member (§5.7)."""
+GOING = (OUT, EXPOSE)
 CHANGE_LIMIT_BYTES = 48 << 10
 """64 seats and as many signatures are a quarter of it; an announcement has at most 64 KiB."""
 WISHES_AT_MOST = 4 * MEMBERS_AT_MOST
@@ -48,7 +50,7 @@ class Wish(Message, frozen=True, tag="wish"):
     member: bytes
     """Whose seat."""
     word: str
-    """`in` or `out`."""
+    """`in`, `out` or `expose`."""
 
     def check(self) -> None:
         for name, size in (("run", DIGEST_BYTES), ("member", KEY_BYTES)):
@@ -56,7 +58,8 @@ class Wish(Message, frozen=True, tag="wish"):
             if found != size:
                 raise MalformedMessageError(f"{name} has {found} bytes, needs {size}")
         if self.word not in WORDS:
-            raise MalformedMessageError(f"wish {self.word[:16]!r}, have in, out")
+            have = ", ".join(WORDS)
+            raise MalformedMessageError(f"wish {self.word[:16]!r}, have {have}")
         if not 1 <= self.serial < 1 << 53:
             raise MalformedMessageError(f"wish with serial {self.serial}")
 
@@ -180,10 +183,11 @@ class Seating:
 
     def wanting(self, about: bytes, word: str) -> tuple[bytes, ...]:
         """Present members that want this of a seat, its holder aside."""
+        words = GOING if word == OUT else (word,)
         return tuple(
             each
             for each in self.members
-            if each != about and self.said(each, about) == word
+            if each != about and self.said(each, about) in words
         )
 
     @property
@@ -218,8 +222,23 @@ class Seating:
         return epoch
 
     def _goes(self, member: bytes) -> bool:
-        own = self.said(member, member) == OUT
-        return own or len(self.wanting(member, OUT)) >= self.needed
+        return self.gives_up(member) or len(self.wanting(member, OUT)) >= self.needed
+
+    def gives_up(self, member: bytes) -> bool:
+        """Does it want its own seat no more?"""
+        return self.said(member, member) in GOING
+
+    def exposed(self, present: Epoch) -> frozenset[bytes]:
+        """Members that go, and whose updates need not be hidden: as a quorum of the others says.
+
+        Its members could pool their shares and read them anyway; so many may decide that those of
+        a member that spoils every round, or is gone for good, keep nobody from going on.
+        """
+        return frozenset(
+            member
+            for member in present.members
+            if len(self.wanting(member, EXPOSE)) >= self.needed
+        )
 
     def admitted(
         self, consents: Mapping[bytes, Consent], seated: Collection[bytes]
@@ -243,7 +262,7 @@ class Seating:
         return [
             member
             for member in sorted(consents)
-            if member not in ever and self.said(member, member) != OUT
+            if member not in ever and not self.gives_up(member)
         ]
 
     def follows(self, change: Change, verify: Verify = verified) -> bool:

@@ -113,13 +113,20 @@ def admit(shell: Shell, run_id: str, member: str) -> None:
 @verb(run)
 @click.argument("run_id", metavar="RUN")
 @click.argument("member", metavar="MEMBER")
-def dismiss(shell: Shell, run_id: str, member: str) -> None:
+@click.option(
+    "--expose", is_flag=True, help="Also where its rejected update can be told then."
+)
+def dismiss(shell: Shell, run_id: str, member: str, expose: bool) -> None:
     """Want a member out of a run, for good. RUN is its id, or how the id begins.
 
     Its seat is gone from the round after a quorum of the run's members has said so.
+
+    After a rejected round the others need a member that was in it once more: without it, a sum
+    of theirs would tell what it had sent. Once a quorum says --expose they go on all the same,
+    and each of them could work that out.
     """
     run = shell.resolve("run", run_id)
-    _show(shell, shell.ask("runs.dismiss", run=run, member=member))
+    _show(shell, shell.ask("runs.dismiss", run=run, member=member, expose=expose))
 
 
 @verb(run)
@@ -292,6 +299,8 @@ def _show(shell: Shell, answer: Row) -> None:
             for name, length in answer["sketch"]["lengths"].items()
         )
         pairs.append(("lengths", ", ".join(each) or "unknown"))
+    if answer["accused"]:
+        pairs.append(("evidence against", live.accused(answer["accused"])))
     pairs.append(("state", answer["state_root"]))
     if answer["stage"]:
         pairs.append(("stage", answer["stage"]))

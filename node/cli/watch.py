@@ -79,7 +79,9 @@ def wish(row: Row) -> str:
     if row["wish"] == "out" and row["itself"]:
         return "leaves of itself with the next round"
     by = ", ".join(row["by"]) or "nobody"
-    return f"wanted by {by}: {len(row['by'])} of {row['needed']}"
+    told = f"wanted by {by}: {len(row['by'])} of {row['needed']}"
+    exposed = ", ".join(row["exposed_by"])
+    return f"{told}; may be exposed, say {exposed}" if exposed else told
 
 
 def wishes(row: Row) -> str:
@@ -104,6 +106,11 @@ def sketch(row: Row | None) -> str:
     elif not row["outliers"]:
         told.append("no update stands out")
     return f"round {row['round']} rejected: {', '.join(told)}"
+
+
+def accused(row: Mapping[str, str]) -> str:
+    """Members that were shown to break a rule, and how; "" if none was."""
+    return "; ".join(f"{name}, {what}" for name, what in row.items())
 
 
 def _times(ratio: float) -> str:
@@ -165,8 +172,14 @@ def _tell_line(row: Row, rounds: list[dict[str, Any]]) -> None:
         )
         if one.get("sketch"):
             say(sketch(one["sketch"]))
+        if one.get("accused"):
+            say(_evidence(one["accused"]))
     if not rounds or row["phase"] in _ENDED:
         say(_phase(row))
+
+
+def _evidence(against: Mapping[str, str]) -> str:
+    return f"evidence against {accused(against)}" if against else ""
 
 
 def _phase(row: Row) -> str:
@@ -189,7 +202,15 @@ def _drawn(shell: Shell, run: str) -> Row:
             draw(
                 heading=f"{row['title']}  {short(row['run'])}",
                 state="; ".join(
-                    filter(None, (_phase(row), away(row), sketch(row["sketch"])))
+                    filter(
+                        None,
+                        (
+                            _phase(row),
+                            away(row),
+                            sketch(row["sketch"]),
+                            _evidence(row["accused"]),
+                        ),
+                    )
                 ),
                 done=(row["round"], row["rounds"]),
                 now=progress(row["progress"]) if row["progress"] else "",

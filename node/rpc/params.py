@@ -510,6 +510,17 @@ class RunsSeat(Params, frozen=True):
     member: Annotated[Name, Meta(description="whose seat it is about")]
 
 
+class RunsDismiss(Params, frozen=True):
+    run: Run
+    member: Annotated[Name, Meta(description="whose seat it is about")]
+    expose: Annotated[
+        bool,
+        Meta(
+            description="go on without it also where what it sent in a rejected sum can be told"
+        ),
+    ] = False
+
+
 class RunsScore(Params, frozen=True):
     run: Run
     path: Annotated[str, _path("a CSV table as the run trains on")]

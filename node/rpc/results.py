@@ -517,6 +517,10 @@ class SeatRow(Result, frozen=True):
     needed: Annotated[
         Count, _said("members that must want so; to leave, the member's word does")
     ]
+    exposed_by: Annotated[
+        list[str],
+        _said("members that do not mind that its update in a rejected sum can be told"),
+    ] = []
 
 
 class RunRow(Result, frozen=True):
@@ -570,6 +574,12 @@ class RunRow(Result, frozen=True):
         SketchRow | None,
         _said("how members' updates compared in the last rejected round"),
     ] = None
+    accused: Annotated[
+        dict[str, str],
+        _said(
+            "by member, what this node saw it do that no honest member does, and in which round"
+        ),
+    ] = {}
 
 
 class RunsList(Result, frozen=True):
@@ -636,6 +646,10 @@ class RoundRow(Result, frozen=True):
     sketch: Annotated[
         SketchRow | None, _said("how members' updates compared, if it was rejected")
     ] = None
+    accused: Annotated[
+        dict[str, str],
+        _said("by member, what this node saw it do that no honest member does"),
+    ] = {}
 
 
 class RoundsList(Result, frozen=True):

@@ -307,10 +307,11 @@ _ALL = (
     ),
     Method(
         "runs.dismiss",
-        params.RunsSeat,
+        params.RunsDismiss,
         results.RunRow,
         "Want a member out of a run, and tell the others. Its seat is gone from the round after "
-        "a quorum of the run's members wants so, and is not given to it again.",
+        "a quorum of the run's members wants so, and is not given to it again. Where a sum it was "
+        "in is rejected, that round needs it too, unless a quorum says `expose`.",
     ),
     Method(
         "runs.leave",

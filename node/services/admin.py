@@ -29,7 +29,7 @@ from protocol.members import (
     Member,
 )
 from protocol.runs import END, GO, PAUSE
-from protocol.seating import IN, OUT
+from protocol.seating import EXPOSE, IN, OUT
 
 HEAD_TIMEOUT_S = 2.0
 ROLES = {
@@ -236,7 +236,8 @@ class Admin:
         return await self._node.runs.seat(bytes.fromhex(params.run), params.member, IN)
 
     async def _runs_dismiss(self, params: Any) -> Row:
-        return await self._node.runs.seat(bytes.fromhex(params.run), params.member, OUT)
+        run, word = bytes.fromhex(params.run), EXPOSE if params.expose else OUT
+        return await self._node.runs.seat(run, params.member, word)
 
     async def _runs_leave(self, params: Any) -> Row:
         return await self._node.runs.seat(bytes.fromhex(params.run), "", OUT)

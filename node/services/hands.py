@@ -86,6 +86,8 @@ class RoundNotes:
     """By state root: how it did on the own held-out records."""
     sketch: dict[str, Any] | None = None
     """What was found out about a rejected sum."""
+    accused: dict[str, str] = field(default_factory=dict)
+    """By member's name, what it was first shown to have done."""
     written: set[Digest] = field(default_factory=set)
     """States and scales made in this round, by attempts that led nowhere too."""
 
@@ -220,6 +222,7 @@ class Hands:
     async def accuse(self, effect: ev.Accuse) -> None:
         name = self._tools.federation.name_of(effect.member)
         log.warning("member accused", member=name, reason=effect.reason)
+        self._notes.accused.setdefault(name, effect.reason)
         await self._tools.store.append_event(
             "round.evidence",
             {
@@ -229,6 +232,11 @@ class Hands:
                 "evidence": effect.evidence,
             },
         )
+
+    @property
+    def accused(self) -> Mapping[str, str]:
+        """Members shown to break a rule in the round under way, and how."""
+        return self._notes.accused
 
     async def measured(self, effect: ev.Measured) -> None:
         found = sketch_row(effect, self._tools.federation.name_of)

@@ -12,7 +12,7 @@ from node.services.training import Trainer
 from protocol.course import Course
 from protocol.rounds.events import Finished
 from protocol.runs import END, PAUSE
-from protocol.seating import IN, OUT
+from protocol.seating import EXPOSE, IN, OUT
 
 Named = Callable[[bytes], str]
 """A member's name by its node key."""
@@ -48,9 +48,22 @@ def run_row(record: Record, tools: Tools) -> dict[str, Any]:
         "mine": tools.signer.public_key in record.members,
         "reason": _reason(record, tools),
         "sketch": newest_sketch(record.rounds),
+        "accused": _accused(record),
         "progress": dict(trainer.progress) if trainer and trainer.progress else None,
         **_now(record, name),
     }
+
+
+def _accused(record: Record) -> dict[str, str]:
+    """By member's name, what it was shown to have done in the newest round that showed any."""
+    found: dict[str, str] = {}
+    for row in record.rounds:
+        for name, reason in (row.get("accused") or {}).items():
+            found[name] = f"round {row['round']}: {reason}"
+    if record.trainer is not None:
+        for name, reason in record.trainer.accused().items():
+            found[name] = f"round {record.done}: {reason}"
+    return found
 
 
 def _seats(course: Course, name: Named) -> list[dict[str, Any]]:
@@ -62,15 +75,16 @@ def _seats(course: Course, name: Named) -> list[dict[str, Any]]:
     ] + [
         (member, OUT, seating.wanting(member, OUT))
         for member in members
-        if seating.wanting(member, OUT) or seating.said(member, member) == OUT
+        if seating.wanting(member, OUT) or seating.gives_up(member)
     ]
     return [
         {
             "member": name(member),
             "wish": word,
             "by": [name(each) for each in by],
-            "itself": word == IN or seating.said(member, member) == OUT,
+            "itself": word == IN or seating.gives_up(member),
             "needed": seating.needed,
+            "exposed_by": [name(each) for each in seating.wanting(member, EXPOSE)],
         }
         for member, word, by in open_wishes
     ]
@@ -114,8 +128,8 @@ def _waits(trainer: Trainer, name: Named) -> str:
     names = ", ".join(name(member) for member in trainer.lacking())
     return names and (
         f"waits for {names}: the last sum was rejected, and one of the same updates without"
-        f" {names} would tell what {names} sent; if they do not come back, end the run and"
-        " propose another"
+        f" {names} would tell what {names} sent; if they do not come back, `rexis run dismiss"
+        " --expose` lets the others go on all the same"
     )
 
 
@@ -143,6 +157,7 @@ def round_row(
         "auc": scores["auc"] if scores else None,
         "loss": scores["loss"] if scores else None,
         "sketch": notes.sketch,
+        "accused": notes.accused,
         "bytes_received": sum(size for _, size in notes.received.values()),
         "received": {
             one: {"count": count, "bytes": size}

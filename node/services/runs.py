@@ -161,7 +161,7 @@ class Runs:
         return self.row(run)
 
     async def seat(self, run: bytes, member: str, word: str) -> dict[str, Any]:
-        """Say whom the run should seat, `in` or `out`; `member` is a name, "" this node."""
+        """Say whom the run should seat, in a word of a wish; `member` is a name, "" this node."""
         federation, me = self._tools.federation, self._tools.signer.public_key
         about = federation.named(member).node_key if member else me
         await self._seats.say(self.record(run), about, word)

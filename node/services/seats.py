@@ -26,8 +26,8 @@ from protocol.runs import MEMBERS_AT_LEAST
 from protocol.seating import (
     CHANGE_LIMIT_BYTES,
     CHANGE_TOPIC,
+    GOING,
     IN,
-    OUT,
     STORY_PROTOCOL,
     WISH_TOPIC,
     AskStory,
@@ -140,9 +140,9 @@ class Seats:
                 f"{name} has not asked for a seat in run {run}",
                 hint=f"it does so with `rexis run join {run} --dataset N`",
             )
-        if word == OUT and about not in course.members:
+        if word in GOING and about not in course.members:
             raise RoundError(f"{name} has no seat in run {run}")
-        if word == OUT and len(course.members) <= MEMBERS_AT_LEAST:
+        if word in GOING and len(course.members) <= MEMBERS_AT_LEAST:
             raise RoundError(
                 f"run {run} has {len(course.members)} members, and fewer than"
                 f" {MEMBERS_AT_LEAST} would see each other's updates",
@@ -269,7 +269,8 @@ class Seats:
         if not later:
             # The present one, offered again, takes back what a withdrawn wish had led to.
             wanted = course.seating.next(present, course.consents)
-            trainer.offer(present if wanted is None else wanted)
+            exposed = course.seating.exposed(present)
+            trainer.offer(present if wanted is None else wanted, exposed=exposed)
 
     async def entered(
         self, record: Seated, epoch: Epoch, certificate: Certificate

@@ -129,12 +129,19 @@ class Trainer:
         """The present members and numbers; None before the machine is up."""
         return None if self._machine is None else self._machine.epoch
 
-    def offer(self, epoch: Epoch, certificate: Certificate | None = None) -> None:
+    def offer(
+        self,
+        epoch: Epoch,
+        certificate: Certificate | None = None,
+        *,
+        exposed: frozenset[bytes] = frozenset(),
+    ) -> None:
         """The epoch that is next, as far as this node can tell; another may replace it.
 
-        `certificate`: of the verdict that led to it, where it has begun.
+        `certificate`: of the verdict that led to it, where it has begun.  `exposed`: of those
+        that go, whose updates need not be hidden any more (docs/protocol.md §5.7).
         """
-        name, said = epoch.name(), ev.EpochOffered(epoch, certificate)
+        name, said = epoch.name(), ev.EpochOffered(epoch, certificate, exposed)
         if self._offers.get(name) == said and name == next(reversed(self._offers)):
             return
         self._offers.pop(name, None)
@@ -176,6 +183,10 @@ class Trainer:
     def lacking(self) -> tuple[bytes, ...]:
         """Members that are away and that no sum may be opened without (docs/protocol.md §5.7)."""
         return () if self._machine is None else self._machine.lacking()
+
+    def accused(self) -> Mapping[str, str]:
+        """Members shown to break a rule in the round under way, and how."""
+        return self._hands.accused
 
     def may_fetch(self, peer: PeerId, blob: Digest) -> bool:
         """Masked shards and sums are for the members of the run."""

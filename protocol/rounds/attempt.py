@@ -103,6 +103,7 @@ class Attempt:
             now,
             allowed_ms,
             cohort.policy.backup_ms,
+            applies(cohort.policy) and host.fresh_base(),
         )
         self.gathering = Gathering(self._setting, cohort, desk)
         self.settling: Settling | None = None
@@ -274,6 +275,12 @@ class Attempt:
     def bar(self, member: bytes) -> None:
         """A member was shown to say two different things."""
         self.gathering.bar(member)
+
+    def reconsider(self, now: Millis) -> None:
+        """Other sets of members may be summed than before."""
+        self._chair.reconsider()
+        self.gathering.dirty = True
+        self.advance(now)
 
     def advance(self, now: Millis) -> None:
         """Go as far as what is here, and the time, allow."""

@@ -26,6 +26,9 @@ class Host(Protocol):
 
     def isolates(self, members: frozenset[bytes]) -> bool: ...
 
+    def fresh_base(self) -> bool:
+        """Was no sum rejected on the present base, as every member knows?"""
+
     def next_epoch(self, *, accept: bool) -> bytes:
         """The epoch that a verdict of this member would lead to."""
 
@@ -80,6 +83,10 @@ class Chair:
             return self._judge_verdict(decode(value, Verdict))
         except MalformedMessageError:
             return False
+
+    def reconsider(self) -> None:
+        """What was judged of survivors may not hold any more."""
+        self._judged = (-1, b"", None)
 
     def cast(self, body: Vote | Proposal, about: About) -> bytes:
         return self._desk.cast(body, about)

@@ -4,6 +4,9 @@ Two sums over different members differ by the updates of those in only one of th
 as the base state stays the same, updates are taken to stay the same too (rounding anew hides
 nothing worth mentioning), so a new survivor set is admitted only if no linear combination of
 it with the sets opened before is about fewer than `floor` members.  Repeating a set is free.
+
+Members whose updates a quorum has agreed to expose (§5.7) are not counted: their updates are taken
+to be known to everyone, so that they hide nobody and are hidden from nobody.
 """
 
 from collections.abc import Sequence
@@ -19,11 +22,16 @@ whole numbers do and nothing is ever divided but a common divisor."""
 
 
 def isolates(
-    opened: Sequence[frozenset[bytes]], new: frozenset[bytes], floor: int
+    opened: Sequence[frozenset[bytes]],
+    new: frozenset[bytes],
+    floor: int,
+    exposed: frozenset[bytes] = frozenset(),
 ) -> bool:
-    """Would opening `new` as well single out fewer than `floor` members?"""
+    """Would opening `new` as well single out fewer than `floor` members, `exposed` aside?"""
     if not opened or new in opened:
         return not opened and len(new) < floor
+    if exposed:
+        return isolates([each - exposed for each in opened], new - exposed, floor)
     members = sorted(new.union(*opened))
     rows = _independent([_row(each, members) for each in opened])
     more = _independent([*rows, _row(new, members)])

@@ -152,6 +152,8 @@ class EpochOffered:
 
     Those that left with it are gone: who missed it might have nobody else to hear it from.
     """
+    exposed: frozenset[bytes] = frozenset()
+    """Of those that go: whose updates a quorum of operators agreed not to hide any more (§5.7)."""
 
 
 @dataclass(frozen=True)

@@ -70,6 +70,8 @@ class History:
         self.opened: list[frozenset[bytes]] = []
         self.floors: tuple[int, ...] = ()
         self.next: Epoch | None = None
+        self.exposed: frozenset[bytes] = frozenset()
+        """Members that go, and whose updates a quorum of operators agreed not to hide (§5.7)."""
         record = desk.records.get(HEAD)
         if record is not None:
             self._load(decode(record, HeadRecord, limit_bytes=RECORD_LIMIT_BYTES))
@@ -104,14 +106,18 @@ class History:
         """
         return accept or self.cohort.policy.noised
 
-    def offer(self, epoch: Epoch) -> None:
-        """The registry says `epoch` is next; if it is the present one, nothing is any more."""
+    def offer(self, epoch: Epoch, exposed: frozenset[bytes] = frozenset()) -> None:
+        """The registry says `epoch` is next; if it is the present one, nothing is any more.
+
+        The newest offer stands, also in what it says of members that may be exposed.
+        """
         if epoch.run != self.cohort.epoch.run:
             raise LocalProtocolError("the offered epoch belongs to another run")
         name = epoch.name()
         if name not in self._cohorts:
             self._cohorts[name] = Cohort(epoch)
             self._desk.persist(f"{_EPOCH}{epoch.number}/{name.hex()}", encode(epoch))
+        self.exposed = exposed.difference(epoch.members)
         if epoch.number > self.cohort.epoch.number:
             self.next = epoch
         elif name == self.cohort.name:
@@ -122,7 +128,14 @@ class History:
         if self.cohort.policy.noised:
             return False
         floor = max(MEMBERS_AT_LEAST, self.cohort.thresholds.liars + 2)
-        return isolates(self.opened, members, floor)
+        return isolates(self.opened, members, floor, self.exposed)
+
+    @property
+    def fresh_base(self) -> bool:
+        """Was no sum rejected on the present base?  All with this head know the same."""
+        return (
+            self.certificate is None or decode(self.certificate.value, Verdict).accept
+        )
 
     @property
     def unsketched(self) -> bool:
@@ -131,25 +144,27 @@ class History:
         Updates are taken to stay while the base does: each sketch would tell more of the same
         ones.  So it is the first rejection on a base that is looked into, and no other.
         """
-        if self.certificate is not None:
-            last = decode(self.certificate.value, Verdict)
-            return last.accept and not self.opened
-        return not self.opened
+        return self.fresh_base and not self.opened
 
     def allowed(self, ready: frozenset[bytes]) -> frozenset[bytes] | None:
         """The largest set of `ready` members whose sum may be opened; None: wait for others."""
         if not self.isolates(ready):
             return ready
-        repeats = [each for each in self.opened if each <= ready]
+        repeats = [each for each in self._repeatable() if each <= ready]
         return max(repeats, key=len, default=None)
 
     def lacking(self, present: frozenset[bytes]) -> frozenset[bytes]:
         """Who must come back before a sum may be opened on this base; nobody, mostly."""
         if self.allowed(present) is not None:
             return frozenset()
-        return min(
-            (each - present for each in self.opened), key=len, default=frozenset()
-        )
+        lacking = (each - present for each in self._repeatable())
+        return min(lacking, key=len, default=frozenset())
+
+    def _repeatable(self) -> list[frozenset[bytes]]:
+        """Sets opened on this base, and what is left of them without members to be exposed."""
+        fewest = self.cohort.thresholds.survivors
+        left = [each - self.exposed for each in self.opened]
+        return [*(each for each in left if len(each) >= fewest), *self.opened]
 
     def check(self, certificate: Certificate, desk: Desk) -> Cohort:
         """The cohort whose certificate this is; raises `VerificationError` if it is not one."""
@@ -197,6 +212,7 @@ class History:
         self.opened = [frozenset(each) for each in record.opened]
         self.floors = record.floors
         self.joining = False
+        self.exposed = self.exposed.intersection(cohort.members)
         if self.next is not None and self.next.number <= cohort.epoch.number:
             self.next = None
 

@@ -220,6 +220,9 @@ class Rounds:
     def isolates(self, members: frozenset[bytes]) -> bool:
         return self._history.isolates(members)
 
+    def fresh_base(self) -> bool:
+        return self._history.fresh_base
+
     def next_epoch(self, *, accept: bool) -> bytes:
         """The epoch to follow: the offered one, once a quorum has been offered it too."""
         cohort, offered = self._history.cohort, self._history.next
@@ -264,7 +267,7 @@ class Rounds:
                     self._desk.forget([SYNCING])
                     self._desk.do(Train(self.round, self._history.base))
             case EpochOffered():
-                self._history.offer(event.epoch)
+                self._offer(event, now)
                 if event.certificate is not None:
                     self._hear_proof(event.certificate, now)
                 self._news(now)
@@ -279,6 +282,12 @@ class Rounds:
                     self._talk.progress(self._history.cohort, now)
                     attempt.handle(event, now)
         return True
+
+    def _offer(self, event: EpochOffered, now: Millis) -> None:
+        before = self._history.exposed
+        self._history.offer(event.epoch, event.exposed)
+        if self._attempt is not None and self._history.exposed != before:
+            self._attempt.reconsider(now)
 
     def _news(self, now: Millis) -> None:
         self._openings.changed()

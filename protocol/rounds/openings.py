@@ -149,13 +149,13 @@ class Openings:
         return encode(self._opening(members, prekeys))
 
     def _admissible(self, ready: frozenset[bytes]) -> frozenset[bytes] | None:
-        """Whom to open with: without members shown to lie, if that can be.
+        """Whom to open with: without members shown to lie, or to be exposed, if that can be.
 
         It cannot where too few are left, or where a sum without them would, with one opened
         before, single them out.
         """
-        liars = self.accused | self._desk.shunned
-        for candidates in (ready - liars, ready):
+        unwanted = self.accused | self._desk.shunned | self._history.exposed
+        for candidates in (ready - unwanted, ready):
             allowed = self._history.allowed(candidates)
             enough = self._history.cohort.thresholds.survivors
             if allowed is not None and len(allowed) >= enough:

@@ -68,7 +68,7 @@ class Reports:
         if place in self.uploads:
             return False
         for other, known in self.uploads.items():
-            if not pairs.agree(body, place, known, other):
+            if self._setting.bound and not pairs.agree(body, place, known, other):
                 self._at_odds.setdefault(place, []).append(other)
                 self._at_odds.setdefault(other, []).append(place)
         self.uploads[place] = body

@@ -20,6 +20,8 @@ class Setting:
     allowed_ms: int
     """Time for uploads."""
     backup_ms: int
+    bound: bool = True
+    """May a rejection of this sum be sketched?  Then no two in it differ over a key (§5.10)."""
 
     @property
     def deadline(self) -> int:

@@ -117,9 +117,12 @@ async def test_a_poisoner_that_lies_in_its_sketches_is_named_by_them(
         return ev.Drawn(event.context, blob)
 
     monkeypatch.setattr(hands, "drawn", other)
-    rows, _, kept = await rows_of(world, rounds=1)
-    honest = zip(rows[:-1], kept[:-1], strict=True)
-    for (first,), events in honest:
+    rows, shown, kept = await rows_of(world, rounds=1)
+    reason = "its sketches are not those of what it masked"
+    honest = zip(rows[:-1], shown[:-1], kept[:-1], strict=True)
+    for (first,), row, events in honest:
+        assert first["accused"] == {poisoned.name: reason}
+        assert row["accused"] == {poisoned.name: f"round 0: {reason}"}
         assert first["sketch"]["false"] == [poisoned.name]
         assert first["sketch"]["outliers"] == [poisoned.name]
         (accused,) = [e for e in events if e.kind == "round.evidence"]
@@ -142,3 +145,38 @@ async def test_an_accepted_round_is_never_sketched(world, monkeypatch):
     assert {row["sketch"] for row in shown} == {None}
     assert ev.Apply in asked
     assert not {ev.Draw, ev.Weigh} & set(asked)
+
+
+@pytest.mark.slow
+async def test_the_others_dismiss_one_that_poisons_every_round_and_go_on(
+    world, poisoned
+):
+    """No round is accepted with it, and to leave it out tells its update: they agree to that."""
+    stay = world.sites[:-1]
+
+    async def until(found):
+        with trio.fail_after(200):
+            while not found():
+                await trio.sleep(0.05)
+
+    def rows(key):
+        return [site.runs.row(run)[key] for site in stay]
+
+    async with AsyncExitStack() as stack:
+        for site in world.sites:
+            await stack.enter_async_context(site.up())
+        run = await world.propose(rounds=30)
+        await until(lambda: min(rows("round")) >= 1)
+        for site in stay:
+            assert not any(each["accepted"] for each in site.runs.rounds(run))
+            await site.runs.seat(run, poisoned.name, "expose")
+        await until(lambda: rows("epoch") == [1, 1, 1])
+        for site in stay:
+            led = next(each for each in site.runs.rounds(run) if each["accepted"])
+            assert sorted(led["survivors"]) == sorted(one.name for one in stay)
+            told = site.runs.row(run)
+            assert sorted(told["members"]) == sorted(led["survivors"])
+            assert told["seats"] == []
+        await until(lambda: poisoned.runs.row(run)["mine"] is False)
+        reason = poisoned.runs.row(run)["reason"]
+        assert reason == "this node has left the run; the others go on"

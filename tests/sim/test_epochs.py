@@ -1,6 +1,7 @@
 """Changes of membership, one rule at a time; the campaign draws them with other faults."""
 
 import pytest
+from federation_sim import mutants, scenes
 from federation_sim.invariants import Laws
 from federation_sim.scenario import END_MS
 from federation_sim.world import Node, World, quick_policy
@@ -147,6 +148,70 @@ def test_an_offer_is_withdrawn_by_the_present_epoch():
     assert all(node.machine.epoch == world.epoch for node in members if node.finished)
 
 
+@pytest.mark.parametrize(
+    "scene",
+    [
+        scenes.silent_after_a_rejection,
+        pytest.param(scenes.keeps_its_parts_after_a_rejection, marks=pytest.mark.slow),
+        pytest.param(scenes.says_two_things_after_a_rejection, marks=pytest.mark.slow),
+        pytest.param(scenes.poisons_every_round, marks=pytest.mark.slow),
+    ],
+    ids=["silent", "keeps its parts", "says two things", "poisons"],
+)
+def test_the_others_go_on_without_one_that_they_agreed_to_expose(scene):
+    for seed in range(4):
+        scene(seed).run()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "waits for a member that may be exposed",
+        pytest.param(
+            "never looks again at a set that it refused", marks=pytest.mark.slow
+        ),
+    ],
+)
+def test_what_lets_them_go_on_is_what_they_agreed_to(name):
+    found = mutants.catch(mutants.MUTANTS[name], seeds=20)
+    assert found is not None
+    assert found.law == "everyone finishes"
+
+
+def test_whom_nobody_agreed_to_expose_is_not_singled_out_by_one_that_is():
+    """The rejected sum was without one: with the dismissed one's update known, it would be told."""
+    world = World(5, 4, policy=quick_policy(16), rounds=2)
+    laws = Laws(world)
+    gone, late, *others = world.nodes.values()
+    gone.honest, gone.down_ms = False, -1
+
+    def watch(node: Node, effect: object) -> None:
+        if isinstance(effect, ev.Finished) and node is gone and not gone.crashes:
+            world.later(0, lambda: world.crash(gone))
+
+    world.watchers.append(watch)
+    for node in world.nodes.values():
+        node.dislikes = frozenset({0})
+        if node is not late:
+            world.start(node)
+    world.run(4_000)
+    assert {node.machine.round for node in others} == {1}
+    epoch = follows(world, gone)
+    laws.exposed.add(gone.name)
+    world.start(late)
+    for node in (late, *others):
+        world.give(node, ev.EpochOffered(epoch, exposed=frozenset({gone.name})))
+    world.run(20_000)
+    assert {node.machine.round for node in (late, *others)} == {1}
+    assert {node.machine.lacking() for node in others} == {(gone.name,)}
+    gone.down_ms = 0
+    world.start(gone)
+    world.members = epoch.members
+    world.run(END_MS)
+    laws.final()
+    assert others[0].finished[-1].verdict.accept
+
+
 def test_whoever_comes_back_to_strangers_only_believes_what_they_prove():
     """Cut off while all that it sat with leave, in two changes: it was told of both."""
     world, laws = started(5, extra=3, rounds=6)
@@ -168,3 +233,36 @@ def test_whoever_comes_back_to_strangers_only_believes_what_they_prove():
     world.run(END_MS)
     laws.final()
     assert away.machine.epoch == second
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_others_of_a_rejected_sum_go_on_also_where_one_was_away_from_it(seed):
+    """Six of seven were in it: five are left without the one that goes, as many as a sum needs."""
+    world = World(7, seed, policy=quick_policy(16), rounds=2)
+    laws = Laws(world)
+    gone, late, *others = world.nodes.values()
+    gone.honest, gone.down_ms = False, -1
+
+    def watch(node: Node, effect: object) -> None:
+        if isinstance(effect, ev.Finished) and node is gone and not gone.crashes:
+            world.later(0, lambda: world.crash(gone))
+
+    world.watchers.append(watch)
+    for node in world.nodes.values():
+        node.dislikes = frozenset({0})
+        if node is not late:
+            world.start(node)
+    world.run(4_000)
+    assert {node.machine.round for node in others} == {1}
+    assert {node.machine.lacking() for node in others} == {(gone.name,)}
+    epoch = follows(world, gone)
+    world.members = epoch.members
+    laws.exposed.add(gone.name)
+    world.start(late)
+    for node in (late, *others):
+        world.give(node, ev.EpochOffered(epoch, exposed=frozenset({gone.name})))
+    world.run(END_MS)
+    laws.final()
+    summed = others[0].finished[-1]
+    assert summed.verdict.accept
+    assert set(summed.survivors) == {node.name for node in others}

@@ -288,6 +288,18 @@ def test_sketches_name_whoever_poisons_or_lies_and_nobody_else(scene):
         scene(seed).run()
 
 
+def test_a_lie_about_a_key_does_not_stop_the_round_after_a_rejection():
+    """That sum is not sketched, so nobody need be left out of it for the sake of a key."""
+    for seed in range(4):
+        scenes.bound_elsewhere_after_a_rejection(seed).run()
+    found = mutants.catch(
+        mutants.MUTANTS["leaves one of two at odds out of a sum that is not sketched"],
+        seeds=12,
+    )
+    assert found is not None
+    assert found.law == "everyone finishes"
+
+
 def test_a_silent_survivor_leaves_the_others_without_lengths():
     world = rejecting(4, 2)
     mute = next(iter(world.nodes.values()))

@@ -78,6 +78,8 @@ class Registries:
         self._awaited: set[bytes] = set()
         self._shown: dict[bytes, Certificate] = {}
         """By epoch: the verdict that led to it, once somebody has entered it or left with it."""
+        self.exposed: set[bytes] = set()
+        """Of those that go: whom everybody dismisses although its update can be told then."""
         self._wishes = self._planned(plan)
         world.members = self._wishes[-1]
         joiners = [n for n in world.nodes.values() if n.name not in world.epoch.members]
@@ -88,6 +90,11 @@ class Registries:
         world.begun.append(self._again)
         for node in world.nodes.values():
             self._schedule(node)
+
+    @property
+    def goers(self) -> frozenset[bytes]:
+        """First members that are wanted no more in the end."""
+        return frozenset(self._world.epoch.members).difference(self._wishes[-1])
 
     def offered(self, epoch: bytes) -> frozenset[bytes]:
         """Nodes that were told of the epoch of this name."""
@@ -180,7 +187,7 @@ class Registries:
         if epoch not in told:
             told.append(epoch)
         shown = self._shown.get(epoch.name())
-        self._world.give(node, ev.EpochOffered(epoch, shown))
+        self._world.give(node, ev.EpochOffered(epoch, shown, frozenset(self.exposed)))
 
     def _again(self, node: Node) -> None:
         """After each start: nothing that was told is kept for certain by a node that was killed."""

@@ -87,6 +87,8 @@ class Laws:
         self.told_of: Callable[[bytes], Collection[bytes]] | None = None
         """Where members change: who was told of the epoch of a name."""
         self._changed: set[tuple[bytes, bytes]] = set()
+        self.exposed: set[bytes] = set()
+        """Members whose updates a quorum of operators agreed not to hide any more."""
         self.sketched = 0
         self.rejected = 0
         self.given_up = 0
@@ -236,7 +238,7 @@ class Laws:
         if cohort.policy.noised:
             return
         sets = {
-            frozenset(_named(before, their.members))
+            frozenset(_named(before, their.members)) - self.exposed
             for other, their in self._survivors.items()
             if their != GIVEN_UP
             and (before := self._openings.get(other)) is not None

@@ -96,6 +96,13 @@ class Caught:
     detail: str
 
 
+def _hides_all(old: Any) -> Any:
+    def offer(self: Any, epoch: Any, _exposed: Any = frozenset()) -> None:
+        old(self, epoch)
+
+    return offer
+
+
 def _says_before_it_records(old: Any) -> Any:
     def say(
         self: Any, key: str, context: bytes, number: int, at: int, body: Any
@@ -445,6 +452,21 @@ MUTANTS: dict[str, Mutant] = {
         _one(pairs, "agree", _no_quarrels),
         ("no honest member is accused", "no honest member stands out"),
         scenes.framed,
+    ),
+    "leaves one of two at odds out of a sum that is not sketched": Mutant(
+        _one(machine.Rounds, "fresh_base", lambda _old: lambda _self: True),
+        ("everyone finishes",),
+        scenes.bound_elsewhere_after_a_rejection,
+    ),
+    "waits for a member that may be exposed": Mutant(
+        _one(history.History, "offer", _hides_all),
+        ("everyone finishes",),
+        scenes.silent_after_a_rejection,
+    ),
+    "never looks again at a set that it refused": Mutant(
+        _one(attempt.Attempt, "reconsider", lambda _old: lambda _self, _now: None),
+        ("everyone finishes",),
+        scenes.keeps_its_parts_after_a_rejection,
     ),
     "sketches what was accepted": Mutant(
         _one(attempt.Attempt, "close", _sketches_all),

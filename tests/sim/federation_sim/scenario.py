@@ -5,6 +5,7 @@ third of them lie or lose their disk; any number may crash and come back; the ne
 anything for a while.  After that it heals, and every honest node must finish.
 """
 
+import functools
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,9 +33,10 @@ SKETCHED = 0.25
 
 CHANGED = 0.07
 """In how many federations the members change."""
-CHANGED_AT_MOST = 16
-"""Of those with more members, three rounds and more take minutes."""
 ROUNDS_CHANGED = (3, 3, 3, 3, 3, 4, 5, 6)
+MANY = 16
+ROUNDS_OF_MANY = (2, 2, 3)
+"""Of those with more members each round takes seconds."""
 
 SMALL = 10
 LARGE = {"slower": 3, "beat_ms": 1_800, "fresh_ms": 9_000}
@@ -76,9 +78,8 @@ def draw(
     ring = dice.choice(((32, 20), (32, 16), (16, 9)))
     length = dice.choice((5, 9, 64, 200))
     chance = random.Random(seed * 131 + 3)
-    may_change = not hard and count <= CHANGED_AT_MOST
     plan = None
-    if may_change and chance.random() < CHANGED:
+    if not hard and chance.random() < CHANGED:
         plan = changes.drawn(chance, count)
     elif count <= SMALL and random.Random(seed * 31 + 7).random() < SKETCHED:
         length = ENTRIES_AT_LEAST + length
@@ -93,14 +94,13 @@ def draw(
     budget = (count - 1) // 3
     what: list[str] = []
     if plan:
-        rounds = chance.choice(ROUNDS_CHANGED)
+        rounds = chance.choice(ROUNDS_CHANGED if count <= MANY else ROUNDS_OF_MANY)
         budget = (min(plan.sizes(count)) - 1) // 3
         what.append(plan.name)
     extra = plan.joiners if plan else 0
     world = World(count, seed, policy=policy, rounds=rounds, real=real, extra=extra)
     laws = Laws(world)
-    if plan:
-        laws.told_of = changes.Registries(world, chance, plan).offered
+    registries = changes.Registries(world, chance, plan) if plan else None
     faults: list[Callable[..., str]] = [
         _crashes,
         _crashes,
@@ -115,9 +115,12 @@ def draw(
     drawn = dice.sample(
         faults, k=dice.choice((2, 3, 4) if hard else (0, 1, 1, 2, 2, 3))
     )
-    if plan:
-        # Who poisons each round keeps the base for good, as noise does.
-        drawn = [fault for fault in drawn if fault is not _poisons][:2]
+    if registries:
+        laws.told_of = registries.offered
+        dismissed = functools.partial(_is_dismissed, registries, laws)
+        # With another fault a member may be away from a sum that is rejected: too few of the
+        # others may then be left, without the one that goes, for a sum of their own (§5.7).
+        drawn = [dismissed] if _poisons in drawn else drawn[:2]
         # A liar that was in a rejected sum can keep the same members from another (§5.7).
         if _liar in drawn and _dislikes in drawn:
             drawn.remove(_dislikes)
@@ -192,7 +195,7 @@ def _liar(world: World, dice, budget: int) -> str:
         return ""
     (node,) = _nodes(world, dice, 1)
     node.honest = False
-    # Noise breaks the sum of each round: the base stays for good, and the members with it (§7.4).
+    # Noise breaks the sum of each round: nothing but its dismissal ends that (§5.7).
     left_out = {"uploads noise"} if world.members is not None else set()
     name = dice.choice(sorted(liars.LIES.keys() - left_out))
     liars.LIES[name](world, node, dice)
@@ -231,6 +234,35 @@ def _poisons(world: World, dice, budget: int) -> str:
     for name in chosen:
         liars.LIES[name](world, node, dice)
     return f"liar poisons and {chosen[-1] if chosen[1:] else 'hides nothing'}"
+
+
+def _is_dismissed(
+    registries: changes.Registries, laws: Laws, world: World, dice, budget: int
+) -> str:
+    """A member that goes spoils a round that is rejected, or each; the others may expose it."""
+    goers = [
+        n for n in _nodes(world, dice, len(world.nodes)) if n.name in registries.goers
+    ]
+    if budget < 1 or not goers:
+        return ""
+    for other in world.nodes.values():
+        other.dislikes = frozenset({0})
+    node = goers[0]
+    node.honest = False
+    name = dice.choice(SPOILS)
+    liars.LIES[name](world, node, dice)
+    registries.exposed.add(node.name)
+    laws.exposed.add(node.name)
+    return f"liar that goes {name}"
+
+
+SPOILS = (
+    "uploads noise",
+    "uploads noise",
+    "uploads a long update",
+    "uploads two things",
+    "uploads nothing it announced",
+)
 
 
 def _absent(world: World, dice, budget: int) -> str:

@@ -219,6 +219,21 @@ def framed(seed: int) -> Scenario:
     return drawn
 
 
+def bound_elsewhere_after_a_rejection(seed: int) -> Scenario:
+    """The same liar goes on after the rejection, in a sum that it cannot be left out of.
+
+    Where its lie left out its partner, only the same members may be summed again (§5.7).
+    """
+
+    def arrange(world: World, nodes: list[Node]) -> None:
+        for node in nodes:
+            node.dislikes = frozenset({0})
+        _lies(world, nodes[0], "binds itself to another key")
+
+    members = (4, 4, 5, 7)[seed % 4]
+    return _made(members, seed, arrange, rounds=2, length=ENTRIES_AT_LEAST)
+
+
 def _all_accuse(world: World, laws: Laws) -> None:
     """Everyone names the liars of the attempt that was decided, if it was opened with any."""
     opened = {member for each in laws.decided_openings() for member in each.members}
@@ -318,6 +333,65 @@ def changes_members(
     for node in world.nodes.values():
         node.dislikes = frozenset(rejects)
     return Scenario(world, laws, ("scene",), END_MS)
+
+
+def exposed_and_dismissed(*names: str) -> Callable[[int], Scenario]:
+    """A member was in a rejected sum and does all of these from then on, whatever it did before.
+
+    The others' operators dismiss it in time, and do not mind that its update can be told then.
+    Nothing is demanded of the liar; the others go on without it, each sum of theirs accepted.
+    """
+
+    def scene(seed: int) -> Scenario:
+        members = (4, 4, 5, 7)[seed % 4]
+        liar: list[Node] = []
+
+        def arrange(world: World, nodes: list[Node]) -> None:
+            liar.append(nodes[0])
+            nodes[0].honest = False
+            for node in nodes:
+                node.dislikes = frozenset({0})
+            stay = [node.name for node in nodes[1:]]
+            epoch = world.epoch_of(stay, 1)
+            world.epochs.append(epoch)
+            world.members = epoch.members
+            offer = ev.EpochOffered(epoch, exposed=frozenset({nodes[0].name}))
+
+            def watch(node: Node, effect: Any) -> None:
+                if isinstance(effect, ev.Finished) and not effect.verdict.round:
+                    if node is nodes[0]:
+                        for name in names:
+                            _lies(world, node, name)
+                    # Each hears of it at its own time: in a view, in an attempt, or before it.
+                    world.later(
+                        world.chance.randint(500, 6_000),
+                        lambda: world.give(node, offer),
+                    )
+
+            world.watchers.append(watch)
+
+        drawn = _made(members, seed, arrange, rounds=3)
+        drawn.laws.exposed.add(liar[0].name)
+        drawn.laws.demands.append(lambda: _all_go_on(drawn.world))
+        return drawn
+
+    return scene
+
+
+def _all_go_on(world: World) -> None:
+    """All that stay accept a sum; not only one that a liar happened to spare."""
+    assert world.members is not None
+    for name in world.members:
+        last = world.nodes[name].finished[-1].verdict
+        require("the others go on", last.accept, f"{world.nodes[name].number}")
+
+
+silent_after_a_rejection = exposed_and_dismissed("is silent")
+keeps_its_parts_after_a_rejection = exposed_and_dismissed(
+    "uploads nothing it announced"
+)
+says_two_things_after_a_rejection = exposed_and_dismissed("uploads two things")
+poisons_every_round = exposed_and_dismissed("uploads noise")
 
 
 def rejects_while_members_change(seed: int) -> Scenario:

@@ -32,6 +32,23 @@ def test_small_differences_are_refused(opened, new, refused):
     assert isolates([members(each) for each in opened], members(new), 3) is refused
 
 
+@pytest.mark.parametrize(
+    ("opened", "new", "refused"),
+    [
+        (["abcx"], "abc", False),  # tells x, which nobody need hide
+        (["bcdx"], "abcd", True),  # with x known, a
+        (["abcx"], "acd", True),  # with x known, b - d
+        (["abcx"], "abcde", True),  # d + e
+        (["abcx"], "abcdef", False),
+        (["abx"], "abx", False),  # the same again
+        ([], "abx", False),  # a first sum tells nothing of x either
+    ],
+)
+def test_who_may_be_exposed_hides_nobody(opened, new, refused):
+    sets = [members(each) for each in opened]
+    assert isolates(sets, members(new), 3, members("x")) is refused
+
+
 def test_more_independent_sets_than_are_compared_are_refused():
     sets = [members(text) for text in ("abcdefgh", "abcdijkl", "efghijkl", "aeimnopq")]
     assert isolates(sets, members("bfjrstuv"), 3)

@@ -12,6 +12,7 @@ from protocol.rounds.messages import Verdict
 from protocol.rounds.policy import Epoch, Policy, Seat, Thresholds
 from protocol.runs import Consent
 from protocol.seating import (
+    EXPOSE,
     IN,
     OUT,
     WISHES_AT_MOST,
@@ -90,6 +91,21 @@ def test_a_member_leaves_of_itself_and_is_dismissed_by_a_quorum_of_others():
     assert view.next(FIRST, CONSENTS) is None
     says(view, KEYS[2], KEYS[3], OUT)
     assert view.next(FIRST, CONSENTS).members == tuple(KEYS[:3])
+
+
+def test_a_quorum_of_others_decides_that_a_member_is_dismissed_and_need_not_be_hidden():
+    view, gone = seating(), KEYS[3]
+    says(view, gone, gone, EXPOSE)  # goes of itself, and decides nothing else
+    says(view, KEYS[0], gone, EXPOSE)
+    says(view, KEYS[1], gone, EXPOSE)
+    says(view, KEYS[2], gone, OUT)
+    assert view.next(FIRST, CONSENTS).members == tuple(KEYS[:3])
+    assert view.wanting(gone, OUT) == tuple(KEYS[:3])
+    assert view.exposed(FIRST) == frozenset()
+    says(view, KEYS[2], gone, EXPOSE)
+    assert view.exposed(FIRST) == {gone}
+    says(view, KEYS[2], gone, OUT)
+    assert view.exposed(FIRST) == frozenset()
 
 
 def test_nobody_leaves_a_run_of_three_but_one_may_take_a_seat_over():
