@@ -358,6 +358,7 @@ def _listed(listing: Row) -> list[tuple[str, object]]:
         ("rows", rows),
         ("licence", listing["licence"]),
         ("use", ", ".join(listing["duo"])),
+        *([("disease", listing["disease"])] if listing["disease"] else []),
         ("source", listing["source"]),
         ("listed", f"{moment(listing['created'])} UTC"),
         *([("columns", ", ".join(columns))] if columns else []),
