@@ -123,7 +123,7 @@ def clinics(tmp_path_factory):
             assert shown["units"] == PATIENTS
             live.datasets[name] = shown["dataset"]
             kinds = [part for kind in KINDS for part in ("--kind", kind)]
-            allowed = ("query", "allow", shown["dataset"], *kinds, "--epsilon", 60)
+            allowed = ("query", "allow", shown["dataset"], *kinds, "--epsilon", 200)
             made.does(name, *allowed)
         yield made
 
