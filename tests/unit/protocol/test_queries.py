@@ -258,6 +258,16 @@ def test_the_stated_noise_of_a_correlation_is_what_noise_does_to_it():
     assert (stated[0][0], stated[1][1]) == (0, 0)
 
 
+@pytest.mark.parametrize("kind", [HISTOGRAM, QUANTILES, CORRELATION, SURVIVAL])
+def test_what_is_read_is_json(kind):
+    draw = random.Random(1)
+    rows = [
+        {name: str(draw.uniform(0, 1)) for name in "xyt"} | {"e": "1"}
+        for _ in range(99)
+    ]
+    assert msgspec.json.encode(plain(kind, rows))
+
+
 def kaplan_meier(rows):
     """The textbook's, at every time of an event; written from the definition."""
     survival, curve = 1.0, {}
