@@ -4,6 +4,7 @@ The message says what is the matter, with the value and the limit; the hint says
 do.  Neither ever holds a key, a passphrase or a field of a record.
 """
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 
@@ -95,10 +96,18 @@ class ChainDownError(ChainError):
 
 
 class ContractRefusedError(ChainError):
-    """A contract reverted; `name` is its custom error, empty if it gave none."""
+    """A contract reverted; `name` is its custom error, empty if it gave none, `values` its fields."""
 
     code = 502
 
-    def __init__(self, name: str, message: str, *, hint: str = "") -> None:
+    def __init__(
+        self,
+        name: str,
+        message: str,
+        *,
+        hint: str = "",
+        values: Mapping[str, object] | None = None,
+    ) -> None:
         super().__init__(message, hint=hint)
         self.name = name
+        self.values = values or {}

@@ -131,8 +131,11 @@ class Graph:
             if one.startswith(text) or one.rpartition(":")[2].startswith(text)
         ]
         if len(found) != 1:
+            called = f"called {text.removeprefix('urn:rexis:')[:80]!r}"
             raise VerificationError(
-                f"{len(found)} things are called {text[:80]!r} in what could be verified"
+                f"{len(found)} things that verify are {called}; say more of it"
+                if found
+                else f"nothing that verifies is {called}"
             )
         return found[0]
 

@@ -11,17 +11,21 @@ _HINTS = {
     "OwnableUnauthorizedAccount": "only the registry's owner may do this; use its key",
     "AccountTaken": "every member needs an account of its own",
     "InvalidUnits": "choose units that the dataset has",
+    "InvalidToken": "name the address of an ERC-20 contract on this chain",
     "InvalidExpiry": "choose a time after the chain's newest block",
     "NotOwner": "only the account that listed the dataset may do this",
     "ConflictingAnchor": "this account anchored another digest there; an anchor is never replaced",
 }
 
 
-def refused(doing: str, name: str, **values: object) -> ContractRefusedError:
+def refused(doing: str, name: str, /, **values: object) -> ContractRefusedError:
     """`doing` met the custom error `name` with these fields."""
     shown = ", ".join(f"{key}={_shown(value)}" for key, value in values.items())
     return ContractRefusedError(
-        name, f"{doing} refused: {name}({shown})", hint=_HINTS.get(name, "")
+        name,
+        f"{doing} refused: {name}({shown})",
+        hint=_HINTS.get(name, ""),
+        values=values,
     )
 
 

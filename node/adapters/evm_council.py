@@ -1,5 +1,6 @@
 """The council's motions about the market's parameters, beside an `EvmChain`."""
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -7,7 +8,7 @@ from node.adapters import evm_contracts
 from node.adapters.evm_chain import EvmChain
 from node.adapters.evm_contracts import guarded
 from node.adapters.evm_rows import address
-from node.errors import ChainError
+from node.errors import ChainError, ContractRefusedError
 from node.ports import ChainEvent, Motion
 from protocol.types import digest
 
@@ -16,6 +17,16 @@ FIELDS = (
     *("answer_s", "dispute_s", "challenge_s", "vote_s", "unbonding_s"),
     *("quorum", "open_requests", "bond"),
 )
+_NAMES = {
+    "answerWindow": "answer_s",
+    "disputeWindow": "dispute_s",
+    "challengeWindow": "challenge_s",
+    "voteWindow": "vote_s",
+    "unbonding": "unbonding_s",
+    "quorum": "quorum",
+    "openRequests": "open_requests",
+}
+"""As `OutOfBounds` says it."""
 
 
 class EvmCouncil:
@@ -41,9 +52,12 @@ class EvmCouncil:
         return list(counted)
 
     async def propose_token(self, token: bytes, *, accepted: bool) -> int:
-        return await self._propose("setToken", [address(token), accepted])
+        call = ("setToken", [address(token), accepted])
+        await self._would_do(*call)
+        return await self._propose(*call)
 
     async def propose_rules(self, **changes: int) -> int:
+        """Refused here if no vote could pass them: the contract's bounds, under our names."""
         parameters = (await self._chain.discover())["parameters"]
         values = await self._link.read(
             "parameters.values", parameters.functions.values().call
@@ -51,13 +65,36 @@ class EvmCouncil:
         known = dict(zip(FIELDS, values, strict=True))
         if wrong := sorted(set(changes) - set(known)):
             raise ChainError(f"{wrong[0]!r} is no parameter", hint=", ".join(FIELDS))
-        return await self._propose("set", [tuple({**known, **changes}.values())])
+        wanted = {**known, **changes}
+        largest = _largest(parameters)
+        # What its type does not hold is out of the contract's bounds too, which name the limit.
+        held = [min(wanted[name], largest[name]) for name in FIELDS]
+        try:
+            await self._would_do("set", [tuple(held)])
+        except ContractRefusedError as error:
+            raise _out_of_bounds(error, wanted) from None
+        for name in FIELDS:
+            if wanted[name] > largest[name]:
+                raise ChainError(f"{name} is {wanted[name]}, limit is {largest[name]}")
+        return await self._propose("set", [tuple(wanted.values())])
 
     async def vote(self, motion: int) -> None:
         await self._send("vote", motion)
 
     async def execute(self, motion: int) -> None:
         await self._send("execute", motion, (await self._proposed(motion))["call"])
+
+    async def _would_do(self, function: str, arguments: list[Any]) -> None:
+        """Ask the contract whether it would take this from the council.
+
+        The council takes any call as a motion, and what it calls refuses only when the
+        members have voted, waited out the delay and paid for all of it.
+        """
+        doing = f"parameters.{function}"
+        parameters = (await self._chain.discover())["parameters"]
+        sender = {"from": (await self._council()).address}
+        call = guarded(doing, lambda: parameters.functions[function](*arguments))
+        await self._link.read(doing, partial(call.call, sender))
 
     async def _propose(self, function: str, arguments: list[Any]) -> int:
         parameters = (await self._chain.discover())["parameters"]
@@ -129,3 +166,28 @@ class EvmCouncil:
     async def _send(self, function: str, *arguments: Any) -> list[ChainEvent]:
         contracts = {"council": await self._council()}
         return await self._link.send(contracts, "council", function, *arguments)
+
+
+def _largest(parameters: Any) -> dict[str, int]:
+    """What the contract's type of each parameter can hold."""
+    (values,) = parameters.functions.set.abi["inputs"]
+    types = [one["type"].removeprefix("uint") for one in values["components"]]
+    return {n: 2 ** int(bits) - 1 for n, bits in zip(FIELDS, types, strict=True)}
+
+
+def _out_of_bounds(
+    error: ContractRefusedError, wanted: Mapping[str, int]
+) -> ChainError:
+    """The contract's refusal under the names that were given, with the value and its bounds."""
+    name = _NAMES.get(str(error.values.get("name")))
+    if error.name != "OutOfBounds" or name is None:
+        return error
+    lowest, highest = error.values["lowest"], error.values["highest"]
+    return ContractRefusedError(
+        error.name,
+        f"{name} is {wanted[name]}, it may be {lowest} to {highest}",
+        hint="unbonding_s is at least challenge_s and vote_s together"
+        if name == "unbonding_s"
+        else "no vote passes these bounds",
+        values=error.values,
+    )

@@ -145,7 +145,7 @@ def _rows(shell: Shell, answer: Row) -> None:
             "title": lambda row: row["title"],
             "owner": lambda row: row["owner"],
             "mine": lambda row: row["mine"],
-            "units": lambda row: row["units"],
+            "units": _left,
             "record": lambda row: short(row["record"]),
         },
     )
@@ -315,7 +315,7 @@ def show_dataset(shell: Shell, answer: Row) -> None:
                 ("dataset", answer["dataset"]),
                 ("title", answer["title"] or "not known"),
                 ("owner", f"{answer['owner']}{mine}"),
-                ("units", answer["units"]),
+                ("units", _units(answer)),
                 ("record", answer["record"]),
                 *_terms(answer),
                 *(_listed(listing) if listing else [("listing", answer["why"])]),
@@ -326,6 +326,18 @@ def show_dataset(shell: Shell, answer: Row) -> None:
         _say_age(shell, [answer])
 
     shell.result(answer, human)
+
+
+def _left(row: Row) -> object:
+    gone = len(row["withdrawn"])
+    return f"{row['units'] - gone} of {row['units']}" if gone else row["units"]
+
+
+def _units(answer: Row) -> object:
+    gone = answer["withdrawn"]
+    if len(gone) == answer["units"]:
+        return f"{answer['units']}, all withdrawn"
+    return f"{answer['units']}, withdrawn {numbers(gone)}" if gone else answer["units"]
 
 
 def _terms(answer: Row) -> list[tuple[str, object]]:
@@ -358,6 +370,7 @@ def _listed(listing: Row) -> list[tuple[str, object]]:
         ("rows", rows),
         ("licence", listing["licence"]),
         ("use", ", ".join(listing["duo"])),
+        *([("disease", listing["disease"])] if listing["disease"] else []),
         ("source", listing["source"]),
         ("listed", f"{moment(listing['created'])} UTC"),
         *([("columns", ", ".join(columns))] if columns else []),

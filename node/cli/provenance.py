@@ -27,6 +27,7 @@ _FORMS = {
     ".records": "records",
     ".lineage": "lineage",
 }
+_BY_DIGEST, _DIGITS = {"run", "query"}, 12
 _DIRECTION = click.option(
     "--direction",
     type=click.Choice(("back", "forward", "both")),
@@ -101,10 +102,11 @@ def _print(answer: Row) -> None:
 
     def name(one: str) -> str:
         thing = things[one]
-        facts = thing["facts"]
-        number = f" {facts['dataset']}" if thing["kind"] == "dataset" else ""
-        said = thing["label"]
-        kind = thing["kind"]
+        kind, said = thing["kind"], thing["label"]
+        number = f" {thing['facts']['dataset']}" if kind == "dataset" else ""
+        if kind in _BY_DIGEST:
+            # By which one may ask on; two of them are often called the same.
+            number = f" {one.rpartition(':')[2][:_DIGITS]}"
         return said if said.startswith(kind) else f"{kind}{number} {said!r}"
 
     for one in answer["relations"]:

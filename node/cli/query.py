@@ -1,7 +1,6 @@
 """Questions to data that stay where they are, and what a steward lets be asked."""
 
 from collections.abc import Sequence
-from itertools import zip_longest
 from typing import Any
 
 import click
@@ -279,16 +278,22 @@ def show_any(answer: Row, names: Sequence[str] = ()) -> None:
     if "count" in found:
         pairs.append(("rows", found["count"]))
     pairs += [
-        (f"at {one['probability']:g}", f"{one['value']:.6g}")
+        (
+            f"at {one['probability']:g}",
+            f"{one['value']:.6g}, noise {one['noise_sd']:.2g}",
+        )
         for one in found.get("quantiles", ())
     ]
     show_answer(answer, pairs)
     for one in found.get("bins", ()):
         named = one.get("level", f"{one.get('from')} to {one.get('to')}")
         say(f"  {named}: {'suppressed' if one['count'] is None else one['count']}")
-    for name, row in zip_longest(names, found.get("matrix", ()), fillvalue=""):
-        said = "  ".join("     -" if one is None else f"{one:6.3f}" for one in row)
-        say(f"  {said}  {name}")
+    matrix = found.get("matrix", ())
+    # Of a question that was gone on with the columns' names are not known here.
+    for name, row, noise in zip(
+        names or [""] * len(matrix), matrix, found.get("noise_sd", ()), strict=False
+    ):
+        say(f"  {'  '.join(map(_correlated, row, noise))}  {name}")
     for curve in found.get("curves", ()):
         if curve["group"]:
             say(f"  {curve['group']}")
@@ -297,6 +302,10 @@ def show_any(answer: Row, names: Sequence[str] = ()) -> None:
                 f"  {one['time']:10.6g}  {one['survival']:.3f}"
                 f"  noise {one['noise_sd']:.3f}  at risk {one['at_risk']}"
             )
+
+
+def _correlated(value: float | None, noise: float | None) -> str:
+    return f"{'-':>14}" if value is None else f"{value:6.3f} ±{noise:<6.2g}"
 
 
 def show_answer(answer: Row, pairs: list[tuple[str, object]]) -> None:
@@ -311,9 +320,9 @@ def show_answer(answer: Row, pairs: list[tuple[str, object]]) -> None:
             ("datasets", owners),
             *([("dropped", ", ".join(answer["dropped"]))] if answer["dropped"] else []),
             *(
-                # A training's is in units of its grid; its weights have their own.
+                # Of these it is in units of a grid; what is read of them has its own.
                 [("noise", f"standard deviation {answer['noise_sd']:.3g} in each sum")]
-                if answer["kind"] != "training"
+                if answer["kind"] not in {"training", "correlation"}
                 else []
             ),
             *(

@@ -17,6 +17,7 @@ from ee.outer import outer_step
 from node.adapters.blob_dir import BlobDir
 from node.compute import scoring, state, thin
 from node.compute.kinds import model_of
+from node.compute.models import NOTHING_HELD
 from node.compute.rounds import scales_of
 from node.compute.velocities import Places, Velocities
 from node.disk import mapped
@@ -48,6 +49,7 @@ def apply(params: Params, _progress: object) -> dict[str, Any]:
     {strays, state, scales, accept, held_out, auc, loss}, or {strays} alone where slices have
     an entry out of range: then no state is made.  `thin` is null, or {seed, one_in}: the sums
     are of the entries that it chooses, and the others stay as they are, their velocities too.
+    Without records nothing is tried, and the state is accepted.
 
     The base is not hashed again: training has done that this round, and whatever the disk
     changed since ends in a state that nobody else claims.
@@ -56,7 +58,8 @@ def apply(params: Params, _progress: object) -> dict[str, Any]:
     stepped = _stepped(params, folder, model.size)
     if stepped.strays:
         return {"strays": sorted(stepped.strays)}
-    tests = model.tests(params["records"])
+    data = params["records"]
+    tests = model.tests(data) if data else lambda _: NOTHING_HELD
     old, new = (
         tests(state.mapped(folder, root, model.size))
         for root in (params["base"], stepped.root)

@@ -17,7 +17,12 @@ from node.market.tools import Tools, missing
 from node.ports import Announcement, DatasetToken
 from protocol.errors import ProtocolError
 from protocol.listing import Listing, open_listing
-from protocol.manifest import ANSWER_LIMIT_BYTES, DATA_PROTOCOL, DataQuery
+from protocol.manifest import (
+    ANSWER_LIMIT_BYTES,
+    DATA_PROTOCOL,
+    DataQuery,
+    unit_list,
+)
 from protocol.members import Member, MemberSet
 from protocol.wire import encode
 
@@ -179,6 +184,9 @@ class Catalogue:
             "owner_peer": holder.peer_id if holder else None,
             "mine": self._tools.shelf.by_dataset(token.dataset) is not None,
             "units": token.units,
+            "withdrawn": unit_list(
+                token.withdrawn if token.open else (1 << token.units) - 1
+            ),
             "price": str(token.price),
             "terms": names.terms(token, roll.members),
             "record": token.record.hex(),

@@ -21,7 +21,8 @@ from protocol.listing import COUNT_FLOOR, TABLES, UNITS_LIMIT, Column, Part
 from protocol.types import digest
 
 FILES_LIMIT = 100_000
-_WAYS = ("file", "folder", "patient")
+_PATIENT = "patient"
+_WAYS = ("file", "folder", _PATIENT)
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,9 @@ def of_paths(paths: Sequence[Path], unit_by: str | None) -> Plan:
     files = _found(paths)
     kinds = {file.path: sniff(file.path) for file in files}
     only = files[0] if len(files) == 1 else None
-    if only is not None and kinds[only.path] in TABLES and unit_by not in _WAYS:
+    # A table is no DICOM: there `patient` is a column, which many tables have.
+    is_whole = unit_by in _WAYS and unit_by != _PATIENT
+    if only is not None and kinds[only.path] in TABLES and not is_whole:
         if only.size <= table.TABLE_LIMIT_BYTES:
             return _of_table(only, kinds[only.path], unit_by)
         if unit_by is not None:

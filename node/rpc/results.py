@@ -116,6 +116,9 @@ class DatasetRow(Result, frozen=True, kw_only=True):
     owner_peer: str | None
     mine: bool
     units: Annotated[Count, _said("number of consent units")]
+    withdrawn: Annotated[
+        list[Count], _said("of them, those that nobody reads any more")
+    ]
     price: Annotated[Amount, _said("of a request, in the token's smallest unit")]
     terms: Annotated[Terms, _said("what the chain holds requests and grants against")]
     record: Annotated[Digest, _said("digest of the listing, as the chain has it")]

@@ -79,7 +79,11 @@ class RpcServer:
             return None
         if isinstance(outcome, Fault):
             return wire.refuse(request.id, outcome)
-        return wire.answer(request, outcome)
+        try:
+            return wire.answer(request, outcome)
+        except Exception as error:
+            # What no JSON can be made of is this one method's mistake, and no reason to end.
+            return wire.refuse(request.id, _fault(METHODS[request.method], error))
 
     async def _connection(self, stream: trio.SocketStream) -> None:
         try:

@@ -6,7 +6,7 @@ module hands it names.
 
 import hashlib
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import structlog
 import trio
 
 from node.driver import Work
-from node.errors import NodeError, TransportError
+from node.errors import AccessError, NodeError, TransportError
 from node.ports import Blobs, Compute, Signer, Store, Transport
 from node.services.federation import Federation
 from node.services.record_box import RecordBox
@@ -92,6 +92,10 @@ class RoundNotes:
     """States and scales made in this round, by attempts that led nowhere too."""
 
 
+ReadRecords = Callable[[], Awaitable[bytes]]
+"""The table as it is now: what was withdrawn since the last round is not in it."""
+
+
 class Hands:
     """Implements `node.driver.Hands` for one run."""
 
@@ -102,7 +106,7 @@ class Hands:
         plan: Plan,
         epoch: Epoch,
         rounds: int,
-        records: bytes,
+        records: ReadRecords,
         box: RecordBox,
         size: int | None = None,
         finish: Callable[[ev.Finished, RoundNotes], Any],
@@ -110,7 +114,7 @@ class Hands:
         tell: Callable[[Mapping[str, Any] | None], None],
         complain: Callable[[str], None],
     ) -> None:
-        """`size`: entries of a state, where not all travel.
+        """`size`: entries of a state, where not all travel; `records` reads this member's table.
 
         `finish` is awaited with every verdict, `change` with every epoch that one leads to;
         `tell` and `complain` show the operator.
@@ -371,7 +375,7 @@ class Hands:
                     "folder": str(tools.folders.states),
                     "models": str(tools.folders.models),
                     "root": effect.base,
-                    "records": self._records,
+                    "records": await self._records(),
                     "worker": tools.worker_socket,
                     "key_seed": seed,
                     "left": await self._thin.left(),
@@ -502,7 +506,7 @@ class Hands:
             thin=self._thin.choice(opening.round),
             spec=self._plan.spec,
             task=self._plan.task,
-            records=self._records,
+            records=await self._tried(),
             folder=str(self._tools.folders.states),
             models=str(self._tools.folders.models),
         )
@@ -516,6 +520,16 @@ class Hands:
         return ev.Applied(
             effect.context, effect.sums, state, scales, found["accept"], 0
         )
+
+    async def _tried(self) -> bytes:
+        """What a state is tried on; nothing where all of it is withdrawn.
+
+        A member without records still sums and votes, and a state is its to keep.
+        """
+        try:
+            return await self._records()
+        except AccessError:
+            return b""
 
     async def _call(self, method: str, **params: Any) -> dict[str, Any]:
         return await self._tools.compute.call(method, {**self._common, **params})

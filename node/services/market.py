@@ -42,7 +42,7 @@ from node.ports import (
 from node.ports import Market as Trade
 from protocol.duo import PERMISSIONS
 from protocol.lineage import AskedQuery, Facts, PlacedReceipt, Records
-from protocol.listing import Listing
+from protocol.listing import FORMATS, Listing
 from protocol.manifest import DATA_PROTOCOL, QUERY_LIMIT_BYTES
 from protocol.members import Member
 from protocol.seating import Change
@@ -269,12 +269,19 @@ class Market:
 
     async def search(self, text: str = "", wanted: Filter | None = None) -> Rows:
         """Datasets with all these words, best first, among the listings we have."""
-        if wanted is not None and wanted.purpose not in {None, *PERMISSIONS}:
+        wanted = wanted or Filter()
+        if wanted.purpose not in {None, *PERMISSIONS}:
             raise DatasetError(
                 f"{wanted.purpose} is not a permission",
                 hint=f"permissions are {', '.join(sorted(PERMISSIONS))}",
             )
-        return await self._catalogue.search(text, wanted or Filter())
+        # Of a misspelt one there are no datasets, which would be taken for an answer.
+        if wanted.format not in {None, *FORMATS}:
+            raise DatasetError(
+                f"{wanted.format!r} is no format of a listing",
+                hint=f"formats are {', '.join(FORMATS)}",
+            )
+        return await self._catalogue.search(text, wanted)
 
     async def heard(self, said: Announcement) -> None:
         """A member announced a listing under `protocol.listing.LISTING_TOPIC`."""

@@ -7,6 +7,7 @@ there: nothing trains before every member named has said yes to exactly that tex
 
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, Protocol
 
 import msgpack
@@ -281,7 +282,6 @@ class Runs:
                     "folder": folder,
                 },
             )
-            records = await self._datasets.own_rows(dataset)
         except (NodeError, ProtocolError) as error:
             record.reason, record.starting = str(error), False
             log.warning("run cannot start", run=_short(record), reason=str(error))
@@ -312,7 +312,7 @@ class Runs:
             rounds=record.rounds_allowed,
             state=Digest(course.proposal.initial),
             scales=Digest(first["root"]),
-            records=records,
+            records=partial(self._datasets.own_rows, dataset),
             size=created["size"],
             finish=finish,
             change=change,

@@ -11,7 +11,7 @@ from typing import Any
 import structlog
 
 from node.driver import Driver
-from node.services.hands import Hands, RoundNotes, Tools
+from node.services.hands import Hands, ReadRecords, RoundNotes, Tools
 from node.services.record_box import RecordBox
 from protocol.certificate import Certificate
 from protocol.errors import GossipIgnore, LocalProtocolError
@@ -49,13 +49,14 @@ class Trainer:
         rounds: int,
         state: Digest,
         scales: Digest,
-        records: bytes,
+        records: ReadRecords,
         size: int | None = None,
         finish: Callable[[ev.Finished, RoundNotes], Any],
         change: Callable[[Epoch, Certificate], Awaitable[None]],
         up: Callable[[], None] = lambda: None,
     ) -> None:
-        """`epoch`, `state` and `scales` are the run's first; `records` this member's table.
+        """`epoch`, `state` and `scales` are the run's first; `records` reads this member's
+        table, for each round anew.
 
         `later`: epochs since, in order, and for a member that comes only now the one with its
         seat.  `size`: entries of a state, where fewer travel.  `up` is called once the machine

@@ -5,7 +5,7 @@ standard deviation: exact for counts, to first order for what is computed of the
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,9 +30,9 @@ def read(query: Query, totals: Totals, answers: int, floor: int) -> dict[str, An
     if query.kind == "histogram":
         return {"bins": _histogram(query, totals, floor)}
     if query.kind == "quantiles":
-        return _quantiles(query, totals, floor)
+        return quantiles(query, totals, sd, floor)
     if query.kind == "correlation":
-        return _correlation(query, totals, floor)
+        return correlation(query, totals, sd, floor)
     if query.kind == "evaluation":
         return scores.read(query, totals, sd, floor)
     if query.kind == "training":
@@ -66,49 +66,108 @@ def _histogram(query: Query, totals: Totals, floor: int) -> list[dict[str, Any]]
     ]
 
 
-def _quantiles(query: Query, totals: Totals, floor: int) -> dict[str, Any]:
+def quantiles(query: Query, totals: Totals, sd: float, floor: int) -> dict[str, Any]:
     """Where the running sum of the bins crosses; straight lines within a bin."""
-    counts = np.maximum(totals, 0)
-    total = int(counts.sum())
+    counts = totals.astype(float)
+    total = float(counts.sum())
     if total < max(1, floor):
         return {"count": None, "quantiles": []}
-    starts, sums = edges(query), np.cumsum(counts)
+    starts, sums = np.array(edges(query)), np.concatenate(([0.0], _rising(counts)))
     found = []
     for probability in query.probabilities:
-        wanted = probability * total
-        place = int(np.searchsorted(sums, wanted))
-        before = int(sums[place] - counts[place])
-        inside = (wanted - before) / max(1, int(counts[place]))
-        width = starts[place + 1] - starts[place]
-        found.append(
-            {"probability": probability, "value": starts[place] + inside * width}
+        value = float(_crossing(probability * total, sums, starts))
+        before = int(np.searchsorted(starts[1:], value, side="right"))
+        # Of the running sum here less its share of the whole: cells before, and the others.
+        off = sd * math.sqrt(
+            before * (1 - probability) ** 2 + (query.bins - before) * probability**2
         )
-    return {"count": total, "quantiles": found}
+        low, high = (
+            float(_crossing(probability * total + by, sums, starts))
+            for by in (-off, off)
+        )
+        found.append(
+            {"probability": probability, "value": value, "noise_sd": (high - low) / 2}
+        )
+    return {"count": round(total), "quantiles": found}
 
 
-def _correlation(query: Query, totals: Totals, floor: int) -> dict[str, Any]:
+def _rising(counts: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The running sum of noisy cells, made to rise.
+
+    In the middle of the least curve that rises above it and the greatest below: cells cut at 0
+    one by one would push every quantile towards where the empty cells are.
+    """
+    sums = np.cumsum(counts)
+    above = np.maximum.accumulate(sums)
+    below = np.minimum.accumulate(sums[::-1])[::-1]
+    return (above + below) / 2
+
+
+def _crossing(
+    wanted: float, sums: NDArray[np.float64], starts: NDArray[np.float64]
+) -> float:
+    place = int(np.searchsorted(sums[1:], wanted))
+    if place == sums.size - 1:
+        return float(starts[-1])
+    inside = wanted - sums[place]
+    share = inside / max(1.0, sums[place + 1] - sums[place])
+    return float(
+        starts[place] + min(1.0, max(0.0, share)) * (starts[place + 1] - starts[place])
+    )
+
+
+def correlation(query: Query, totals: Totals, sd: float, floor: int) -> dict[str, Any]:
     """Pearson's, of the moments; a variance the noise has made vanish gives nothing."""
     sums = dict(zip(moments(len(query.columns)), totals / SCALE, strict=True))
-    count = sums[()]
+    count = float(sums[()])
     if count < max(1, floor):
-        return {"count": None, "matrix": []}
+        return {"count": None, "matrix": [], "noise_sd": []}
     places = range(len(query.columns))
-    mean = [sums[place,] / count for place in places]
+    mean = [float(sums[place,]) / count for place in places]
+    found = [
+        [_pearson(sums, mean, count, *sorted((one, other))) for other in places]
+        for one in places
+    ]
+    return {
+        "count": round(count),
+        "matrix": [
+            [None if each is None else each[0] for each in row] for row in found
+        ],
+        "noise_sd": [
+            [None if each is None else sd / SCALE * each[1] for each in row]
+            for row in found
+        ],
+    }
 
-    def covariance(one: int, other: int) -> float:
-        low, high = sorted((one, other))
-        return float(sums[low, high] / count - mean[one] * mean[other])
 
-    matrix: list[list[float | None]] = []
-    for one in places:
-        row: list[float | None] = []
-        for other in places:
-            scale2 = covariance(one, one) * covariance(other, other)
-            valid = covariance(one, one) > 0 and covariance(other, other) > 0
-            value = covariance(one, other) / math.sqrt(scale2) if valid else None
-            row.append(None if value is None else min(1.0, max(-1.0, value)))
-        matrix.append(row)
-    return {"count": round(count), "matrix": matrix}
+def _pearson(
+    sums: Mapping[tuple[int, ...], float],
+    mean: Sequence[float],
+    count: float,
+    one: int,
+    other: int,
+) -> tuple[float, float] | None:
+    """The correlation of two columns, and how far noise of 1 in every moment moves it."""
+    x, y = mean[one], mean[other]
+    xx = float(sums[one, one]) / count - x * x
+    yy = float(sums[other, other]) / count - y * y
+    if xx <= 0 or yy <= 0:
+        return None
+    if one == other:
+        return 1.0, 0.0
+    both = math.sqrt(xx * yy)
+    r = (float(sums[one, other]) / count - x * y) / both
+    # The slopes of r along each moment, times the count: the products, the squares, the sums,
+    # and the count itself.
+    slopes = (
+        1 / both,
+        -r / (2 * xx),
+        -r / (2 * yy),
+        r * x / xx - y / both,
+        r * y / yy - x / both,
+        x * y / both - r / 2 * (x * x / xx + y * y / yy),
+    )
+    return min(1.0, max(-1.0, r)), math.hypot(*slopes) / count
 
 
 def curve(query: Query, part: Totals, sd: float, floor: int) -> list[dict[str, Any]]:

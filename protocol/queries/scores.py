@@ -107,7 +107,9 @@ def _calibration(
                 "from": float(ends[place]),
                 "to": float(ends[place + 1]),
                 "count": round(count) if shown else None,
-                "share": min(1.0, max(0.0, yes[place] / count)) if shown else None,
+                "share": min(1.0, max(0.0, float(yes[place]) / count))
+                if shown
+                else None,
             }
         )
     return rows

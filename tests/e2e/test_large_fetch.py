@@ -1,7 +1,7 @@
 """A large dataset between processes: a holder is killed in the middle, another one finishes.
 
 And who must not read does not: the stranger, the one whose grant has ended, was revoked, or is
-played again from its signature.  `REXIS_E2E_BYTES=1000000000` makes the dataset a gigabyte.
+played again from its signature (test_forged_grants.py: or was forged).  `REXIS_E2E_BYTES=1000000000` makes the dataset a gigabyte.
 """
 
 import hashlib
@@ -11,21 +11,16 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from eth_keys.datatypes import PrivateKey
 from movable import asked, rpc
-from web3 import Web3
+from orders import DAY, Orders, selector
 from web3.exceptions import ContractCustomError
 
-from node.adapters.evm_contracts import artifact
-from node.adapters.keyfile import open_
 from node.demo.programs import until
 from node.errors import RpcError
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 BYTES = int(os.environ.get("REXIS_E2E_BYTES", str(64 << 20)))
-DAY = 86_400
-STALE = Web3.keccak(text="StaleOrder(uint40,uint40)").hex()[:8]
 TEXTS = {
     "licence": "CC0-1.0",
     "duo": ["DUO:0000042"],
@@ -63,48 +58,6 @@ def give(made, dataset, name, days=30):
     return row["grant"]
 
 
-class Orders:
-    """Grants that the owner signs off the chain, and anybody may bring."""
-
-    def __init__(self, made):
-        secret = (made.folder / "passphrase").read_bytes().strip()
-        self.key = open_(made.sites["MN"].home.keyfile, secret).account_key
-        lab = open_(made.sites["LAB"].home.keyfile, secret)
-        self.lab = Web3.to_checksum_address(
-            PrivateKey(lab.account_key).public_key.to_address()
-        )
-        self.bringer = Web3().eth.account.from_key(lab.account_key)
-        self.web3 = Web3(Web3.HTTPProvider(made.chain_url))
-        self.contract = self.web3.eth.contract(
-            made.contracts["datasets"], abi=artifact("datasets")["abi"]
-        )
-
-    def signed(self, dataset):
-        now = self.web3.eth.get_block("latest")["timestamp"]
-        order = (
-            *(dataset, self.lab, (1, 0b11110, 0)),
-            *(now + 30 * DAY, 1, now, now + DAY),
-        )
-        digest = self.contract.functions.orderDigest(order).call()
-        one = PrivateKey(self.key).sign_msg_hash(digest)
-        flat = one.r.to_bytes(32, "big") + one.s.to_bytes(32, "big")
-        return order, flat + bytes([27 + one.v])
-
-    def bring(self, order, signature):
-        """By the grantee itself; raises with the contract's reason."""
-        call = self.contract.functions.giveBySignature(order, signature)
-        made = call.build_transaction(
-            {
-                "from": self.bringer.address,
-                "nonce": self.web3.eth.get_transaction_count(self.bringer.address),
-            }
-        )
-        sent = self.web3.eth.send_raw_transaction(
-            self.bringer.sign_transaction(made).raw_transaction
-        )
-        assert self.web3.eth.wait_for_transaction_receipt(sent)["status"] == 1
-
-
 def refused(made, name, dataset, path):
     with pytest.raises(RpcError, match="no grant of dataset"):
         fetch(made, name, dataset, path)
@@ -138,7 +91,7 @@ def test_a_stranger_and_a_grant_that_ended_was_revoked_or_is_replayed(place, tmp
     rows = asked(made, "MN", "grants.list", dataset=dataset)["grants"]
     (live,) = [one for one in rows if one["grantee"] == "LAB" and one["active"]]
     asked(made, "MN", "grants.revoke", grant=live["grant"])
-    with pytest.raises(ContractCustomError, match=STALE):
+    with pytest.raises(ContractCustomError, match=selector("StaleOrder")):
         orders.bring(order, signature)
     refused(made, "LAB", dataset, tmp_path / "replayed")
 

@@ -77,6 +77,18 @@ async def test_every_method_answers_its_example(path):
             assert found == method.example["result"]
 
 
+async def test_a_result_that_is_no_json_is_a_fault_and_not_the_end(path):
+    async def handler(_params):
+        return {**METHODS["queries.ask"].example["result"], "result": {"auc": object()}}
+
+    asked = METHODS["queries.ask"].example["params"]
+    async with serving(path, {**HANDLERS, "queries.ask": handler}):
+        with pytest.raises(RefusedError, match=r"queries\.ask failed inside") as caught:
+            await ask(path, "queries.ask", **asked)
+        assert caught.value.number == codes.INTERNAL_ERROR
+        assert await ask(path, "status.get")
+
+
 async def test_requests_on_one_connection_are_answered_in_order(path):
     async with serving(path):
         lines = await exchange(path, b"".join(request(id_=n) for n in range(20)))

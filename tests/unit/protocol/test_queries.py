@@ -33,6 +33,7 @@ from protocol.queries.bundle import Bundle
 from protocol.queries.noise import discrete_gaussian
 from protocol.queries.spec import (
     MICRO,
+    SCALE,
     Condition,
     Named,
     Query,
@@ -209,6 +210,62 @@ def test_correlation_is_pearsons():
     assert found["matrix"][0][0] == pytest.approx(1)
     flat = [{"x": "0", "y": "0"}] * 20
     assert plain(CORRELATION, flat)["matrix"][0][1] is None
+
+
+def spread(read, exact, sd):
+    """Mean and standard deviation of what `read` makes of 600 noisy totals."""
+    noise = np.random.default_rng(4).normal(0, sd, (600, exact.size))
+    found = [read(np.rint(exact + one)) for one in noise]
+    return np.mean(found), np.std(found)
+
+
+@pytest.mark.parametrize("probability", [0.1, 0.5, 0.9])
+def test_the_stated_noise_of_a_quantile_is_what_noise_does_to_it(probability):
+    """Of values in the middle of the range: most bins are empty, and noise there pulls nothing."""
+    values = np.random.default_rng(3).normal(50, 10, 2000)
+    query = msgspec.structs.replace(QUANTILES, probabilities=(probability,))
+    exact, sd = over(query, [{"x": str(value)} for value in values]), 3.0
+
+    def read(totals):
+        (found,) = result.quantiles(query, totals, sd, 0)["quantiles"]
+        return found
+
+    mean, found = spread(lambda totals: read(totals)["value"], exact, sd)
+    stated = read(exact)["noise_sd"]
+    assert found == pytest.approx(stated, rel=0.2)
+    assert mean == pytest.approx(np.quantile(values, probability), abs=0.3 * stated)
+    assert result.quantiles(query, exact, 0.0, 0)["quantiles"][0]["noise_sd"] == 0
+
+
+def test_the_stated_noise_of_a_correlation_is_what_noise_does_to_it():
+    draw = np.random.default_rng(2)
+    x = draw.uniform(
+        -0.2, 0.9, 4000
+    )  # not around the middle: then the sums matter, too
+    y = 0.7 * x + draw.uniform(-0.3, 0.3, 4000)
+    exact = over(
+        CORRELATION, [{"x": str(a), "y": str(b)} for a, b in zip(x, y, strict=True)]
+    )
+    sd = 5.0 * SCALE
+    stated = result.correlation(CORRELATION, exact, sd, 0)["noise_sd"]
+    _, found = spread(
+        lambda totals: result.correlation(CORRELATION, totals, sd, 0)["matrix"][0][1],
+        exact,
+        sd,
+    )
+    assert found == pytest.approx(stated[0][1], rel=0.15)
+    assert stated[1][0] == stated[0][1]
+    assert (stated[0][0], stated[1][1]) == (0, 0)
+
+
+@pytest.mark.parametrize("kind", [HISTOGRAM, QUANTILES, CORRELATION, SURVIVAL])
+def test_what_is_read_is_json(kind):
+    draw = random.Random(1)
+    rows = [
+        {name: str(draw.uniform(0, 1)) for name in "xyt"} | {"e": "1"}
+        for _ in range(99)
+    ]
+    assert msgspec.json.encode(plain(kind, rows))
 
 
 def kaplan_meier(rows):

@@ -189,6 +189,7 @@ def test_scores_are_those_of_the_rows_within_their_bins(scored):
     assert middle["count"] == inside.sum()
     assert middle["share"] == pytest.approx(yes[inside].mean())
     assert middle["from"] == 0.5
+    assert msgspec.json.encode(found)  # plain numbers: the daemon's answer is JSON
 
 
 def test_few_rows_of_one_answer_say_nothing_and_a_bin_of_few_is_not_shown(scored):

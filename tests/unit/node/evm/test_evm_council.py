@@ -6,6 +6,7 @@ from evm_world import KEYS
 
 from node.adapters.evm_chain import account_address
 from node.adapters.evm_council import EvmCouncil
+from node.errors import ChainError, ContractRefusedError
 from protocol.members import ROLE_DATA_PROVIDER, Member
 
 pytestmark = pytest.mark.slow
@@ -88,3 +89,48 @@ async def test_who_proposes_at_once_is_told_its_own_motion(world, members, monke
     texts = {motion.number: motion.text for motion in motions}
     for name, quorum in wanted.items():
         assert f"quorum {quorum}," in texts[numbers[name]]
+
+
+DAY_S = 86_400
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"answer_s": 59}, "answer_s is 59, it may be 60 to 31536000"),
+        ({"dispute_s": 366 * DAY_S}, "dispute_s is 31622400, it may be 60 to 31536000"),
+        (
+            {"challenge_s": 61 * DAY_S},
+            "challenge_s is 5270400, it may be 60 to 5184000",
+        ),
+        ({"vote_s": 0}, "vote_s is 0, it may be 60 to"),
+        ({"unbonding_s": 1}, "unbonding_s is 1, it may be "),
+        # Each is within its own bounds; what is liable in between is not.
+        ({"challenge_s": 60 * DAY_S}, "unbonding_s is "),
+        ({"quorum": 0}, "quorum is 0, it may be 1 to 100"),
+        ({"quorum": 70_000}, "quorum is 70000, it may be 1 to 100"),
+        ({"open_requests": 1_001}, "open_requests is 1001, it may be 1 to 1000"),
+        ({"bond": 2**96}, f"bond is {2**96}, limit is {2**96 - 1}"),
+        ({"quorums": 3}, "'quorums' is no parameter"),
+    ],
+)
+async def test_what_no_vote_passes_is_not_proposed(world, members, changes, said):
+    council = EvmCouncil(world.chain("one"))
+    before = await council.motions()
+    world.rpc.calls.clear()
+    with pytest.raises(ChainError, match=said):
+        await council.propose_rules(**changes)
+    assert world.rpc.calls["eth_sendRawTransaction"] == 0
+    assert await council.motions() == before
+    # What is within the bounds is a motion.
+    assert await council.propose_rules(quorum=100) == len(before)
+
+
+async def test_a_token_without_a_contract_is_not_proposed(world, members):
+    council = EvmCouncil(world.chain("one"))
+    before = await council.motions()
+    nobody = account_address(KEYS["two"])
+    with pytest.raises(ContractRefusedError, match=f"InvalidToken.*{nobody.hex()}"):
+        await council.propose_token(nobody, accepted=True)
+    assert await council.motions() == before
+    assert await council.propose_token(nobody, accepted=False) == len(before)

@@ -39,6 +39,15 @@ def test_dicom_is_cut_by_patient(tmp_path):
         plan.of_paths([tmp_path], "patient")
 
 
+def test_a_table_may_call_its_column_as_files_are_cut(tmp_path):
+    rows = "".join(f"p{number % 3},{number}\n" for number in range(30))
+    path = write(tmp_path / "visits.csv", "patient,x\n" + rows)
+    assert [unit.records for unit in plan.of_paths([path], "patient").units] == [10] * 3
+    other = write(tmp_path / "other.csv", "who,x\n" + rows)
+    with pytest.raises(DatasetError, match="'patient'"):
+        plan.of_paths([other], "patient")
+
+
 def test_a_parquet_table_is_cut_by_a_column_and_padded(tmp_path):
     made = plan.of_paths([parquet(tmp_path / "t.parquet")], "PID")
     assert [unit.records for unit in made.units] == [10, 10, 10, 10]

@@ -12,7 +12,7 @@ from file_world import OTHER, READER, TEXTS, VCF, dicom, listed, parquet, write
 
 from node.adapters.memory_store import MemoryBlobs
 from node.errors import AccessError, StorageError, TransportError
-from node.market import sealed
+from node.market import DatasetError, sealed
 from node.market.search import Filter
 from node.rpc import results
 from protocol.listing import LISTING_TOPIC
@@ -297,3 +297,16 @@ async def test_filters(world, tmp_path, wanted, found):
     await market.publish([table], "table", "MIT", not_for_profit, "x")
     rows = await market.search("", wanted)
     assert {row["title"] for row in rows} == found
+
+
+@pytest.mark.parametrize(
+    ("wanted", "why", "hint"),
+    [
+        (Filter(format="dcm"), "'dcm' is no format", "dicom"),
+        (Filter(purpose="DUO:0000021"), "is not a permission", "DUO:0000007"),
+    ],
+)
+async def test_a_filter_that_no_listing_could_meet_is_refused(world, wanted, why, hint):
+    with pytest.raises(DatasetError, match=why) as caught:
+        await world.owner.market.search("", wanted)
+    assert hint in caught.value.hint()

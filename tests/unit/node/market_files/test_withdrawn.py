@@ -39,6 +39,7 @@ async def test_a_withdrawn_unit_has_no_key_no_body_and_no_grant(world, tmp_path)
     assert all(b"patient-1" not in v for v in world.owner.blobs._held.values())
     record = world.owner.market._shelf.own(dataset)[0]
     assert [bool(one) for one in record.headers] == [True, False, True]
+    assert (await reader.show(dataset))["withdrawn"] == [1]
     # The rest is still granted, until the same day; the unit to nobody.
     active = [g for g in await owner.grants(dataset) if g["active"]]
     assert [g["units"] for g in active] == [[0, 2]]
@@ -68,6 +69,7 @@ async def test_a_withdrawn_dataset_is_read_by_nobody(world, tmp_path):
     told = await world.owner.market.withdraw(dataset)
     assert told["left"] == []
     assert world.owner.blobs._held == {}
+    assert (await world.reader.market.show(dataset))["withdrawn"] == [0]
     with pytest.raises(AccessError, match="no grant"):
         await world.reader.market.fetch(dataset, None, tmp_path / "x")
     # Again is harmless.
@@ -213,7 +215,7 @@ async def test_provenance_is_shown_around_a_dataset_and_written(world, tmp_path)
         assert path.read_bytes().startswith(start)
         assert made["bytes"] == path.stat().st_size
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    with pytest.raises(AccessError, match="0 things are called"):
+    with pytest.raises(AccessError, match="nothing that verifies is called"):
         await graph.show("dataset:99", "back")
 
 
