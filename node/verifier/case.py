@@ -80,6 +80,8 @@ def _require_end(
     receipt: Receipt, shown: Case, boundary: int, rows: bytes, path: tuple[bytes, ...]
 ) -> None:
     cases, tokens, width = receipt.order.shape
+    if not 0 <= shown.case < cases:
+        raise MalformedMessageError(f"case {shown.case} of {cases} cases")
     if len(rows) * cases != receipt.order.rows_bytes or len(shown.salt) != SALT_BYTES:
         raise MalformedMessageError(
             f"rows of a case have {len(rows)} bytes, need"

@@ -7,6 +7,7 @@ verify, and the output says where; 2 the file proves nothing either way (damaged
 
 import json
 import sys
+import traceback
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,14 @@ def main() -> None:
         status = _fail(str(error), "the file proves nothing about the host", NOTHING)
     except (click.Abort, KeyboardInterrupt):
         status = _fail("interrupted", "", NOTHING)
+    except Exception as error:
+        # Python's own status for this is 1, and 1 accuses a host.
+        traceback.print_exc()
+        status = _fail(
+            f"{type(error).__name__}: {error}",
+            "this is a fault of rexis-verify",
+            NOTHING,
+        )
     sys.exit(status or 0)
 
 

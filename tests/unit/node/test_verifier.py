@@ -399,6 +399,21 @@ def test_the_program_tells_apart_what_went_wrong(case, tmp_path, monkeypatch, ca
     assert "audit on another machine" in err
 
 
+def test_a_fault_of_the_program_accuses_nobody(case, tmp_path, monkeypatch, capsys):
+    """Python ends with 1 where nothing catches an exception, and 1 is for a host that lied."""
+
+    def failing(_bundle, _trunk):
+        return {}["no such thing"]
+
+    path = tmp_path / "x.bundle"
+    path.write_bytes(bundle.write(case.bundle()))
+    monkeypatch.setattr(bundle, "check", failing)
+    status, out, err = program(monkeypatch, capsys, "bundle", path)
+    assert (status, out) == (2, "")
+    assert "Traceback" in err
+    assert err.endswith("hint: this is a fault of rexis-verify\n")
+
+
 def test_the_program_describes_a_receipt_of_sizes_no_model_has(
     case, tmp_path, monkeypatch, capsys
 ):
