@@ -47,9 +47,9 @@ def check(shown: Case, trunk: bytes = b"") -> Verdict:
     """
     if bool(trunk) == bool(shown.model):
         raise MalformedMessageError(
-            "case holds the model already; give none"
+            "case holds the model already; leave --trunk out"
             if trunk
-            else "case holds no model; give the trunk's file"
+            else "case holds no model; give the trunk's file with --trunk"
         )
     shown.proof.verify(shown.batch, shown.receipt)
     receipt = open_receipt(shown.receipt)
