@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from node.market.shelf import SeenListing
 from node.ports import ChainEvent, DatasetToken, Grant
+from protocol.first_record import FirstRecords
 from protocol.lineage import (
     AskedQuery,
     Facts,
@@ -47,14 +48,15 @@ def facts(
 ) -> Facts:
     """What the chain says; of a thing anchored twice the first counts, as on chain."""
     rounds: set[tuple[bytes, int, bytes]] = set()
-    models: dict[bytes, bytes] = {}
+    models = FirstRecords()
     batches: set[bytes] = set()
     for event in events:
         data = event.data
         if event.kind == "RoundAnchored":
             rounds.add((data["run"], data["number"], data["state"]))
         elif event.kind == "ModelAnchored":
-            models.setdefault(data["root"], data["record"])
+            place = event.block, event.index
+            models.anchored(data["account"], data["root"], data["record"], place)
         elif event.kind == "ReceiptsAnchored":
             batches.add(data["root"])
     return Facts(
@@ -67,6 +69,6 @@ def facts(
             for one in grants
         ),
         frozenset(rounds),
-        models,
+        {root: first.record for root, first in models.all()},
         frozenset(batches),
     )

@@ -3,8 +3,8 @@
 To release is to draw a fresh key, key the trained trunk with it, round it to integers and give
 the bytes away; the key itself goes sealed to members that trained the model.  The record's
 digest is anchored beside the model's root, and the first record that the chain has of a root
-is the one that counts (`release_offers`): nobody can offer other hosts or licences under the
-same name, earlier or later.
+is the one that counts (`release_offers`), from the claim on that its releaser anchored before it:
+nobody can offer other hosts or licences under the same name, earlier or later.
 """
 
 import secrets
@@ -38,6 +38,7 @@ from protocol.evaluation import (
     SliceAnswer,
     SliceRequest,
 )
+from protocol.first_record import claim_of
 from protocol.provenance import Step, seal_step
 from protocol.types import Digest, PeerId, digest
 from protocol.wire import decode, encode
@@ -162,24 +163,37 @@ class Releases:
             until=0 if days is None else now_s() + days * DAY_S,
         )
         release.check()
-        await self._store.put(_OWN, release.model_root, b"")
+        claim = claim_of(self._account(), release.model_root, digest(encode(release)))
+        await self._store.put(_OWN, release.model_root, claim)
         await self._keep(release, self._signer.public_key)
-        await self._outbox.put("model", release.model_root, digest(encode(release)))
+        await self._outbox.put("model", claim, claim)
         return self.row(release.model_root)
 
     async def run(self) -> None:
         """Follow which records the chain has, for ever."""
         for root in self._offers.roots():
             await self._settle(root)  # a kill may have come between the record and this
+        await self._show_claimed()
         async for event in self._chain.follow(await self._offers.start()):
             if event.kind != "ModelAnchored":
                 continue
-            data = event.data
-            root = bytes(data["root"])
-            if await self._offers.anchored(
-                root, bytes(data["record"]), bytes(data["account"]), event.block
-            ):
+            root = bytes(event.data["root"])
+            if await self._offers.anchored(event):
                 await self._settle(root)
+            elif root == bytes(event.data["record"]):
+                await self._show_claimed(root)
+
+    async def _show_claimed(self, claim: bytes | None = None) -> None:
+        """Anchor the records made here whose claims stand, or the one with this claim."""
+        for root, own in await self._store.scan(_OWN):
+            if claim in (None, own) and self._offers.claimed(self._account(), own):
+                # What the chain has already it refuses by name, and that is as good.
+                await self._outbox.put(
+                    "model", root, digest(encode(self._known[root][0]))
+                )
+
+    def _account(self) -> bytes:
+        return self._federation.key(self._signer.public_key).account
 
     async def _settle(self, root: bytes) -> None:
         """Keep the release with the chain's first record, and no other."""
@@ -190,9 +204,12 @@ class Releases:
         first = self._offers.first(root)
         if first is None:
             return
-        record, account = first
-        if root in self._known and digest(encode(self._known[root][0])) != record:
-            await self._drop(root, account)
+        if root in self._known and digest(encode(self._known[root][0])) != first.record:
+            own = await self._store.get(_OWN, root)
+            claim = None if own is None else self._offers.claimed(self._account(), own)
+            if claim is not None and claim < first.place:
+                return  # copied from the transaction that has ours, which counts once it is there
+            await self._drop(root, first.account)
         offer = self._offers.standing(root)
         if offer is not None and root not in self._known:
             await self._keep(offer, offer.released_by())
@@ -204,16 +221,20 @@ class Releases:
 
     async def _drop(self, root: bytes, account: bytes) -> None:
         """Another record of this root was first on the chain; say by whose account."""
+        source = self._known[root][1]
         about = {
             "model": root.hex(),
-            "released_by": self._federation.name_of(self._known[root][1]),
+            "released_by": self._federation.name_of(source),
             "first_by": self._federation.name_of_account(account),
         }
+        # Made here, it is lost; heard of, it was somebody's copy of the root, and is put right.
+        mine = source == self._signer.public_key
+        word = "model.contested" if mine else "model.replaced"
         log.warning("another record of this model was first on the chain", **about)
         del self._known[root]
         await self._store.put_many(
             [(space, root, None) for space in (_RELEASES, _SOURCES, _OWN)],
-            event=("model.contested", about),
+            event=(word, about),
         )
 
     async def _steps(
@@ -254,12 +275,14 @@ class Releases:
         known, first = self._known.get(root), self._offers.first(root)
         if known is not None and known[0] == release:
             return
-        if first is not None and first[0] != digest(encode(release)):
+        stands = first is None or first.record == digest(encode(release))
+        if stands or (first is not None and not first.claimed):
+            await self._offers.add(release, origin.node_key, origin.name)
+        if first is not None and not stands:
             raise ProtocolError(
                 f"{origin.name} offers another release of {root.hex()[:16]} than the chain"
-                f" had first, by {self._federation.name_of_account(first[1])}"
+                f" had first, by {self._federation.name_of_account(first.account)}"
             )
-        await self._offers.add(release, origin.node_key, origin.name)
         await self._settle(root)
 
     async def trunk(self, model_root: bytes) -> bytes:

@@ -52,9 +52,9 @@ def check(bundle: Bundle, trunk: bytes = b"") -> Verdict:
     """
     if bool(trunk) == bool(bundle.model):
         raise MalformedMessageError(
-            "bundle holds the model already; give none"
+            "bundle holds the model already; leave --trunk out"
             if trunk
-            else "bundle holds no model; give the trunk's file"
+            else "bundle holds no model; give the trunk's file with --trunk"
         )
     model = Model.read(bundle.model or trunk)
     opened = Opened(bundle.boundary, bundle.salt, bundle.rows)

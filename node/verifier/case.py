@@ -47,9 +47,9 @@ def check(shown: Case, trunk: bytes = b"") -> Verdict:
     """
     if bool(trunk) == bool(shown.model):
         raise MalformedMessageError(
-            "case holds the model already; give none"
+            "case holds the model already; leave --trunk out"
             if trunk
-            else "case holds no model; give the trunk's file"
+            else "case holds no model; give the trunk's file with --trunk"
         )
     shown.proof.verify(shown.batch, shown.receipt)
     receipt = open_receipt(shown.receipt)
@@ -80,6 +80,8 @@ def _require_end(
     receipt: Receipt, shown: Case, boundary: int, rows: bytes, path: tuple[bytes, ...]
 ) -> None:
     cases, tokens, width = receipt.order.shape
+    if not 0 <= shown.case < cases:
+        raise MalformedMessageError(f"case {shown.case} of {cases} cases")
     if len(rows) * cases != receipt.order.rows_bytes or len(shown.salt) != SALT_BYTES:
         raise MalformedMessageError(
             f"rows of a case have {len(rows)} bytes, need"

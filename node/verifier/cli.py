@@ -7,6 +7,7 @@ verify, and the output says where; 2 the file proves nothing either way (damaged
 
 import json
 import sys
+import traceback
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,9 @@ from protocol.members import peer_id
 from protocol.receipt import BatchProof
 
 PASSED, FAULT, NOTHING, USAGE, MACHINE = range(5)
+
+_KINDS = {"bundle": b"rexis-bundle-1", "case": b"rexis-case-1"}
+"""Tags, which stand in a file's first bytes."""
 
 
 @click.group(help=__doc__)
@@ -42,7 +46,7 @@ def bundle_command(
 ) -> int:
     """Replay the receipt in FILE and compare every root."""
     self_test()
-    bundle = bundles.read(_content(file))
+    bundle = bundles.read(_content(file, "bundle"))
     _require_anchored(bundle.batch, anchored)
     verdict = bundles.check(bundle, b"" if trunk is None else _content(trunk))
     report = described(bundle.batch, bundle.proof, verdict)
@@ -62,7 +66,7 @@ def case_command(
 ) -> int:
     """Replay the one case shown in FILE."""
     self_test()
-    shown = cases.read(_content(file))
+    shown = cases.read(_content(file, "case"))
     _require_anchored(shown.batch, anchored)
     verdict = cases.check(shown, b"" if trunk is None else _content(trunk))
     report = {**described(shown.batch, shown.proof, verdict), "case": shown.case}
@@ -74,7 +78,8 @@ def case_command(
 def self_test_command() -> int:
     """Does this machine compute what every other does?"""
     self_test()
-    click.echo(f"this machine computes op-spec {op_spec_digest().hex()}")
+    for number in (1, 2):
+        click.echo(f"this machine computes op-spec {op_spec_digest(number).hex()}")
     return PASSED
 
 
@@ -116,10 +121,21 @@ def main() -> None:
         status = _fail(error.format_message(), "see rexis-verify --help", USAGE)
     except SelfTestError as error:
         status = _fail(str(error), "audit on another machine, or another BLAS", MACHINE)
-    except (ProtocolError, IntegerModelError, OSError) as error:
+    except OSError as error:
+        reason = f"cannot read {error.filename}: {error.strerror}"
+        status = _fail(reason, "name a file that is there", NOTHING)
+    except (ProtocolError, IntegerModelError) as error:
         status = _fail(str(error), "the file proves nothing about the host", NOTHING)
     except (click.Abort, KeyboardInterrupt):
         status = _fail("interrupted", "", NOTHING)
+    except Exception as error:
+        # Python's own status for this is 1, and 1 accuses a host.
+        traceback.print_exc()
+        status = _fail(
+            f"{type(error).__name__}: {error}",
+            "this is a fault of rexis-verify",
+            NOTHING,
+        )
     sys.exit(status or 0)
 
 
@@ -135,13 +151,19 @@ def _require_anchored(batch: bytes, anchored: str | None) -> None:
         raise ProtocolError(f"file is of batch {batch.hex()}, not {anchored}")
 
 
-def _content(path: Path) -> bytes:
+def _content(path: Path, kind: str = "") -> bytes:
     size = path.stat().st_size
     if size > bundles.BUNDLE_LIMIT_BYTES:
         raise ProtocolError(
             f"{path} has {size} bytes, limit is {bundles.BUNDLE_LIMIT_BYTES}"
         )
-    return path.read_bytes()
+    data = path.read_bytes()
+    for other, tag in _KINDS.items():
+        if kind not in ("", other) and tag in data[:24]:
+            raise ProtocolError(
+                f"{path} is a {other}; check it with rexis-verify {other} {path}"
+            )
+    return data
 
 
 def _text(report: dict[str, Any]) -> str:
@@ -153,7 +175,8 @@ def _text(report: dict[str, Any]) -> str:
         f"model     {report['model']}",
         f"receipt   {report['receipt']}",
         f"batch     {report['batch']} ({report['index'] + 1} of {report['size']})",
-        f"signed    {when} by the host's clock, {report['cases']} cases",
+        f"signed    {when} by the host's clock, {_counted(report['cases'], 'case')}",
+        *([f"shown     case {report['case']}, no other"] if "case" in report else []),
         f"replayed  {count} of {report['layers']} layers, from layer {first}",
         f"verdict   {_verdict(report)}",
     ]
@@ -175,9 +198,13 @@ def _verdict(report: dict[str, Any]) -> str:
         text += (
             f"; case {entry['case']}, token {entry['token']}, column {entry['column']}"
             f" is {entry['committed']}, should be {entry['computed']}"
-            f" ({entry['differing']} numbers differ)"
+            f" ({_counted(entry['differing'], 'number')} in all)"
         )
     return text
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 if __name__ == "__main__":

@@ -11,13 +11,14 @@ from node.adapters.memory_chain import Ledger, MemoryChain
 from node.adapters.memory_store import MemoryBlobs, MemoryStore
 from node.adapters.memory_transport import MemoryNetwork, MemoryTransport
 from node.errors import ComputeError
-from node.ports import Announcement
+from node.ports import Announcement, ChainEvent
 from node.services.federation import Federation
 from node.services.outbox import Outbox
 from node.services.release_offers import OFFERS_LIMIT
 from node.services.releases import Releases
 from protocol.errors import ProtocolError
 from protocol.evaluation import RELEASE_TOPIC, SealedKey
+from protocol.first_record import claim_of
 from protocol.members import Member
 from protocol.types import digest
 from protocol.wire import decode, encode
@@ -56,15 +57,20 @@ class Runs:
 
 
 class Slow(MemoryChain):
-    """A chain that takes a model's anchor when `taken` is set."""
+    """A chain that takes a model's anchor when `taken` is set, and its record when `shown` is."""
 
     def __init__(self, *args):
         super().__init__(*args)
-        self.taken = trio.Event()
+        self.taken, self.shown = trio.Event(), trio.Event()
         self.taken.set()
+        self.shown.set()
+        self.under_way = set()
 
     async def anchor_model(self, root, record):
         await self.taken.wait()
+        if root != record:
+            self.under_way.add(root)
+            await self.shown.wait()
         await super().anchor_model(root, record)
 
 
@@ -213,6 +219,74 @@ async def test_a_release_is_announced_when_the_chain_has_it_and_not_before(three
         assert said == [RELEASE_TOPIC]
 
 
+async def test_a_root_copied_from_a_transaction_under_way_wins_nothing(three):
+    async with three() as nodes:
+        nodes.clinic.chain.shown = trio.Event()
+        true = await released(nodes.clinic)
+        root, false = true.model_root, bent(true)
+        # Whoever watches what is under way sees the root now, and is taken first.
+        await eventually(lambda: root in nodes.clinic.chain.under_way)
+        await nodes.liar.chain.anchor_model(root, digest(encode(false)))
+        await nodes.liar.announce(false)
+        await eventually(lambda: nodes.host.has(root) == false)
+        await trio.sleep(0.05)
+        assert nodes.clinic.has(root) == true, "its own claim is earlier"
+        nodes.clinic.chain.shown.set()
+        await eventually(lambda: nodes.host.has(root) == true)
+        assert nodes.host.releases.row(root)["released_by"] == "clinic"
+        (told,) = await nodes.host.events("model.replaced")
+        assert (told["model"], told["first_by"]) == (root.hex(), "clinic")
+        assert not await nodes.clinic.events("model.contested")
+        # A claim after the fact is later than the one it would have to beat.
+        claim = claim_of(nodes.liar.chain.account, root, digest(encode(false)))
+        await nodes.liar.chain.anchor_model(claim, claim)
+        await nodes.liar.announce(false)
+        await eventually(lambda: nodes.host.refused)
+        assert nodes.host.has(root) == true
+        assert not nodes.host.releases._offers._waiting
+
+
+async def test_an_offer_outlasts_the_copy_that_was_taken_before_it(three):
+    """Heard in time, and the chain has the copy first: the true one is not told again."""
+    async with three() as nodes:
+        nodes.clinic.chain.shown = trio.Event()
+        true = await released(nodes.clinic)
+        root, false = true.model_root, bent(true)
+        await eventually(lambda: root in nodes.clinic.chain.under_way)
+        said = Announcement(nodes.clinic.key.peer_id, RELEASE_TOPIC, encode(true))
+        await nodes.host.releases.heard(said)
+        await nodes.liar.chain.anchor_model(root, digest(encode(false)))
+        await nodes.liar.announce(false)
+        await eventually(lambda: nodes.host.has(root) == false)
+
+        async def unheard(_topic, _payload):
+            pass
+
+        nodes.clinic.transport.announce = unheard
+        nodes.clinic.chain.shown.set()
+        await eventually(lambda: nodes.host.has(root) == true)
+
+
+async def test_a_release_whose_claim_stood_before_a_restart_is_shown_after_it(three):
+    async with three() as nodes:
+        nodes.clinic.chain.shown = trio.Event()
+        true = await released(nodes.clinic)
+        root = true.model_root
+        await eventually(lambda: root in nodes.clinic.chain.under_way)
+        for key, _ in await nodes.clinic.store.scan("outbox"):
+            await nodes.clinic.store.delete("outbox", key)
+        again = nodes.clinic.begun(DEAF)
+        await again.load()
+        again._transport = nodes.clinic.transport
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(again.run)
+            await trio.sleep(0.05)
+            assert await nodes.clinic.outbox.unsent("model") == {root}
+            nodes.clinic.chain.shown.set()
+            await eventually(lambda: nodes.host.has(root) == true)
+            nursery.cancel_scope.cancel()
+
+
 async def test_who_was_first_on_the_chain_counts_for_all_and_the_releaser_is_told(
     three,
 ):
@@ -253,9 +327,15 @@ async def test_offers_and_the_chains_word_outlast_a_restart(three):
         nodes.host.releases = nodes.host.begun(DEAF)
         await nodes.host.releases.load()
         assert nodes.host.has(true.model_root) is None
-        await nodes.host.releases._offers.anchored(
-            true.model_root, digest(encode(true)), nodes.clinic.chain.account, 1
-        )
+        account, record = nodes.clinic.chain.account, digest(encode(true))
+        claim = claim_of(account, true.model_root, record)
+        for place, (root, said) in enumerate(
+            ((claim, claim), (true.model_root, record))
+        ):
+            data = {"account": account, "root": root, "record": said}
+            await nodes.host.releases._offers.anchored(
+                ChainEvent(1, place, "ModelAnchored", data)
+            )
         nodes.host.releases = nodes.host.begun(DEAF)  # killed between the two
         await nodes.host.releases.load()
         async with trio.open_nursery() as nursery:

@@ -283,7 +283,7 @@ def test_a_bundle_is_checked_from_its_bytes(case):
     assert bundle.check(alone, trunk).fault is None
     with pytest.raises(MalformedMessageError, match="give the trunk"):
         bundle.check(alone)
-    with pytest.raises(MalformedMessageError, match="give none"):
+    with pytest.raises(MalformedMessageError, match="leave --trunk out"):
         bundle.check(case.bundle(), trunk)
     with pytest.raises(MalformedMessageError, match="no layer is wrong"):
         bundle.check(case.bundle(committed=case.packed[1]))
@@ -381,7 +381,12 @@ def test_the_program_tells_apart_what_went_wrong(case, tmp_path, monkeypatch, ca
     assert (status, out) == (2, "")
     assert err.count("\n") == 2
     assert "error: bundle holds no model" in err
-    assert check(tmp_path / "none")[0] == 2
+    status, _, err = check(tmp_path / "none")
+    assert status == 2
+    assert f"cannot read {tmp_path / 'none'}: No such file" in err
+    status, _, err = program(monkeypatch, capsys, "case", path)
+    assert status == 2
+    assert f"is a bundle; check it with rexis-verify bundle {path}" in err
     path.write_bytes(b"something else")
     status, _, err = check(path)
     assert status == 2
@@ -397,6 +402,21 @@ def test_the_program_tells_apart_what_went_wrong(case, tmp_path, monkeypatch, ca
     status, _, err = check(path)
     assert status == 4
     assert "audit on another machine" in err
+
+
+def test_a_fault_of_the_program_accuses_nobody(case, tmp_path, monkeypatch, capsys):
+    """Python ends with 1 where nothing catches an exception, and 1 is for a host that lied."""
+
+    def failing(_bundle, _trunk):
+        return {}["no such thing"]
+
+    path = tmp_path / "x.bundle"
+    path.write_bytes(bundle.write(case.bundle()))
+    monkeypatch.setattr(bundle, "check", failing)
+    status, out, err = program(monkeypatch, capsys, "bundle", path)
+    assert (status, out) == (2, "")
+    assert "Traceback" in err
+    assert err.endswith("hint: this is a fault of rexis-verify\n")
 
 
 def test_the_program_describes_a_receipt_of_sizes_no_model_has(
@@ -513,7 +533,7 @@ def test_a_case_of_another_place_or_salt_is_refused(case):
         cases.check(shown_case(case, case.packed, case=0))
     with pytest.raises(ProtocolError, match="merkle root"):
         cases.check(shown_case(case, case.packed, salt=case_salt(SALT, 0)))
-    with pytest.raises(ProtocolError, match="leaf index"):
+    with pytest.raises(ProtocolError, match="case 3 of 3 cases"):
         cases.check(shown_case(case, case.packed, case=3))
     with pytest.raises(ProtocolError, match="need 504"):
         cases.check(shown_case(case, case.packed, rows=b""))

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import msgpack
 import nacl.signing
-import numpy as np
 import pytest
 
 from ee import integer
 from ee.integer import spec
 from node.verifier import bundle, cli
+from node.verifier import case as one_case
 from protocol.errors import ProtocolError
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -31,23 +31,6 @@ def raw(text):
 
 def sha(*parts):
     return hashlib.sha256(b"".join(parts)).digest()
-
-
-def by_hand():
-    """Op-spec 2 in Python's own integers, from the tests of `ee.integer`."""
-    path = ROOT / "tests" / "tensor" / "ee" / "test_integer_spec.py"
-    found = importlib.util.spec_from_file_location("second_reading", path)
-    module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
-    return module
-
-
-def unpacked(data, shape):
-    entries = [
-        int.from_bytes(data[i : i + 3], "little", signed=True)
-        for i in range(0, len(data), 3)
-    ]
-    return np.array(entries).reshape(shape).tolist()
 
 
 def second_reader():
@@ -98,10 +81,11 @@ def test_the_op_spec_is_the_text_in_the_document():
     assert sha(parts[0], spec.STOCK_TEXT.encode(), *parts[1:]).hex() == second
 
 
-@pytest.mark.parametrize("number", range(2))
+@pytest.mark.parametrize("number", range(5))
 def test_trunks_are_parsed_named_and_computed_a_second_time(number):
     vector = VECTORS["trunks"][number]
     trunk = second.trunk_of(raw(vector["trunk"]))
+    assert trunk["op_spec"] == vector["op_spec"]
     assert trunk["causal"] == vector["causal"]
     assert [root.hex() for root in trunk["roots"]] == vector["layer_roots"]
     assert trunk["root"].hex() == vector["model_root"]
@@ -109,66 +93,6 @@ def test_trunks_are_parsed_named_and_computed_a_second_time(number):
     for layer, before, after in zip(trunk["rows"], rows, rows[1:], strict=False):
         cases = second.entries_of(before, vector["shape"])
         assert second.packed(second.replayed(trunk, layer, cases)) == after
-
-
-@pytest.mark.parametrize("number", range(2, 5))
-def test_trunks_of_op_spec_2_are_named_and_computed_a_second_time(number):
-    vector = VECTORS["trunks"][number]
-    data = raw(vector["trunk"])
-    trunk = integer.decode(data)
-    assert trunk.config.causal == vector["causal"]
-    roots, at = [], len(data)
-    # From the right: layers have one size, and the header is what is left.
-    word, gains = 8, trunk.config.norms
-    # A gain's entries are channels without weights.
-    shapes = [*trunk.config.matrix_shapes().values()]
-    shapes += [(trunk.config.width, 0)] * gains
-    size = sum(1 + o * (word + i) for o, i in shapes)
-    for _ in trunk.layers:
-        body, leaves, inner = data[at - size : at], [], 0
-        at -= size
-        for tag, (outputs, inputs) in enumerate(shapes):
-            shift, inner = body[inner], inner + 1
-            # Words of each channel, then its weights: multiplier, and bias if there is one.
-            words = [
-                body[inner + 4 * outputs * part : inner + 4 * outputs * (part + 1)]
-                for part in range(word // 4)
-            ]
-            inner += word * outputs
-            for row in range(outputs):
-                place = bytes([tag, shift]) + b"".join(
-                    n.to_bytes(4, "little") for n in (row, inputs)
-                )
-                own = b"".join(part[4 * row : 4 * row + 4] for part in words)
-                channel = body[inner + row * inputs : inner + (row + 1) * inputs]
-                leaves.append(place + own + channel)
-            inner += outputs * inputs
-        assert inner == size
-        roots.insert(0, tree(leaves))
-    assert [root.hex() for root in roots] == vector["layer_roots"]
-    header = data[len(integer.TRUNK_MAGIC) : at]
-    # Angles position by position, then the activation, 32 entries a row.
-    config, tables = trunk.config, header[84:]
-    size, turned = config.head_dim, config.tokens if config.style.rotary else 0
-    cosines, sines, own = (
-        tables[: size * turned],
-        tables[size * turned : 2 * size * turned],
-        tables[2 * size * turned :],
-    )
-    assert len(own) == 4 * 8193
-    leaves = [
-        cosines[at : at + size] + sines[at : at + size]
-        for at in range(0, size * turned, size)
-    ]
-    leaves += [own[at : at + 128] for at in range(0, len(own), 128)]
-    head = sha(header[:84], tree(leaves))
-    assert sha(b"rexis-stock-root-2", head, *roots).hex() == vector["model_root"]
-    shape = tuple(vector["shape"])
-    rows = [unpacked(raw(one), shape) for one in vector["boundaries"]]
-    hand = by_hand()
-    for layer, before, after in zip(trunk.layers, rows, rows[1:], strict=False):
-        for sequence, wanted in zip(before, after, strict=True):
-            assert hand.layer_by_hand(trunk.header, layer, sequence) == wanted
 
 
 def test_the_second_verifier_has_the_same_tables():
@@ -254,40 +178,73 @@ def test_an_answer_in_a_dispute_is_computed_a_second_time():
     assert [root.hex() for root in found] == vector["roots"]
 
 
-@pytest.mark.parametrize("vector", VECTORS["bundles"], ids=lambda v: v["name"])
+def test_an_answer_of_a_post_norm_layer_is_computed_a_second_time():
+    named, roots = VECTORS["trunks"][2], VECTORS["dispute_post"]["roots"]
+    trunk = second.trunk_of(raw(named["trunk"]))
+    assert trunk["post"]
+    case = second.entries_of(raw(named["boundaries"][1]), named["shape"])[0]
+    salt = bytes.fromhex(VECTORS["boundary"]["salt"])
+    found = second.answer_roots(trunk, trunk["rows"][1], case, (1, 0, 5), salt)
+    assert [root.hex() for root in found] == roots
+    # Not gated, so no part 14; post-norm, so both bases.
+    assert [part for part, root in enumerate(found) if root == bytes(32)] == [14]
+
+
+FILES = VECTORS["bundles"] + VECTORS["cases"]
+
+
+def beside(vector):
+    """The trunk that is handed over beside a file, or nothing."""
+    if "trunk" not in vector:
+        return b""
+    return raw(VECTORS["trunks"][vector["trunk"]]["trunk"])
+
+
+@pytest.mark.parametrize("vector", FILES, ids=lambda v: v["name"])
 def test_the_second_verifier_ends_as_the_vector_says(vector):
-    assert second.status(raw(vector["bundle"])) == vector["expected"]
+    found = second.status(raw(vector["bundle"]), beside(vector))
+    assert found == vector["expected"]
 
 
 @pytest.mark.slow
 def test_both_verifiers_refuse_the_same_bytes():
-    """A passing bundle and a convicting one with one byte changed, wherever it is."""
+    """Passing and convicting files with one byte changed, wherever it is."""
     chance, seen = random.Random(4), Counter()
-    good = [raw(VECTORS["bundles"][at]["bundle"]) for at in (1, 2)]
-    for turn in range(120):
-        data = bytearray(good[turn % 2])
+    names = ("passes, one layer", "layer 0 is wrong", "GPT-2's block, trunk beside it")
+    names += ("BERT's block, layer 0 is wrong", "case passes", "case is wrong")
+    good = [next(v for v in FILES if v["name"] == name) for name in names]
+    for turn in range(240):
+        vector = good[turn % len(good)]
+        data, trunk = bytearray(raw(vector["bundle"])), beside(vector)
         # Every second time in what comes before the model, which is nine tenths of it.
-        place = chance.randrange(2200 if turn % 4 < 2 else len(data))
+        before = turn // len(good) % 2
+        place = chance.randrange(2200 if before and not trunk else len(data))
         data[place] ^= 1 << chance.randrange(8)
-        ours, theirs = _ours(bytes(data)), second.status(bytes(data))
-        assert ours == theirs, (turn, place)
+        ours, theirs = _ours(bytes(data), trunk), second.status(bytes(data), trunk)
+        assert ours == theirs, (vector["name"], place)
         seen[ours] += 1
-    assert seen[second.NOTHING] == 120
+    assert seen[second.NOTHING] == 240
 
 
-def _ours(data):
+def _ours(data, trunk):
+    files = one_case if b"rexis-case-1" in data[:16] else bundle
     try:
-        return int(bundle.check(bundle.read(data)).fault is not None)
+        return int(files.check(files.read(data), trunk).fault is not None)
     except (ProtocolError, integer.IntegerModelError):
         return 2
 
 
-@pytest.mark.parametrize("vector", VECTORS["bundles"], ids=lambda v: v["name"])
+@pytest.mark.parametrize("vector", FILES, ids=lambda v: v["name"])
 @pytest.mark.slow
 def test_the_program_ends_as_the_vector_says(vector, tmp_path, monkeypatch, capsys):
-    path = tmp_path / "x.bundle"
+    path, trunk = tmp_path / "x.bundle", tmp_path / "x.trunk"
     path.write_bytes(raw(vector["bundle"]))
-    monkeypatch.setattr(sys, "argv", ["rexis-verify", "bundle", str(path), "--json"])
+    command = "case" if vector in VECTORS["cases"] else "bundle"
+    arguments = ["rexis-verify", command, str(path), "--json"]
+    if "trunk" in vector:
+        trunk.write_bytes(beside(vector))
+        arguments += ["--trunk", str(trunk)]
+    monkeypatch.setattr(sys, "argv", arguments)
     with pytest.raises(SystemExit) as ended:
         cli.main()
     out, err = capsys.readouterr()

@@ -9,6 +9,7 @@ import base64
 import hashlib
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import nacl.signing
@@ -17,10 +18,12 @@ from ee import integer
 from ee.integer import known, spec
 from node.verifier import bundle
 from node.verifier.bundle import Bundle
+from node.verifier.case import Case
 from node.verifier.dispute import Prosecutor, trunk_of
 from node.verifier.replay import Model
-from protocol.boundary import boundary_root, case_salt
-from protocol.dispute import GATED, NO_LEAF, PARTS, ROTARY, Claim, Part
+from protocol import merkle
+from protocol.boundary import boundary_root, case_roots, case_salt
+from protocol.dispute import NO_LEAF, PARTS, STOCK, Claim, Part
 from protocol.receipt import (
     Order,
     batch_proof,
@@ -29,6 +32,7 @@ from protocol.receipt import (
     seal_receipt,
 )
 from protocol.types import digest
+from protocol.wire import encode
 
 FILE = Path(__file__).parent / "vectors.json"
 SALT = bytes(range(32))
@@ -49,10 +53,11 @@ def _text(data):
 
 
 class _Answer:
-    """One answered order for the causal trunk."""
+    """One answered order for a trunk, the causal one of op-spec 1 unless another is given."""
 
-    def __init__(self):
-        self.trunk = known.drawn_trunk(causal=True)
+    def __init__(self, trunk=None):
+        self.trunk = trunk or known.drawn_trunk(causal=True)
+        self.data = integer.encode(self.trunk)
         rows = known.drawn_rows(self.trunk.config)
         self.shape = rows.shape
         self.honest = [
@@ -81,9 +86,7 @@ class _Answer:
 
     def lie(self):
         """The first number after layer 0 is one more, layer 1 is honest again."""
-        told = (int.from_bytes(self.honest[1][:3], "little", signed=True) + 1).to_bytes(
-            3, "little", signed=True
-        ) + self.honest[1][3:]
+        told = _one_more(self.honest[1])
         rows = integer.unpack_rows(told, self.shape)
         after = integer.pack_rows(self.trunk.replay_layer(1, rows))
         return [self.honest[0], told, after]
@@ -98,16 +101,73 @@ class _Answer:
             "salt": SALT,
             "rows": self.honest[0],
             "committed": b"",
-            "model": integer.encode(self.trunk),
+            "model": self.data,
         }
         return bundle.write(Bundle(**{**made, **fields}))
 
+    def case(self, number, receipt=None, **fields):
+        """The file of one case; the trunk is left out."""
+        batch = [self.receipt(self.honest) if receipt is None else receipt, b"another"]
+        ends, (_, tokens, width) = (0, len(self.honest) - 1), self.shape
+        size = 3 * tokens * width
+        rows = [self.honest[at][number * size :][:size] for at in ends]
+        paths = [
+            tuple(merkle.inclusion_proof(roots, number))
+            for roots in (
+                case_roots(self.honest[at], self.shape, at, SALT) for at in ends
+            )
+        ]
+        made = {
+            "receipt": batch[0],
+            "batch": batch_root(batch),
+            "proof": batch_proof(batch, 0),
+            "case": number,
+            "salt": case_salt(SALT, number),
+            "rows": rows[0],
+            "path": paths[0],
+            "output": rows[1],
+            "output_path": paths[1],
+            "model": b"",
+        }
+        return encode(Case(**{**made, **fields}))
 
-def _bundles(answer):
+
+def _one_more(rows):
+    """Packed rows whose first number is one more."""
+    first = int.from_bytes(rows[:3], "little", signed=True) + 1
+    return first.to_bytes(3, "little", signed=True) + rows[3:]
+
+
+class _Unchecked(_Answer):
+    """For a trunk that is none: its bytes are another's with those of a matrix exchanged."""
+
+    def __init__(self, **fields):
+        super().__init__()
+        good, data = self.trunk, self.data
+        matrix = replace(good.layers[0].q, **fields)
+        layer = replace(good.layers[0], q=matrix)
+        self.trunk = replace(good, layers=(layer, *good.layers[1:]))
+        start = len(data) - sum(
+            len(one.weight.tobytes()) + 4 * len(one.multiplier) + 1
+            for each in good.layers
+            for one in each.matrices()
+        )
+        parts = [
+            bytes([matrix.shift]),
+            matrix.multiplier.tobytes(),
+            matrix.weight.tobytes(),
+        ]
+        body = b"".join(parts)
+        self.data = data[:start] + body + data[start + len(body) :]
+
+
+def _bundles(answer, stock):
     lie = answer.lie()
     part = integer.encode_slice(integer.cut(answer.trunk, 0))
     other = integer.encode(known.drawn_trunk(causal=False))
     good = answer.bundle()
+    impossible = [answer.honest[0], b"\x00\x00\x80" + answer.honest[1][3:]]
+    impossible.append(answer.honest[2])
     at = good.index(SALT)
     flipped = good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :]
     bent = answer.receipt(answer.honest).replace(b"rexis/receipt/1", b"Rexis/receipt/1")
@@ -163,19 +223,121 @@ def _bundles(answer):
         ("one byte more", good + b"\x00", 2, "bytes after the value"),
         ("not canonical", b"\xdc\x00\x09" + good[1:], 2, "an array header too long"),
         ("empty", b"", 2, "no value"),
+        (
+            "from layer 1 on",
+            answer.bundle(boundary=1, rows=answer.honest[1]),
+            0,
+            "a whole trunk replays from the boundary of the rows to the end",
+        ),
+        (
+            "rows behind the last layer",
+            answer.bundle(boundary=2, rows=answer.honest[2]),
+            2,
+            "nothing follows them that could be replayed",
+        ),
+        (
+            "slice of another layer",
+            answer.bundle(boundary=1, rows=answer.honest[1], model=part),
+            2,
+            "the slice has layer 0",
+        ),
+        (
+            "rows after a layer that is right",
+            answer.bundle(committed=answer.honest[1]),
+            2,
+            "no layer is wrong",
+        ),
+        (
+            "a number that no row has",
+            answer.bundle(answer.receipt(impossible), boundary=1, rows=impossible[1]),
+            1,
+            "the host signed for -2^23 after layer 0",
+        ),
+        *(
+            (name, one.bundle(model=one.data), 2, reason)
+            for name, one, reason in _unchecked(answer)
+        ),
     ]
+    made = [_file(*case) for case in cases]
+    for number, (name, one) in enumerate(stock, 2):
+        bare = one.bundle(model=b"")
+        made.append(_file(f"{name}, trunk beside it", bare, 0, "it replays", number))
+    name, one = stock[0]
+    lie, last = one.lie(), integer.encode_slice(integer.cut(one.trunk, 0))
+    made += [
+        _file(
+            f"{name}, layer 0 is wrong",
+            one.bundle(one.receipt(lie), committed=lie[1], model=last),
+            1,
+            "case 0, token 0, column 0 is one more than the layer gives",
+        ),
+        _file("trunk inside and beside it", good, 2, "one of two models", 0),
+        _file("a trunk of another model beside it", bare, 2, "model root differs", 0),
+    ]
+    return made
+
+
+def _unchecked(answer):
+    """Roots and signatures of these are in order; the trunk is out of bounds."""
+    first = answer.trunk.layers[0].q
+    weight, multiplier = first.weight.copy(), first.multiplier.copy()
+    weight[0, 0], multiplier[0] = 64, 1 << 23
+    return (
+        ("a weight of 64", _Unchecked(weight=weight), "weights are -63 to 63"),
+        ("a multiplier of 2^23", _Unchecked(multiplier=multiplier), "below 2^23"),
+    )
+
+
+def _file(name, data, status, reason, trunk=None):
+    """`trunk`: the number of the one that is handed over beside the file."""
+    made = {"name": name, "bundle": _text(data), "expected": status, "reason": reason}
+    return made if trunk is None else {**made, "trunk": trunk}
+
+
+def _cases(answer):
+    """Files of one case, for the trunk of the bundles beside them."""
+    good, size = answer.case(1), 3 * answer.shape[1] * answer.shape[2]
+    wrong = [*answer.honest[:2], _one_more(answer.honest[2])]
+    lied = answer.receipt(wrong)
+    paths = [
+        tuple(merkle.inclusion_proof(case_roots(wrong[2], answer.shape, 2, SALT), at))
+        for at in (0, 1)
+    ]
+    told = wrong[2][:size]
     return [
-        {"name": name, "bundle": _text(data), "expected": status, "reason": reason}
-        for name, data, status, reason in cases
+        _file("case passes", good, 0, "the case replays", 0),
+        _file(
+            "case is wrong",
+            answer.case(0, lied, output=told, output_path=paths[0]),
+            1,
+            "token 0, column 0 of the output is one more than the trunk gives",
+            0,
+        ),
+        _file(
+            "another case of a wrong answer",
+            answer.case(1, lied, output_path=paths[1]),
+            0,
+            "what was altered is in case 0",
+            0,
+        ),
+        _file("case's salt", answer.case(1, salt=SALT), 2, "not the case's own", 0),
+        _file("case's number", answer.case(1, case=0), 2, "not where it stands", 0),
+        _file("case 2^32", answer.case(1, case=1 << 32), 2, "there are three", 0),
+        _file("case's path", answer.case(1, path=()), 2, "the path is too short", 0),
+        _file("case without a trunk", good, 2, "nothing to replay with"),
+        _file("case cut short", good[:-1], 2, "ends inside a field", 0),
     ]
 
 
-def _dispute(answer):
-    """What a host that is right answers to a claim, and one number of every part."""
+def _prosecutor(answer):
+    """Of a claim about layer 1, case 0, token 5, with the model's numbers."""
     boundaries = answer.honest
     roots = [boundary_root(boundaries[at], answer.shape, at, SALT) for at in (1, 2)]
     model = Model.read(integer.encode(answer.trunk))
     config, trunk = answer.trunk.config, trunk_of(model)
+    style = config.style
+    bits = (config.causal, style.centred, style.post, style.rotary, style.gated)
+    flags = sum(bit << place for place, bit in enumerate(bits))
     claim = Claim(
         *(model.root, *roots, model.roots[1], trunk.tables, *answer.shape),
         layer=1,
@@ -186,11 +348,22 @@ def _dispute(answer):
         kv_heads=config.kv_heads,
         head_dim=config.head_dim,
         positions=config.tokens,
-        flags=config.causal + ROTARY + GATED,
+        flags=flags + (STOCK if config.op_spec == 2 else 0),
         bias=config.norm_bias,
         multiplier=config.score_multiplier,
     )
-    prosecutor = Prosecutor(model, claim, SALT, *boundaries[1:])
+    return trunk, Prosecutor(model, claim, SALT, *boundaries[1:])
+
+
+def _post_roots(answer):
+    """What a host that is right answers about a layer that has all its parts but one."""
+    trace = _prosecutor(answer)[1].trace()
+    return {"roots": [root.hex() for root in trace.roots]}
+
+
+def _dispute(answer):
+    """What a host that is right answers to a claim, and one number of every part."""
+    trunk, prosecutor = _prosecutor(answer)
     trace = prosecutor.trace()
     proofs = []
     for part in Part:
@@ -203,7 +376,7 @@ def _dispute(answer):
         proofs.append(_plain(shown))
     return {
         "numbers": trunk.numbers.hex(),
-        "claim": _plain(claim),
+        "claim": _plain(prosecutor.claim),
         "roots": [root.hex() for root in trace.roots],
         "heights": [trace.height(part) for part in range(PARTS)],
         "proofs": proofs,
@@ -224,10 +397,13 @@ def _plain(value):
 def vectors():
     """Everything, as plain values."""
     answer = _Answer()
+    named = ("BERT's block", "GPT-2's block", "Qwen2's block")
+    styles = [known.drawn_stock(style, causal=causal) for style, causal in known.STOCK]
+    stock = [(n, _Answer(trunk)) for n, trunk in zip(named, styles, strict=True)]
     receipt = answer.receipt(answer.honest)
     trunks = []
     drawn = [known.drawn_trunk(causal=causal) for causal in (True, False)]
-    drawn += [known.drawn_stock(style, causal=causal) for style, causal in known.STOCK]
+    drawn += styles
     for trunk in drawn:
         rows = known.drawn_rows(trunk.config)
         trunks.append(
@@ -274,8 +450,10 @@ def vectors():
             "host": _key(HOST).hex(),
             "batch": batch_root([receipt, b"another"]).hex(),
         },
-        "bundles": _bundles(answer),
+        "bundles": _bundles(answer, stock),
+        "cases": _cases(answer),
         "dispute": _dispute(answer),
+        "dispute_post": _post_roots(stock[0][1]),
     }
 
 

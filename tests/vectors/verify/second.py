@@ -1,8 +1,8 @@
 """A second verifier, written from docs/verify.md alone.
 
-    python tests/vectors/verify/second.py FILE.bundle
+    python tests/vectors/verify/second.py FILE [TRUNK]
 
-ends with the status that §6 gives.  Python's integers, hashlib and an Ed25519 library; nothing of
+takes a bundle or a case and ends with the status that §6 gives.  Python's integers, hashlib and an Ed25519 library; nothing of
 this project is imported, no array library, nothing is optimised.  Numbers in brackets are
 sections of the document.
 """
@@ -17,8 +17,26 @@ from nacl.signing import VerifyKey
 
 RIGHT, WRONG, NOTHING = 0, 1, 2
 RESIDUAL, MID = (1 << 23) - 1, (1 << 24) - 1
-OP_SPEC = "4a3cedd562391b6cb19c4c785803b8f4bf7923f4c6e5c91b312f3635d5796273"
-NAMES = ("q", "k", "v", "o", "gate", "up", "down")
+OP_SPECS = (
+    "4a3cedd562391b6cb19c4c785803b8f4bf7923f4c6e5c91b312f3635d5796273",
+    "cc89753ca6067d38fd6a5c0b74ddadb2ce61bfe653bd41f9c003571e46ff250a",
+)
+LABELS = (b"rexis-model-root-3", b"rexis-stock-root-2")
+# What a trunk may be [2.1], and an order [4.1].
+SIZES = {
+    "layers": 1024,
+    "width": 16_384,
+    "inner": 65_536,
+    "heads": 1024,
+    "kv_heads": 1024,
+    "head_dim": 1024,
+    "tokens": 4096,
+    "F": 20,
+    "norm_bias": 1 << 60,
+    "score_multiplier": 1 << 23,
+}
+SHAPE = (4096, 4096, 16_384)
+BATCH, RECEIPT_BYTES, FILE_BYTES, TIME = 4096, 1 << 16, 1 << 30, 253_402_300_799
 
 
 class ProvesNothingError(Exception):
@@ -111,11 +129,19 @@ def _unpacked(data, at):
     return part, at + number
 
 
-def fields(value, tag, count):
-    """Of a tagged array."""
+def fields(value, tag, kinds):
+    """Of a tagged array; `kinds` has a letter for each: text, bytes, number, list."""
     need(isinstance(value, list) and value[:1] == [tag], f"no {tag}")
-    need(len(value) == count + 1, f"{tag} has {len(value) - 1} fields, not {count}")
+    types = {"t": str, "b": bytes, "n": int, "l": list}
+    need(
+        [type(one) for one in value[1:]] == [types[k] for k in kinds], f"{tag}'s fields"
+    )
     return value[1:]
+
+
+def digests(values):
+    need(all(isinstance(d, bytes) and len(d) == 32 for d in values), "a digest")
+    return values
 
 
 # --- trees, envelopes, boundaries [2.2, 4] ------------------------------------------
@@ -149,7 +175,8 @@ def climbed(node, index, size, path):
 
 def opened(data, domain):
     """Sender, context and content of an envelope whose signature is right."""
-    label, sender, context, payload, signature = fields(unpack(data), "env", 5)
+    need(len(data) <= RECEIPT_BYTES, "a receipt too long")
+    label, sender, context, payload, signature = fields(unpack(data), "env", "tbbbb")
     need(label == domain, f"an envelope of {label!r}")
     parts = (b"rexis-envelope-v1", domain.encode(), sender, context, payload)
     message = b"".join(big(len(part), 8) + part for part in parts)
@@ -160,20 +187,29 @@ def opened(data, domain):
     return sender, context, unpack(payload)
 
 
+def case_root(packed, tokens, width, boundary, case, own):
+    """`own` is the case's salt."""
+    size, leaves = 3 * width, []
+    need(len(packed) == size * tokens, "rows of another length")
+    need(len(own) == 32, "a salt")
+    for token in range(tokens):
+        place = b"".join(map(big, (boundary, case, token, width)))
+        row_salt = sha(b"rexis-row-salt-1", own, place)
+        row = packed[token * size : (token + 1) * size]
+        leaves.append(leaf(b"rexis-row-1", place, row_salt, row))
+    return tree(leaves)
+
+
 def boundary_root(packed, shape, boundary, salt):
     cases, tokens, width = shape
-    need(len(packed) == 3 * cases * tokens * width, "rows of another length")
-    size, of_cases = 3 * width, []
+    size = 3 * tokens * width
+    need(len(packed) == cases * size, "rows of another length")
+    need(len(salt) == 32, "a salt")
+    roots = []
     for case in range(cases):
-        own, leaves = sha(b"rexis-case-salt-1", salt, big(case)), []
-        for token in range(tokens):
-            place = b"".join(map(big, (boundary, case, token, width)))
-            at = (case * tokens + token) * size
-            row_salt = sha(b"rexis-row-salt-1", own, place)
-            row = packed[at : at + size]
-            leaves.append(leaf(b"rexis-row-1", place, row_salt, row))
-        of_cases.append(leaf(tree(leaves)))
-    return tree(of_cases)
+        own, rows_ = sha(b"rexis-case-salt-1", salt, big(case)), packed[case * size :]
+        roots.append(case_root(rows_[:size], tokens, width, boundary, case, own))
+    return tree([leaf(root) for root in roots])
 
 
 def entries_of(packed, shape):
@@ -232,21 +268,42 @@ def rows(values, bits):
 def linear(short, matrix, limit):
     q, s = short
     found = []
-    for m, weights in zip(matrix["m"], matrix["w"], strict=True):
-        total = m * sum(a * b for a, b in zip(q, weights, strict=True))
-        found.append(clamp(half(total, matrix["shift"] - s), limit))
+    for m, b, weights in zip(matrix["m"], matrix["b"], matrix["w"], strict=True):
+        total = m * sum(a * w for a, w in zip(q, weights, strict=True))
+        found.append(clamp(half(total, matrix["shift"] - s) + b, limit))
     return found
 
 
-def norm(x, bias):
-    total = sum(v * v for v in x) + bias
+def norm(trunk, x, gain):
+    """What the matrices read, and the base; `gain` is of a post-norm layer."""
+    base, width = x, len(x)
+    if trunk["centred"]:
+        mean = (2 * sum(x) + width) // (2 * width)
+        x = [v - mean for v in x]
+    total = sum(v * v for v in x) + trunk["norm_bias"]
     a = (62 - total.bit_length()) & ~1
-    gain = (isqrt(len(x) << 40) << 31) // isqrt(total << a)
-    return rows([half(v * gain, 35 - a // 2) for v in x], 7)
+    g = (isqrt(width << 40) << 31) // isqrt(total << a)
+    y = [half(v * g, 35 - a // 2) for v in x]
+    if trunk["post"]:
+        of = zip(gain["m"], gain["b"], y, strict=True)
+        y = base = [clamp(half(m * v, gain["shift"]) + b, RESIDUAL) for m, b, v in of]
+    return rows(y, 7), base
 
 
-def rope(head, angles):
-    """`angles`: cosines, then sines."""
+def activated(trunk, g):
+    index = half(abs(g), 6)
+    if trunk["op_spec"] == 2:
+        index = min(index, 4096)
+        return half(g * trunk["act"][4096 + (-index if g < 0 else index)], 16)
+    c = SIGMOID[index] if index < 4096 else 1 << 16
+    return half(g * ((1 << 16) - c if g < 0 else c), 16)
+
+
+def turned(trunk, head, position):
+    """RoPE, if the trunk has it; the angles are cosines, then sines."""
+    if not trunk["rotary"]:
+        return head
+    angles = trunk["angles"][position]
     middle, made = len(head) // 2, [0] * len(head)
     for k in range(middle):
         u, w, c, z = head[k], head[k + middle], angles[k], angles[k + middle]
@@ -256,14 +313,17 @@ def rope(head, angles):
 
 
 def layer_parts(trunk, layer, sequence, i):
-    """Every part of §10.2 for token i of a sequence, as numbers, and the row after."""
+    """Every part of §10.2 for token i of a sequence, as numbers, and the row after.
+
+    Parts that a layer has not are empty.
+    """
     dim, heads, kv = trunk["head_dim"], trunk["heads"], trunk["kv_heads"]
-    bias, inner = trunk["norm_bias"], layer["gate"]["m"]
 
     def cut(row):
         return [row[at : at + dim] for at in range(0, len(row), dim)]
 
-    normed = [norm(x, bias) for x in sequence]
+    both = [norm(trunk, x, layer.get("gain 0")) for x in sequence]
+    normed, bases = [one for one, _ in both], [base for _, base in both]
     keys = [cut(linear(n, layer["k"], MID)) for n in normed]
     values = [cut(linear(n, layer["v"], MID)) for n in normed]
     query = cut(linear(normed[i], layer["q"], MID))
@@ -272,10 +332,10 @@ def layer_parts(trunk, layer, sequence, i):
     scores, mixed = [], []
     for h in range(heads):
         g = h * kv // heads
-        q, sq = rows(rope(query[h], trunk["angles"][i]), 7)
+        q, sq = rows(turned(trunk, query[h], i), 7)
         z = []
         for j in seen:
-            k, sk = rows(rope(keys[j][g], trunk["angles"][j]), 7)
+            k, sk = rows(turned(trunk, keys[j][g], j), 7)
             total = trunk["score_multiplier"] * sum(
                 a * b for a, b in zip(q, k, strict=True)
             )
@@ -289,20 +349,31 @@ def layer_parts(trunk, layer, sequence, i):
             mixed.append(clamp((2 * n + sum(e)) // (2 * sum(e)), MID))
     short_mixed = rows(mixed, 7)
     change = linear(short_mixed, layer["o"], RESIDUAL)
-    middle = [clamp(a + b, RESIDUAL) for a, b in zip(sequence[i], change, strict=True)]
-    norm2 = norm(middle, bias)
-    gate, up = linear(norm2, layer["gate"], MID), linear(norm2, layer["up"], MID)
-    product = []
-    for n in range(len(inner)):
-        index = half(abs(gate[n]), 6)
-        c = SIGMOID[index] if index < 4096 else 1 << 16
-        c = (1 << 16) - c if gate[n] < 0 else c
-        product.append(half(gate[n] * c, 16) * up[n])
+    middle = [clamp(a + b, RESIDUAL) for a, b in zip(bases[i], change, strict=True)]
+    norm2, base2 = norm(trunk, middle, layer.get("gain 1"))
+    gate = linear(norm2, layer["gate"], MID)
+    product, up = [activated(trunk, g) for g in gate], []
+    if trunk["gated"]:
+        up = linear(norm2, layer["up"], MID)
+        product = [a * u for a, u in zip(product, up, strict=True)]
     wide = rows(product, 13)
     change = linear(wide, layer["down"], RESIDUAL)
-    after = [clamp(a + b, RESIDUAL) for a, b in zip(middle, change, strict=True)]
-    attention = (normed, query, keys, values, short_v, scores, mixed, short_mixed)
-    return (*attention, middle, norm2, gate, up, product, wide, after)
+    after = [clamp(a + b, RESIDUAL) for a, b in zip(base2, change, strict=True)]
+    if not trunk["post"]:
+        bases, base2 = [], []
+    attention = (bases, normed, query, keys, values, short_v, scores, mixed)
+    return (
+        *attention,
+        short_mixed,
+        middle,
+        base2,
+        norm2,
+        gate,
+        up,
+        product,
+        wide,
+        after,
+    )
 
 
 def replayed(trunk, layer, cases):
@@ -340,22 +411,36 @@ def trunk_of(data):
     reader, whole = Reader(data), data.startswith(b"rexis-integer-trunk-1\n")
     need(whole or data.startswith(b"rexis-integer-slice-1\n"), "no trunk")
     reader.take(22)
-    start, digest = reader.at, reader.take(32)
-    need(digest.hex() == OP_SPEC, "another op-spec")
-    names = ("layers", "width", "inner", "heads", "kv_heads", "head_dim", "tokens", "F")
-    trunk = dict(zip(names, reader.numbers(8, 4), strict=True))
-    names = ("norm_bias", "score_multiplier")
-    trunk |= dict(zip(names, reader.numbers(2, 8), strict=True))
-    (trunk["causal"],) = reader.numbers(1, 4)
-    need(trunk["causal"] < 2, "causal is neither 0 nor 1")
-    need(trunk["layers"] > 0 and trunk["heads"] % trunk["kv_heads"] == 0, "sizes")
-    head, count = data[start : reader.at], trunk["head_dim"] // 2
-    cos, sin = ([reader.take(2 * count) for _ in range(trunk["tokens"])] for _ in "cs")
-    angles = [c + s for c, s in zip(cos, sin, strict=True)]
+    start, digest = reader.at, reader.take(32).hex()
+    need(digest in OP_SPECS, "another op-spec")
+    spec = OP_SPECS.index(digest) + 1
+    numbers = reader.numbers(8, 4) + reader.numbers(2, 8)
+    trunk = dict(zip(SIZES, numbers, strict=True), op_spec=spec)
+    (flags,) = reader.numbers(1, 4)
+    need(flags < (2, 32)[spec - 1], "flags")
+    # Of op-spec 1: neither centred nor post-norm, rotary and gated.
+    flags += 0b11000 if spec == 1 else 0
+    for place, name in enumerate(("causal", "centred", "post", "rotary", "gated")):
+        trunk[name] = flags >> place & 1
+    need(all(1 <= trunk[name] <= top for name, top in SIZES.items()), "sizes")
+    need(trunk["heads"] % trunk["kv_heads"] == 0, "heads")
+    need(not trunk["rotary"] or trunk["head_dim"] % 2 == 0, "an odd head")
+    head, angles = data[start : reader.at], []
+    if trunk["rotary"]:
+        size = trunk["head_dim"]
+        cos, sin = ([reader.take(size) for _ in range(trunk["tokens"])] for _ in "cs")
+        angles = [c + s for c, s in zip(cos, sin, strict=True)]
     trunk["angles"] = [
         [little(row[i : i + 2], True) for i in range(0, len(row), 2)] for row in angles
     ]
-    trunk["tables"] = tree([leaf(row) for row in angles])
+    need(all(abs(n) <= 1 << 14 for row in trunk["angles"] for n in row), "an angle")
+    leaves = [leaf(row) for row in angles]
+    if spec == 2:
+        act = reader.take(4 * 8193)
+        trunk["act"] = [little(act[i : i + 4]) for i in range(0, len(act), 4)]
+        need(max(trunk["act"]) <= 1 << 16, "an entry of ACT")
+        leaves += [leaf(act[i : i + 128]) for i in range(0, len(act), 128)]
+    trunk["tables"], trunk["whole"] = tree(leaves), whole
     if whole:
         trunk["first"], count = 0, trunk["layers"]
     else:
@@ -369,65 +454,117 @@ def trunk_of(data):
         roots = [root for _, root in found]
     need(roots[trunk["first"]] == found[0][1], "a slice with another root")
     trunk["roots"] = roots
-    trunk["root"] = sha(b"rexis-model-root-3", sha(head, trunk["tables"]), *roots)
+    trunk["root"] = sha(LABELS[spec - 1], sha(head, trunk["tables"]), *roots)
     return trunk
 
 
-def _layer_of(reader, trunk):
-    """The seven matrices, and the layer's root."""
+def _shapes(trunk):
+    """Outputs and inputs of each matrix; a gain has no inputs."""
     width, inner, dim = trunk["width"], trunk["inner"], trunk["head_dim"]
     query, value = trunk["heads"] * dim, trunk["kv_heads"] * dim
-    shapes = ((query, width), (value, width), (value, width), (width, query))
-    shapes += ((inner, width), (inner, width), (width, inner))
+    found = {"q": (query, width), "k": (value, width), "v": (value, width)}
+    found |= {"o": (width, query), "gate": (inner, width)}
+    found |= {"up": (inner, width)} if trunk["gated"] else {}
+    found |= {"down": (width, inner)}
+    return found | (
+        {"gain 0": (width, 0), "gain 1": (width, 0)} if trunk["post"] else {}
+    )
+
+
+def _layer_of(reader, trunk):
+    """The matrices and gains, and the layer's root."""
     layer, leaves = {}, []
-    for tag, (name, (outputs, inputs)) in enumerate(zip(NAMES, shapes, strict=True)):
+    for tag, (name, (outputs, inputs)) in enumerate(_shapes(trunk).items()):
         (shift,) = reader.take(1)
         scales = [reader.take(4) for _ in range(outputs)]
+        biases = [b""] * outputs
+        if trunk["op_spec"] == 2:
+            biases = [reader.take(4) for _ in range(outputs)]
         weights = [reader.take(inputs) for _ in range(outputs)]
         for row in range(outputs):
             place = row.to_bytes(4, "little") + inputs.to_bytes(4, "little")
-            leaves.append(leaf(bytes([tag, shift]), place, scales[row], weights[row]))
+            own = scales[row] + biases[row] + weights[row]
+            leaves.append(leaf(bytes([tag, shift]), place, own))
         layer[name] = {
             "shift": shift,
             "m": [little(m, True) for m in scales],
+            "b": [little(b, True) for b in biases],
             "w": [[b - 256 * (b > 127) for b in row] for row in weights],
         }
-        need(min(layer[name]["m"]) >= 0, "a multiplier below 0")
-        need(max(abs(w) for row in layer[name]["w"] for w in row) <= 63, "a weight")
+        need(shift < 128, "a shift")
+        _require_bounds(layer[name], name, inputs)
     return layer, tree(leaves)
+
+
+def _require_bounds(matrix, name, inputs):
+    if inputs == 0:
+        need(all(abs(n) <= RESIDUAL for n in matrix["m"] + matrix["b"]), "a gain")
+        return
+    largest = 63 * inputs * (8192 if name == "down" else 127)
+    top = min(RESIDUAL, ((1 << 52) - 1) // largest)
+    need(min(matrix["m"]) >= 0 and max(matrix["m"]) <= top, "a multiplier")
+    need(max(map(abs, matrix["b"])) <= MID, "a bias")
+    need(all(abs(w) <= 63 for row in matrix["w"] for w in row), "a weight")
 
 
 # --- a bundle [4, 5, 6] --------------------------------------------------------------
 
 
-def verdict(data):
-    """RIGHT or WRONG; raises `ProvesNothingError`."""
-    receipt, batch, proof, boundary, salt, shown, committed, model = fields(
-        unpack(data), "rexis-bundle-1", 8
+def receipt_of(sealed, batch, proof):
+    """Model, shape of the rows, roots of all boundaries; both signatures hold."""
+    index, size, top, path = fields(proof, "batch-proof", "nnbl")
+    need(1 <= size <= BATCH, "a batch of another size")
+    need(
+        climbed(leaf(sealed), index, size, digests(path)) == top, "the receipt's place"
     )
-    index, size, top, path = fields(proof, "batch-proof", 4)
-    need(climbed(leaf(receipt), index, size, path) == top, "the receipt's place")
     need(sha(b"rexis-receipt-batch-1", big(size), top) == batch, "the batch root")
-    host, context, content = opened(receipt, "rexis/receipt/1")
-    sealed_order, after, _ = fields(content, "receipt", 3)
-    need(context == sha(sealed_order), "a receipt of another order")
+    host, context, content = opened(sealed, "rexis/receipt/1")
+    sealed_order, after, time = fields(content, "receipt", "bln")
+    need(context == sha(sealed_order) and time <= TIME, "a receipt of another order")
+    need(1 <= len(after) <= SIZES["layers"], "a receipt of no layer")
     _, context, content = opened(sealed_order, "rexis/order/1")
-    model_root, ordered, _, shape, given = fields(content, "order", 5)
-    need(context == model_root and ordered == host, "an order to another host")
-    need(model, "no model")
-    trunk, roots = trunk_of(model), [given, *after]
-    need(trunk["root"] == model_root, "another model")
+    model, ordered, job, shape, given = fields(content, "order", "bbblb")
+    need(context == model and ordered == host, "an order to another host")
+    need(len(shape) == 3 and all(isinstance(n, int) for n in shape), "a shape")
+    of = zip(shape, SHAPE, strict=True)
+    need(len(job) == 16 and all(1 <= n <= top for n, top in of), "an order's sizes")
+    return model, shape, digests([model, given, *after])[1:]
+
+
+def model_of(inside, beside, root):
+    need(bool(inside) != bool(beside), "no model, or two")
+    trunk = trunk_of(inside or beside)
+    need(trunk["root"] == root, "another model")
+    return trunk
+
+
+def fits(trunk, shape, roots):
+    _, tokens, width = shape
+    right = width == trunk["width"] and tokens <= trunk["tokens"]
+    return right and len(roots) == trunk["layers"] + 1
+
+
+def verdict(data, beside=b""):
+    """RIGHT or WRONG; raises `ProvesNothingError`."""
+    need(len(data) <= FILE_BYTES, "a file too long")
+    value = unpack(data)
+    if isinstance(value, list) and value[:1] == ["rexis-case-1"]:
+        return case_verdict(value, beside)
+    sealed, batch, proof, boundary, salt, shown, committed, model = fields(
+        value, "rexis-bundle-1", "bblnbbbb"
+    )
+    root, shape, roots = receipt_of(sealed, batch, proof)
+    trunk = model_of(model, beside, root)
     need(boundary < len(roots), "no such boundary")
     need(boundary_root(shown, shape, boundary, salt) == roots[boundary], "the rows")
-    _, tokens, width = shape
-    fits = width == trunk["width"] and tokens <= trunk["tokens"]
-    if not fits or len(after) != trunk["layers"]:
+    if not fits(trunk, shape, roots):
         need(not committed, "rows after a layer, and none is wrong")
         return WRONG
     first = boundary - trunk["first"]
     need(0 <= first < len(trunk["rows"]), "rows at no layer of this model")
     cases = entries_of(shown, shape)
     if cases is None:
+        need(not committed, "rows after a layer, and none was replayed")
         return WRONG
     for at, layer in enumerate(trunk["rows"][first:], boundary + 1):
         cases = replayed(trunk, layer, cases)
@@ -439,10 +576,31 @@ def verdict(data):
     return RIGHT
 
 
-def status(data):
-    """What `rexis-verify bundle` ends with."""
+def case_verdict(value, beside):
+    """The same of one case [6.1]."""
+    sealed, batch, proof, case, salt, given, path, output, output_path, model = fields(
+        value, "rexis-case-1", "bblnbblblb"
+    )
+    root, shape, roots = receipt_of(sealed, batch, proof)
+    cases, tokens, width = shape
+    ends = ((0, given, path), (len(roots) - 1, output, output_path))
+    for at, shown, climb in ends:
+        own = leaf(case_root(shown, tokens, width, at, case, salt))
+        need(climbed(own, case, cases, digests(climb)) == roots[at], "the case's place")
+    trunk = model_of(model, beside, root)
+    need(trunk["whole"], "a layer, no trunk")
+    found = entries_of(given, (1, tokens, width))
+    if not fits(trunk, shape, roots) or found is None:
+        return WRONG
+    for layer in trunk["rows"]:
+        found = replayed(trunk, layer, found)
+    return RIGHT if packed(found) == output else WRONG
+
+
+def status(data, beside=b""):
+    """What `rexis-verify` ends with."""
     try:
-        return verdict(data)
+        return verdict(data, beside)
     except (ProvesNothingError, TypeError, ValueError, OverflowError, IndexError):
         return NOTHING
 
@@ -454,8 +612,8 @@ def answer_roots(trunk, layer, sequence, place, salt):
     """Roots of the eighteen parts; `place` is (layer, case, token)."""
     number, case, i = place
     found = layer_parts(trunk, layer, sequence, i)
-    normed, query, keys, values, short_v, scores, mixed, short_mixed = found[:8]
-    middle, norm2, gate, up, product, wide, _ = found[8:]
+    bases, normed, query, keys, values, short_v, scores, mixed = found[:8]
+    short_mixed, middle, base2, norm2, gate, up, product, wide, _ = found[8:]
 
     def wide_of(numbers, size):
         return b"".join(n.to_bytes(size, "big", signed=True) for n in numbers)
@@ -475,9 +633,8 @@ def answer_roots(trunk, layer, sequence, place, salt):
         for g in range(trunk["kv_heads"])
         for d in range(trunk["head_dim"])
     ]
-    # Of op-spec 1: no norm has a gain, so neither has left a base.
     parts = [
-        [],
+        [wide_of(row, 3) for row in bases],
         [short(row) for row in normed],
         [wide_of(head, 4) for head in query],
         [wide_of(head, 4) for token in keys for head in token],
@@ -488,7 +645,7 @@ def answer_roots(trunk, layer, sequence, place, salt):
         tops(mixed),
         [short(short_mixed)],
         [wide_of(middle, 4)],
-        [],
+        [wide_of(base2, 3)] if base2 else [],
         [short(norm2)],
         [wide_of(block, 4) for block in blocks(gate)],
         [wide_of(block, 4) for block in blocks(up)],
@@ -508,4 +665,4 @@ def answer_roots(trunk, layer, sequence, place, salt):
 
 
 if __name__ == "__main__":
-    sys.exit(status(Path(sys.argv[1]).read_bytes()))
+    sys.exit(status(*(Path(name).read_bytes() for name in sys.argv[1:3])))
