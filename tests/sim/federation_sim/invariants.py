@@ -238,13 +238,18 @@ class Laws:
         if cohort.policy.noised:
             return
         sets = {
-            frozenset(_named(before, their.members)) - self.exposed
+            frozenset(_named(before, their.members))
             for other, their in self._survivors.items()
             if their != GIVEN_UP
             and (before := self._openings.get(other)) is not None
             and before.base == opening.base
         }
         fewest = fewest_told_of(sets)
+        if self.exposed:
+            # Unless they tell such a member's update, it is as unknown as any; if they do, what is
+            # left must be told of enough others.
+            left = fewest_told_of({each - self.exposed for each in sets})
+            fewest = max(fewest, left)
         require(
             "sums of one base single nobody out",
             fewest >= max(3, cohort.thresholds.liars + 2),

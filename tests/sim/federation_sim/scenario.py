@@ -15,6 +15,7 @@ from federation_sim.invariants import Laws
 from federation_sim.world import Node, World, quick_policy
 
 from protocol.aggregate.sketch import ENTRIES_AT_LEAST
+from protocol.rounds import events as ev
 
 HEAL_MS = 12_000
 END_MS = 240_000
@@ -118,8 +119,7 @@ def draw(
     if registries:
         laws.told_of = registries.offered
         dismissed = functools.partial(_is_dismissed, registries, laws)
-        # With another fault a member may be away from a sum that is rejected: too few of the
-        # others may then be left, without the one that goes, for a sum of their own (§5.7).
+        # Alone: who is away from a sum that is rejected is needed for one without the spoiler.
         drawn = [dismissed] if _poisons in drawn else drawn[:2]
         # A liar that was in a rejected sum can keep the same members from another (§5.7).
         if _liar in drawn and _dislikes in drawn:
@@ -251,11 +251,21 @@ def _is_dismissed(
     node.honest = False
     name = dice.choice(SPOILS)
     liars.LIES[name](world, node, dice)
+    world.watchers.append(functools.partial(_stops_at_last, world, node))
     registries.exposed.add(node.name)
     laws.exposed.add(node.name)
     return f"liar that goes {name}"
 
 
+def _stops_at_last(world: World, liar: Node, node: Node, effect: object) -> None:
+    """Somebody may have been late for the sum that is rejected: too few of the others may then be
+    left for one without the liar (§5.7), and it must let them have one with it."""
+    finished = isinstance(effect, ev.Finished) and node is liar
+    if finished and effect.verdict.round >= SPOILT_AT_MOST:
+        world.mischief = lambda _node, _effect: None
+
+
+SPOILT_AT_MOST = 5
 SPOILS = (
     "uploads noise",
     "uploads noise",
