@@ -110,6 +110,7 @@ async def opened(
             contracts=contract_addresses(config),
             account_key=key.account_key,
             confirmations=config.chain.confirmations,
+            poll_s=config.chain.poll_ms / 1000,
         )
         await _check_chain(chain)
         compute = await stack.enter_async_context(open_compute_child())

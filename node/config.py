@@ -132,6 +132,14 @@ class Chain(Table, frozen=True):
             description="blocks on top of one before it counts as final, 0 to 1000",
         ),
     ] = 0
+    poll_ms: Annotated[
+        int,
+        Meta(
+            ge=50,
+            le=60_000,
+            description="how often the chain is asked for a new block, in milliseconds",
+        ),
+    ] = 250
     contracts: Contracts = Contracts()
 
 

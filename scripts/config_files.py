@@ -19,6 +19,8 @@ FOLDER = Path(__file__).resolve().parent.parent / "config"
 # Twelve blocks, as many as Ethereum wallets wait: a grant is then not taken back by
 # another branch.  On a chain with its own finality, set what that chain promises.
 _CONFIRMATIONS = 12
+# A block comes every twelve seconds there, and servers that charge do so per request.
+_POLL_MS = 2_000
 _EVERYWHERE = ["/ip4/0.0.0.0/tcp/4001"]
 
 ROLES: Mapping[str, tuple[str, Mapping[str, object]]] = {
@@ -32,6 +34,7 @@ ROLES: Mapping[str, tuple[str, Mapping[str, object]]] = {
             "node__role": "institution",
             "network__listen": _EVERYWHERE,
             "chain__confirmations": _CONFIRMATIONS,
+            "chain__poll_ms": _POLL_MS,
             "worker__socket": "/run/rexis/worker.sock",
         },
     ),
@@ -45,6 +48,7 @@ ROLES: Mapping[str, tuple[str, Mapping[str, object]]] = {
             "node__role": "verifier",
             "network__listen": _EVERYWHERE,
             "chain__confirmations": _CONFIRMATIONS,
+            "chain__poll_ms": _POLL_MS,
         },
     ),
     "researcher": (
@@ -57,6 +61,7 @@ ROLES: Mapping[str, tuple[str, Mapping[str, object]]] = {
             "node__role": "researcher",
             "network__listen": _EVERYWHERE,
             "chain__confirmations": _CONFIRMATIONS,
+            "chain__poll_ms": _POLL_MS,
         },
     ),
 }

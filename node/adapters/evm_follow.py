@@ -7,6 +7,7 @@ stood on the old one cannot be untold, which is why the depth is chosen with car
 
 from collections import deque
 from collections.abc import AsyncIterator, Mapping
+from functools import partial
 from typing import Any
 
 import structlog
@@ -15,6 +16,7 @@ from hexbytes import HexBytes
 from web3.exceptions import BlockNotFound
 
 from node.adapters import evm_contracts
+from node.adapters.evm_heads import Newest
 from node.adapters.evm_link import Link
 from node.errors import ChainError
 from node.ports import ChainEvent
@@ -38,9 +40,12 @@ class Follower:
     async def events(self) -> AsyncIterator[ChainEvent]:
         """For ever; a chain that does not answer is waited for."""
         pause = self._link.poll_s
+        seen: Newest | None = None
         while True:
             try:
-                found = await self._link.read("reading logs", self._step)
+                newest = await self._link.heads.other_than(seen)
+                step = partial(self._step, newest.number)
+                found = await self._link.read("reading logs", step)
             except ChainError as error:
                 log.warning("chain is not followed", reason=str(error), retry_s=pause)
                 await trio.sleep(pause)
@@ -50,17 +55,24 @@ class Follower:
             if found is None:
                 await trio.sleep(self._link.poll_s)
                 continue
+            if self._next > self._final(newest.number):
+                seen = newest
             for event in found:
                 yield event
 
-    def _step(self) -> list[ChainEvent] | None:
-        """The events of the next range, or None where there is none yet; runs in a thread."""
+    def _final(self, newest: int) -> int:
+        return newest - self._link.confirmations
+
+    def _step(self, newest: int) -> list[ChainEvent] | None:
+        """The events of the next range, or None where it was reorganised meanwhile.
+
+        Runs in a thread.
+        """
         eth = self._link.web3.eth
-        newest = eth.block_number - self._link.confirmations
         self._find_fork()
-        last = min(newest, self._next + BLOCK_RANGE - 1)
+        last = min(self._final(newest), self._next + BLOCK_RANGE - 1)
         if last < self._next:
-            return None
+            return []
         before = self._digest(last)
         logs = eth.get_logs(
             {
@@ -71,7 +83,7 @@ class Follower:
             }
         )
         if before is None or self._digest(last) != before:
-            return None  # reorganised while we looked
+            return None
         events = evm_contracts.events(self._contracts.values(), logs)
         self._told.append((last, before))
         self._next = last + 1

@@ -19,6 +19,7 @@ from web3.exceptions import TransactionNotFound, Web3RPCError
 
 from node.adapters import evm_contracts
 from node.adapters.evm_contracts import account_address, guarded
+from node.adapters.evm_heads import Heads, Newest
 from node.errors import ChainDownError, ChainError
 from node.ports import ChainEvent, Head
 
@@ -49,6 +50,7 @@ class Link:
         self.chain_id = chain_id
         self.confirmations = confirmations
         self.poll_s = poll_s
+        self.heads = Heads(self._newest, poll_s)
         self.account = account_address(account_key)
         self.web3 = evm_contracts.connect(url)
         self._signer = Account.from_key(account_key)
@@ -93,6 +95,11 @@ class Link:
 
         block = await self.read("reading the head", ask)
         return Head(block["number"], bytes(block["hash"]), block["timestamp"])
+
+    async def _newest(self) -> Newest:
+        eth = self.web3.eth
+        block = await self.read("reading the head", lambda: eth.get_block("latest"))
+        return Newest(block["number"], bytes(block["hash"]))
 
     async def newest_number(self) -> int:
         eth = self.web3.eth

@@ -31,10 +31,10 @@ Words = Elements | NDArray[np.uint64]
 SEED_BYTES = 32
 BLOCK_BYTES = 16
 """An AES block; a range of a mask starts at a multiple of it."""
-CHUNK_BYTES = 1 << 16
-"""Keystream made at a time: two buffers of it and the part of the vector under work stay in a
-core's second-level cache, of 512 KiB too (128 and 256 KiB are a fiftieth slower there and equal in
-1 MiB; 32 KiB and less pay for the calls)."""
+CHUNK_BYTES = 3 << 16
+"""Keystream made at a time.  Two buffers of it and the part of the vector under work fill what a
+core of 512 KiB second-level cache has and a little more; 64 KiB pays a twentieth for its calls, half
+a mebibyte a thirtieth for memory (docs/benchmarks.md)."""
 
 _LINE = 64
 

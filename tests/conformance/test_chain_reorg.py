@@ -153,17 +153,25 @@ async def test_a_reorganisation_below_the_depth_is_followed_onto_the_new_branch(
     start = await begin(node)
     hasty, follower = node.chain("clinic", 0), node.chain("other", 0)
     found: list[ChainEvent] = []
-    async with trio.open_nursery() as nursery:
 
-        async def follow() -> None:
-            found.extend(await heard(follower, start, 4))
+    async def follow() -> None:
+        async for event in follower.follow(start):
+            found.append(event)  # noqa: PERF401 - looked at while it grows
 
-        nursery.start_soon(follow)
-        await hasty.anchor_model(ROOT, RECORD)
-        await trio.sleep(0.5)
-        node.reorganise(1)
-        # The same account, whose transaction is gone, anchors something else.
-        await node.chain("clinic", 0).anchor_round(RUN, 7, ROOT)
-        await trio.sleep(0.5)
+    async def told(count: int) -> None:
+        while len(found) < count:
+            await trio.sleep(0.02)
+
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(follow)
+            await hasty.anchor_model(ROOT, RECORD)
+            await told(1)
+            node.reorganise(1)
+            # The same account, whose transaction is gone, anchors something else.
+            await node.chain("clinic", 0).anchor_round(RUN, 7, ROOT)
+            await told(2)
+            await trio.sleep(0.2)  # for anything told twice
+            nursery.cancel_scope.cancel()
     assert [event.kind for event in found] == ["ModelAnchored", "RoundAnchored"]
     assert found[1].block >= found[0].block
