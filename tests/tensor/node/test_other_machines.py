@@ -64,7 +64,9 @@ def test_a_verifier_says_nothing_about_a_file(run, tmp_path, command):
     found = run(HALF, "rexis-verify", command, *arguments)
     assert (found.returncode, found.stdout) == (4, "")
     error, hint = found.stderr.splitlines()
-    assert error.startswith("rexis-verify: error: products of small integers are not exact")
+    assert error.startswith(
+        "rexis-verify: error: products of small integers are not exact"
+    )
     assert hint == "rexis-verify: hint: audit on another machine, or another BLAS"
     # The same programs on this machine, so that it was the other one they refused.
     assert run("", "rexis-verify", command, *arguments).returncode in (0, 2)
