@@ -1,19 +1,11 @@
-"""HKDF-SHA256 for keys of 32 bytes (RFC 5869): extract, then the one block of expand that it takes.
+"""Keys of 32 bytes from a secret: HKDF-SHA256 (RFC 5869)."""
 
-By the standard library's HMAC, which is OpenSSL's: a member derives a key for every pair of
-members and every pre-key, and a general HKDF of any length costs five times as much for each.
-"""
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-import hmac
-
-_HASH = "sha256"
-_FIRST_BLOCK = b"\x01"
+from protocol.types import KEY_BYTES
 
 
 def derive(secret: bytes, salt: bytes, info: bytes) -> bytes:
-    """32 bytes that tell nothing of `secret` or of those under another `salt` or `info`.
-
-    An empty salt is the same as 32 zero bytes, as the RFC has it.
-    """
-    pseudorandom = hmac.digest(salt, secret, _HASH)
-    return hmac.digest(pseudorandom, info + _FIRST_BLOCK, _HASH)
+    """32 bytes that tell nothing of `secret` or of those under another `salt` or `info`."""
+    return HKDF(SHA256(), length=KEY_BYTES, salt=salt, info=info).derive(secret)

@@ -19,9 +19,9 @@ from cryptography.hazmat.primitives.ciphers import (
 )
 from numpy.typing import NDArray
 
+from protocol import kdf
 from protocol.aggregate.ring import Elements
 from protocol.errors import LocalProtocolError
-from protocol.kdf import derive
 from protocol.types import KEY_BYTES, Digest
 from protocol.wire import require_length
 
@@ -45,13 +45,13 @@ def pair_key(secret: bytes, context: Digest, one: bytes, other: bytes) -> bytes:
     """The mask key of two members; the order of the two does not matter."""
     require_length("pair secret", secret, KEY_BYTES)
     low, high = sorted((one, other))
-    return derive(secret, context, _PAIR + low + high)
+    return kdf.derive(secret, context, _PAIR + low + high)
 
 
 def self_key(seed: bytes, context: Digest, member: bytes) -> bytes:
     """The mask key a member keeps until the survivors are certified."""
     require_length("self seed", seed, SEED_BYTES)
-    return derive(seed, context, _SELF + member)
+    return kdf.derive(seed, context, _SELF + member)
 
 
 def apply(

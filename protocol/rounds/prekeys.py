@@ -22,9 +22,9 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import (
 )
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
+from protocol import kdf
 from protocol.aggregate import shamir
 from protocol.errors import DealerError, LocalProtocolError, VerificationError
-from protocol.kdf import derive
 from protocol.rounds.messages import SHARE_BYTES, PreKey
 from protocol.rounds.policy import Cohort
 from protocol.types import DIGEST_BYTES, KEY_BYTES, Digest, digest
@@ -217,4 +217,4 @@ def _share_digest(scope: bytes, place: int, kind: int, share: bytes) -> Digest:
 def _cipher(shared: bytes, scope: bytes, place: int) -> ChaCha20Poly1305:
     # The scope names the dealer, the place the holder: the two directions of one pair of
     # members have different keys although they agree on one secret.
-    return ChaCha20Poly1305(derive(shared, scope, _SEAL_LABEL + bytes([place])))
+    return ChaCha20Poly1305(kdf.derive(shared, scope, _SEAL_LABEL + bytes([place])))

@@ -9,12 +9,22 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from federation_sim import campaign, growth, liars, mutants, scenario, scenes, work
+from federation_sim import (
+    campaign,
+    growth,
+    keys,
+    liars,
+    mutants,
+    scenario,
+    scenes,
+    work,
+)
 from federation_sim.changes import Registries
 from federation_sim.invariants import BrokenError, Laws, fewest_told_of
 from federation_sim.scenario import END_MS, draw
 from federation_sim.world import World, quick_policy
 
+from protocol import kdf
 from protocol.aggregate.sketch import ENTRIES_AT_LEAST
 from protocol.certificate import Certificate, Kind
 from protocol.rounds import events as ev
@@ -568,6 +578,14 @@ def test_what_is_due_at_one_time_comes_in_the_order_it_was_asked_for():
     world.run(END_MS)
     assert came == ["first", "second", "asked for meanwhile", "later"]
     assert world.now == 7
+
+
+@pytest.mark.parametrize("salt_bytes", [0, 1, 32, 64, 65, 200])
+def test_the_simulator_derives_the_keys_that_nodes_derive(salt_bytes):
+    secret, salt, info = os.urandom(32), os.urandom(salt_bytes), os.urandom(80)
+    keys.use_curve(real=True)
+    assert kdf.derive is not keys.derive
+    assert keys.derive(secret, salt, info) == kdf.derive(secret, salt, info)
 
 
 def test_work_done_for_another_node_needs_the_same_blobs_and_leaves_the_same():

@@ -10,6 +10,7 @@ keys that follow from those, which the dealer of a share and its holder would ea
 """
 
 import hashlib
+import hmac
 import random
 from collections.abc import Iterable
 from functools import lru_cache
@@ -21,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import (
     X25519PublicKey,
 )
 
+from protocol import kdf
 from protocol.envelope import verified
 from protocol.rounds import prekeys
 
@@ -61,8 +63,16 @@ class _FastCurve:
     """Not a stand-in but the same, which dealer and holder of a share would each derive."""
 
 
+def derive(secret: bytes, salt: bytes, info: bytes) -> bytes:
+    """What `protocol.kdf.derive` gives, as two HMACs of the standard library: at a fifth of the cost
+    of an HKDF of any length, and a world derives a key for every pair of members."""
+    pseudorandom = hmac.digest(salt, secret, "sha256")
+    return hmac.digest(pseudorandom, info + b"\x01", "sha256")
+
+
 _CURVE = ("public_of", "exchanges", "is_usable", "_cipher")
 _REAL_CURVE = {name: getattr(prekeys, name) for name in _CURVE}
+_REAL_DERIVE = kdf.derive
 
 
 def use_curve(*, real: bool) -> None:
@@ -70,6 +80,7 @@ def use_curve(*, real: bool) -> None:
     for name in _CURVE:
         made = _REAL_CURVE[name] if real else getattr(_FastCurve, name)
         setattr(prekeys, name, made)
+    kdf.derive = _REAL_DERIVE if real else derive
 
 
 class Identity:
