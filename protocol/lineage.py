@@ -407,9 +407,9 @@ class _Builder:
             self._edge(vertex, "prov:wasAssociatedWith", owner, SIGNED)
         if used.keys() == self._summed(query, asked.votes):
             words = b"".join(used[one][2] for one in sorted(used))
-            said = digest(words)
-            label = f"answer {said.hex()[:12]} to a {query.kind}"
-            answer = self._vertex("answer", said, label)
+            made = digest(words)
+            label = f"answer {made.hex()[:12]} to a {query.kind}"
+            answer = self._vertex("answer", made, label)
             self._edge(answer, "prov:wasGeneratedBy", vertex, SIGNED)
 
     def _summed(self, query: Query, votes: tuple[bytes, ...]) -> set[int]:

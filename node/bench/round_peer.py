@@ -224,11 +224,15 @@ async def main(number: int, folder: Path, entries: int) -> None:
             rounds=1 << 20,
             state=Digest(initial["root"]),
             scales=Digest(scales["root"]),
-            records=RECORDS,
+            records=_records,
             finish=finish,
             change=_stays,
         )
         await trainer.run()
+
+
+async def _records() -> bytes:
+    return RECORDS
 
 
 async def _stays(_epoch: Epoch, _certificate: Certificate) -> None:
