@@ -209,6 +209,7 @@ async def test_wishes_that_could_come_to_nothing_are_refused(world):
                 "by": [one.name],
                 "itself": True,
                 "needed": 3,
+                "exposed_by": [],
             }
         ]
 
