@@ -80,6 +80,13 @@ def _paths(context: click.Context, option: click.Parameter, value: Any) -> Any:
     help="What is granted together: file, folder, patient (DICOM), or a column of one table.",
 )
 @click.option(
+    "--column",
+    "columns",
+    multiple=True,
+    metavar="NAME",
+    help="Of one table, publish only this one; may be repeated.",
+)
+@click.option(
     "--disease", metavar="MONDO:NNNNNNN", help="Beside DUO:0000007, if it may be known."
 )
 @click.option(
@@ -101,7 +108,11 @@ def publish(shell: Shell, paths: list[str], **said: Any) -> None:
         work=paths[0],
         timeout_s=BULK_S,
         paths=paths,
-        **{**asked(said), "duo": list(said["duo"])},
+        **{
+            **asked(said),
+            "duo": list(said["duo"]),
+            "columns": list(said["columns"]),
+        },
     )
     show_dataset(shell, answer)
 

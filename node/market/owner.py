@@ -1,6 +1,7 @@
 """The owner's side: publish, grant, revoke, withdraw, and read one's own rows."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ class Owner:
 
         def planned() -> Plan:
             try:
-                return plan.of_paths(paths, said.unit_by)
+                return plan.of_paths(paths, said.unit_by, said.columns)
             except OSError as error:
                 raise DatasetError(
                     f"{error.filename} cannot be read: {error.strerror}",
@@ -94,16 +95,7 @@ class Owner:
 
     def _replacing(self, said: Description, replaces: int) -> Description:
         before = self._tools.shelf.own(replaces)[1]
-        return Description(
-            said.title,
-            said.licence,
-            said.duo,
-            said.source,
-            said.unit_by,
-            said.disease,
-            previous=before.digest(),
-            version=before.version + 1,
-        )
+        return replace(said, previous=before.digest(), version=before.version + 1)
 
     async def _publish(
         self, made: Plan, said: Description, offered: Offer, work: Work

@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from node.market import DatasetError
-from node.market.table import PAD_BYTES, column_place, partition
+from node.market.table import PAD_BYTES, chosen, column_place, partition
 
 _PAD_KEY = "rexis.padding"
 
 
-def split(path: Path, unit_column: str | None) -> list[tuple[bytes, int]]:
-    """The units of a file, each as (Parquet bytes, rows)."""
+def split(
+    path: Path, unit_column: str | None, columns: Sequence[str] = ()
+) -> list[tuple[bytes, int]]:
+    """The units of a file, each as (Parquet bytes, rows); of the columns named, or of all."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -32,8 +34,9 @@ def split(path: Path, unit_column: str | None) -> list[tuple[bytes, int]]:
         place = column_place(table.column_names, unit_column)
         cells = table.column(place).to_pylist()
         values = ["" if cell is None else str(cell) for cell in cells]
+    kept = table.select(chosen(table.column_names, columns))
     return [
-        (_padded(table.take(rows)), len(rows))
+        (_padded(kept.take(rows)), len(rows))
         for rows in partition(table.num_rows, values, unit_column)
     ]
 

@@ -3,7 +3,8 @@
 A plan is made before anything is encrypted and costs a look at each file's header.  It
 decides how the data are cut:
 
-- one CSV or Parquet table is cut by rows, at will by a column that names the person;
+- one CSV or Parquet table is cut by rows, at will by a column that names the person; some of its
+  columns may be all that is published of it;
 - files are cut by `file` (a WFDB record is all of its files), by `folder` (the first below
   the directory given, say one for each patient) or, for DICOM, by `patient`.
 
@@ -77,8 +78,10 @@ def _shown(count: int) -> int | None:
     return count if count >= COUNT_FLOOR else None
 
 
-def of_paths(paths: Sequence[Path], unit_by: str | None) -> Plan:
-    """A plan for these files and folders."""
+def of_paths(
+    paths: Sequence[Path], unit_by: str | None, columns: Sequence[str] = ()
+) -> Plan:
+    """A plan for these files and folders; of one table for these columns, if any are named."""
     files = _found(paths)
     kinds = {file.path: sniff(file.path) for file in files}
     only = files[0] if len(files) == 1 else None
@@ -86,13 +89,18 @@ def of_paths(paths: Sequence[Path], unit_by: str | None) -> Plan:
     is_whole = unit_by in _WAYS and unit_by != _PATIENT
     if only is not None and kinds[only.path] in TABLES and not is_whole:
         if only.size <= table.TABLE_LIMIT_BYTES:
-            return _of_table(only, kinds[only.path], unit_by)
-        if unit_by is not None:
+            return _of_table(only, kinds[only.path], unit_by, columns)
+        if unit_by is not None or columns:
             raise DatasetError(
-                f"{only.path} has {only.size} bytes; a table is cut by a column up to "
+                f"{only.path} has {only.size} bytes; a table is cut by columns up to "
                 f"{table.TABLE_LIMIT_BYTES}",
                 hint="publish it as a folder with one file for each unit",
             )
+    if columns:
+        raise DatasetError(
+            f"column {columns[0]!r} is chosen of what is not published as one table",
+            hint="name one CSV or Parquet file, and a column or nothing as the unit",
+        )
     return _of_files(files, kinds, _way(unit_by, files))
 
 
@@ -134,25 +142,31 @@ def _way(unit_by: str | None, files: Sequence[File]) -> str:
     return unit_by
 
 
-def _of_table(file: File, format_: str, unit_column: str | None) -> Plan:
+def _of_table(
+    file: File, format_: str, unit_column: str | None, columns: Sequence[str]
+) -> Plan:
     if format_ == "csv":
-        return of_csv(table.read_table(file.path), unit_column)
-    found = formats.describe("parquet", [file.path])
+        return of_csv(table.read_table(file.path), unit_column, columns)
+    found = formats.describe("parquet", [file.path]).columns
+    places = table.chosen([column.name for column in found], columns)
     units = [
-        Unit((data,), rows) for data, rows in parquet.split(file.path, unit_column)
+        Unit((data,), rows)
+        for data, rows in parquet.split(file.path, unit_column, columns)
     ]
-    return _single("parquet", found.columns, units)
+    return _single("parquet", [found[place] for place in places], units)
 
 
-def of_csv(data: bytes, unit_column: str | None) -> Plan:
+def of_csv(data: bytes, unit_column: str | None, columns: Sequence[str] = ()) -> Plan:
     """A plan for one table that is held in memory."""
     parsed = table.parse(data)
-    units = [
-        Unit((table.pad(table.write(parsed.columns, rows)),), len(rows))
-        for rows in table.split(parsed, unit_column)
-    ]
-    columns = list(map(Column, parsed.columns, table.kinds(parsed)))
-    return _single("csv", columns, units)
+    places = table.chosen(parsed.columns, columns)
+    names = [parsed.columns[place] for place in places]
+    kinds = table.kinds(parsed)
+    units = []
+    for rows in table.split(parsed, unit_column):
+        kept = [[row[place] for place in places] for row in rows]
+        units.append(Unit((table.pad(table.write(names, kept)),), len(kept)))
+    return _single("csv", [Column(parsed.columns[p], kinds[p]) for p in places], units)
 
 
 def _single(format_: str, columns: list[Column], units: list[Unit]) -> Plan:

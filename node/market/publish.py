@@ -43,9 +43,11 @@ class Description:
     previous: bytes = b""
     """Digest of the listing this one replaces."""
     version: int = 1
+    columns: tuple[str, ...] = ()
+    """All that is published of one table; none: every column."""
 
     def words(self) -> tuple[str | bytes | int | tuple[str, ...] | None, ...]:
-        """Everything said, for the fingerprint."""
+        """Everything said, for the fingerprint; the columns chosen show in what is encrypted."""
         return (
             *(self.title, self.licence, self.duo, self.source, self.unit_by),
             *(self.disease, self.previous, self.version),

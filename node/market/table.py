@@ -108,10 +108,24 @@ def split(
 
 
 def column_place(columns: Sequence[str], name: str) -> int:
-    """Where the unit column stands."""
+    """Where the column stands."""
     if name not in columns:
-        raise DatasetError(f"the table has no column {name!r}")
+        raise DatasetError(
+            f"the table has no column {name!r}", hint=f"it has {_some(columns)}"
+        )
     return list(columns).index(name)
+
+
+def _some(names: Sequence[str], most: int = 12) -> str:
+    return ", ".join(names[:most]) + (", …" if len(names) > most else "")
+
+
+def chosen(columns: Sequence[str], names: Sequence[str]) -> list[int]:
+    """Where the columns stand that are named, in the table's order; all if none is named."""
+    places = [column_place(columns, name) for name in names]
+    if len(set(places)) < len(places):
+        raise DatasetError(f"a column is named twice: {', '.join(names)}")
+    return sorted(places) if places else list(range(len(columns)))
 
 
 def partition(

@@ -191,6 +191,13 @@ class DatasetsPublish(Params, frozen=True):
         ]
         | None
     ) = None
+    columns: Annotated[
+        list[Annotated[str, Meta(min_length=1, max_length=256)]],
+        Meta(
+            max_length=1024,
+            description="of one table, all that is published; left out: every column",
+        ),
+    ] = []
     replaces: (
         Annotated[
             int,

@@ -168,6 +168,7 @@ class Admin:
             params.source,
             unit_by=params.unit_by,
             disease=params.disease,
+            columns=params.columns,
             replaces=params.replaces,
             offered=await self._node.market.offer(params),
         )

@@ -183,16 +183,20 @@ class Market:
         *,
         unit_by: str | None = None,
         disease: str | None = None,
+        columns: Sequence[str] = (),
         replaces: int | None = None,
         offered: Offer | None = None,
     ) -> dict[str, Any]:
         """Encrypt and list files and folders; the same call again goes on where it was.
 
-        `unit_by` is `file`, `folder`, `patient` (DICOM) or, for one table, a column;
+        `unit_by` is `file`, `folder`, `patient` (DICOM) or, for one table, a column; `columns` are all that is published of one table, none means every one;
         `replaces` is a dataset of ours of which this is the next version, under new keys.
         """
         await self._owner.give_up_old()
-        said = Description(title, licence, _codes(duo), source, unit_by, disease)
+        said = Description(
+            *(title, licence, _codes(duo), source, unit_by, disease),
+            columns=tuple(columns),
+        )
         dataset, warnings = await self._owner.publish(
             [Path(path) for path in paths], said, replaces, offered or Offer()
         )

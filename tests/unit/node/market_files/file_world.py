@@ -195,5 +195,5 @@ def parquet(path, rows=40):
     return path
 
 
-async def listed(world, folder):
-    return await world.owner.market.publish([folder], *TEXTS)
+async def listed(world, folder, **how):
+    return await world.owner.market.publish([folder], *TEXTS, **how)

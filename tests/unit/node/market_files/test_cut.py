@@ -1,5 +1,7 @@
 """How files and tables become consent units."""
 
+import io
+
 import pytest
 from file_world import VCF, dicom, parquet, write
 
@@ -53,6 +55,57 @@ def test_a_parquet_table_is_cut_by_a_column_and_padded(tmp_path):
     assert [unit.records for unit in made.units] == [10, 10, 10, 10]
     assert all(len(unit.extents[0]) % 4096 == 0 for unit in made.units)
     assert not made.packed
+
+
+VISITS = "PID,age,lactate\n" + "".join(f"p{n % 3},{n},{n}.5\n" for n in range(30))
+
+
+def test_of_a_table_some_columns_are_cut_as_all_of_it_would_be(tmp_path):
+    """The column that names the person need not be one of them."""
+    path = write(tmp_path / "visits.csv", VISITS)
+    made = plan.of_paths([path], "PID", ["lactate", "age"])
+    assert [column.name for column in made.parts[0].columns] == ["age", "lactate"]
+    assert [column.kind for column in made.parts[0].columns] == ["integer", "number"]
+    assert made.rows() == plan.of_paths([path], "PID").rows() == (10, 10, 10)
+    second = made.units[1].extents[0].decode().split()
+    assert second == ["age,lactate", *(f"{n},{n}.5" for n in range(1, 30, 3))]
+    assert not any(b"p1" in unit.extents[0] for unit in made.units)
+
+
+def test_of_parquet_likewise(tmp_path):
+    import pyarrow.parquet as pq
+
+    path = parquet(tmp_path / "t.parquet")
+    whole = pq.read_table(path)
+    names = [name for name in whole.column_names if name != "PID"][:1]
+    made = plan.of_paths([path], "PID", names)
+    assert [column.name for column in made.parts[0].columns] == names
+    unit = pq.read_table(io.BytesIO(made.units[0].extents[0]))
+    assert unit.column_names == names
+    first = [n for n, who in enumerate(whole["PID"]) if who == whole["PID"][0]]
+    assert unit.column(0).to_pylist() == whole.select(names).take(first)[0].to_pylist()
+
+
+@pytest.mark.parametrize(
+    ("columns", "reason"),
+    [
+        (["age", "dose"], "no column 'dose'"),
+        (["age", "age"], "named twice: age, age"),
+    ],
+)
+@pytest.mark.parametrize("by", [None, "PID"])
+def test_columns_that_cannot_be_chosen_are_named(tmp_path, columns, reason, by):
+    path = write(tmp_path / "visits.csv", VISITS)
+    with pytest.raises(DatasetError, match=reason):
+        plan.of_paths([path], by, columns)
+
+
+def test_columns_are_chosen_of_one_table_only(tmp_path):
+    path = write(tmp_path / "d" / "visits.csv", VISITS)
+    other = write(tmp_path / "d" / "a.vcf", VCF)
+    for paths, by in (([path], "file"), ([path, other], None), ([other], None)):
+        with pytest.raises(DatasetError, match="'age' is chosen of what is not"):
+            plan.of_paths(paths, by, ["age"])
 
 
 def test_a_total_beside_one_hidden_count_is_not_told(tmp_path):

@@ -74,6 +74,25 @@ async def test_sealed_files_are_opened_by_the_reference_tool(world, tmp_path):
         crypt4gh.lib.decrypt([(0, world.other.secret, None)], source, io.BytesIO())
 
 
+async def test_a_grant_of_some_columns_reads_these_and_no_others(world, tmp_path):
+    """Other columns of the same rows are another dataset: with keys, terms and grants of its own."""
+    rows = "".join(f"p{n % 3},{n},{n}.5\n" for n in range(30))
+    path = write(tmp_path / "visits.csv", "PID,age,lactate\n" + rows)
+    ages = await listed(world, path, unit_by="PID", columns=["age"])
+    values = await listed(world, path, unit_by="PID", columns=["lactate"])
+    assert ages["dataset"] != values["dataset"]
+    again = await listed(world, path, unit_by="PID", columns=["age"])
+    assert again["dataset"] == ages["dataset"]
+    await world.owner.market.give(ages["dataset"], READER, [1], 10)
+    out = tmp_path / "ages.csv"
+    await world.reader.market.fetch(ages["dataset"], None, out)
+    assert out.read_text().split() == ["age", *map(str, range(1, 30, 3))]
+    with pytest.raises(AccessError, match="no grant"):
+        await world.reader.market.fetch(values["dataset"], None, tmp_path / "no.csv")
+    rows_of = await world.owner.market.own_rows(values["dataset"])
+    assert rows_of.decode().split()[0] == "lactate"
+
+
 async def test_a_parquet_table_comes_back_whole_and_as_rows(world, tmp_path):
     import pyarrow.parquet as pq
 
