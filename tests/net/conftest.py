@@ -73,6 +73,7 @@ class Net:
         )
         transport.blobs = blobs
         transport.sign = lambda message: key.sign(message).signature
+        transport.key = bytes(key.verify_key)
         return transport
 
     @staticmethod
