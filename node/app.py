@@ -30,9 +30,10 @@ from node.adapters.libp2p import Libp2pTransport
 from node.adapters.sqlite_store import SqliteStore
 from node.compute.state import tidy
 from node.config import Config, load
-from node.errors import ChainError, ConfigError, NodeError
+from node.errors import ChainError, ComputeError, ConfigError, NodeError
 from node.locations import Home
 from node.passphrase import read_passphrase
+from node.ports import Compute
 from node.rpc.server import RpcServer
 from node.services.admin import Admin
 from node.services.node import Node, Parts
@@ -114,6 +115,8 @@ async def opened(
         )
         await _check_chain(chain)
         compute = await stack.enter_async_context(open_compute_child())
+        if config.node.role == "verifier":
+            await _check_arithmetic(compute)
         nursery = await stack.enter_async_context(trio.open_nursery())
         node = Node(
             Parts(
@@ -140,6 +143,16 @@ async def opened(
             yield node, nursery
         finally:
             nursery.cancel_scope.cancel()
+
+
+async def _check_arithmetic(compute: Compute) -> None:
+    """A verifier that computes otherwise than the op-spec would accuse honest hosts."""
+    try:
+        await compute.call("audit.ready", {})
+    except ComputeError as error:
+        raise ComputeError(
+            str(error), hint="audit on another machine, or another BLAS"
+        ) from error
 
 
 async def _check_chain(chain: EvmChain) -> None:

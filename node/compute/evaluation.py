@@ -99,6 +99,12 @@ def check_slice(params: Mapping[str, Any], _progress: Progress) -> dict[str, Any
     return {}
 
 
+def ready(_params: Mapping[str, Any], _progress: Progress) -> dict[str, Any]:
+    """Refused on a machine that computes otherwise than the op-spec: it must not audit."""
+    tested()
+    return {}
+
+
 def replay(params: Mapping[str, Any], _progress: Progress) -> dict[str, Any]:
     """One receipt from the rows at one boundary; imports no torch.
 

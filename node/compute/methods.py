@@ -34,6 +34,7 @@ _METHODS = {
     "model.confirm": "evaluation:confirm",
     "model.slice": "evaluation:cut",
     "model.check_slice": "evaluation:check_slice",
+    "audit.ready": "evaluation:ready",
     "audit.replay": "evaluation:replay",
     "audit.trace": "keyed:trace",
     "audit.key": "keyed:make",

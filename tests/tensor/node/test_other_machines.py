@@ -28,7 +28,7 @@ PROGRAMS = Path(sys.executable).parent
 
 @pytest.fixture
 def run(tmp_path):
-    def go(machine, *arguments):
+    def go(machine, *arguments, timeout=120):
         (tmp_path / "sitecustomize.py").write_text(machine)
         path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
         return subprocess.run(
@@ -37,7 +37,7 @@ def run(tmp_path):
             capture_output=True,
             text=True,
             check=False,
-            timeout=120,
+            timeout=timeout,
         )
 
     return go
@@ -53,6 +53,28 @@ def test_a_host_does_not_begin_to_serve(run, tmp_path):
     error, hint = found.stderr.splitlines()[-2:]
     assert "error: products of small integers are not exact" in error
     assert hint.endswith("hint: run the worker elsewhere")
+
+
+@pytest.mark.slow
+def test_a_verifiers_daemon_does_not_start(run, tmp_path, monkeypatch):
+    """A machine without a chain, which alone keeps no daemon from starting."""
+    secret, home = tmp_path / "passphrase", str(tmp_path / "home")
+    secret.write_text("correct horse")
+    monkeypatch.setenv("REXIS_PASSPHRASE_FILE", str(secret))
+    monkeypatch.setenv("REXIS_CHAIN__URL", "http://127.0.0.1:9")
+    for number, name in enumerate(("REGISTRY", "DATASETS", "ANCHORS"), 1):
+        address = f"0x{number:040x}"
+        monkeypatch.setenv(f"REXIS_CHAIN__CONTRACTS__{name}", address)
+    words = ["--name", "AUD", "--role", "verifier", "--listen", "/ip4/127.0.0.1/tcp/0"]
+    assert run("", "rexis", "--home", home, "init", *words).returncode == 0
+    found = run(HALF, "rexisd", "--home", home)
+    assert found.returncode == 1
+    assert "error: products of small integers are not exact" in found.stderr
+    assert "ready" not in found.stdout + found.stderr
+    # On this machine it is ready, and has to be told to stop.
+    with pytest.raises(subprocess.TimeoutExpired) as waited:
+        run("", "rexisd", "--home", home, timeout=20)
+    assert b"ready" in (waited.value.stdout or b"") + (waited.value.stderr or b"")
 
 
 @pytest.mark.slow
