@@ -16,7 +16,7 @@ import structlog
 import trio
 
 from node.driver import Work
-from node.errors import AccessError, NodeError, TransportError
+from node.errors import AccessError, ComputeError, NodeError, TransportError
 from node.ports import Blobs, Compute, Signer, Store, Transport
 from node.services.federation import Federation
 from node.services.record_box import RecordBox
@@ -312,18 +312,42 @@ class Hands:
         raise TransportError(f"no member gives a shard: {'; '.join(reasons)}")
 
     async def sync(self, effect: ev.SyncState) -> ev.Event:
-        tools, run, length = self._tools, self._epoch.run, self._epoch.policy.length
-        whole = length if self._size is None else self._size
-        scales = scales_bytes(whole, length, self._plan)
+        tools, run = self._tools, self._epoch.run
         peers = [self._peer(donor) for donor in effect.donors]
         self._tell({**_IDLE, "what": "fetching the state"})
         for root, size in (
-            (effect.state, WORD_BYTES * whole),
-            (effect.scales, scales),
+            (effect.state, self._state_bytes),
+            (effect.scales, self._scales_bytes),
         ):
             if not tools.states.has(root):
                 await tools.states.fetch(run, root, size, peers)
         return ev.Synced(effect.state)
+
+    @property
+    def _state_bytes(self) -> int:
+        length = self._epoch.policy.length
+        return WORD_BYTES * (length if self._size is None else self._size)
+
+    @property
+    def _scales_bytes(self) -> int:
+        entries = self._state_bytes // WORD_BYTES
+        return scales_bytes(entries, self._epoch.policy.length, self._plan)
+
+    async def _mend(self, files: Mapping[bytes, int]) -> None:
+        """Of these states, by root and size: those a disk has damaged or lost come from the others.
+
+        Where rounds are rejected their base stays, so that nothing else would ever replace one.
+        """
+        tools, me = self._tools, self._tools.signer.public_key
+        peers = [self._peer(other) for other in self._epoch.members if other != me]
+        for root, size in files.items():
+            if await tools.states.is_whole(root):
+                continue
+            log.warning(
+                "state is damaged here, and fetched anew", state=root.hex()[:16]
+            )
+            await trio.to_thread.run_sync(tools.states.delete, root)
+            await tools.states.fetch(self._epoch.run, root, size, peers)
 
     async def _share(self, *blobs: Digest) -> None:
         # It need not outlast the blobs, which do not outlast a power cut.
@@ -351,6 +375,8 @@ class Hands:
             trained = await self._train(effect)
         except NodeError as error:
             self._complain(str(error))
+            if isinstance(error, ComputeError):
+                await self._mend({effect.base: self._state_bytes})
             raise
         self._complain("")
         return trained
@@ -394,6 +420,24 @@ class Hands:
     async def work(self, effect: Work) -> ev.Event:
         self._tell({**_IDLE, "what": _WORDS[type(effect)]})
         self._notes.attempts.add(effect.context)
+        try:
+            return await self._worked(effect)
+        except ComputeError:
+            await self._mend(await self._rests_on(effect))
+            raise  # the driver tries again
+
+    async def _rests_on(self, effect: Work) -> dict[bytes, int]:
+        """The states that this work reads, with their sizes."""
+        match effect:
+            case ev.Mask():
+                recipe = msgpack.unpackb(await self._box.recipe(effect.quantised))
+                return {recipe["scales"]: self._scales_bytes}
+            case ev.Apply():
+                base, scales = effect.opening.base, effect.opening.scales
+                return {base: self._state_bytes, scales: self._scales_bytes}
+        return {}
+
+    async def _worked(self, effect: Work) -> ev.Event:
         match effect:
             case ev.Quantise():
                 return await self._quantise(effect)

@@ -54,6 +54,14 @@ class States:
     def has(self, root: bytes) -> bool:
         return self._path(root).is_file()
 
+    async def is_whole(self, root: bytes) -> bool:
+        """Is it here, and what its name says, to the last byte?"""
+        try:
+            await trio.to_thread.run_sync(self._leaves, root, limiter=self._hashing)
+        except StorageError:
+            return False
+        return True
+
     async def fetch(
         self, run: bytes, root: bytes, length_bytes: int, holders: Sequence[PeerId]
     ) -> None:

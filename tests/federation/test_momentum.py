@@ -127,6 +127,39 @@ async def test_a_rejected_round_leaves_the_velocities_as_they_were(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("method", "named"),
+    [("train.local", "root"), ("round.mask", "scales"), ("round.apply", "base")],
+)
+async def test_what_a_disk_damages_comes_from_the_others_although_its_base_stays(
+    moving, spec, fetched, monkeypatch, method, named
+):
+    """All rounds are rejected, so that no later state takes the place of the damaged one."""
+    victim, usual, done = moving.sites[2], moving.compute.call, []
+
+    async def call(asked, params, **more):
+        mine = params.get("folder") == str(victim.folder / "states")
+        if mine and asked == method and not done:
+            path = state.path_of(victim.folder / "states", params[named])
+            held = path.read_bytes()
+            path.write_bytes(held[:-1] + bytes([held[-1] ^ 1]))
+            done.append(params[named])
+        return await usual(asked, params, **more)
+
+    monkeypatch.setattr(moving.compute, "call", call)
+    monkeypatch.setattr(scoring, "acceptable", lambda *_: False)
+    async with AsyncExitStack() as stack:
+        for site in moving.sites:
+            await stack.enter_async_context(site.up())
+        run = await moving.propose(rounds=3)
+        await moving.until_finished(run)
+        rows = moving.sites[0].runs.rounds(run)
+        assert [row["accepted"] for row in rows] == [False] * 3
+        assert victim.name in rows[-1]["survivors"]
+    assert [(name, root) for name, root, _ in fetched] == [(victim.name, *done)]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("lost", [False, True])
 async def test_a_member_whose_disk_lost_the_velocities_is_told_and_fetches_them(
     moving, spec, fetched, monkeypatch, lost
