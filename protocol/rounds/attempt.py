@@ -105,7 +105,7 @@ class Attempt:
             cohort.policy.backup_ms,
             applies(cohort.policy) and host.fresh_base(),
         )
-        self.gathering = Gathering(self._setting, cohort, desk)
+        self.gathering = Gathering(self._setting, cohort, desk, host.isolates)
         self.settling: Settling | None = None
         self.sketching: Sketching | None = None
         self.given_up = False
@@ -279,7 +279,7 @@ class Attempt:
     def reconsider(self, now: Millis) -> None:
         """Other sets of members may be summed than before."""
         self._chair.reconsider()
-        self.gathering.dirty = True
+        self.gathering.reconsider()
         self.advance(now)
 
     def advance(self, now: Millis) -> None:

@@ -10,6 +10,8 @@ missing anywhere is left out everywhere: reports over different sets make every 
 again over what they have in common.
 """
 
+from collections.abc import Callable
+
 from protocol.aggregate.shards import Slice
 from protocol.rounds import pairs
 from protocol.rounds.desk import Desk
@@ -30,8 +32,18 @@ from protocol.types import Digest, Millis
 class Gathering:
     """Uploads, parts, reports and sums of one attempt."""
 
-    def __init__(self, setting: Setting, cohort: Cohort, desk: Desk) -> None:
+    def __init__(
+        self,
+        setting: Setting,
+        cohort: Cohort,
+        desk: Desk,
+        isolates: Callable[[frozenset[bytes]], bool],
+    ) -> None:
+        """`isolates`: would a sum over these members single somebody out (§5.7)?"""
         self.setting = setting
+        self._isolates = isolates
+        self._open: dict[int, bool] = {}
+        """Sets that were looked at, and whether a sum over them may be opened."""
         self._cohort = cohort
         self._desk = desk
         self.said = Reports(setting, cohort.thresholds.survivors)
@@ -62,6 +74,11 @@ class Gathering:
         )
         """This node's rank in the order of each slice, the slices it owns first."""
         self._owned = [i for rank, i in self._turns_to_add if rank == 0]
+
+    def reconsider(self) -> None:
+        """Other sets may be summed than before."""
+        self._open.clear()
+        self.dirty = True
 
     # What is heard and done ------------------------------------------------------------
 
@@ -303,7 +320,7 @@ class Gathering:
 
     def _add_up(self, each: Slice, target: int, now: Millis) -> None:
         held = self.held(each.index) & self.said.wanted
-        if target and not target & ~held:
+        if target and not target & ~held and self._may_open(target):
             self._ask(each, target, held)
             return
         if each.index in self._turns:
@@ -312,8 +329,19 @@ class Gathering:
             return
         everyone = self.said.wanted
         enough = held.bit_count() >= self._cohort.thresholds.survivors
-        if held == everyone or (enough and now >= self._cutoff(each)):
+        # After a rejection it may have to be everyone: what could never be certified is not
+        # added up, or owners would be told to add up what they all have of that (§5.7).
+        if held == everyone or (
+            enough and now >= self._cutoff(each) and self._may_open(held)
+        ):
             self._ask(each, held, held)
+
+    def _may_open(self, members: int) -> bool:
+        found = self._open.get(members)
+        if found is None:
+            named = frozenset(self.setting.named(members))
+            found = self._open[members] = not self._isolates(named)
+        return found
 
     def _cutoff(self, each: Slice) -> int:
         """Until when missing parts are waited for: a backup starts late, and waits its turn."""

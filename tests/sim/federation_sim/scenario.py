@@ -34,6 +34,8 @@ SKETCHED = 0.25
 
 CHANGED = 0.07
 """In how many federations the members change."""
+CHANGED_OF_MANY = 0.03
+"""The same of those with more than `MANY` members, each of which takes as long as a hundred others."""
 ROUNDS_CHANGED = (3, 3, 3, 3, 3, 4, 5, 6)
 MANY = 16
 ROUNDS_OF_MANY = (2, 2, 3)
@@ -80,7 +82,8 @@ def draw(
     length = dice.choice((5, 9, 64, 200))
     chance = random.Random(seed * 131 + 3)
     plan = None
-    if not hard and chance.random() < CHANGED:
+    share = CHANGED if count <= MANY else CHANGED_OF_MANY
+    if not hard and chance.random() < share:
         plan = changes.drawn(chance, count)
     elif count <= SMALL and random.Random(seed * 31 + 7).random() < SKETCHED:
         length = ENTRIES_AT_LEAST + length

@@ -91,10 +91,14 @@ def test_a_report_of_other_parts_than_were_uploaded_counts_for_nothing():
 
 @pytest.fixture
 def made(keys) -> Gathering:
+    return gathering(keys, lambda _members: False)
+
+
+def gathering(keys, isolates) -> Gathering:
     """Of the owner of slice 0, with every upload heard and no part here."""
     me = SETTING.slices[0].order[0]
     desk = Desk(PublicKey(me), bytes(32), keys, lambda *_: True, {})
-    made = Gathering(SETTING, COHORT, desk)
+    made = Gathering(SETTING, COHORT, desk, isolates)
     for place, member in enumerate(MEMBERS):
         assert made.upload(member, upload(place), b"")
     return made
@@ -123,4 +127,28 @@ def test_who_lacks_a_part_of_the_target_says_what_it_has(made):
     for shard in range(5):
         made.report(backup, report(shard, FEW))
     made.have(*(part(place, 0) for place in range(1, 5)))
+    assert sums(made) == [0b11110]
+
+
+def test_what_may_not_be_opened_is_not_added_up_although_it_is_late(keys):
+    """After a rejection the same members meet again, or nobody: a sum over fewer would be agreed on
+    by all owners, certified by nobody, and given up."""
+    made = gathering(keys, lambda members: len(members) < len(MEMBERS))
+    backup = SETTING.slices[0].order[1]
+    for shard in range(5):
+        made.report(backup, report(shard, FEW))
+    made.have(*(part(place, 0) for place in range(1, 5)))
+    assert sums(made) == []
+    made.have(part(0, 0))
+    assert sums(made) == [EVERYONE]
+
+
+def test_what_may_be_opened_after_all_is_added_up(keys):
+    hidden = [True]
+    made = gathering(keys, lambda _members: hidden[0])
+    made.have(*(part(place, 0) for place in range(1, 5)))
+    assert sums(made) == []
+    hidden[0] = False
+    assert sums(made) == []
+    made.reconsider()
     assert sums(made) == [0b11110]
