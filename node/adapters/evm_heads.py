@@ -43,7 +43,8 @@ class Heads:
                 newest = self._known
             if newest != seen:
                 return newest
-            await trio.sleep(self._left())
+            # It may have passed since it was looked at, on a machine with other things to do.
+            await trio.sleep(max(0.0, self._left()))
 
     def _left(self) -> float:
         """Seconds until the chain may be asked again."""

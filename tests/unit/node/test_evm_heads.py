@@ -70,3 +70,14 @@ async def test_a_dead_chain_is_told_to_each_and_does_not_leave_an_old_block(
         await chain.heads.other_than(None)
     chain.down, chain.branch = False, b"b"
     assert (await chain.heads.other_than(seen)).hash == b"b"
+
+
+async def test_a_pause_that_is_over_before_it_begins_is_none(
+    autojump_clock, monkeypatch
+):
+    chain = Chain(block_s=1e9)
+    seen = await chain.heads.other_than(None)
+    left = iter([0.001, -0.001])
+    monkeypatch.setattr(chain.heads, "_left", lambda: next(left, 0.0))
+    chain.branch = b"b"
+    assert (await chain.heads.other_than(seen)).hash == b"b"
