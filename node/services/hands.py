@@ -435,7 +435,8 @@ class Hands:
             case ev.Apply():
                 base, scales = effect.opening.base, effect.opening.scales
                 return {base: self._state_bytes, scales: self._scales_bytes}
-        return {}
+            case _:
+                return {}
 
     async def _worked(self, effect: Work) -> ev.Event:
         match effect:
