@@ -346,7 +346,8 @@ class Hands:
             log.warning(
                 "state is damaged here, and fetched anew", state=root.hex()[:16]
             )
-            await trio.to_thread.run_sync(tools.states.delete, root)
+            if tools.states.has(root):  # else a download may have begun, and goes on
+                await trio.to_thread.run_sync(tools.states.delete, root)
             await tools.states.fetch(self._epoch.run, root, size, peers)
 
     async def _share(self, *blobs: Digest) -> None:

@@ -178,11 +178,9 @@ def test_what_lets_them_go_on_is_what_they_agreed_to(name):
     assert found.law == "everyone finishes"
 
 
-def test_whom_nobody_agreed_to_expose_is_not_singled_out_by_one_that_is():
-    """The rejected sum was without one: with the dismissed one's update known, it would be told."""
-    world = World(5, 4, policy=quick_policy(16), rounds=2)
-    laws = Laws(world)
-    gone, late, *others = world.nodes.values()
+def rejected_without_the_second(world: World) -> list[Node]:
+    """The first round is rejected, its sum without the second node; then the first is gone for good."""
+    gone, late, *others = nodes = list(world.nodes.values())
     gone.honest, gone.down_ms = False, -1
 
     def watch(node: Node, effect: object) -> None:
@@ -190,12 +188,20 @@ def test_whom_nobody_agreed_to_expose_is_not_singled_out_by_one_that_is():
             world.later(0, lambda: world.crash(gone))
 
     world.watchers.append(watch)
-    for node in world.nodes.values():
+    for node in nodes:
         node.dislikes = frozenset({0})
         if node is not late:
             world.start(node)
     world.run(4_000)
     assert {node.machine.round for node in others} == {1}
+    return nodes
+
+
+def test_whom_nobody_agreed_to_expose_is_not_singled_out_by_one_that_is():
+    """The rejected sum was without one: with the dismissed one's update known, it would be told."""
+    world = World(5, 4, policy=quick_policy(16), rounds=2)
+    laws = Laws(world)
+    gone, late, *others = rejected_without_the_second(world)
     epoch = follows(world, gone)
     laws.exposed.add(gone.name)
     world.start(late)
@@ -240,20 +246,7 @@ def test_the_others_of_a_rejected_sum_go_on_also_where_one_was_away_from_it(seed
     """Six of seven were in it: five are left without the one that goes, as many as a sum needs."""
     world = World(7, seed, policy=quick_policy(16), rounds=2)
     laws = Laws(world)
-    gone, late, *others = world.nodes.values()
-    gone.honest, gone.down_ms = False, -1
-
-    def watch(node: Node, effect: object) -> None:
-        if isinstance(effect, ev.Finished) and node is gone and not gone.crashes:
-            world.later(0, lambda: world.crash(gone))
-
-    world.watchers.append(watch)
-    for node in world.nodes.values():
-        node.dislikes = frozenset({0})
-        if node is not late:
-            world.start(node)
-    world.run(4_000)
-    assert {node.machine.round for node in others} == {1}
+    gone, late, *others = rejected_without_the_second(world)
     assert {node.machine.lacking() for node in others} == {(gone.name,)}
     epoch = follows(world, gone)
     world.members = epoch.members

@@ -333,6 +333,24 @@ async def test_a_state_that_a_disk_has_changed_is_not_listed(tmp_path):
         assert await listed() == before
 
 
+async def test_a_bit_that_a_disk_loses_without_a_word_is_found_on_looking(tmp_path):
+    """The file's times and size say that nothing has changed; its list was asked for before."""
+    async with sites(tmp_path, 1) as (mine, (donor,)):
+        request = encode(ListRequest(RUN, ROOT))
+        await mine.transport.request(
+            *(donor.peer, LIST_PROTOCOL, request), timeout_s=10, limit_bytes=1 << 20
+        )
+        assert await donor.states.is_whole(ROOT)
+        assert not await mine.states.is_whole(ROOT)
+        path = path_of(donor.folder, ROOT)
+        before = path.stat()
+        with path.open("r+b") as file:
+            file.seek(CHUNK_BYTES + 5)
+            file.write(bytes([DATA[CHUNK_BYTES + 5] ^ 1]))
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        assert not await donor.states.is_whole(ROOT)
+
+
 async def test_no_more_lists_are_kept_than_are_asked_for(tmp_path):
     async with sites(tmp_path, 1) as (mine, (donor,)):
         for number in range(LISTS_KEPT + 3):
