@@ -114,7 +114,9 @@ def admit(shell: Shell, run_id: str, member: str) -> None:
 @click.argument("run_id", metavar="RUN")
 @click.argument("member", metavar="MEMBER")
 @click.option(
-    "--expose", is_flag=True, help="Also where its rejected update can be told then."
+    "--expose",
+    is_flag=True,
+    help="Even if the others can then work out what it sent in a rejected round.",
 )
 def dismiss(shell: Shell, run_id: str, member: str, expose: bool) -> None:
     """Want a member out of a run, for good. RUN is its id, or how the id begins.
