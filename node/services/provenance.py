@@ -12,7 +12,7 @@ from typing import Any, Literal
 import trio
 
 from node.errors import AccessError
-from node.market import provenance_export
+from node.market import provenance_export, provenance_picture
 from node.market.reader import write_private
 from node.ports import Chain, ChainEvent
 from node.services.certificates import Certificates
@@ -174,7 +174,7 @@ def _written(graph: Graph, records: Records, form: Form) -> bytes:
     if form == "records":
         return encode(records)
     if form == "svg":
-        return provenance_export.to_svg(graph).encode()
+        return provenance_picture.to_svg(graph).encode()
     if form == "dot":
         return provenance_export.to_dot(graph).encode()
     document = provenance_export.to_prov(graph)
