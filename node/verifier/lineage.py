@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from protocol.errors import VerificationError
 from protocol.lineage import Facts, build
 from protocol.lineage_file import LineageFile, Seen
-from protocol.lineage_graph import Direction, Graph
+from protocol.lineage_graph import Direction, Doubt, Graph
 from protocol.listing import COUNT_FLOOR, open_listing
 from protocol.members import peer_id
 from protocol.queries import fitting, result
@@ -50,9 +50,44 @@ def check(
             "registry of the two files", trusted.seen.registry, file.seen.registry
         )
     graph = build(file.records, source.facts())
+    if trusted is not None:
+        graph.doubts += _unseen(file, trusted)
     if about is not None:
         graph = graph.around(graph.named(about), direction)
     return Checked(graph, source.seen, trusted is not None)
+
+
+def _unseen(file: LineageFile, trusted: LineageFile) -> list[Doubt]:
+    """What the file says of the chain and the trusted one, perhaps an older, does not.
+
+    A grant counts as the same with other units, time or state: those change, and the graph has
+    the trusted file's.
+    """
+    ours, theirs = _claims(trusted), _claims(file)
+    why = f"the trusted file, of block {trusted.seen.block}, has no such thing"
+    if file.seen.block > trusted.seen.block:
+        why += f"; this one is of block {file.seen.block}, so export yours again"
+    return [Doubt(what, why) for claim, what in theirs.items() if claim not in ours]
+
+
+def _claims(file: LineageFile) -> dict[tuple[object, ...], str]:
+    """Each thing on the chain that lasts, and how a person calls it."""
+    return {
+        **{("dataset", *one): f"dataset {one[0]} on the chain" for one in file.tokens},
+        **{("grant", *one[:3]): f"grant {one[0]} on the chain" for one in file.grants},
+        **{
+            ("round", *one): f"round {one[1]} of {one[0].hex()[:16]} on the chain"
+            for one in file.rounds
+        },
+        **{
+            ("model", *one): f"model {one[0].hex()[:16]} on the chain"
+            for one in file.models
+        },
+        **{
+            ("batch", one): f"batch {one.hex()[:16]} on the chain"
+            for one in file.batches
+        },
+    }
 
 
 def lineage_report(checked: Checked) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Answers in the provenance graph, at the asker and at an owner, and in `rexis-verify`."""
 
+import dataclasses
 import json
 
 import msgspec
@@ -8,7 +9,7 @@ from click.testing import CliRunner
 
 from node.verifier.cli import cli
 from protocol import lineage_file
-from protocol.lineage import AskedQuery, build
+from protocol.lineage import AskedQuery, GrantFact, TokenFact, build
 from protocol.lineage_file import Seen
 from protocol.lineage_graph import BOTH, SIGNED
 from protocol.queries.bundle import Bundle
@@ -25,6 +26,14 @@ async def asked(world, tmp_path):
     path = tmp_path / "answers"
     await world.lab.queries.ask("count", world.datasets, MICRO, path=path)
     return path
+
+
+def two(token):
+    return token.owner, token.record
+
+
+def later(seen):
+    return msgspec.structs.replace(seen, block=seen.block + 5)
 
 
 async def lineage(site, world):
@@ -127,6 +136,28 @@ async def test_a_lineage_and_answers_are_checked_offline(world, asked, tmp_path)
     theirs.write_bytes(lineage_file.write(records, forged, SEEN))
     assert verify("lineage", theirs)[0] == 1
     assert verify("lineage", theirs, "--facts", mine)[0] == 0
+    # An invented fact is no part of the graph, and the file that has it does not pass.
+    token = facts.tokens[0]
+    for change, what in (
+        (
+            {"grants": (GrantFact(7, token.dataset, token.owner, 1, 9, False),)},
+            "grant 7",
+        ),
+        ({"tokens": (*facts.tokens, TokenFact(99, *two(token)))}, "dataset 99"),
+        ({"rounds": frozenset({(b"r" * 32, 3, b"s" * 32)})}, "round 3"),
+        ({"models": {b"m" * 32: b"d" * 32}}, "model 6d6d"),
+        ({"batches": frozenset({b"b" * 32})}, "batch 6262"),
+    ):
+        invented = dataclasses.replace(facts, **change)
+        theirs.write_bytes(lineage_file.write(records, invented, SEEN))
+        status, report = verify("lineage", theirs, "--facts", mine)
+        assert (status, len(report["doubts"])) == (1, 1)
+        assert report["doubts"][0]["what"].startswith(what)
+        assert "block 9, has no such thing" in report["doubts"][0]["why"]
+    theirs.write_bytes(lineage_file.write(records, facts, later(SEEN)))
+    assert verify("lineage", theirs, "--facts", mine)[0] == 0
+
+    theirs.write_bytes(lineage_file.write(records, forged, SEEN))
     mine.write_bytes(lineage_file.write(records, forged, SEEN))
     with pytest.raises(Exception, match="answered by another than its owner"):
         verify("query", asked, "--facts", mine)
