@@ -384,7 +384,8 @@ class _Builder:
         """A question, each dataset that answered it, and the answer once all have."""
         query, asker = open_query(asked.query)
         name = query.id()
-        label = f"{query.kind} of {len(query.datasets)} datasets"
+        asked_of = len(query.datasets)
+        label = f"{query.kind} of {asked_of} dataset{'' if asked_of == 1 else 's'}"
         used: dict[int, tuple[str, str, bytes]] = {}
         for sealed in asked.attestations:
             said, signer = open_attestation(sealed, query)

@@ -27,6 +27,7 @@ _FORMS = {
     ".records": "records",
     ".lineage": "lineage",
 }
+_WHOLE = {"records", "lineage"}
 _BY_DIGEST, _DIGITS = {"run", "query"}, 12
 _DIRECTION = click.option(
     "--direction",
@@ -70,7 +71,10 @@ def show(shell: Shell, about: str | None, direction: str) -> None:
     "the signed records.",
 )
 def export(shell: Shell, about: str | None, direction: str, path: str) -> None:
-    """Write the graph around a THING, or all of it, to a file."""
+    """Write the graph around a THING, or all of it, to a file.
+
+    Of .records and .lineage always all; `rexis-verify lineage FILE --about THING` shows a part.
+    """
     form = _FORMS.get(Path(path).suffix)
     if form is None:
         raise WrongValueError(
@@ -90,6 +94,7 @@ def export(shell: Shell, about: str | None, direction: str, path: str) -> None:
         answer,
         [
             ("written", f"{answer['path']} ({size(answer['bytes'])})"),
+            *([("about", "all that this node knows")] if form in _WHOLE else []),
             ("things", answer["things"]),
             ("relations", f"{answer['relations']}, each verified"),
             ("doubts", f"{answer['doubts']}, left out"),
@@ -107,7 +112,9 @@ def _print(answer: Row) -> None:
         if kind in _BY_DIGEST:
             # By which one may ask on; two of them are often called the same.
             number = f" {one.rpartition(':')[2][:_DIGITS]}"
-        return said if said.startswith(kind) else f"{kind}{number} {said!r}"
+        named = said if said.startswith(kind) else f"{kind}{number} {said!r}"
+        # A grant that was taken back looks like any other by its relations.
+        return f"{named} (revoked)" if thing["facts"].get("revoked") else named
 
     for one in answer["relations"]:
         relation = one["relation"].partition(":")[2]

@@ -6,7 +6,7 @@ Both say of each relation how it was verified; neither says anything that is not
 from collections.abc import Mapping
 from typing import Any
 
-from node.market.provenance_picture import ACTIVITIES, FILL, STROKE
+from node.market.provenance_picture import ACTIVITIES, FILL, STROKE, moment
 from protocol.lineage_graph import Graph, Kind
 
 _TYPES: Mapping[Kind, str] = {
@@ -25,7 +25,9 @@ _CONTEXT = {
     "prov": "http://www.w3.org/ns/prov#",
     "rdfs": "http://www.w3.org/2000/01/rdf-schema#",
     "rexis": "urn:rexis:term:",
+    "xsd": "http://www.w3.org/2001/XMLSchema#",
 }
+_TIMES = {"time", "until"}
 
 
 def to_prov(graph: Graph) -> dict[str, Any]:
@@ -39,7 +41,7 @@ def to_prov(graph: Graph) -> dict[str, Any]:
             "@id": vertex.id,
             "@type": [_TYPES[vertex.kind], f"rexis:{vertex.kind}"],
             "rdfs:label": vertex.label,
-            **{f"rexis:{name}": value for name, value in vertex.about},
+            **{f"rexis:{name}": _literal(name, value) for name, value in vertex.about},
         }
         for vertex in graph.vertices.values()
     }
@@ -54,6 +56,14 @@ def to_prov(graph: Graph) -> dict[str, Any]:
             }
         )
     return {"@context": _CONTEXT, "@graph": list(nodes.values())}
+
+
+def _literal(name: str, value: str | int) -> object:
+    """A time as other readers of RDF have it, and not as seconds since 1970."""
+    if name in _TIMES:
+        said = moment(int(value)).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return {"@type": "xsd:dateTime", "@value": said}
+    return bool(value) if name == "revoked" else value
 
 
 def to_dot(graph: Graph) -> str:

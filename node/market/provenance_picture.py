@@ -90,6 +90,11 @@ def to_svg(graph: Graph) -> str:
     return "\n".join(parts) + "\n"
 
 
+def moment(seconds: int) -> datetime:
+    """Seconds since 1970 as a date; the chain may say more of them than there are dates for."""
+    return datetime.fromtimestamp(min(seconds, _LAST_S), UTC)
+
+
 # --- where things stand -----------------------------------------------------------
 
 
@@ -231,7 +236,7 @@ def _heading(vertex: Vertex) -> str:
 def _label(vertex: Vertex) -> list[str]:
     about = dict(vertex.about)
     if vertex.kind == "grant" and "until" in about:
-        last = datetime.fromtimestamp(min(int(about["until"]), _LAST_S), UTC)
+        last = moment(int(about["until"]))
         units = about["units"]
         return [
             f"{units} unit{'' if units == 1 else 's'}",

@@ -6,6 +6,7 @@ is believed: `protocol.lineage.build` verifies each edge again, every time it is
 
 import json
 from collections import deque
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,7 +37,18 @@ SHOWN_LIMIT = 5000
 
 Form = Literal["prov", "svg", "dot", "records", "lineage"]
 
+_WHOLE = {"records", "lineage"}
+"""Written whole whatever was asked about: a part of the records proves less than all of them."""
 _ANCHORS = {"RoundAnchored", "ModelAnchored", "ReceiptsAnchored"}
+
+
+@dataclass(frozen=True)
+class _Known:
+    """All this node has, and the graph of all of it that verifies."""
+
+    records: Records
+    facts: Facts
+    graph: Graph
 
 
 class Provenance:
@@ -73,7 +85,7 @@ class Provenance:
 
     async def show(self, about: str | None, direction: Direction) -> dict[str, Any]:
         """The graph, or the part of it that `about` rests on or led to."""
-        graph, _, _, start = await self._graph(about, direction)
+        graph, start, _ = await self._graph(about, direction)
         if len(graph.vertices) > SHOWN_LIMIT:
             raise AccessError(
                 f"the graph has {len(graph.vertices)} things, limit is {SHOWN_LIMIT}",
@@ -106,14 +118,16 @@ class Provenance:
         self, about: str | None, direction: Direction, form: Form, path: Path
     ) -> dict[str, Any]:
         """Write it: PROV-O, a picture, for Graphviz, or what it was made of."""
-        graph, records, facts, _ = await self._graph(about, direction)
+        graph, _, known = await self._graph(about, direction)
+        if form in _WHOLE:
+            graph = known.graph
         seen = await self._seen() if form == "lineage" else None
 
         def work() -> int:
             if seen is not None:
-                data = lineage_file.write(records, facts, seen)
+                data = lineage_file.write(known.records, known.facts, seen)
             else:
-                data = _written(graph, records, form)
+                data = _written(graph, known.records, form)
             write_private(path, data)
             return len(data)
 
@@ -128,7 +142,7 @@ class Provenance:
 
     async def _graph(
         self, about: str | None, direction: Direction
-    ) -> tuple[Graph, Records, Facts, str | None]:
+    ) -> tuple[Graph, str | None, "_Known"]:
         proposals, consents, changes = await self._runs.signed()
         records, facts = await self._market.lineage(
             tuple(self._anchors),
@@ -140,8 +154,9 @@ class Provenance:
             changes=changes,
         )
         graph = await trio.to_thread.run_sync(build, records, facts)
+        known = _Known(records, facts, graph)
         if about is None:
-            return graph, records, facts, None
+            return graph, None, known
         try:
             start = graph.named(about)
         except VerificationError as error:
@@ -151,7 +166,7 @@ class Provenance:
                 hint="name it as KIND:NUMBER or KIND:DIGEST, such as dataset:3; there "
                 f"are {', '.join(known) or 'no things yet'}",
             ) from error
-        return graph.around(start, direction), records, facts, start
+        return graph.around(start, direction), start, known
 
     async def _seen(self) -> Seen:
         head = await self._chain.head()

@@ -1,12 +1,14 @@
 """Graphs as PROV-O and for Graphviz: the same statements, well formed."""
 
 import json
+from datetime import UTC, datetime
 
 import pytest
 
 from node.market import provenance_export as export
 from protocol import lineage as ln
 
+GRANT = (("revoked", 1), ("units", 2), ("until", 1_796_169_231))
 EVIL = '<script>alert("x")</script>&'
 
 
@@ -16,6 +18,7 @@ def graph(datasets=3):
         ln.Vertex("urn:rexis:member:aa", "member", "MN"),
         ln.Vertex("urn:rexis:run:bb", "run", EVIL, (("rounds", 3),)),
         ln.Vertex("urn:rexis:model:cc", "model", "model cc", (("bytes", 10),)),
+        ln.Vertex("urn:rexis:grant:7", "grant", "grant 7", GRANT),
         *(
             ln.Vertex(f"urn:rexis:dataset:{i}", "dataset", f"table {i}")
             for i in range(datasets)
@@ -61,7 +64,12 @@ def test_another_reader_finds_the_same_triples():
     assert len(list(parsed.objects(run, prov.used))) == 3
     model = rdflib.URIRef("urn:rexis:model:cc")
     assert list(parsed.objects(model, prov.wasGeneratedBy)) == [run]
-    assert len(list(parsed.subjects(rdflib.RDF.type, prov.Entity))) == 4
+    assert len(list(parsed.subjects(rdflib.RDF.type, prov.Entity))) == 5
+    grant = rdflib.URIRef("urn:rexis:grant:7")
+    (until,) = parsed.objects(grant, rdflib.URIRef("urn:rexis:term:until"))
+    assert until.toPython() == datetime(2026, 12, 1, 23, 53, 51, tzinfo=UTC)
+    (revoked,) = parsed.objects(grant, rdflib.URIRef("urn:rexis:term:revoked"))
+    assert revoked.toPython() is True
 
 
 def test_graphviz_has_every_edge_and_a_label_cannot_leave_its_quotes():
@@ -73,7 +81,7 @@ def test_graphviz_has_every_edge_and_a_label_cannot_leave_its_quotes():
     assert text.count(" -> ") == 7
     assert text.count(f"\\n{ln.BOTH}") == 3
     assert 'x\\"]; evil [label=\\"\\\\\\" \\n' in text
-    assert len(text.splitlines()) == 3 + 6 + 7 + 1
+    assert len(text.splitlines()) == 3 + 7 + 7 + 1
 
 
 def test_an_empty_graph_is_still_a_document():
