@@ -47,7 +47,11 @@ def give(
     units: list[int] | None,
     purposes: tuple[str, ...],
 ) -> None:
-    """Let a member read units of a dataset of this node."""
+    """Let a member read units of a dataset of this node.
+
+    A member has one grant of a dataset: this one stands in for the one before, so name all units
+    that it is to read.
+    """
     answer = shell.ask(
         "grants.give",
         doing="waiting for the chain",
@@ -99,8 +103,19 @@ def _show_grant(shell: Shell, answer: Row) -> None:
             ("for", ", ".join(answer["purposes"])),
             ("ends", f"{moment(answer['until'])} UTC, {until(answer['until'])}"),
             ("state", _state(answer)),
+            *_replaced(answer),
         ],
     )
+
+
+def _replaced(answer: Row) -> list[tuple[str, object]]:
+    """Of a grant just given, what it took the place of."""
+    before = answer.get("replaced")
+    if before is None:
+        return []
+    lost = sorted(set(before) - set(answer["units"]))
+    taken = f"; units {numbers(lost)} are no longer granted" if lost else ""
+    return [("instead of", f"a grant of units {numbers(before)}{taken}")]
 
 
 def _state(row: Row) -> str:
@@ -176,7 +191,8 @@ def _deciding(name: str, about: str) -> None:
     """A verb of `grant` that takes a request's number and nothing else."""
 
     def run(shell: Shell, number: int) -> None:
-        _show(shell, shell.ask(f"requests.{name}", request=number, **_CHAIN))
+        answer = shell.ask(f"requests.{name}", request=number, **_CHAIN)
+        _show(shell, answer, said="refused" if name == "refuse" else "agreed")
 
     run.__doc__ = about
     argument = click.argument("number", type=Number(min=0), metavar="REQUEST")
@@ -212,7 +228,8 @@ def dispute(shell: Shell, number: int, reason: str, path: str) -> None:
     _show(shell, answer)
 
 
-def _show(shell: Shell, answer: Row) -> None:
+def _show(shell: Shell, answer: Row, said: str = "agreed") -> None:
+    """`said` is what the seats that are counted have said."""
     paid = (
         answer["price"]
         if answer["token"] is None
@@ -233,7 +250,7 @@ def _show(shell: Shell, answer: Row) -> None:
         ends = answer["deadline"]
         pairs.append(("until", f"{moment(ends)} UTC, {until(ends)}"))
     if answer["threshold"] is not None:
-        pairs.append(("agreed", f"{answer['signed']} of {answer['threshold']}"))
+        pairs.append((said, f"{answer['signed']} of {answer['threshold']}"))
     if answer["case"] is not None:
         pairs += [("case", answer["case"]), ("claim", answer["path"])]
     shell.fields(answer, pairs)

@@ -4,9 +4,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import structlog
 import trio
 
-from node.errors import AccessError, NodeError, StorageError
+from node.errors import (
+    AccessError,
+    ChainDownError,
+    ChainError,
+    NodeError,
+    StorageError,
+)
 from node.market import names, reader
 from node.market.catalogue import Catalogue
 from node.market.decisions import Decisions
@@ -24,6 +31,8 @@ SEATS_LIMIT = 32
 REPORT_LIMIT_BYTES = 1 << 26
 
 Row = dict[str, Any]
+
+log = structlog.get_logger()
 
 
 class Deals:
@@ -68,12 +77,15 @@ class Deals:
             raise AccessError("this chain has no committees")
         members = await self._tools.chain.members()
         accounts = [names.by_name(members, name).account for name in seats]
-        if len(set(accounts)) != len(accounts):
-            raise AccessError("a member sits on a committee once")
+        if twice := sorted({name for name in seats if list(seats).count(name) > 1}):
+            raise AccessError(
+                f"{', '.join(twice)} is named twice",
+                hint="a member sits on a committee once",
+            )
         if not 1 <= threshold <= len(accounts) <= SEATS_LIMIT:
             raise AccessError(
-                f"{threshold} of {len(accounts)} seats, needs 1 to all of at most "
-                f"{SEATS_LIMIT}"
+                f"{threshold} of {len(accounts)} seats cannot decide",
+                hint=f"name 1 to {SEATS_LIMIT} members, and a threshold of 1 to all of them",
             )
         made = await self._committees.make(accounts, threshold)
         address = "0x" + made.hex()
@@ -87,7 +99,7 @@ class Deals:
         rules = await self._market.rules()
         datasets = await self._tools.chain.datasets()
         tokens = {rules.bond_token, *(one.terms.token for one in datasets)}
-        purses = [await self._purse(one) for one in sorted(tokens) if any(one)]
+        purses = [await self._readable(one) for one in sorted(tokens) if any(one)]
         shown = {
             name: getattr(rules, name)
             for name in rules.__dataclass_fields__
@@ -96,7 +108,7 @@ class Deals:
         bonded = any(rules.bond_token)
         return {
             "account": "0x" + me.account.hex(),
-            "purses": purses,
+            "purses": [one for one in purses if one is not None],
             "scores": await self.scores(me.name),
             "rules": {
                 **shown,
@@ -104,6 +116,39 @@ class Deals:
                 "bond_token": "0x" + rules.bond_token.hex() if bonded else None,
             },
         }
+
+    async def _readable(self, token: bytes) -> Row | None:
+        """Any owner may write any address into its terms, and what is there may be no ERC-20."""
+        try:
+            return await self._purse(token)
+        except ChainDownError:
+            raise
+        except ChainError as error:
+            log.info("no such token", token=token.hex(), reason=str(error))
+            return None
+
+    async def unaccepted(self, dataset: int) -> list[str]:
+        """What the owner of a dataset is warned of: nobody can pay in its token."""
+        token = await self._tools.token(dataset)
+        if not token.price or await self._market.accepts(token.terms.token):
+            return []
+        return [
+            (
+                f"the members have not accepted token 0x{token.terms.token.hex()} for prices: nobody "
+                "can ask for this dataset; `rexis council propose --take` asks them to"
+            )
+        ]
+
+    async def require_decider(self, account: bytes) -> None:
+        """A member, or a committee: nobody else could answer a request."""
+        members = await self._tools.chain.members()
+        if members.by_account(account) is not None or self._committees is None:
+            return
+        if await self._committees.seats(account) is None:
+            raise AccessError(
+                f"0x{account.hex()} is neither a member nor a committee",
+                hint="name a member, or the address that `rexis committee make` printed",
+            )
 
     async def _purse(self, token: bytes) -> Row:
         purse = await self._market.purse(token)

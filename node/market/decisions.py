@@ -227,7 +227,8 @@ class Decisions:
         found = await self._requests.find(number)
         if found.status is not RequestStatus.OPEN:
             raise AccessError(
-                f"request {number} is {found.status.name.lower()}, not open"
+                f"request {number} is {found.status.name.lower()}, not open",
+                hint="`rexis grant requests` shows those that are",
             )
         return found, await self._tools.token(found.dataset)
 

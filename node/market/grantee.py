@@ -74,6 +74,11 @@ class Grantee:
         token = await self._tools.token(dataset)
         members = await self._tools.chain.members()
         holder = names.holder(token, members, owner)
+        if holder.peer_id == self._tools.signer.peer_id:
+            raise AccessError(
+                f"dataset {dataset} is this node's own",
+                hint="its files are where they were published from; others fetch it by a grant",
+            )
         wanted = 0 if units is None else names.bits(units, token.units)
         keys = await self._keys(token, holder, wanted)
         with self._tools.works.begin(str(path), "fetching") as work:

@@ -65,8 +65,10 @@ def holder(
             hint="nobody can release its keys",
         )
     if expected is not None and expected != owner.peer_id:
+        other = members.by_peer(expected)
         raise AccessError(
-            f"dataset {token.dataset} belongs to {owner.name}, not to {expected}",
+            f"dataset {token.dataset} belongs to {owner.name}, not to "
+            f"{expected if other is None else other.name}",
             hint="leave the owner out; the chain knows it",
         )
     return owner

@@ -11,6 +11,7 @@ import trio
 from node.adapters import chain_duo
 from node.errors import AccessError, ChainDownError, ChainError
 from node.market import DatasetError, body, names, offer, plan, privacy, reader, sealed
+from node.market.grants import View
 from node.market.key_messages import KeyMessages
 from node.market.offer import MAX_DAYS, Offer
 from node.market.plan import Plan
@@ -19,9 +20,11 @@ from node.market.publisher import Publisher
 from node.market.shelf import OwnDataset, chunk_list, without_units
 from node.market.tools import Tools
 from node.market.works import Work
+from node.ports import Grant
 from protocol.gossip import PAYLOAD_LIMIT_BYTES
 from protocol.listing import LISTING_TOPIC, Listing, open_listing
 from protocol.manifest import ListingAnswer, Manifest, UnitHeader, unit_list
+from protocol.members import Member
 from protocol.types import Digest
 from protocol.wire import encode
 
@@ -182,6 +185,8 @@ class Owner:
 
         For these purposes and no others; None is all that the terms allow.  The conditions
         of the terms count as acknowledged: who gives without a request has seen to that.
+        A member has one grant of a dataset: `replaced` are the units of the one before, if it
+        was in force.
         """
         await self._tools.shelf.load()
         record, listing, _ = self._tools.shelf.own(dataset)
@@ -189,6 +194,12 @@ class Owner:
         if not 1 <= days <= MAX_DAYS:
             raise AccessError(f"{days} days, needs between 1 and {MAX_DAYS}")
         member = names.by_name(await self._tools.chain.members(), grantee)
+        if member.peer_id == self._tools.signer.peer_id:
+            raise AccessError(
+                f"{grantee} is this node, which owns dataset {dataset}",
+                hint="a grant is for another member; the owner has its files",
+            )
+        before = self._active_of(member, await self._tools.view(dataset))
         head = await self._tools.chain.head()
         until = max(self._tools.now(), head.time) + days * _DAY_S
         named = None if purposes is None else chain_duo.purposes(purposes)
@@ -200,7 +211,14 @@ class Owner:
             {"grant": grant, "dataset": dataset, "grantee": grantee, "until": until},
         )
         view = await self._tools.view(dataset)
-        return self._tools.shown(names.grant(view.grants, grant), view)
+        return {
+            **self._tools.shown(names.grant(view.grants, grant), view),
+            "replaced": None if before is None else unit_list(before.units),
+        }
+
+    def _active_of(self, member: Member, view: View) -> Grant | None:
+        active = self._tools.active(view)
+        return next((one for one in active if one.grantee == member.account), None)
 
     async def revoke(self, grant: int) -> dict[str, Any]:
         """Stop a grant: here at once, and on the chain for everyone."""

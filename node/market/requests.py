@@ -23,6 +23,7 @@ from protocol.types import digest
 
 _RECEIVED = "market.received"
 NO_TOKEN = bytes(20)
+_DAY_S = 86_400
 
 Row = dict[str, Any]
 
@@ -51,7 +52,10 @@ class Requests:
         members = await self._tools.chain.members()
         me = names.me(self._tools.signer.peer_id, members)
         if token.owner == me.account:
-            raise AccessError(f"dataset {dataset} is this node's own")
+            raise AccessError(
+                f"dataset {dataset} is this node's own",
+                hint="requests are for datasets of others",
+            )
         listing = await self._catalogue.listing(dataset)
         asked = _purposes(token, listing, purposes)
         kept = _acknowledged(token, acknowledged)
@@ -64,12 +68,21 @@ class Requests:
         if not 1 <= days <= token.terms.max_days:
             raise AccessError(
                 f"{days} days, dataset {dataset} is given for 1 to "
-                f"{token.terms.max_days}"
+                f"{token.terms.max_days}",
+                hint="ask for fewer; one may ask again when they are over",
+            )
+        if token.price and not await self._market.accepts(token.terms.token):
+            raise AccessError(
+                f"dataset {dataset} costs {token.price} of token 0x"
+                f"{token.terms.token.hex()}, which the members have not accepted",
+                hint="`rexis council propose --take 0x…` asks them to",
             )
         left = [i for i in range(token.units) if not token.withdrawn >> i & 1]
+        chosen = names.bits(left if units is None else units, token.units)
+        await self._require_wider(token, me, chosen, asked, days)
         number = await self._market.request(
             dataset,
-            names.bits(left if units is None else units, token.units),
+            chosen,
             days,
             max_price,
             purposes=asked,
@@ -81,6 +94,32 @@ class Requests:
             {"request": number, "dataset": dataset, "price": str(token.price)},
         )
         return await self.row(number)
+
+    async def _require_wider(
+        self, token: DatasetToken, me: Member, units: int, purposes: int, days: int
+    ) -> None:
+        """The contract would refuse the approval, after everybody had decided and the price was paid."""
+        head = await self._tools.chain.head()
+        now = max(self._tools.now(), head.time)
+        for one in await self._tools.chain.grants(token.dataset):
+            if one.grantee != me.account or one.revoked or one.until <= now:
+                continue
+            lost = unit_list(one.units & ~units)
+            codes, _ = chain_duo.described(one.purposes & ~purposes, 0)
+            late = one.until > now + days * _DAY_S
+            if not (lost or codes or late):
+                continue
+            less = [
+                *([f"units {lost}"] if lost else []),
+                *codes,
+                *([f"{-((now - one.until) // _DAY_S)} days"] if late else []),
+            ]
+            raise AccessError(
+                f"{me.name} has grant {one.grant} of dataset {token.dataset}, with "
+                f"{', '.join(less)} that this request leaves out",
+                hint="a request says all that one is to have: ask for these too, or once the "
+                "grant is over",
+            )
 
     async def cancel(self, number: int) -> Row:
         """Take back a request that nobody has answered; its price comes back."""
@@ -197,7 +236,10 @@ class Requests:
         members = await self._tools.chain.members()
         me = names.me(self._tools.signer.peer_id, members)
         if found.grantee != me.account:
-            raise AccessError(f"request {number} is of another member")
+            raise AccessError(
+                f"request {number} is of another member",
+                hint="`rexis grant requests` shows who asked",
+            )
         return found
 
     async def _came(self, request: Request) -> bool:

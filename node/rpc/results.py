@@ -219,6 +219,15 @@ class GrantRow(Result, frozen=True):
     active: bool
 
 
+class GrantGiven(GrantRow, frozen=True):
+    replaced: Annotated[
+        list[Count] | None,
+        _said(
+            "units of the grant in force that this one stands in for, if there was one"
+        ),
+    ]
+
+
 class GrantsList(Result, frozen=True):
     grants: list[GrantRow]
 

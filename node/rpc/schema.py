@@ -268,8 +268,9 @@ _ALL = (
     Method(
         "grants.give",
         params.GrantsGive,
-        results.GrantRow,
-        "Let a member read units of a dataset of this node. Who may read what is public.",
+        results.GrantGiven,
+        "Let a member read units of a dataset of this node. Who may read what is public. A member "
+        "has one grant of a dataset: a new one stands in for the one before.",
     ),
     Method(
         "grants.list",

@@ -200,6 +200,11 @@ class Market:
         dataset, warnings = await self._owner.publish(
             [Path(path) for path in paths], said, replaces, offered or Offer()
         )
+        return await self._warned(dataset, warnings)
+
+    async def _warned(self, dataset: int, warnings: list[str]) -> dict[str, Any]:
+        if self.deals is not None:
+            warnings = [*warnings, *await self.deals.unaccepted(dataset)]
         return {**await self.show(dataset), "warnings": warnings}
 
     async def offer(self, said: Any) -> Offer:
@@ -207,6 +212,8 @@ class Market:
         committee = None
         if said.committee is not None:
             committee = names.account(await self._tools.chain.members(), said.committee)
+            if self.deals is not None:
+                await self.deals.require_decider(committee)
         return Offer(
             None if said.price is None else int(said.price),
             None if said.token is None else bytes.fromhex(said.token[2:]),
@@ -217,7 +224,7 @@ class Market:
     async def change(self, dataset: int, offered: Offer) -> dict[str, Any]:
         """Other terms for a dataset of ours; narrower ones end what was given on wider."""
         await self._owner.change(dataset, offered)
-        return await self.show(dataset)
+        return await self._warned(dataset, [])
 
     async def own_rows(self, dataset: int) -> bytes:
         """The whole table as CSV, for the owner's own computing; asks no chain."""

@@ -18,7 +18,12 @@ from deals_world import (
 )
 from file_world import COIN, DAY, OTHER, OWNER, READER, VCF, paper, write
 
-from node.errors import AccessError, ChainError, ContractRefusedError
+from node.errors import (
+    AccessError,
+    ChainDownError,
+    ChainError,
+    ContractRefusedError,
+)
 from node.market.offer import Offer
 from node.ports import Decision
 from protocol.deals import DEALS_PROTOCOL, Ballot, DeliveryQuery, KeyDigestQuery
@@ -374,3 +379,107 @@ async def test_what_is_not_there_is_named(world, listed):
     shown = await deals.account()
     assert shown["rules"]["bond"] == "7"
     assert shown["purses"][0]["accepted"]
+
+
+# --- what would come to nothing is said before it costs anything -------------------
+
+
+async def test_a_request_for_less_than_one_has_is_refused_before_the_price_is_paid(
+    world, listed, purse
+):
+    await world.owner.market.give(listed, READER, None, 60)
+    for changes, why in (
+        ({"days": 60, "units": [0]}, r"units \[1\] that this request leaves out"),
+        ({"days": 30}, "60 days that this request leaves out"),
+    ):
+        with pytest.raises(AccessError, match=why):
+            await ask(world, listed, **changes)
+    assert purse(world.reader) == RICH
+    number = await ask(world, listed, days=61)
+    assert (await decide(world).approve(number))["status"] == "approved"
+
+
+async def test_of_a_revoked_or_ended_grant_one_may_ask_for_less(world, listed):
+    given = await world.owner.market.give(listed, READER, None, 60)
+    await world.owner.market.revoke(given["grant"])
+    await ask(world, listed, units=[0])
+    await world.owner.market.give(listed, READER, None, 1)
+    later(world, DAY + HOUR)
+    await ask(world, listed, units=[0])
+
+
+async def test_the_chain_too_refuses_an_approval_for_less(world, listed):
+    number = await ask(world, listed, days=1)
+    await world.owner.market.give(listed, READER, None, 60)
+    with pytest.raises(ContractRefusedError, match="NarrowerThanGranted"):
+        await decide(world).approve(number)
+
+
+async def test_a_token_that_nobody_accepted_is_a_warning_to_the_owner_and_a_no_to_others(
+    world, listed, purse
+):
+    shown = await world.owner.market.change(listed, Offer(token=b"\x99" * 20))
+    (warning,) = shown["warnings"]
+    assert "not accepted token 0x9999" in warning
+    with pytest.raises(
+        AccessError, match=r"0x9999.*, which the members have not accepted"
+    ):
+        await ask(world, listed)
+    assert (await world.owner.market.change(listed, Offer(token=COIN)))[
+        "warnings"
+    ] == []
+    await ask(world, listed)
+
+
+async def test_an_address_that_is_no_token_does_not_hide_what_one_has(
+    world, listed, monkeypatch
+):
+    await world.owner.market.change(listed, Offer(token=b"\x99" * 20))
+    market = world.reader.market.deals._market
+    real = market.purse
+
+    async def purse(token):
+        if token != COIN:
+            raise ChainError("balanceOf: nothing answers there")
+        return await real(token)
+
+    monkeypatch.setattr(market, "purse", purse)
+    account = await world.reader.market.deals.account()
+    assert [one["token"] for one in account["purses"]] == ["0x" + COIN.hex()]
+
+    async def down(_):
+        raise ChainDownError("the chain does not answer")
+
+    monkeypatch.setattr(market, "purse", down)
+    with pytest.raises(ChainDownError):
+        await world.reader.market.deals.account()
+
+
+async def test_who_could_never_answer_is_not_put_in_charge(world, listed):
+    class Said:
+        price = token = max_days = None
+        committee = "0x" + "99" * 20
+
+    with pytest.raises(AccessError, match="neither a member nor a committee"):
+        await world.owner.market.offer(Said)
+    made = await world.owner.market.deals.make_committee([OWNER, OTHER], 2)
+    for committee in (made["committee"], OTHER, "0x" + world.other.account.hex()):
+        Said.committee = committee
+        assert (await world.owner.market.offer(Said)).committee
+
+
+async def test_a_grant_in_place_of_another_says_what_that_one_covered(world, listed):
+    first = await world.owner.market.give(listed, READER, [0, 1], 30)
+    assert first["replaced"] is None
+    second = await world.owner.market.give(listed, READER, [1], 30)
+    assert (second["units"], second["replaced"]) == ([1], [0, 1])
+    await world.owner.market.revoke(second["grant"])
+    third = await world.owner.market.give(listed, READER, [0], 30)
+    assert third["replaced"] is None
+
+
+async def test_an_owner_needs_no_grant_of_its_own(world, listed, tmp_path):
+    with pytest.raises(AccessError, match=f"is this node, which owns dataset {listed}"):
+        await world.owner.market.give(listed, OWNER, None, 30)
+    with pytest.raises(AccessError, match="this node's own"):
+        await world.owner.market.fetch(listed, None, tmp_path / "out")
