@@ -291,6 +291,11 @@ def withdraw(shell: Shell, number: int, units: list[int] | None, yes: bool) -> N
                 ),
             ]
         )
+        for one in answer["same_rows"]:
+            say(
+                f"warning: the same rows are in dataset {one['dataset']}: withdraw its units "
+                f"{numbers(one['units'])} as well"
+            )
         say("what cannot be undone:")
         for line in answer["cannot_be_undone"]:
             say(f"- {line}")
@@ -327,6 +332,7 @@ def show_dataset(shell: Shell, answer: Row) -> None:
                 ("title", answer["title"] or "not known"),
                 ("owner", f"{answer['owner']}{mine}"),
                 ("units", _units(answer)),
+                *_slices(answer),
                 ("record", answer["record"]),
                 *_terms(answer),
                 *(_listed(listing) if listing else [("listing", answer["why"])]),
@@ -337,6 +343,14 @@ def show_dataset(shell: Shell, answer: Row) -> None:
         _say_age(shell, [answer])
 
     shell.result(answer, human)
+
+
+def _slices(answer: Row) -> list[tuple[str, object]]:
+    """To their owner only: nothing public says which listings share their rows."""
+    others = answer.get("slices", [])
+    return (
+        [("also in", ", ".join(f"dataset {one}" for one in others))] if others else []
+    )
 
 
 def _left(row: Row) -> object:

@@ -18,6 +18,7 @@ from node.market.plan import Plan
 from node.market.publish import Description
 from node.market.publisher import Publisher
 from node.market.shelf import OwnDataset, chunk_list, without_units
+from node.market.slices import Slices
 from node.market.tools import Tools
 from node.market.works import Work
 from node.ports import Grant
@@ -46,6 +47,7 @@ class Owner:
         self._tools = tools
         self._messages = messages
         self._adding = trio.Lock()
+        self._slices = Slices(tools.store, tools.shelf)
         self._publisher = Publisher(
             store=tools.store,
             blobs=tools.blobs,
@@ -106,6 +108,7 @@ class Owner:
         async with self._adding:
             await self._tools.shelf.load()
             record = await self._publisher.draft(made, said, work)
+            await self._slices.note(made, record, self._tools.open_key())
             work.step("anchoring")
             dataset = await self._publisher.anchor(record, offered)
             if offered.committee is not None:
@@ -284,8 +287,25 @@ class Owner:
             "units": gone,
             "left": [i for i in range(listing.units) if not bits >> i & 1],
             "grants": grants,
+            "same_rows": await self._same_rows(dataset, gone),
             "cannot_be_undone": await self._readers(dataset, bits),
         }
+
+    async def slices(self, dataset: int) -> list[int]:
+        """Other datasets of ours that were cut from the same table into the same units."""
+        await self._tools.shelf.load()
+        others = await self._slices.others(dataset)
+        return [one.dataset for one in others if one.dataset is not None]
+
+    async def _same_rows(
+        self, dataset: int, gone: Sequence[int]
+    ) -> list[dict[str, Any]]:
+        """Where else the rows of these units are and can be read: withdrawn here is not there."""
+        return [
+            {"dataset": one.dataset, "units": left}
+            for one in await self._slices.others(dataset)
+            if (left := sorted({*gone} - {*one.withdrawn}))
+        ]
 
     def _delete(self, manifest: Manifest, units: Sequence[int]) -> None:
         """The ciphertext here; copies elsewhere have become unreadable, not absent."""

@@ -12,7 +12,7 @@ More than 64 groups are put together with their neighbours, in the order of thei
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from node.market import DatasetError, formats, parquet, table
@@ -42,6 +42,8 @@ class Plan:
     packed: bool
     units: tuple[Unit, ...]
     warnings: tuple[str, ...] = field(default=())
+    table: tuple[bytes, ...] = ()
+    """Of one table: its digest whole, and the column that cuts it.  Never stored as they are."""
 
     def identity(self) -> list[bytes]:
         """What a keyed fingerprint names it by.
@@ -147,13 +149,15 @@ def _of_table(
 ) -> Plan:
     if format_ == "csv":
         return of_csv(table.read_table(file.path), unit_column, columns)
+    whole = file.path.read_bytes()
     found = formats.describe("parquet", [file.path]).columns
     places = table.chosen([column.name for column in found], columns)
     units = [
         Unit((data,), rows)
         for data, rows in parquet.split(file.path, unit_column, columns)
     ]
-    return _single("parquet", [found[place] for place in places], units)
+    made = _single("parquet", [found[place] for place in places], units)
+    return replace(made, table=_cut(whole, unit_column))
 
 
 def of_csv(data: bytes, unit_column: str | None, columns: Sequence[str] = ()) -> Plan:
@@ -166,7 +170,12 @@ def of_csv(data: bytes, unit_column: str | None, columns: Sequence[str] = ()) ->
     for rows in table.split(parsed, unit_column):
         kept = [[row[place] for place in places] for row in rows]
         units.append(Unit((table.pad(table.write(names, kept)),), len(kept)))
-    return _single("csv", [Column(parsed.columns[p], kinds[p]) for p in places], units)
+    listed = [Column(parsed.columns[p], kinds[p]) for p in places]
+    return replace(_single("csv", listed, units), table=_cut(data, unit_column))
+
+
+def _cut(data: bytes, unit_column: str | None) -> tuple[bytes, ...]:
+    return digest(data), repr(unit_column).encode()
 
 
 def _single(format_: str, columns: list[Column], units: list[Unit]) -> Plan:

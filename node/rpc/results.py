@@ -172,6 +172,12 @@ class DatasetShown(DatasetRow, frozen=True, kw_only=True):
     listing: Annotated[Listing | None, _said("null where it could not be had")]
     why: Annotated[str | None, _said("why there is no listing")] = None
     warnings: Annotated[list[str], _said("on publishing: what to look at again")] = []
+    slices: Annotated[
+        list[Count],
+        _said(
+            "other datasets of this node, cut from the same table into the same units"
+        ),
+    ] = []
 
 
 class DatasetsFetch(Result, frozen=True):
@@ -200,11 +206,22 @@ class GrantLess(Result, frozen=True):
     left: Annotated[list[Count], _said("units it still covers")]
 
 
+class SameRows(Result, frozen=True):
+    dataset: Count
+    units: Annotated[list[Count], _said("not withdrawn there")]
+
+
 class DatasetsWithdraw(Result, frozen=True):
     dataset: Count
     units: Annotated[list[Count], _said("units whose keys are destroyed")]
     left: Annotated[list[Count], _said("units that can still be granted")]
     grants: Annotated[list[GrantLess], _said("grants in force that lose units")]
+    same_rows: Annotated[
+        list[SameRows],
+        _said(
+            "where the same rows are still to be had: datasets cut from the same table"
+        ),
+    ]
     cannot_be_undone: Annotated[list[str], _said("one line each, for the patient")]
 
 

@@ -276,7 +276,8 @@ class Market:
 
     async def show(self, dataset: int) -> dict[str, Any]:
         """A dataset with its listing, asked of its owner once and then kept."""
-        return await self._catalogue.show(dataset)
+        shown = await self._catalogue.show(dataset)
+        return {**shown, "slices": await self._owner.slices(dataset)}
 
     async def search(self, text: str = "", wanted: Filter | None = None) -> Rows:
         """Datasets with all these words, best first, among the listings we have."""

@@ -2,6 +2,7 @@
 
 import io
 import stat
+from hashlib import sha256
 
 import crypt4gh.lib
 import msgspec
@@ -91,6 +92,49 @@ async def test_a_grant_of_some_columns_reads_these_and_no_others(world, tmp_path
         await world.reader.market.fetch(values["dataset"], None, tmp_path / "no.csv")
     rows_of = await world.owner.market.own_rows(values["dataset"])
     assert rows_of.decode().split()[0] == "lactate"
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+async def test_who_withdraws_is_told_where_the_same_rows_are_still_to_be_had(
+    world, tmp_path, suffix
+):
+    if suffix == "csv":
+        rows = "".join(f"p{n % 3},{n},{n}.5\n" for n in range(30))
+        path = write(tmp_path / "visits.csv", "PID,Age,BMI\n" + rows)
+    else:
+        path = parquet(tmp_path / "visits.parquet")
+    whole, ages, other_cut = [
+        (await listed(world, path, **how))["dataset"]
+        for how in (
+            {"unit_by": "PID"},
+            {"unit_by": "PID", "columns": ["Age"]},
+            # The same table in other units: of another number, so not named.
+            {"columns": ["BMI"]},
+        )
+    ]
+    owner = world.owner.market
+    assert (await owner.show(whole))["slices"] == [ages]
+    assert (await owner.show(ages))["slices"] == [whole]
+    assert (await owner.show(other_cut))["slices"] == []
+    # Which listings share rows is the owner's knowledge alone.
+    assert (await world.reader.market.show(whole))["slices"] == []
+    done = await owner.withdraw(whole, [0, 1])
+    assert done["same_rows"] == [{"dataset": ages, "units": [0, 1]}]
+    assert (await owner.withdraw(ages, [1]))["same_rows"] == []
+    assert (await owner.withdraw(whole, [0, 1]))["same_rows"] == [
+        {"dataset": ages, "units": [0]}
+    ]
+    assert (await owner.withdraw(ages, [0]))["same_rows"] == []
+
+
+async def test_no_plain_digest_of_a_table_is_stored(world, tmp_path):
+    rows = "".join(f"p{n % 3},{n}\n" for n in range(30))
+    path = write(tmp_path / "visits.csv", "PID,Age\n" + rows)
+    await listed(world, path, unit_by="PID")
+    found = sha256(path.read_bytes()).digest()
+    cuts = await world.owner.store.scan("market.cut")
+    assert len(cuts) == 1
+    assert all(found not in key + value for key, value in cuts)
 
 
 async def test_a_parquet_table_comes_back_whole_and_as_rows(world, tmp_path):
