@@ -14,7 +14,7 @@ from node.cli.shell import (
     absolute,
     verb,
 )
-from node.cli.words import moment
+from node.cli.words import count, moment, span
 
 _CHAIN: dict[str, Any] = {"doing": "waiting for the chain", "timeout_s": CHAIN_S}
 
@@ -73,9 +73,34 @@ def market_show(shell: Shell) -> None:
                 for one in answer["purses"]
             ),
             *_scores(answer["scores"]),
-            *((name, value) for name, value in rules.items() if value is not None),
+            *(
+                (_RULES[name], span(value))
+                for name, value in rules.items()
+                if _is_time(name)
+            ),
+            ("quorum", f"{count(rules['quorum'], 'auditor')} decide a case"),
+            ("open requests", f"at most {rules['open_requests']} of one member"),
+            ("bond", _bond(rules)),
         ],
     )
+
+
+_RULES = {
+    "answer_s": "to answer",
+    "dispute_s": "to dispute",
+    "challenge_s": "to challenge",
+    "vote_s": "to vote",
+    "unbonding_s": "to unstake",
+}
+
+
+def _is_time(name: str) -> bool:
+    return name in _RULES
+
+
+def _bond(rules: Row) -> str:
+    token = f" of {rules['bond_token']}" if rules["bond_token"] else ""
+    return f"{rules['bond']}{token}, of a dispute or a challenge"
 
 
 @verb(market)
@@ -88,7 +113,10 @@ def scores(shell: Shell, member: str) -> None:
 
 def _scores(answer: Row) -> list[tuple[str, object]]:
     return [
-        (f"as {one['role']}", f"{one['score']} of 100, from {one['cases']}")
+        (
+            f"as {one['role']}",
+            f"{one['score']} of 100, from {count(one['cases'], 'case')}",
+        )
         for one in answer["roles"]
     ]
 

@@ -197,7 +197,7 @@ def correlation(shell: Shell, **asked: Any) -> None:
 @click.option("--level", "levels", multiple=True, metavar="TEXT")
 def survival(shell: Shell, time: str, event: str, by: str | None, **asked: Any) -> None:
     """Kaplan and Meier's curve, with what the noise may have moved it."""
-    event_column, seen = pair(event)
+    event_column, seen = pair(event, "--event")
     columns = [time, event_column, *([by] if by else [])]
     answer = _ask(shell, "survival", {**asked, "columns": columns, "event": seen})
     shell.result(answer, lambda: show_any(answer))
@@ -261,12 +261,12 @@ def _ask(shell: Shell, kind: str, asked: dict[str, Any]) -> dict[str, Any]:
     )
 
 
-def pair(text: str) -> tuple[str, str]:
-    """Both sides of `COLUMN=TEXT`."""
+def pair(text: str, option: str = "--where") -> tuple[str, str]:
+    """Both sides of `COLUMN=TEXT`, as `option` was given it."""
     column, equals, value = text.partition("=")
     if not (column and equals):
         raise WrongValueError(
-            f"{text!r} is not COLUMN=TEXT", hint="such as --where sex=F"
+            f"{text!r} is not COLUMN=TEXT", hint=f"such as {option} sex=F"
         )
     return column, value
 

@@ -1,6 +1,7 @@
 """The owner's side: publish, grant, revoke, withdraw, and read one's own rows."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from node.ports import Grant
 from protocol.gossip import PAYLOAD_LIMIT_BYTES
 from protocol.listing import LISTING_TOPIC, Listing, open_listing
 from protocol.manifest import ListingAnswer, Manifest, UnitHeader, unit_list
-from protocol.members import Member
+from protocol.members import ROLE_DATA_PROVIDER, Member
 from protocol.types import Digest
 from protocol.wire import encode
 
@@ -105,6 +106,7 @@ class Owner:
     async def _publish(
         self, made: Plan, said: Description, offered: Offer, work: Work
     ) -> tuple[int, list[str]]:
+        await self._require_provider()
         async with self._adding:
             await self._tools.shelf.load()
             record = await self._publisher.draft(made, said, work)
@@ -122,6 +124,17 @@ class Owner:
             for name in privacy.direct_identifiers(columns)
         ]
         return dataset, [*warnings, *made.warnings]
+
+    async def _require_provider(self) -> None:
+        """Before an hour of encrypting that the chain would not list."""
+        with suppress(ChainDownError):
+            members = await self._tools.chain.members()
+            me = members.by_peer(self._tools.signer.peer_id)
+            if me is not None and not me.has(ROLE_DATA_PROVIDER):
+                raise AccessError(
+                    f"{me.name} is no data provider on the chain, and lists no datasets",
+                    hint="ask the registry's owner for the role",
+                )
 
     async def change(self, dataset: int, offered: Offer) -> None:
         """Another price, token, longest grant or committee, for what is asked from now on."""

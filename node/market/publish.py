@@ -66,7 +66,9 @@ class Description:
             duo.check_codes(self.duo)
             duo.check_disease(self.duo, self.disease)
         except MalformedMessageError as error:
-            raise DatasetError(str(error), hint="see docs/data.md") from error
+            raise DatasetError(
+                str(error), hint="docs/data-steward.md, section 2, says what goes there"
+            ) from error
 
 
 class Journal(Protocol):
@@ -167,7 +169,9 @@ def _seal(
     try:
         check_listing(listing)
     except MalformedMessageError as error:
-        raise DatasetError(str(error), hint="see docs/data.md") from error
+        raise DatasetError(
+            str(error), hint="docs/data-steward.md, section 2, says what goes there"
+        ) from error
     sign, owner = signer.sign, signer.public_key
     return Published(
         listing,

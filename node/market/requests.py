@@ -143,6 +143,12 @@ class Requests:
     async def dispute(self, number: int, reason: str, path: Path) -> Row:
         """Say that no key came, or a wrong one; `path` is what auditors are shown."""
         found = await self._mine(number)
+        if found.status is not RequestStatus.APPROVED:
+            # Before the claim is written: there would be a file about nothing.
+            raise AccessError(
+                f"request {number} is {found.status.name.lower()}, not approved",
+                hint="one disputes what was approved and is not paid yet",
+            )
         committed = await self._market.approval(number)
         claim = {
             "request": number,

@@ -223,6 +223,8 @@ def parse_header(names: tuple[str, ...]) -> tuple[str, ...]:
     """Column names, every rule of ours kept, or `DatasetError`."""
     if len(names) > COLUMNS_LIMIT:
         raise DatasetError(f"table has {len(names)} columns, limit is {COLUMNS_LIMIT}")
+    # First: of records two cells are often the same, and that is not what is the matter.
+    check_column_names([name if name.strip() else "_" for name in names])
     seen: set[str] = set()
     for place, name in enumerate(names, 1):
         if not name.strip():
@@ -237,7 +239,6 @@ def parse_header(names: tuple[str, ...]) -> tuple[str, ...]:
                 f"column {place} has the name of an earlier one", hint="rename it"
             )
         seen.add(name)
-    check_column_names(list(names))
     return names
 
 

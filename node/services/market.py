@@ -40,7 +40,8 @@ from node.ports import (
     Transport,
 )
 from node.ports import Market as Trade
-from protocol.duo import PERMISSIONS
+from protocol.duo import DISEASE_SPECIFIC, PERMISSIONS, check_disease
+from protocol.errors import MalformedMessageError
 from protocol.lineage import AskedQuery, Facts, PlacedReceipt, Records
 from protocol.listing import FORMATS, Listing
 from protocol.manifest import DATA_PROTOCOL, QUERY_LIMIT_BYTES
@@ -287,6 +288,10 @@ class Market:
                 f"{wanted.purpose} is not a permission",
                 hint=f"permissions are {', '.join(sorted(PERMISSIONS))}",
             )
+        try:
+            check_disease((DISEASE_SPECIFIC,), wanted.disease)
+        except MalformedMessageError as error:
+            raise DatasetError(str(error), hint="leave it out to see all") from error
         # Of a misspelt one there are no datasets, which would be taken for an answer.
         if wanted.format not in {None, *FORMATS}:
             raise DatasetError(

@@ -160,11 +160,11 @@ class Provenance:
         try:
             start = graph.named(about)
         except VerificationError as error:
-            known = sorted({one.kind for one in graph.vertices.values()})
+            kinds = sorted({one.kind for one in graph.vertices.values()})
             raise AccessError(
                 str(error),
                 hint="name it as KIND:NUMBER or KIND:DIGEST, such as dataset:3; there "
-                f"are {', '.join(known) or 'no things yet'}",
+                f"are {', '.join(kinds) or 'no things yet'}",
             ) from error
         return graph.around(start, direction), start, known
 

@@ -164,3 +164,12 @@ def test_the_obstetric_trial_is_publishable_clinic_by_clinic():
         again = table.join(written, parsed.columns)
         whole = io.StringIO(table.write(again.columns, again.rows).decode())
         assert list(csv.reader(whole)) == list(csv.reader(io.StringIO(data.decode())))
+
+
+def test_a_first_record_with_equal_cells_is_told_from_a_name_that_stands_twice():
+    with pytest.raises(DatasetError, match=r"column 1 is a number: .* no header row"):
+        table.parse(b"0,0\n1,2\n")
+    with pytest.raises(DatasetError, match="column 2 has the name of an earlier"):
+        table.parse(b"a,a\n1,2\n")
+    with pytest.raises(DatasetError, match="column 1 has no name"):
+        table.parse(b",a\n1,2\n")

@@ -483,3 +483,11 @@ async def test_an_owner_needs_no_grant_of_its_own(world, listed, tmp_path):
         await world.owner.market.give(listed, OWNER, None, 30)
     with pytest.raises(AccessError, match="this node's own"):
         await world.owner.market.fetch(listed, None, tmp_path / "out")
+
+
+async def test_a_claim_is_written_only_of_what_can_be_disputed(world, listed, tmp_path):
+    number = await ask(world, listed)
+    claim = tmp_path / "claim.json"
+    with pytest.raises(AccessError, match=f"request {number} is open, not approved"):
+        await rows(world).dispute(number, "nothing came", claim)
+    assert not claim.exists()

@@ -17,6 +17,7 @@ from node.market import DatasetError, sealed
 from node.market.search import Filter
 from node.rpc import results
 from protocol.listing import LISTING_TOPIC
+from protocol.members import ROLE_RESEARCHER, MemberSet
 
 
 def scans(folder):
@@ -373,3 +374,27 @@ async def test_a_filter_that_no_listing_could_meet_is_refused(world, wanted, why
     with pytest.raises(DatasetError, match=why) as caught:
         await world.owner.market.search("", wanted)
     assert hint in caught.value.hint()
+
+
+async def test_who_may_list_nothing_is_told_before_anything_is_encrypted(
+    world, tmp_path, monkeypatch
+):
+    write(tmp_path / "v" / "a.vcf", VCF)
+    chain = world.owner.market._tools.chain
+    known = await chain.members()
+    less = MemberSet.of(
+        [msgspec.structs.replace(one, roles=ROLE_RESEARCHER) for one in known.members]
+    )
+
+    async def members():
+        return less
+
+    monkeypatch.setattr(chain, "members", members)
+    with pytest.raises(AccessError, match="is no data provider on the chain"):
+        await world.owner.market.publish([tmp_path / "v"], *TEXTS)
+    assert await world.owner.store.scan("market.draft") == []
+
+
+async def test_a_misspelt_disease_is_no_search_without_results(world):
+    with pytest.raises(DatasetError, match="'lung' is not a term such as MONDO"):
+        await world.reader.market.search("", Filter(disease="lung"))
