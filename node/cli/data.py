@@ -286,7 +286,10 @@ def withdraw(shell: Shell, number: int, units: list[int] | None, yes: bool) -> N
                 ("destroyed", f"keys of units {numbers(answer['units'])}"),
                 ("left", numbers(answer["left"])),
                 *(
-                    (f"grant {one['grant']}", f"now covers {numbers(one['left'])}")
+                    (
+                        f"grant {one['grant']}",
+                        f"now covers {numbers(one['left']) if one['left'] else 'nothing'}",
+                    )
                     for one in answer["grants"]
                 ),
             ]

@@ -25,7 +25,7 @@ from node.services.query_asking import Asking
 from node.services.query_models import Models, require_columns
 from node.services.query_training import Trainings
 from node.services.turns import Turns
-from protocol.errors import ProtocolError
+from protocol.errors import MalformedMessageError, ProtocolError
 from protocol.lineage import AskedQuery
 from protocol.listing import Listing
 from protocol.members import ROLE_RESEARCHER, Member
@@ -71,6 +71,10 @@ class Datasets(Protocol):
     async def own_listing(self, dataset: int) -> Listing | None: ...
 
     async def listing(self, dataset: int) -> Listing: ...
+
+
+_VERBS = {"evaluation": "evaluate", "training": "train"}
+"""Kinds whose command is called otherwise."""
 
 
 class Queries:
@@ -522,7 +526,13 @@ class Queries:
             where=tuple(Condition(*one) for one in where),
             **{"columns": (), **fields},
         )
-        query.check()
+        try:
+            query.check()
+        except MalformedMessageError as error:
+            raise AccessError(
+                str(error),
+                hint=f"`rexis query {_VERBS.get(kind, kind)} --help` shows what it takes",
+            ) from error
         manifests = await self._manifests(query)
         if query.fit is not None:
             return await self._trainings.train(query, owners, manifests, path)

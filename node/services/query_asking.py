@@ -23,7 +23,7 @@ from node.services.federation import Federation
 from node.services.query_courses import Course, Courses
 from node.services.query_gathering import Act, Check, Gathering, Owners
 from node.services.turns import Turns
-from protocol.errors import DealerError, MalformedMessageError, VerificationError
+from protocol.errors import DealerError, VerificationError
 from protocol.listing import COUNT_FLOOR
 from protocol.queries import recovery, result
 from protocol.queries.answer import (
@@ -81,13 +81,7 @@ class Asking:
         self, query: Query, owners: Owners, manifests: Owners, path: Path | None
     ) -> Row:
         """Ask all, add up, verify; `owners` and `manifests` by dataset, from the chain."""
-        try:
-            query.check()
-        except MalformedMessageError as error:
-            raise AccessError(
-                str(error),
-                hint="`rexis query --help` lists the kinds, `rexis query KIND --help` what one needs",
-            ) from error
+        query.check()
         async with self.alone(query):
             course = await self._begun(query, owners)
             return await self._go(course, query, owners, manifests, path)

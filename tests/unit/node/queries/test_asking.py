@@ -7,7 +7,6 @@ from query_world import question
 
 from node.errors import AccessError, ComputeError, TransportError
 from node.rpc import results
-from protocol.errors import MalformedMessageError
 from protocol.queries.answer import QUERY_PROTOCOL, seal_query
 from protocol.queries.bundle import Bundle
 from protocol.queries.recovery import Asked
@@ -99,8 +98,9 @@ async def test_what_is_not_allowed_is_refused_and_costs_nothing(world):
         await world.sites[1].queries.ask("count", one, 1000)
     with pytest.raises(AccessError, match="not on the chain"):
         await ask("count", [99], 1000)
-    with pytest.raises(MalformedMessageError, match="needs 100"):
+    with pytest.raises(AccessError, match="needs 100") as refused:
         await ask("count", one, 1)
+    assert "`rexis query count --help`" in refused.value.hint()
     with pytest.raises(AccessError, match="is not of this node"):
         await world.lab.queries.allow(one[0], ["count"], 1.0, 1e-6, 10)
     token = (await site.chain.datasets())[0]
