@@ -58,11 +58,19 @@ def query() -> None:
     help="A count below it is answered as 0; default: 10.",
 )
 def allow(shell: Shell, number: int, kinds: tuple[str, ...], **bounds: Any) -> None:
-    """Let researchers ask about a dataset of this node."""
+    """Let researchers ask about a dataset of this node.
+
+    Said again it stands in for what was said before; what is spent stays spent.
+    """
     answer = shell.ask(
         "queries.allow", dataset=number, kinds=list(kinds), timeout_s=CHAIN_S, **bounds
     )
     _show_policy(shell, answer)
+    for other in () if shell.as_json else answer["same_rows"]:
+        say(
+            f"warning: dataset {other} has the same rows and answers too: of one row both tell "
+            "what their budgets add up to"
+        )
 
 
 @verb(query)

@@ -422,6 +422,15 @@ class QueryPolicy(Result, frozen=True):
     questions: Annotated[Count, _said("that were charged")]
 
 
+class QueryAllowed(QueryPolicy, frozen=True):
+    same_rows: Annotated[
+        list[Count],
+        _said(
+            "other datasets of the same rows that answer as well: their budgets add up"
+        ),
+    ]
+
+
 class OpenQuery(Result, frozen=True):
     query: Annotated[Digest, _said("by which it is gone on with")]
     kind: str

@@ -449,7 +449,7 @@ _ALL = (
     Method(
         "queries.allow",
         params.QueriesAllow,
-        results.QueryPolicy,
+        results.QueryAllowed,
         "Let researchers ask a dataset of this node, within a privacy budget that is for ever: "
         "a second call changes the bounds, not what is spent.",
     ),

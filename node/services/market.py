@@ -278,7 +278,11 @@ class Market:
     async def show(self, dataset: int) -> dict[str, Any]:
         """A dataset with its listing, asked of its owner once and then kept."""
         shown = await self._catalogue.show(dataset)
-        return {**shown, "slices": await self._owner.slices(dataset)}
+        return {**shown, "slices": await self.slices(dataset)}
+
+    async def slices(self, dataset: int) -> Sequence[int]:
+        """Other datasets of ours with the same rows in the same units."""
+        return await self._owner.slices(dataset)
 
     async def search(self, text: str = "", wanted: Filter | None = None) -> Rows:
         """Datasets with all these words, best first, among the listings we have."""

@@ -34,9 +34,12 @@ class QueriesAdmin:
         }
 
     async def _allow(self, params: Any) -> Row:
-        return await self._node.queries.allow(
+        row = await self._node.queries.allow(
             params.dataset, params.kinds, params.epsilon, params.delta, params.floor
         )
+        slices = await self._node.market.slices(params.dataset)
+        answering = {one["dataset"] for one in await self._node.queries.rows()}
+        return {**row, "same_rows": [one for one in slices if one in answering]}
 
     async def _stop(self, params: Any) -> Row:
         return await self._node.queries.stop(params.dataset)

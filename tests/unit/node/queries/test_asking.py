@@ -1,12 +1,16 @@
 """Questions to a federation: answered once, charged once, refused at no cost."""
 
 import math
+from types import SimpleNamespace
 
+import msgspec
 import pytest
-from query_world import question
+from query_world import TEXTS, question
 
 from node.errors import AccessError, ComputeError, TransportError
 from node.rpc import results
+from node.rpc.schema import METHODS
+from node.services.queries_admin import QueriesAdmin
 from protocol.queries.answer import QUERY_PROTOCOL, seal_query
 from protocol.queries.bundle import Bundle
 from protocol.queries.recovery import Asked
@@ -139,3 +143,23 @@ async def test_a_question_brought_by_another_than_its_signer_is_refused(world):
     sealed = seal_query(key.sign, key.public_key, asked)
     with pytest.raises(AccessError, match="signed by another"):
         await site.queries._serve(world.lab.key.peer_id, encode(Asked(sealed)))
+
+
+async def test_a_steward_is_told_that_the_same_rows_answer_twice(world):
+    """A slice has a budget of its own, and the patient's is the sum."""
+    site, whole = world.sites[0], world.datasets[0]
+    path = world.folder / f"{site.name}.csv"
+    column = path.read_text().split("\n", 1)[0].split(",")[0]
+    shown = await site.market.publish([path], *TEXTS, columns=[column])
+    admin = QueriesAdmin(SimpleNamespace(queries=site.queries, market=site.market))
+    method = METHODS["queries.allow"]
+
+    async def allow(dataset):
+        said = {"dataset": dataset, "kinds": ["count"], "epsilon": 1.0}
+        row = await admin.methods()[method.name](msgspec.convert(said, method.params))
+        return msgspec.convert(row, method.result).same_rows
+
+    assert await allow(whole) == []
+    assert await allow(shown["dataset"]) == [whole]
+    await site.queries.stop(whole)
+    assert await allow(shown["dataset"]) == []
