@@ -11,6 +11,7 @@ decides how the data are cut:
 More than 64 groups are put together with their neighbours, in the order of their names.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -19,7 +20,7 @@ from node.market import DatasetError, formats, parquet, table
 from node.market.kinds import sniff
 from node.market.source import Extent, File, packed
 from protocol.listing import COUNT_FLOOR, TABLES, UNITS_LIMIT, Column, Part
-from protocol.types import digest
+from protocol.types import Digest, digest
 
 FILES_LIMIT = 100_000
 _PATIENT = "patient"
@@ -149,7 +150,8 @@ def _of_table(
 ) -> Plan:
     if format_ == "csv":
         return of_csv(table.read_table(file.path), unit_column, columns)
-    whole = file.path.read_bytes()
+    with file.path.open("rb") as data:
+        whole = Digest(hashlib.file_digest(data, "sha256").digest())
     found = formats.describe("parquet", [file.path]).columns
     places = table.chosen([column.name for column in found], columns)
     units = [
@@ -171,11 +173,11 @@ def of_csv(data: bytes, unit_column: str | None, columns: Sequence[str] = ()) ->
         kept = [[row[place] for place in places] for row in rows]
         units.append(Unit((table.pad(table.write(names, kept)),), len(kept)))
     listed = [Column(parsed.columns[p], kinds[p]) for p in places]
-    return replace(_single("csv", listed, units), table=_cut(data, unit_column))
+    return replace(_single("csv", listed, units), table=_cut(digest(data), unit_column))
 
 
-def _cut(data: bytes, unit_column: str | None) -> tuple[bytes, ...]:
-    return digest(data), repr(unit_column).encode()
+def _cut(whole: Digest, unit_column: str | None) -> tuple[bytes, ...]:
+    return whole, repr(unit_column).encode()
 
 
 def _single(format_: str, columns: list[Column], units: list[Unit]) -> Plan:
