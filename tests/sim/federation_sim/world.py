@@ -80,6 +80,9 @@ class Node:
         self.name = self.keys.node_key
 
 
+_Due = deque[tuple[Callable[..., None], tuple[Any, ...]]]
+
+
 class World:
     """The federation, its network and its time."""
 
@@ -107,7 +110,7 @@ class World:
         self.counts: Counter[str] = Counter()
         self._identity = RealIdentity if real else FastIdentity
         use_curve(real=real)
-        self._agenda: dict[int, deque[tuple[Callable[..., None], tuple[Any, ...]]]] = {}
+        self._agenda: dict[int, _Due] = {}
         """What is to happen, by its time; of one time in the order in which it was asked for."""
         self._times: list[int] = []
         """A heap of those times: several messages of a large federation come in each of them."""
@@ -195,12 +198,14 @@ class World:
 
     def soon(self, delay: int, action: Callable[..., None], *what: Any) -> None:
         """The same, with what it is called with: a closure for each message costs more."""
-        when = self.now + delay
+        self._due(self.now + delay).append((action, what))
+
+    def _due(self, when: int) -> _Due:
         due = self._agenda.get(when)
         if due is None:
             due = self._agenda[when] = deque()
             heapq.heappush(self._times, when)
-        due.append((action, what))
+        return due
 
     def run(self, until: int) -> None:
         """Until everyone that should has finished, or the time is over."""
@@ -325,12 +330,17 @@ class World:
                 continue
             # `randint` would be the dearest call of a large federation.
             delay = net.least_ms + int(random() * (net.most_ms - net.least_ms + 1))
-            self.soon(delay, self._arrive, node, other, envelope)
+            due = self._agenda.get(when := self.now + delay)
+            if due is None:
+                due = self._due(when)
+            due.append((self._arrive, (node, other, envelope)))
 
     def _arrive(self, node: Node, other: Node, envelope: bytes) -> None:
         """What arrives is a copy: the sender's object never reaches a receiver, and now and then
         not even the one another receiver got, so that nothing depends on identity."""
-        if other.machine is None or not self.network.connects(node.name, other.name):
+        if other.machine is None:
+            return
+        if self.network.sides and not self.network.connects(node.name, other.name):
             return
         if self.chance.random() < 0.02:
             self._heard.pop(envelope, None)
