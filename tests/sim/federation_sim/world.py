@@ -108,6 +108,7 @@ class World:
         self.mischief: Callable[[Node, Any], list[Any] | None] = lambda _n, _e: None
         """What a dishonest node does instead of an effect."""
         self.counts: Counter[str] = Counter()
+        self.events = 0
         self._identity = RealIdentity if real else FastIdentity
         use_curve(real=real)
         self._agenda: dict[int, _Due] = {}
@@ -246,8 +247,8 @@ class World:
         machine = node.machine
         if machine is None:
             return
-        self.counts["events"] = count = self.counts["events"] + 1
-        if count > EVENTS_AT_MOST:
+        self.events += 1
+        if self.events > EVENTS_AT_MOST:
             raise AssertionError(f"more than {EVENTS_AT_MOST} events")
         effects = machine.handle(event, Millis(self.now))
         if not effects:
@@ -274,9 +275,10 @@ class World:
         """Carry out one effect; False if the node died at it."""
         match effect:
             case ev.Publish():
+                send, envelope = self._send, effect.envelope
                 for other in self.nodes.values():
                     if other is not node:
-                        self._send(node, other, effect.envelope)
+                        send(node, other, envelope)
             case ev.Send():
                 self._send(node, self.nodes[effect.member], effect.envelope)
             case ev.Persist():
@@ -324,15 +326,14 @@ class World:
 
     def _send(self, node: Node, other: Node, envelope: bytes) -> None:
         net, random = self.network, self.chance.random
-        copies = 2 if net.duplicate and random() < net.duplicate else 1
-        for _ in range(copies):
+        twice = net.duplicate and random() < net.duplicate
+        for _ in (1, 2) if twice else (1,):
             if net.drop and random() < net.drop:
                 continue
             # `randint` would be the dearest call of a large federation.
             delay = net.least_ms + int(random() * (net.most_ms - net.least_ms + 1))
-            due = self._agenda.get(when := self.now + delay)
-            if due is None:
-                due = self._due(when)
+            when = self.now + delay
+            due = self._agenda.get(when) or self._due(when)
             due.append((self._arrive, (node, other, envelope)))
 
     def _arrive(self, node: Node, other: Node, envelope: bytes) -> None:
