@@ -293,14 +293,16 @@ class Gathering:
         what can still be used.  If somebody did, it waits the time of an upload longer: the
         sum may be on its way, or have died with its reporter.
         """
-        setting, begun, served = self.setting, self._begun, self.said.is_served
+        begun, served = self._begun, self.said.is_served
+        late, setting = now - self.setting.deadline, self.setting
+        backup_ms, allowed_ms = setting.backup_ms, setting.allowed_ms
         out = []
         for rank, index in self._turns_to_add:
-            late_by = now - setting.deadline - rank * setting.backup_ms
+            late_by = late - rank * backup_ms
             if (
                 rank == 0
                 or index in begun
-                or late_by >= setting.allowed_ms
+                or late_by >= allowed_ms
                 or (late_by >= 0 and not served(index, target))
             ):
                 out.append(index)

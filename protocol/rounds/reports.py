@@ -159,8 +159,9 @@ class Reports:
         """Digests of the parts of a slice, if all uploads of the set are known."""
         if members & ~self.uploaded:
             return None
+        uploads = self.uploads
         places = [i for i in range(len(self._setting.members)) if members >> i & 1]
-        return tuple(Digest(self.uploads[place].shards[shard]) for place in places)
+        return tuple([Digest(uploads[place].shards[shard]) for place in places])
 
     def is_sound(self, report: Report) -> bool | None:
         """Does a report say it summed what the members say they uploaded?"""

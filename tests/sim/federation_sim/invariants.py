@@ -391,9 +391,7 @@ class Laws:
         elif effect.survivors:
             self._sums(node, verdict, effect.survivors)
 
-    def _sums(
-        self, node: Node, verdict: Verdict, survivors: tuple[bytes, ...]
-    ) -> None:
+    def _sums(self, node: Node, verdict: Verdict, survivors: tuple[bytes, ...]) -> None:
         """The accepted state is the base, stepped by each survivor's update once."""
         opening = self._openings[verdict.context]
         if opening.base not in node.blobs or opening.scales not in node.blobs:

@@ -33,6 +33,8 @@ CIPHERS_KEPT = 4096
 """Pre-keys that 32 members have dealt to each other and not opened: two each, and more."""
 SHARES_KEPT = 2 * CIPHERS_KEPT
 """Of each pre-key its holder has two."""
+STAMPS_KEPT = 2048
+"""What is signed is heard soon; votes are looked at again in certificates, by everyone."""
 STREAMS_KEPT = 1024
 """Two for each pair of 32 members; a world of so many has short vectors."""
 DRAWN_KEPT = 128
@@ -131,6 +133,11 @@ class Identity:
         return self._chance.randbytes(count)
 
 
+@lru_cache(STAMPS_KEPT)
+def _stamp(secret: bytes, message: bytes) -> bytes:
+    return hashlib.blake2b(message, key=secret, digest_size=64).digest()
+
+
 class FastIdentity(Identity):
     """Signs with a keyed hash."""
 
@@ -143,15 +150,12 @@ class FastIdentity(Identity):
         self._secrets[self.node_key] = self._secret
 
     def sign(self, message: bytes) -> bytes:
-        return hashlib.blake2b(message, key=self._secret, digest_size=64).digest()
+        return _stamp(self._secret, message)
 
     @classmethod
     def verify(cls, key: bytes, message: bytes, signature: bytes) -> bool:
         secret = cls._secrets.get(key)
-        if secret is None:
-            return False
-        wanted = hashlib.blake2b(message, key=secret, digest_size=64).digest()
-        return wanted == signature
+        return secret is not None and _stamp(secret, message) == signature
 
 
 class RealIdentity(Identity):
