@@ -216,21 +216,22 @@ class Gathering:
         if not self.said.is_peaceful(value.members):
             return False
         verdict: bool | None = True
-        for index, (report, place) in enumerate(
-            zip(value.reports, value.reporters, strict=True)
+        members, here, is_sound = value.members, self.here, self.said.is_sound
+        for index, (report, place, heard) in enumerate(
+            zip(value.reports, value.reporters, self.said.by_slice, strict=True)
         ):
-            if report.shard != index or report.members != value.members:
+            if report.shard != index or report.members != members:
                 return False
-            known = self.said.by_slice[index].get((place, report.turn))
+            known = heard.get((place, report.turn))
             if known is None:
                 verdict = None
                 continue
-            sound = known == report and self.said.is_sound(report)
+            sound = known == report and is_sound(report)
             if sound is None:
                 verdict = None
             elif not sound:
                 return False
-            elif Digest(report.sum) not in self.here:
+            elif report.sum not in here:
                 self._pull_sum(report, place)
                 verdict = None
         uploads = self.said.uploads_of(value.members)

@@ -166,12 +166,13 @@ class Reports:
     def is_sound(self, report: Report) -> bool | None:
         """Does a report say it summed what the members say they uploaded?"""
         where = (report.shard, report.members)
-        if where not in self._inputs:
+        inputs = self._inputs.get(where)
+        if inputs is None:
             parts = self.parts(*where)
             if parts is None:
                 return None
-            self._inputs[where] = inputs_digest(list(parts))
-        return self._inputs[where] == report.inputs
+            inputs = self._inputs[where] = inputs_digest(list(parts))
+        return inputs == report.inputs
 
     def is_peaceful(self, members: int) -> bool:
         """Do the known uploads of a set agree on every shared key?"""
