@@ -46,6 +46,9 @@ class Step(IntEnum):
     PRECOMMIT = 2
 
 
+_KINDS, _STEPS = frozenset(Kind), frozenset(Step)
+
+
 class Slot(Message, frozen=True, tag="slot"):
     """Where an answer belongs."""
 
@@ -138,12 +141,12 @@ def check_shape(body: Vote | Proposal) -> None:
     slot = body.slot
     for name in ("run", "epoch", "context"):
         require_wire_length(name, getattr(slot, name), DIGEST_BYTES)
-    if min(slot.round, slot.attempt, body.view) < 0 or slot.kind not in list(Kind):
+    if min(slot.round, slot.attempt, body.view) < 0 or slot.kind not in _KINDS:
         raise MalformedMessageError(
             f"slot {slot.round}/{slot.attempt}/{slot.kind}, view {body.view}"
         )
     if isinstance(body, Vote):
-        if body.step not in list(Step):
+        if body.step not in _STEPS:
             raise MalformedMessageError(f"vote in step {body.step}")
         if body.value != NOTHING:
             require_wire_length("value digest", body.value, DIGEST_BYTES)

@@ -216,21 +216,22 @@ class Gathering:
         if not self.said.is_peaceful(value.members):
             return False
         verdict: bool | None = True
-        for index, (report, place) in enumerate(
-            zip(value.reports, value.reporters, strict=True)
+        members, here, is_sound = value.members, self.here, self.said.is_sound
+        for index, (report, place, heard) in enumerate(
+            zip(value.reports, value.reporters, self.said.by_slice, strict=True)
         ):
-            if report.shard != index or report.members != value.members:
+            if report.shard != index or report.members != members:
                 return False
-            known = self.said.by_slice[index].get((place, report.turn))
+            known = heard.get((place, report.turn))
             if known is None:
                 verdict = None
                 continue
-            sound = known == report and self.said.is_sound(report)
+            sound = known == report and is_sound(report)
             if sound is None:
                 verdict = None
             elif not sound:
                 return False
-            elif Digest(report.sum) not in self.here:
+            elif report.sum not in here:
                 self._pull_sum(report, place)
                 verdict = None
         uploads = self.said.uploads_of(value.members)
@@ -293,14 +294,16 @@ class Gathering:
         what can still be used.  If somebody did, it waits the time of an upload longer: the
         sum may be on its way, or have died with its reporter.
         """
-        setting, begun, served = self.setting, self._begun, self.said.is_served
+        begun, served = self._begun, self.said.is_served
+        late, setting = now - self.setting.deadline, self.setting
+        backup_ms, allowed_ms = setting.backup_ms, setting.allowed_ms
         out = []
         for rank, index in self._turns_to_add:
-            late_by = now - setting.deadline - rank * setting.backup_ms
+            late_by = late - rank * backup_ms
             if (
                 rank == 0
                 or index in begun
-                or late_by >= setting.allowed_ms
+                or late_by >= allowed_ms
                 or (late_by >= 0 and not served(index, target))
             ):
                 out.append(index)

@@ -297,7 +297,7 @@ class Rounds:
         cohort = self._history.cohort
         if heard.run != self._desk.run or heard.sender == self._desk.me:
             return False
-        if heard.sender not in cohort:
+        if heard.sender not in cohort.everyone:
             if isinstance(heard.body, Heartbeat):
                 self._tell_former(heard, now)
             # Of an epoch to come there may be nobody left whom this member sits with.
@@ -522,7 +522,7 @@ class Rounds:
 
     def _drive(self, now: Millis) -> None:
         """Open, work, step on, until nothing moves; bounded, since each pass ends an attempt."""
-        self._openings.ready = self._is_ready()
+        self._openings.ready = self._update is not None and not self._hold
         for _ in range(PASSES):
             if self._attempt is None:
                 self._stock.replenish(first=self._openings.first_number())

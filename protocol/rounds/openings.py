@@ -6,6 +6,8 @@ pre-keys that are known and unused.
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import compress
+from operator import lt
 
 from protocol.certificate import NOTHING, Proposal, Slot, Step, Vote
 from protocol.decide import About
@@ -218,18 +220,15 @@ class Openings:
         Of two members of whom one holds no share of the other's, the one with more such
         quarrels goes: it deals badly, or says so of others.
         """
-        partners: dict[bytes, list[bytes]] = {}
-        members = self._history.cohort.members
-        by_dealer = zip(members, *(held[holder] for holder in found), strict=True)
-        for dealer, *newest in by_dealer:
-            known = found.get(dealer)
-            if known is None or min(newest) >= known.prekey.number:
-                continue
-            partners = partners or {member: [] for member in sorted(found)}
-            number = known.prekey.number
-            pairs = zip(found, newest, strict=True)
-            lacking = [holder for holder, last in pairs if last < number]
-            partners[dealer] += lacking
-            for holder in lacking:
+        cohort = self._history.cohort
+        dealers = [member for member in cohort.members if member in found]
+        numbers = [found[dealer].prekey.number for dealer in dealers]
+        among = [member in found for member in cohort.members]
+        partners: dict[bytes, list[bytes]] = {dealer: [] for dealer in dealers}
+        for holder in found:
+            newest = compress(held[holder], among)
+            # A large federation that starts comes by here with each pre-key that is heard.
+            for dealer in compress(dealers, map(lt, newest, numbers)):
+                partners[dealer].append(holder)
                 partners[holder].append(dealer)
         return left_out(partners)

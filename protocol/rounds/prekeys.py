@@ -84,11 +84,7 @@ def deal(
     scope = _scope(cohort, me, number)
     digests, sealed = [], []
     for place, (seat, pair) in enumerate(zip(cohort.epoch.seats, pairs, strict=True)):
-        shares = Shares(pair[:SHARE_BYTES], pair[SHARE_BYTES:])
-        digests.append(
-            _share_digest(scope, place, SEED, shares.seed)
-            + _share_digest(scope, place, KEY, shares.key)
-        )
+        digests.append(_pair_digests(scope, place, pair))
         cipher = _cipher(agree(seat.seal_key), scope, place)
         sealed.append(cipher.encrypt(_NONCE, pair, scope))
     prekey = PreKey(
@@ -116,12 +112,9 @@ def take(
         )
     except InvalidTag:
         return None
-    shares = Shares(pair[:SHARE_BYTES], pair[SHARE_BYTES:])
-    good = all(
-        is_share(cohort, dealer, prekey, place, kind, shares.of(kind))
-        for kind in (SEED, KEY)
-    )
-    return shares if good else None
+    if _pair_digests(scope, place, pair) != prekey.shares[place]:
+        return None
+    return Shares(pair[:SHARE_BYTES], pair[SHARE_BYTES:])
 
 
 def is_share(
@@ -212,6 +205,14 @@ def _scope_in(epoch: bytes, dealer: bytes, number: int) -> bytes:
 
 def _share_digest(scope: bytes, place: int, kind: int, share: bytes) -> Digest:
     return digest(_SHARE_LABEL + scope + bytes([place, kind]) + share)
+
+
+def _pair_digests(scope: bytes, place: int, pair: bytes) -> bytes:
+    """What a pre-key publishes of both shares of one holder."""
+    seed, key = pair[:SHARE_BYTES], pair[SHARE_BYTES:]
+    return _share_digest(scope, place, SEED, seed) + _share_digest(
+        scope, place, KEY, key
+    )
 
 
 def _cipher(shared: bytes, scope: bytes, place: int) -> ChaCha20Poly1305:

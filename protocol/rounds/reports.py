@@ -159,18 +159,20 @@ class Reports:
         """Digests of the parts of a slice, if all uploads of the set are known."""
         if members & ~self.uploaded:
             return None
+        uploads = self.uploads
         places = [i for i in range(len(self._setting.members)) if members >> i & 1]
-        return tuple(Digest(self.uploads[place].shards[shard]) for place in places)
+        return tuple([Digest(uploads[place].shards[shard]) for place in places])
 
     def is_sound(self, report: Report) -> bool | None:
         """Does a report say it summed what the members say they uploaded?"""
         where = (report.shard, report.members)
-        if where not in self._inputs:
+        inputs = self._inputs.get(where)
+        if inputs is None:
             parts = self.parts(*where)
             if parts is None:
                 return None
-            self._inputs[where] = inputs_digest(list(parts))
-        return self._inputs[where] == report.inputs
+            inputs = self._inputs[where] = inputs_digest(list(parts))
+        return inputs == report.inputs
 
     def is_peaceful(self, members: int) -> bool:
         """Do the known uploads of a set agree on every shared key?"""

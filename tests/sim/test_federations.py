@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from federation_sim import (
     campaign,
@@ -25,6 +26,7 @@ from federation_sim.scenario import END_MS, draw
 from federation_sim.world import World, quick_policy
 
 from protocol import kdf
+from protocol.aggregate import masks
 from protocol.aggregate.sketch import ENTRIES_AT_LEAST
 from protocol.certificate import Certificate, Kind
 from protocol.rounds import events as ev
@@ -586,6 +588,20 @@ def test_the_simulator_derives_the_keys_that_nodes_derive(salt_bytes):
     keys.use_curve(real=True)
     assert kdf.derive is not keys.derive
     assert keys.derive(secret, salt, info) == kdf.derive(secret, salt, info)
+
+
+@pytest.mark.parametrize("kind", ["<u2", "<u4"])
+@pytest.mark.parametrize("start", [0, 16])
+def test_the_simulator_masks_as_nodes_mask(kind, start):
+    several = [os.urandom(32) for _ in range(5)]
+    keys.use_curve(real=True)
+    assert masks.apply is not keys.apply
+    real = np.arange(37, dtype=kind)
+    simulated = real.copy()
+    for apply, words in ((masks.apply, real), (keys.apply, simulated)):
+        apply(words, start, several[:2], several[2:])
+    assert (real == simulated).all()
+    assert not (real == np.arange(37)).any()
 
 
 def test_work_done_for_another_node_needs_the_same_blobs_and_leaves_the_same():

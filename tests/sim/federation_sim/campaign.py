@@ -55,7 +55,7 @@ def one(seed: int) -> Report:
             f" {type(error).__name__}: {error}\n"
             f"  repeat with: python tests/sim --seed {seed}"
         )
-    report.events += world.counts["events"]
+    report.events += world.events
     report.crashes += world.counts["crashes"]
     report.rejected += scenario.laws.rejected
     report.sketched += scenario.laws.sketched
@@ -131,5 +131,6 @@ def explain(seed: int) -> int:
         traceback.print_exc()
         return 1
     counts = dict(scenario.world.counts)
-    print(f"holds; {scenario.world.now} ms of its own time, {counts}")
+    world = scenario.world
+    print(f"holds; {world.now} ms of its own time, {world.events} events, {counts}")
     return 0

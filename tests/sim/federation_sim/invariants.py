@@ -39,6 +39,8 @@ from protocol.rounds.recall import OpenRecord
 from protocol.rounds.stock import PREKEYS, DealtRecord, prekey_prefix
 from protocol.wire import decode, encode
 
+NO_SUM = encode(GIVEN_UP)
+
 SETS_REMEMBERED = 64
 """Every node of a world records the same sums: they are looked at once."""
 
@@ -73,6 +75,9 @@ class Laws:
         self._released: dict[tuple[bytes, bytes], bytes] = {}
         self._decided: dict[bytes, bytes] = {}
         self._convincing: set[Certificate] = set()
+        """Certificates of which every law was seen to hold."""
+        self._added_up: set[tuple[object, ...]] = set()
+        """Verdicts, over whom, from which bytes, whose sum was worked out here as well."""
         self._openings: dict[bytes, Opening] = {}
         self._survivors: dict[bytes, Survivors] = {}
         self._used: dict[bytes, bytes] = {}
@@ -171,6 +176,12 @@ class Laws:
             self._decides(head.certificate)
 
     def _decides(self, each: Certificate) -> None:
+        if each in self._convincing:
+            # Another holds the very same signatures.  What was lawful of them then is so still:
+            # what a slot, a context or a pre-key is used for stands from the first certificate
+            # on, and each other sum of a base was compared with this one when it was decided.
+            self.given_up += each.value == NO_SUM
+            return
         name = each.slot.name()
         value = self._decided.setdefault(name, each.value)
         require("one value per slot", value == each.value, str(each.slot))
@@ -198,6 +209,7 @@ class Laws:
                 self._changes(each.slot.epoch, verdict.epoch)
             if not verdict.accept:
                 self._rejections.add(each.slot.context)
+        self._convincing.add(each)
 
     def _changes(self, old: bytes, new: bytes) -> None:
         """The members change as a quorum of those before was told."""
@@ -215,14 +227,11 @@ class Laws:
 
     def _convinces(self, each: Certificate) -> None:
         """Whoever knows the members can check what this node holds for decided."""
-        if each in self._convincing:
-            return  # another holds the very same signatures
         cohort = self._cohort(each.slot.epoch)
         try:
             each.check(cohort.members, cohort.thresholds.quorum, self._world.verify)
         except VerificationError as error:
             raise BrokenError("a certificate convinces everyone", str(error)) from error
-        self._convincing.add(each)
 
     def _decides_survivors(self, each: Certificate) -> None:
         survivors = decode(each.value, Survivors)
@@ -364,6 +373,8 @@ class Laws:
             self._private[node.name].add((opening.round, effect.quantised))
         ring = self._world.policy.ring()
         self._words[slot] = work.words(node.blobs, effect.quantised, ring)
+        if not node.honest:
+            self._added_up.clear()  # it may have been another update in this sum before
 
     def _finishes(self, node: Node, effect: ev.Finished) -> None:
         verdict = effect.verdict
@@ -378,9 +389,9 @@ class Laws:
                 kept = same and verdict.state == opening.base
                 require("a rejection changes nothing", kept, f"round {verdict.round}")
         elif effect.survivors:
-            self._sums(node, verdict, list(effect.survivors))
+            self._sums(node, verdict, effect.survivors)
 
-    def _sums(self, node: Node, verdict: Verdict, survivors: list[bytes]) -> None:
+    def _sums(self, node: Node, verdict: Verdict, survivors: tuple[bytes, ...]) -> None:
         """The accepted state is the base, stepped by each survivor's update once."""
         opening = self._openings[verdict.context]
         if opening.base not in node.blobs or opening.scales not in node.blobs:
@@ -390,21 +401,26 @@ class Laws:
             return  # a wrong sum within range is what the check is for
         epoch = self._cohort(opening.epoch).epoch
         ring = epoch.policy.ring()
+        base, scales = node.blobs[opening.base], node.blobs[opening.scales]
+        from_what = (verdict.state, verdict.context, survivors, base, scales)
+        if from_what in self._added_up:
+            return  # another finished with the same, from the same
         total = np.zeros(epoch.policy.length, ring.dtype)
         for member in survivors:
             total += self._words[member, verdict.context]
         state, _ = work.stepped(
-            np.frombuffer(node.blobs[opening.base], "<f4"),
+            np.frombuffer(base, "<f4"),
             total,
-            np.frombuffer(node.blobs[opening.scales], np.int8),
+            np.frombuffer(scales, np.int8),
             epoch,
-            survivors,
+            list(survivors),
         )
         require(
             "every survivor's update counts once",
             work.put({}, state.tobytes()) == verdict.state,
             f"round {verdict.round}",
         )
+        self._added_up.add(from_what)
 
     def _forgot(self, node: Node) -> None:
         """Nothing of a finished round that hides or holds an update is left."""

@@ -5,8 +5,8 @@ every key.  It is as deterministic as Ed25519 and as hard to get right by accide
 for X25519 of pre-keys is a hash of both public keys: the two sides agree on it, a third member's
 key gives another.  Whoever sees public keys could work it out, so it hides nothing; no law of the
 simulator rests on hiding, and one seed in `REAL_EVERY` runs with the real things.  Long-term seal
-keys are real in both, and shared secrets of them are remembered; beside the stand-ins so are the
-keys that follow from those, which the dealer of a share and its holder would each derive.
+keys are real in both, and shared secrets of them are remembered; beside the stand-ins so is what
+follows from keys, where two members would each work out the same.
 """
 
 import hashlib
@@ -14,20 +14,31 @@ import hmac
 import random
 from collections.abc import Iterable
 from functools import lru_cache
-from typing import ClassVar
+from types import ModuleType
+from typing import Any, ClassVar
 
 import nacl.signing
+import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import (
     X25519PrivateKey,
     X25519PublicKey,
 )
 
 from protocol import kdf
+from protocol.aggregate import checks, masks
 from protocol.envelope import verified
 from protocol.rounds import prekeys
 
 CIPHERS_KEPT = 4096
 """Pre-keys that 32 members have dealt to each other and not opened: two each, and more."""
+SHARES_KEPT = 2 * CIPHERS_KEPT
+"""Of each pre-key its holder has two."""
+STAMPS_KEPT = 2048
+"""What is signed is heard soon; votes are looked at again in certificates, by everyone."""
+STREAMS_KEPT = 1024
+"""Two for each pair of 32 members; a world of so many has short vectors."""
+DRAWN_KEPT = 128
+"""For each slice of a sum the numbers of its places and of its rows."""
 
 _SEAL_KEYS: list[tuple[bytes, bytes]] = []
 _AGREED: dict[tuple[bytes, bytes], bytes] = {}
@@ -59,10 +70,8 @@ class _FastCurve:
     def is_usable(public: bytes) -> bool:
         return public != bytes(len(public))
 
-    _cipher = staticmethod(lru_cache(CIPHERS_KEPT)(prekeys._cipher))
-    """Not a stand-in but the same, which dealer and holder of a share would each derive."""
 
-
+@lru_cache(CIPHERS_KEPT)
 def derive(secret: bytes, salt: bytes, info: bytes) -> bytes:
     """What `protocol.kdf.derive` gives, as two HMACs of the standard library: at a fifth of the cost
     of an HKDF of any length, and a world derives a key for every pair of members."""
@@ -70,17 +79,39 @@ def derive(secret: bytes, salt: bytes, info: bytes) -> bytes:
     return hmac.digest(pseudorandom, info + b"\x01", "sha256")
 
 
-_CURVE = ("public_of", "exchanges", "is_usable", "_cipher")
-_REAL_CURVE = {name: getattr(prekeys, name) for name in _CURVE}
-_REAL_DERIVE = kdf.derive
+def apply(
+    words: masks.Words, start: int, plus: Iterable[bytes], minus: Iterable[bytes]
+) -> None:
+    """What `protocol.aggregate.masks.apply` does, for vectors of a few hundred entries."""
+    block = start * words.itemsize // masks.BLOCK_BYTES
+    for keys, join in ((plus, np.add), (minus, np.subtract)):
+        for key in keys:
+            stream = _keystream(key, block, words.nbytes)
+            join(words, np.frombuffer(stream, words.dtype), out=words)
+
+
+_keystream = lru_cache(STREAMS_KEPT)(masks.keystream)
+"""A pair's mask is added by one of the two, and taken off by the other."""
+
+_FAST: dict[tuple[ModuleType, str], Any] = {
+    (prekeys, "public_of"): _FastCurve.public_of,
+    (prekeys, "exchanges"): _FastCurve.exchanges,
+    (prekeys, "is_usable"): _FastCurve.is_usable,
+    (prekeys, "_cipher"): lru_cache(CIPHERS_KEPT)(prekeys._cipher),
+    (prekeys, "_share_digest"): lru_cache(SHARES_KEPT)(prekeys._share_digest),
+    (checks, "_drawn"): lru_cache(DRAWN_KEPT)(checks._drawn),
+    (kdf, "derive"): derive,
+    (masks, "apply"): apply,
+}
+"""By module and name; where it is no stand-in it is the same, remembered: what two members of a
+world, or all, would each work out is worked out once."""
+_REAL = {where: getattr(*where) for where in _FAST}
 
 
 def use_curve(*, real: bool) -> None:
-    """Until the next call every world of this process makes pre-keys so."""
-    for name in _CURVE:
-        made = _REAL_CURVE[name] if real else getattr(_FastCurve, name)
-        setattr(prekeys, name, made)
-    kdf.derive = _REAL_DERIVE if real else derive
+    """Until the next call every world of this process makes keys and masks so."""
+    for (module, name), made in (_REAL if real else _FAST).items():
+        setattr(module, name, made)
 
 
 class Identity:
@@ -102,6 +133,11 @@ class Identity:
         return self._chance.randbytes(count)
 
 
+@lru_cache(STAMPS_KEPT)
+def _stamp(secret: bytes, message: bytes) -> bytes:
+    return hashlib.blake2b(message, key=secret, digest_size=64).digest()
+
+
 class FastIdentity(Identity):
     """Signs with a keyed hash."""
 
@@ -114,15 +150,12 @@ class FastIdentity(Identity):
         self._secrets[self.node_key] = self._secret
 
     def sign(self, message: bytes) -> bytes:
-        return hashlib.blake2b(message, key=self._secret, digest_size=64).digest()
+        return _stamp(self._secret, message)
 
     @classmethod
     def verify(cls, key: bytes, message: bytes, signature: bytes) -> bool:
         secret = cls._secrets.get(key)
-        if secret is None:
-            return False
-        wanted = hashlib.blake2b(message, key=secret, digest_size=64).digest()
-        return wanted == signature
+        return secret is not None and _stamp(secret, message) == signature
 
 
 class RealIdentity(Identity):
