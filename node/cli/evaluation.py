@@ -18,7 +18,9 @@ from node.cli.words import count, moment, short, size, until
 from node.model import cli as disk
 
 _SCORES_SHOWN = 10
-_ID_DIGITS = 64
+_AUDITS = ("audit list", "audits.list", "audits")
+_RECEIPTS = (("receipt certificates", "receipts.certificates", "certificates"), _AUDITS)
+"""Where a receipt's digest stands besides the list of those this node signed."""
 
 
 @click.group(cls=Noun)
@@ -205,12 +207,17 @@ def anchor(shell: Shell) -> None:
 @verb(receipt)
 @click.argument("receipt_id", metavar="RECEIPT")
 @click.argument("path", callback=absolute, metavar="FILE")
-@click.option("--case", type=int, help="Only this case of it, from 0.")
+@click.option("--case", type=Number(min=0), help="Only this case of it, from 0.")
 def export(shell: Shell, receipt_id: str, path: str, case: int | None) -> None:
-    """Write the bundle of one receipt, for `rexis-verify` to check offline."""
+    """Write one receipt as a file that `rexis-verify` checks offline.
+
+    RECEIPT is a digest, or how one begins of those this node signed, got or heard of.
+    """
     answer = shell.ask(
         "receipts.export",
-        receipt=shell.resolve("receipt", receipt_id),
+        doing="putting the file together",
+        timeout_s=CHAIN_S,
+        receipt=shell.resolve("receipt", receipt_id, *_RECEIPTS),
         path=path,
         case=case,
     )
@@ -243,13 +250,11 @@ def dispute_open(shell: Shell, receipt_id: str) -> None:
 
     Puts up the federation's bond. RECEIPT is a digest, or how one in the audits begins.
     """
-    audits = shell.ask("audits.list")["audits"] if len(receipt_id) < _ID_DIGITS else []
-    found = {row["receipt"] for row in audits if row["receipt"].startswith(receipt_id)}
     answer = shell.ask(
         "disputes.open",
         doing="opening the dispute",
         timeout_s=CHAIN_S,
-        receipt=found.pop() if len(found) == 1 else receipt_id,
+        receipt=shell.resolve("receipt", receipt_id, _AUDITS),
     )
     shell.result(
         answer, lambda: say(f"dispute {answer['dispute']} with {answer['host']}")

@@ -14,7 +14,7 @@ import trio
 from node.clock import monotonic_millis
 from node.errors import AccessError, ChainError
 from node.market import publish
-from node.market.reader import write_private
+from node.market.reader import require_writable, write_private
 from node.market.search import Filter
 from node.services.deals_admin import DealsAdmin
 from node.services.inference import score_file
@@ -303,6 +303,9 @@ class Admin:
     async def _inference_run(self, params: Any) -> Row:
         self._only("institution")
         data = await trio.to_thread.run_sync(publish.read_table, Path(params.path))
+        if params.out is not None:
+            # Scores that cannot be written would be lost with their host asked already.
+            await trio.to_thread.run_sync(require_writable, Path(params.out))
         found = await self._node.requester.run(
             bytes.fromhex(params.model), params.host, data
         )

@@ -1,5 +1,6 @@
 """Encrypted inference, receipts and audits between four nodes over ports in memory."""
 
+import os
 import secrets
 import shutil
 import subprocess
@@ -789,6 +790,42 @@ async def test_nobody_writes_a_file_of_a_receipt_that_is_not_on_the_chain(
             assert bundle.check(bundle.read(path.read_bytes())).fault is None
 
 
+@pytest.mark.parametrize("case", [None, 3])
+async def test_a_file_is_written_whole_over_a_file_or_not_at_all(
+    federation, tmp_path, case
+):
+    """A rename would put it over a device too, which as root made /dev/null a file."""
+    async with federation(verify=False) as nodes:
+        found = await nodes.clinic.requester.run(nodes.model, "host", CSV)
+        receipt = bytes.fromhex(found["receipts"][0])
+        await nodes.host.receipts.anchor()
+        await on_chain(nodes.host)
+        clinic = nodes.clinic.certificates
+
+        async def write(path):
+            if case is None:
+                return await clinic.export(receipt, path)
+            return await clinic.disclose(receipt, case, path)
+
+        aim, link, pipe = (tmp_path / name for name in ("aim", "link", "pipe"))
+        aim.write_bytes(b"mine")
+        link.symlink_to(aim)
+        os.mkfifo(pipe)
+        for path in (link, pipe, tmp_path):
+            with pytest.raises(StorageError, match="is not a regular file"):
+                await write(path)
+        with pytest.raises(StorageError, match="cannot be written: No such file"):
+            await write(tmp_path / "none" / "file")
+        assert aim.read_bytes() == b"mine"
+        assert link.is_symlink()
+        assert pipe.is_fifo()
+        told = await write(aim)
+        assert told["bytes"] == aim.stat().st_size > 4
+        assert aim.stat().st_mode & 0o777 == 0o600
+        with pytest.raises(NodeError, match="has not signed receipt ffffffffffffffff"):
+            await clinic.export(b"\xff" * 32, aim)
+
+
 async def test_the_requester_shows_one_case_and_no_other(federation, tmp_path):
     async with federation(verify=False) as nodes:
         found = await nodes.clinic.requester.run(nodes.model, "host", CSV)
@@ -1113,6 +1150,50 @@ async def test_a_member_without_a_licence_is_not_served(federation):
             await nodes.stranger.requester.run(nodes.model, "host", CSV)
         with pytest.raises(AccessError, match="not registered as a compute host"):
             await nodes.clinic.requester.run(nodes.model, "auditor", CSV)
+
+
+async def test_who_may_not_host_a_model_is_told_before_anything_leaves(federation):
+    async with federation(verify=False) as nodes:
+        clinic, sent = nodes.clinic, []
+
+        async def request(*arguments, **_more):
+            sent.append(arguments)
+
+        clinic.transport.request = request
+        owner = MemoryChain(
+            nodes.clinic.chain._ledger, nodes.clinic.chain._ledger.owner
+        )
+        for name in ("clinic", "partner"):
+            node = getattr(nodes, name)
+            member = node.federation.named(name)
+            await owner.register(member, ROLE_COMPUTE_HOST)
+        await clinic.federation.refresh()
+        with pytest.raises(AccessError, match="partner does not host") as told:
+            await clinic.requester.run(nodes.model, "partner", CSV)
+        assert told.value.hint() == "its hosts are: host"
+        made = await clinic.releases.make(clinic.runs, RUN, [])
+        with pytest.raises(AccessError, match="clinic is this node"):
+            await clinic.requester.run(bytes.fromhex(made["model"]), "clinic", CSV)
+        assert not sent
+
+
+async def test_a_model_is_released_to_compute_hosts_only(federation):
+    async with federation(verify=False) as nodes:
+        before = nodes.clinic.releases.rows()
+        with pytest.raises(AccessError, match="auditor is not registered") as told:
+            await nodes.clinic.releases.make(
+                nodes.clinic.runs, RUN, ["host", "auditor"]
+            )
+        assert told.value.hint() == "compute hosts are: host"
+        assert nodes.clinic.releases.rows() == before
+
+
+async def test_a_lost_worker_is_told_without_the_hosts_own_paths(federation, tmp_path):
+    async with federation(verify=False) as nodes:
+        nodes.host.host._socket = str(tmp_path / "nobody.sock")
+        with pytest.raises(NodeError) as told:
+            await nodes.clinic.requester.run(nodes.model, "host", CSV)
+        assert str(told.value) == "host: the host's worker does not compute"
 
 
 @pytest.mark.parametrize("change", ["signer", "host", "rows", "salt", "shape"])
