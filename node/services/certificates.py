@@ -27,6 +27,7 @@ from protocol import merkle
 from protocol.boundary import case_roots, case_salt
 from protocol.errors import ProtocolError
 from protocol.evaluation import Place
+from protocol.lineage import PlacedReceipt
 from protocol.receipt import Receipt, open_receipt
 from protocol.types import Digest, digest
 from protocol.wire import Message, decode, encode
@@ -166,10 +167,19 @@ class Certificates:
             )
         return found
 
-    async def receipts(self) -> list[bytes]:
-        """Every receipt this node has asked for, as its host signed it."""
-        stored = await self._store.scan(_CERTIFICATES)
-        return [decode(data, Certificate).receipt for _, data in stored]
+    async def placed(self) -> list[PlacedReceipt]:
+        """Every receipt this node has asked for, with its place once the chain has it."""
+        places = dict(await self._store.scan(_PLACES))
+        found = []
+        for key, data in await self._store.scan(_CERTIFICATES):
+            sealed = decode(data, Certificate).receipt
+            place = decode(places[key], Place) if key in places else None
+            found.append(
+                PlacedReceipt(sealed, b"", None)
+                if place is None
+                else PlacedReceipt(sealed, place.batch, place.proof)
+            )
+        return found
 
     async def export(self, receipt: bytes, path: Path) -> dict[str, Any]:
         """Write the bundle of a receipt; what the verifier found wrong goes first."""

@@ -987,10 +987,17 @@ async def test_a_certificate_outlives_its_host(federation, tmp_path):
         first, second = (bytes.fromhex(one) for one in found["receipts"])
         own = nodes.clinic.certificates
         assert await own.complete() == 0  # the batch is open
+        assert {one.proof for one in await own.placed()} == {None}
         assert [row["batch"] for row in await own.rows()] == [None, None]
         root = await nodes.host.receipts.anchor()
         await on_chain(nodes.host)
         assert await own.complete() == 2
+        # What its provenance says of them, too: each stands in a batch of the chain.
+        for one in await own.placed():
+            one.proof.verify(one.batch, one.sealed)
+            assert await nodes.clinic.chain.anchored_receipts(
+                nodes.host.chain.account, one.batch
+            )
         rows = await own.rows()
         assert {row["batch"] for row in rows} == {root.hex()}
         assert {row["receipt"] for row in rows} == set(found["receipts"])
