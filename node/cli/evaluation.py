@@ -286,7 +286,7 @@ def _finding(row: Row) -> str:
     if row["fault"] is None:
         layers = count(row["layers_replayed"], "layer")
         if row["tier"] == "freivalds":
-            return f"{layers} checked by key, wrong with 2^-{row['error_bits']}"
+            return f"{layers} checked by key, a lie passes with 2^-{row['error_bits']}"
         return f"{layers} replayed exactly"
     if row["fault"] != "layer":
         return {"shape": "rows the model does not have", "receipt": "no receipt"}[

@@ -148,7 +148,7 @@ class Certificates:
         )
 
     async def rows(self) -> list[dict[str, Any]]:
-        """For `receipts.certificates`."""
+        """For `receipts.certificates`, in the order of their times."""
         places = dict(await self._store.scan(_PLACES))
         found = []
         for key, data in await self._store.scan(_CERTIFICATES):
@@ -165,7 +165,7 @@ class Certificates:
                     "batch": None if place is None else place.batch.hex(),
                 }
             )
-        return found
+        return sorted(found, key=lambda row: int(row["time"]))
 
     async def placed(self) -> list[PlacedReceipt]:
         """Every receipt this node has asked for, with its place once the chain has it."""

@@ -132,7 +132,8 @@ class Releases:
         """
         record = runs.record(run)
         # Before anything is made: a release is anchored for good.
-        serving = tuple(self._federation.named_host(name).node_key for name in hosts)
+        named = [self._federation.named_host(name).node_key for name in hosts]
+        serving = tuple(dict.fromkeys(named))
         seed = secrets.token_bytes(32)
         state_root = runs.final_state(run)
         made = await self._compute.call(

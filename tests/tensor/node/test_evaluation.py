@@ -1184,6 +1184,20 @@ async def test_who_may_not_host_a_model_is_told_before_anything_leaves(federatio
         assert not sent
 
 
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        (b"secret,1,1,a", "record 21: n0 is not a number"),
+        (b"1,1,1,secret", "record 21: c is not one of ['a', 'b']"),
+    ],
+)
+async def test_no_cell_of_a_record_stands_in_an_error(federation, row, said):
+    async with federation(verify=False) as nodes:
+        with pytest.raises(Exception) as told:
+            await nodes.clinic.requester.run(nodes.model, "host", CSV + row + b"\n")
+        assert str(told.value) == said
+
+
 async def test_a_model_is_released_to_compute_hosts_only(federation):
     async with federation(verify=False) as nodes:
         before = nodes.clinic.releases.rows()
@@ -1371,6 +1385,24 @@ async def test_a_report_by_no_auditor_or_under_another_name_is_refused(federatio
         with pytest.raises(ProtocolError, match="is no auditor"):
             await nodes.host.audits.heard(said)
         assert len(nodes.host.audits.rows()) == before
+
+
+async def test_reports_stand_in_the_order_of_their_times(federation):
+    async with federation() as nodes:
+        await nodes.clinic.requester.run(nodes.model, "host", CSV)
+        await nodes.host.receipts.anchor()
+        await audited(nodes.auditor, 2)
+        key, audits = nodes.auditor.key, nodes.auditor.audits
+        first, _ = open_audit(next(iter(audits._sealed.values())))
+        for back in (5, 9, 7, 8, 6):
+            earlier = msgspec.structs.replace(first, time=first.time - back)
+            await audits.keep(seal_audit(key.sign, key.public_key, earlier))
+        for _ in range(2):
+            times = [row["time"] for row in audits.rows()]
+            assert times == sorted(times)
+            assert len(times) == 7
+            audits = Audits(nodes.auditor.store, nodes.auditor.federation)
+            await audits.load()
 
 
 async def test_a_restart_keeps_receipts_and_audits_and_repeats_nothing(federation):
