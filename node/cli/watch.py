@@ -17,7 +17,7 @@ _ENDED = ("finished", "failed", "ended")
 
 def members_in(row: Row) -> str:
     """Whose updates are in a round's sum."""
-    return ", ".join(row["survivors"]) or "not known here"
+    return ", ".join(row["survivors"])
 
 
 ROUND_COLUMNS: Mapping[str, Callable[[Row], object]] = {

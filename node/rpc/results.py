@@ -629,9 +629,7 @@ class RoundRow(Result, frozen=True):
     attempt: Annotated[Count, _said("the attempt that succeeded")]
     attempts: Annotated[Count, _said("attempts this node took part in")]
     accepted: Annotated[bool, _said("a quorum accepted the sum; else the state stays")]
-    survivors: Annotated[
-        list[str], _said("whose updates are in it; empty where this node slept")
-    ]
+    survivors: Annotated[list[str], _said("whose updates are in it")]
     state_root: Annotated[Digest, _said("the state this round ended with")]
     seconds: float
     finished_at: Annotated[Count, _said("Unix seconds")]

@@ -126,7 +126,6 @@ class Confirmations:
             # The run is not finished here, the trunk has not come, the child died.
             log.debug("release not compared yet", reason=str(error))
             return
-        self._done.add(model_root)
         reason = str(found["differs"])
         if mine != release.state_root:
             reason = (
@@ -137,6 +136,8 @@ class Confirmations:
             await self._refute(model_root, reason)
         else:
             await self._vouch(Confirmation(model_root, digest(encode(release))))
+        # Only what is on record is done: a store that fails here leaves it for the next look.
+        self._done.add(model_root)
 
     async def _vouch(self, said: Confirmation) -> None:
         me = self._signer.public_key

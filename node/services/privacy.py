@@ -12,17 +12,14 @@ def privacy_row(
 ) -> dict[str, Any] | None:
     """Of a run with so many rounds done; None where its sums carry no noise.
 
-    `rounds` say who was in each.  Whoever was not, or may not have been, known to be absent is
-    counted as present: a round this node slept through counts for everybody.
+    `rounds` say who was in each.  Of a round whose verdict this node never had it does not
+    know, and counts everybody as present.
     """
     privacy = plan.privacy
     if not isinstance(privacy, Privacy):
         return None
     absent = {
-        name: sum(
-            1 for one in rounds if one["survivors"] and name not in one["survivors"]
-        )
-        for name in members
+        name: sum(name not in one["survivors"] for one in rounds) for name in members
     }
     spent = Budget(privacy.epsilon, privacy.delta).spent(done, privacy.multiplier)
     return {

@@ -38,25 +38,20 @@ def counted(
     """Round and name of this member's update that a sum holds, or may hold; None: no sum does.
 
     `records` are those of the machine before the round's are forgotten.  A member that was away
-    learns of a verdict without the survivors, or of a later round's verdict only.  Then its
-    update counts as summed if its upload was said: a rest that is lost teaches less, and one
-    that is summed twice teaches what no record says.
+    may learn of a later round's verdict only, which does not tell who was in this one's sum.
+    Then its update counts as summed if its upload was said: a rest that is lost teaches less,
+    and one that is summed twice teaches what no record says.
     """
     verdict = finished.verdict
     for key, update in records.items():
         number, _, what = key.partition("/")
         if what != "trained" or int(number) > verdict.round:
             continue
-        said = f"{number}/said/"
-        uploads = {k for k in records if k.startswith(said) and k.endswith("/upload")}
-        if int(number) < verdict.round:
-            is_in = bool(uploads)
-        elif finished.survivors:
+        if int(number) == verdict.round:
             is_in = verdict.accept and me in finished.survivors
         else:
-            is_in = (
-                verdict.accept and f"{said}{verdict.context.hex()}/upload" in uploads
-            )
+            said = f"{number}/said/"
+            is_in = any(k.startswith(said) and k.endswith("/upload") for k in records)
         if is_in:
             return int(number), Digest(update)
     return None

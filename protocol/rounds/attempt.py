@@ -119,11 +119,6 @@ class Attempt:
         self.verdict = self._decide(Kind.VERDICT)
 
     @property
-    def survivor_members(self) -> tuple[bytes, ...]:
-        """Whose updates were summed; empty before that is certified."""
-        return () if self.settling is None else self.settling.members
-
-    @property
     def takes_part(self) -> bool:
         """Does this node upload?"""
         return self._mine is not None and self._update is not None

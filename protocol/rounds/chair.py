@@ -12,7 +12,7 @@ from protocol.decide import About
 from protocol.errors import MalformedMessageError
 from protocol.rounds.desk import Desk
 from protocol.rounds.gather import Gathering
-from protocol.rounds.judgement import Judgement
+from protocol.rounds.judgement import Judgement, Run
 from protocol.rounds.messages import GIVEN_UP, Opening, Survivors, Verdict
 from protocol.rounds.policy import Cohort
 from protocol.rounds.setting import Setting
@@ -21,7 +21,7 @@ from protocol.types import Millis
 from protocol.wire import decode, encode
 
 
-class Host(Protocol):
+class Host(Run, Protocol):
     """What an attempt asks of the run it belongs to."""
 
     def isolates(self, members: frozenset[bytes]) -> bool: ...
@@ -29,10 +29,7 @@ class Host(Protocol):
     def fresh_base(self) -> bool:
         """Was no sum rejected on the present base, as every member knows?"""
 
-    def next_epoch(self, *, accept: bool) -> bytes:
-        """The epoch that a verdict of this member would lead to."""
-
-    def may_follow(self, epoch: bytes, *, accept: bool) -> bool:
+    def may_follow(self, epoch: bytes, *, moves: bool) -> bool:
         """May a verdict lead there, as far as this member knows?"""
 
     def expected(self, now: Millis) -> frozenset[bytes]:
@@ -56,7 +53,8 @@ class Chair:
         self._cohort = cohort
         self._setting = setting
         self._gathering = gathering
-        self._judgement = Judgement(cohort, opening, setting.context)
+        self._base = opening.base
+        self._judgement = Judgement(host, cohort, opening, setting.context)
         self._judged: tuple[int, bytes, bool | None] = (-1, b"", None)
         """The last survivors judged, and with which version of what was gathered."""
         self.settling: Settling | None = None
@@ -103,9 +101,7 @@ class Chair:
         if self.settling is None:
             return None
         expected = self._host.expected(self.now)
-        return self._judgement.offer(
-            self.settling, self._host.next_epoch, expected, self.now
-        )
+        return self._judgement.offer(self.settling, expected, self.now)
 
     def _isolates(self, value: Survivors) -> bool:
         return self._host.isolates(frozenset(self._setting.named(value.members)))
@@ -126,9 +122,8 @@ class Chair:
         return sound
 
     def _judge_verdict(self, value: Verdict) -> bool | None:
-        if self.settling is None or not self._host.may_follow(
-            value.epoch, accept=value.accept
-        ):
+        moves = value.state != self._base
+        if self.settling is None or not self._host.may_follow(value.epoch, moves=moves):
             return None
         expected = self._host.expected(self.now)
         return self._judgement.judge(self.settling, value, expected, self.now)

@@ -396,7 +396,7 @@ class Finished:
     verdict: Verdict
     certificate: Certificate
     survivors: tuple[bytes, ...]
-    """Empty where this member learned of the verdict only afterwards."""
+    """Whose updates the sum is over."""
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """How far a run has come: the chain of verdicts, the membership it led to (§5.8, §7.4).
 
 Equal heads mean equal histories, so equal states.  The last verdict is one record, written
-over when the next is certain: it names the state, the epoch, the pre-keys that are used up
-and the sums that have been opened on the present base.
+over when the next is certain: it names the state, the epoch, the sums that have been opened
+on the present base, and the pre-keys that are used up.
 """
 
 from collections.abc import Sequence
@@ -32,10 +32,9 @@ class Genesis(Message, frozen=True, tag="genesis"):
 
 
 class HeadRecord(Message, frozen=True, tag="head"):
-    """The last verdict and what must not be done twice after it."""
+    """The last verdict, and below which numbers this member's pre-keys are used up."""
 
     certificate: Certificate
-    opened: tuple[tuple[bytes, ...], ...]
     floors: tuple[int, ...]
 
 
@@ -97,14 +96,14 @@ class History:
         known = self._cohorts.get(epoch)
         return known is not None and known.epoch.number > self.cohort.epoch.number
 
-    def may_change(self, *, accept: bool) -> bool:
-        """May the members change with such a verdict?
+    def may_change(self, *, moves: bool) -> bool:
+        """May the members change with a verdict that moves the state, or does not?
 
-        After a rejection the base stays, and with it what the sums opened on it could tell
-        (§5.7): without a member that was in one of them nothing could be opened any more, and
-        whoever joins does not know of them.  Where updates carry noise, no sum is compared.
+        While the base stays, so does what the sums opened on it could tell (§5.7): without a
+        member that was in one of them nothing could be opened any more, and a verdict names
+        them by seats, which must stay the same.  Where updates carry noise, no sum is compared.
         """
-        return accept or self.cohort.policy.noised
+        return moves or self.cohort.policy.noised
 
     def offer(self, epoch: Epoch, exposed: frozenset[bytes] = frozenset()) -> None:
         """The registry says `epoch` is next; if it is the present one, nothing is any more.
@@ -129,6 +128,16 @@ class History:
             return False
         floor = max(MEMBERS_AT_LEAST, self.cohort.thresholds.liars + 2)
         return isolates(self.opened, members, floor, self.exposed)
+
+    def opened_with(self, survivors: frozenset[bytes]) -> tuple[int, ...]:
+        """What a verdict that leaves the base says of it: the sums opened there, with this one.
+
+        In the verdict, so that whoever was away refuses the same sums as those that were here.
+        Where updates carry noise none is compared, and an older one may be of other seats.
+        """
+        before = [] if self.cohort.policy.noised else self.opened
+        sets = [*before, *([] if survivors in before else [survivors])]
+        return tuple(self.cohort.bitmap(each) for each in sets)
 
     @property
     def fresh_base(self) -> bool:
@@ -174,12 +183,7 @@ class History:
         certificate.check(cohort.members, cohort.thresholds.quorum, desk.verify)
         return cohort
 
-    def finish(
-        self,
-        certificate: Certificate,
-        survivors: frozenset[bytes],
-        floors: tuple[int, ...],
-    ) -> bool:
+    def finish(self, certificate: Certificate, floors: tuple[int, ...]) -> bool:
         """Step to the round after a checked verdict.  True: the members change with it.
 
         On disk before anything of the finished round is deleted.  Raises `LocalProtocolError`,
@@ -187,17 +191,8 @@ class History:
         """
         verdict = decode(certificate.value, Verdict)
         self._led_to(verdict)
-        opened = list(self.opened)
-        if verdict.state != self.base:
-            opened = []
-        elif survivors and survivors not in opened:
-            opened.append(survivors)
         changes = verdict.epoch != self.cohort.name
-        record = HeadRecord(
-            certificate,
-            tuple(tuple(sorted(each)) for each in opened),
-            () if changes else floors,
-        )
+        record = HeadRecord(certificate, () if changes else floors)
         self._desk.persist(HEAD, encode(record))
         self._load(record)
         return changes
@@ -209,7 +204,8 @@ class History:
         self.round = verdict.round + 1
         self.base, self.scales = Digest(verdict.state), Digest(verdict.scales)
         self.head = verdict.name()
-        self.opened = [frozenset(each) for each in record.opened]
+        decided = self._cohorts[record.certificate.slot.epoch]
+        self.opened = [frozenset(decided.named(each)) for each in verdict.opened]
         self.floors = record.floors
         self.joining = False
         self.exposed = self.exposed.intersection(cohort.members)

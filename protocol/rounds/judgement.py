@@ -7,24 +7,29 @@ cannot be checked, in good time.
 
 from typing import Protocol
 
-import msgspec
-
 from protocol.rounds.messages import Opening, Verdict
 from protocol.rounds.policy import Cohort
 from protocol.rounds.settle import Settling
 from protocol.types import Millis
 
 
-class NextEpoch(Protocol):
-    """Which epoch such a verdict leads to."""
+class Run(Protocol):
+    """What a verdict says of the run besides this round."""
 
-    def __call__(self, *, accept: bool) -> bytes: ...
+    def next_epoch(self, *, moves: bool) -> bytes:
+        """The epoch it leads to; `moves`: the state that follows is a new one."""
+
+    def opened_with(self, survivors: frozenset[bytes]) -> tuple[int, ...]:
+        """The sums opened on a base that stays, with this one."""
 
 
 class Judgement:
     """One member on the verdict of one attempt."""
 
-    def __init__(self, cohort: Cohort, opening: Opening, context: bytes) -> None:
+    def __init__(
+        self, run: Run, cohort: Cohort, opening: Opening, context: bytes
+    ) -> None:
+        self._run = run
         self._cohort = cohort
         self._opening = opening
         self._context = context
@@ -32,15 +37,18 @@ class Judgement:
     def offer(
         self,
         settling: Settling,
-        next_epoch: NextEpoch,
         expected: frozenset[bytes],
         now: Millis,
     ) -> Verdict | None:
         """The verdict this member would propose now; `expected`: who is worth waiting for."""
         if self._accepts(settling, expected, now):
-            return self._verdict(settling, next_epoch(accept=True), accept=True)
+            assert settling.outcome is not None
+            moves = settling.outcome.state != self._opening.base
+            epoch = self._run.next_epoch(moves=moves)
+            return self._verdict(settling, epoch, accept=True)
         if self._rejects(settling, now):
-            return self._verdict(settling, next_epoch(accept=False), accept=False)
+            epoch = self._run.next_epoch(moves=False)
+            return self._verdict(settling, epoch, accept=False)
         return None
 
     def judge(
@@ -66,20 +74,23 @@ class Judgement:
 
     def _verdict(self, settling: Settling, epoch: bytes, *, accept: bool) -> Verdict:
         opening = self._opening
-        rejection = Verdict(
+        state, scales = opening.base, opening.scales
+        if accept:
+            assert settling.outcome is not None
+            state, scales = settling.outcome.state, settling.outcome.scales
+        survivors = frozenset(settling.members)
+        stays = state == opening.base
+        return Verdict(
             opening.round,
             accept,
-            opening.base,
-            opening.scales,
+            state,
+            scales,
             opening.head,
             self._context,
             epoch,
+            self._cohort.bitmap(survivors),
+            self._run.opened_with(survivors) if stays else (),
         )
-        if not accept:
-            return rejection
-        assert settling.outcome is not None
-        out = settling.outcome
-        return msgspec.structs.replace(rejection, state=out.state, scales=out.scales)
 
     def _accepts(
         self, settling: Settling, expected: frozenset[bytes], now: Millis

@@ -180,16 +180,9 @@ class Rounds:
         return "uploading" if self._attempt.settling is None else "settling"
 
     def newest(self) -> Finished | None:
-        """The last verdict on record: a driver killed right after it has told nobody of it.
-
-        `survivors` are empty once the records of that round are deleted.
-        """
+        """The last verdict on record: a driver killed right after it has told nobody of it."""
         certificate = self._history.certificate
-        if certificate is None:
-            return None
-        verdict = decode(certificate.value, Verdict)
-        survivors = recall.survivors(self._desk, verdict)
-        return Finished(verdict, certificate, survivors)
+        return None if certificate is None else self._finished(certificate)
 
     def absent(self) -> tuple[bytes, ...]:
         """Members not heard from lately."""
@@ -223,20 +216,23 @@ class Rounds:
     def fresh_base(self) -> bool:
         return self._history.fresh_base
 
-    def next_epoch(self, *, accept: bool) -> bytes:
+    def opened_with(self, survivors: frozenset[bytes]) -> tuple[int, ...]:
+        return self._history.opened_with(survivors)
+
+    def next_epoch(self, *, moves: bool) -> bytes:
         """The epoch to follow: the offered one, once a quorum has been offered it too."""
         cohort, offered = self._history.cohort, self._history.next
-        if offered is None or not self._history.may_change(accept=accept):
+        if offered is None or not self._history.may_change(moves=moves):
             return cohort.name
         name = offered.name()
         beats = self._talk.beats.values()
         told = sum(1 for beat in beats if beat.body.next_epoch == name)
         return name if told + 1 >= cohort.thresholds.quorum else cohort.name
 
-    def may_follow(self, epoch: bytes, *, accept: bool) -> bool:
+    def may_follow(self, epoch: bytes, *, moves: bool) -> bool:
         history = self._history
         return epoch == history.cohort.name or (
-            history.may_change(accept=accept) and history.was_offered(epoch)
+            history.may_change(moves=moves) and history.was_offered(epoch)
         )
 
     def expected(self, now: Millis) -> frozenset[bytes]:
@@ -623,10 +619,8 @@ class Rounds:
         """A verdict on this round or a later one: write it down, forget the round, go on."""
         verdict = decode(certificate.value, Verdict)
         attempt, before = self._attempt, self._history.cohort
-        survivors: tuple[bytes, ...] = ()
         here = self._state_here and verdict.state == self._history.base
         if attempt is not None and attempt.context == verdict.context:
-            survivors = attempt.survivor_members
             here = here or attempt.has_state(verdict.state)
         if not self._saw_openings(verdict):
             self._stock.retire()
@@ -636,10 +630,8 @@ class Rounds:
         stale += self._stock.settle()
         if not here:
             self._desk.persist(SYNCING, verdict.state)
-        changes = self._history.finish(
-            certificate, frozenset(survivors), self._stock.floors
-        )
-        self._desk.do(Finished(verdict, certificate, survivors))
+        changes = self._history.finish(certificate, self._stock.floors)
+        self._desk.do(self._finished(certificate))
         if changes:
             stale += self._former_prekeys()
         self._desk.forget(stale, blobs)
@@ -653,6 +645,12 @@ class Rounds:
         self._enter_round(now)
         self._begin_round()
         self._hear_early(now)
+
+    def _finished(self, certificate: Certificate) -> Finished:
+        verdict = decode(certificate.value, Verdict)
+        decided = self._history.cohort_of(certificate.slot.epoch)
+        assert decided is not None, "its signatures were checked against these members"
+        return Finished(verdict, certificate, decided.named(verdict.survivors))
 
     def _former_prekeys(self) -> list[str]:
         """Records of pre-keys that were dealt to the members of another epoch."""

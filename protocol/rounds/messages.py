@@ -185,6 +185,10 @@ class Verdict(Message, frozen=True, tag="verdict"):
     context: bytes
     epoch: bytes
     """Digest of the epoch from the next round on."""
+    survivors: int
+    """Whose updates the sum is over: a bitmap over the seats of the epoch that decides."""
+    opened: tuple[int, ...]
+    """All sets whose sums were opened on `state`, as such bitmaps; none if the state is new."""
 
     def name(self) -> Digest:
         return digest(b"rexis-verdict-1" + encode(self))

@@ -4,6 +4,7 @@ The epoch's digest is in every signature and every mask key: two nodes that diff
 or in one number never add up each other's shards.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -184,6 +185,14 @@ class Cohort:
     def place(self, member: bytes) -> int:
         """Where a member stands in the sorted seats."""
         return self._places[member]
+
+    def bitmap(self, members: Iterable[bytes]) -> int:
+        """A set of members as it travels: bit i is the i-th seat."""
+        return sum(1 << self._places[member] for member in members)
+
+    def named(self, bitmap: int) -> tuple[bytes, ...]:
+        """The members of a set, in the order of seats."""
+        return tuple(m for i, m in enumerate(self.members) if bitmap >> i & 1)
 
     def seat(self, member: bytes) -> Seat:
         return self.epoch.seats[self._places[member]]

@@ -6,7 +6,7 @@ again, or deleted, without knowing what it was.
 
 from protocol.certificate import NOTHING, Certificate, Kind, Step, Vote
 from protocol.rounds.desk import RECORD_LIMIT_BYTES, Desk
-from protocol.rounds.messages import Opening, Sketch, Survivors, Upload, Verdict
+from protocol.rounds.messages import Sketch, Upload
 from protocol.rounds.openings import Openings
 from protocol.types import Digest
 from protocol.wire import Message, decode
@@ -57,33 +57,6 @@ def opened(desk: Desk, number: int) -> list[OpenRecord]:
         if key.startswith(prefix)
     ]
     return sorted(found, key=lambda each: each.certificate.slot.attempt)
-
-
-def survivors(desk: Desk, verdict: Verdict) -> tuple[bytes, ...]:
-    """Whose updates a verdict's sum is over, as far as the records of its round still tell."""
-    opening = next(
-        (
-            decode(each.certificate.value, Opening)
-            for each in opened(desk, verdict.round)
-            if decode(each.certificate.value, Opening).context() == verdict.context
-        ),
-        None,
-    )
-    if opening is None:
-        return ()
-    prefix = f"{verdict.round}/certificate/"
-    for key, record in desk.records.items():
-        if key.startswith(prefix):
-            found = decode(record, Certificate, limit_bytes=RECORD_LIMIT_BYTES)
-            if (found.slot.kind, found.slot.context) == (
-                Kind.SURVIVORS,
-                verdict.context,
-            ):
-                chosen = decode(found.value, Survivors).members
-                return tuple(
-                    m for i, m in enumerate(opening.members) if chosen >> i & 1
-                )
-    return ()
 
 
 def recall_uses(desk: Desk, openings: Openings, number: int) -> None:

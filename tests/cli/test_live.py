@@ -71,15 +71,10 @@ def test_watching_tells_each_change_once_and_ends_with_the_run(rexis, tell):
     assert lines[4:] == ["finished"]
 
 
-def test_a_closed_round_says_whose_updates_are_in_it(rexis, tell, monkeypatch):
+def test_a_closed_round_says_whose_updates_are_in_it(rexis, tell):
     tell(TRAINING, {"round": 1}, ENDED)
     _, out, _ = rexis("run", "watch", ID)
     assert out.count(", sum of MN, KY, NY, state ") == 2
-    # As after a restart at the wrong moment.
-    monkeypatch.setitem(ROUND, "survivors", [])
-    tell(TRAINING, {"round": 1}, ENDED)
-    _, out, _ = rexis("run", "watch", ID)
-    assert out.count(", sum of not known here, state ") == 2
 
 
 def test_a_rejected_round_is_not_told_as_a_closed_one(rexis, daemon, tell, monkeypatch):

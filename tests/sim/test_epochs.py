@@ -127,13 +127,13 @@ def test_which_epochs_a_verdict_may_lead_to():
     machine = members[0].machine
     first, second = follows(world, None, one), follows(world, None, other)
     for epoch in (first, second):
-        assert not machine.may_follow(epoch.name(), accept=True)
+        assert not machine.may_follow(epoch.name(), moves=True)
         machine.handle(ev.EpochOffered(epoch), world.now)
-        assert machine.may_follow(epoch.name(), accept=True)
-        assert not machine.may_follow(epoch.name(), accept=False)
+        assert machine.may_follow(epoch.name(), moves=True)
+        assert not machine.may_follow(epoch.name(), moves=False)
     # Members may be locked on a verdict that names what is not offered any more.
-    assert machine.may_follow(first.name(), accept=True)
-    assert machine.may_follow(world.epoch.name(), accept=False)
+    assert machine.may_follow(first.name(), moves=True)
+    assert machine.may_follow(world.epoch.name(), moves=False)
 
 
 def test_an_offer_is_withdrawn_by_the_present_epoch():
@@ -209,7 +209,9 @@ def test_whom_nobody_agreed_to_expose_is_not_singled_out_by_one_that_is():
         world.give(node, ev.EpochOffered(epoch, exposed=frozenset({gone.name})))
     world.run(20_000)
     assert {node.machine.round for node in (late, *others)} == {1}
-    assert {node.machine.lacking() for node in others} == {(gone.name,)}
+    # Also the late one knows, which has nothing of that round but its verdict.
+    assert {node.machine.lacking() for node in (late, *others)} == {(gone.name,)}
+    assert late.finished[0].survivors == others[0].finished[0].survivors
     gone.down_ms = 0
     world.start(gone)
     world.members = epoch.members

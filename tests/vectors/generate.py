@@ -13,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import msgspec
 import nacl.signing
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import (
@@ -271,13 +272,26 @@ def _sum(cohort: Cohort, opening: Opening, masked: list[Any]) -> dict[str, Any]:
         "unmasked": plain.astype("<u2").tobytes().hex(),
         "verdict": encode(verdict := _verdict(opening)).hex(),
         "head": verdict.name().hex(),
+        "rejected": encode(_rejected(opening)).hex(),
     }
 
 
 def _verdict(opening: Opening) -> Verdict:
+    """The step's: the first three of four seats are in the sum, and the state is new."""
     state, scales = seed("next state"), seed("next scales")
     context, epoch = opening.context(), opening.epoch
-    return Verdict(0, True, state, scales, opening.head, context, epoch)
+    return Verdict(0, True, state, scales, opening.head, context, epoch, 0b0111, ())
+
+
+def _rejected(opening: Opening) -> Verdict:
+    """The same sum rejected, on a base where one of all four was opened before."""
+    return msgspec.structs.replace(
+        _verdict(opening),
+        accept=False,
+        state=opening.base,
+        scales=opening.scales,
+        opened=(0b1111, 0b0111),
+    )
 
 
 def _step() -> dict[str, Any]:

@@ -131,7 +131,7 @@ class Laws:
     def final(self) -> None:
         """After the last event."""
         world = self._world
-        heads: dict[bytes, tuple[bytes, bytes]] = {}
+        heads: dict[bytes, tuple[bytes, bytes, frozenset[frozenset[bytes]]]] = {}
         for node in world.nodes.values():
             if not node.honest or node.down_ms < 0:
                 continue
@@ -145,9 +145,12 @@ class Laws:
                 f" attempt {machine._number}, epoch {machine.epoch.number}",
             )
             if not machine.over:
-                where = (machine.state, machine.epoch.name())
+                opened = frozenset(machine._history.opened)
+                where = (machine.state, machine.epoch.name(), opened)
                 first = heads.setdefault(machine.head, where)
-                require("equal heads, equal states", first == where, f"{node.number}")
+                require(
+                    "equal heads, equal histories", first == where, f"{node.number}"
+                )
             require("bounded memory", machine.size() < STATEMENTS_AT_MOST)
             self._forgot(node)
         for demand in self.demands:

@@ -177,21 +177,21 @@ def _two_by_two(_old: Any) -> Any:
 
 
 def _follows_anything(_old: Any) -> Any:
-    return lambda _self, _epoch, *, accept: True
+    return lambda _self, _epoch, *, moves: True
 
 
 def _follows_its_own_offer(_old: Any) -> Any:
     """Without hearing of a quorum that it was offered the same."""
 
-    def next_epoch(self: Any, *, accept: bool) -> bytes:
+    def next_epoch(self: Any, *, moves: bool) -> bytes:
         cohort, offered = self._history.cohort, self._history.next
-        return cohort.name if offered is None or not accept else offered.name()
+        return cohort.name if offered is None or not moves else offered.name()
 
     return next_epoch
 
 
 def _changes_always(_old: Any) -> Any:
-    return lambda _self, *, accept: True
+    return lambda _self, *, moves: True
 
 
 def _keeps_former_prekeys(_old: Any) -> Any:

@@ -351,7 +351,9 @@ def test_who_got_a_seat_later_is_in_the_graph_if_its_seat_is_shown():
 
 
 def change(epoch, signers):
-    verdict = Verdict(*(0, True, STATES[0], d("c"), d("p"), d("x")), epoch.name())
+    verdict = Verdict(
+        *(0, True, STATES[0], d("c"), d("p"), d("x")), epoch.name(), 0b111, ()
+    )
     slot = Slot(RUN, d("epoch 0"), 0, 0, Kind.VERDICT, d("x"))
     value = encode(verdict)
     vote = Vote(slot, VoteStep.PRECOMMIT, 0, value_name(value))

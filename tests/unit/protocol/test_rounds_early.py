@@ -33,10 +33,10 @@ class Host:
     def isolates(self, _members):
         return False
 
-    def next_epoch(self, *, accept):
+    def next_epoch(self, *, moves):
         return COHORT.name
 
-    def may_follow(self, _epoch, *, accept):
+    def may_follow(self, _epoch, *, moves):
         return True
 
     def expected(self, _now):

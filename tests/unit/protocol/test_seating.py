@@ -50,7 +50,9 @@ def says(view, who, about, word):
 
 def led(before, after, *, by=None, quorum=None, kind=Kind.VERDICT, slot_epoch=None):
     """A change under the signatures of `before`, or of others, as a round would make it."""
-    verdict = Verdict(3, True, b"s" * 32, b"c" * 32, b"p" * 32, b"x" * 32, after.name())
+    verdict = Verdict(
+        3, True, b"s" * 32, b"c" * 32, b"p" * 32, b"x" * 32, after.name(), 0b111, ()
+    )
     value = encode(verdict)
     slot = Slot(RUN, slot_epoch or before.name(), 3, 0, kind, b"x" * 32)
     vote = Vote(slot, Step.PRECOMMIT, 0, value_name(value))

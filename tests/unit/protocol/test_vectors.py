@@ -130,6 +130,9 @@ def test_what_is_certified_and_what_follows_are_digests_of_what_they_name():
     head = hashlib.sha256(b"rexis-verdict-1" + b(found["verdict"]))
     assert head.hexdigest() == found["head"]
     assert msgpack.unpackb(b(found["verdict"]))[6] == context
+    assert msgpack.unpackb(b(found["verdict"]))[8:] == [7, []]
+    assert msgpack.unpackb(b(found["rejected"]))[2] is False
+    assert msgpack.unpackb(b(found["rejected"]))[8:] == [7, [15, 7]]
 
 
 def test_a_state_steps_in_the_roundings_that_are_written_down():
