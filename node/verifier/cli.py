@@ -21,7 +21,7 @@ from node.verifier import case as cases
 from node.verifier.records_cli import lineage_command, query_command
 from node.verifier.replay import Verdict
 from node.verifier.shell import FileError, as_json_option, opened, say, trunk
-from protocol.errors import ProtocolError
+from protocol.errors import ProtocolError, VerificationError
 from protocol.members import peer_id
 from protocol.receipt import BatchProof
 
@@ -161,6 +161,9 @@ def main() -> None:
         # Files are read by then.
         reason = f"cannot write the result: {error.strerror}"
         status = _fail(reason, "make room where the output goes", NOTHING)
+    except VerificationError as error:
+        reason = f"does not verify: {error}"
+        status = _fail(reason, "parts that do not fit prove nothing", NOTHING)
     except (ProtocolError, IntegerModelError) as error:
         status = _fail(str(error), "parts that do not fit prove nothing", NOTHING)
     except (click.Abort, KeyboardInterrupt):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import nacl.signing
 import numpy as np
 import pytest
@@ -399,6 +400,11 @@ def test_the_program_tells_apart_what_went_wrong(case, tmp_path, monkeypatch, ca
     status, _, err = check(trunk)
     assert status == 2
     assert f"{trunk} is a model\n" in err
+    cut = case.bundle(model=b"")
+    path.write_bytes(bundle.write(msgspec.structs.replace(cut, salt=bytes(32))))
+    status, _, err = check(path, "--trunk", trunk)
+    assert status == 2
+    assert "error: does not verify: root of the rows at boundary 0: expected" in err
     path.write_bytes(b"something else")
     status, _, err = check(path)
     assert status == 2
