@@ -20,7 +20,14 @@ from node.verifier import bundle as bundles
 from node.verifier import case as cases
 from node.verifier.records_cli import lineage_command, query_command
 from node.verifier.replay import Verdict
-from node.verifier.shell import FileError, as_json_option, opened, say, trunk
+from node.verifier.shell import (
+    FileError,
+    as_json_option,
+    opened,
+    replays,
+    say,
+    trunk,
+)
 from protocol.errors import ProtocolError, VerificationError
 from protocol.members import peer_id
 from protocol.receipt import BatchProof
@@ -84,7 +91,8 @@ def bundle_command(
     self_test()
     bundle = opened(file, "bundle", bundles.read)
     _require_anchored(bundle.batch, anchored)
-    verdict = bundles.check(bundle, trunk(beside))
+    with replays() as told:
+        verdict = bundles.check(bundle, trunk(beside), told)
     return _told(described(bundle.batch, bundle.proof, verdict), anchored, as_json)
 
 
@@ -97,7 +105,8 @@ def case_command(
     self_test()
     shown = opened(file, "case", cases.read)
     _require_anchored(shown.batch, anchored)
-    verdict = cases.check(shown, trunk(beside))
+    with replays() as told:
+        verdict = cases.check(shown, trunk(beside), told)
     report = {**described(shown.batch, shown.proof, verdict), "case": shown.case}
     return _told(report, anchored, as_json)
 

@@ -2,7 +2,8 @@
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -10,6 +11,7 @@ import click
 
 from ee.integer import SLICE_MAGIC, TRUNK_MAGIC
 from node.verifier.bundle import BUNDLE_LIMIT_BYTES
+from node.verifier.replay import Told, silent
 from protocol.errors import MalformedMessageError
 
 T = TypeVar("T")
@@ -29,6 +31,8 @@ _WORDS = {
     "query": "answers to a query",
 }
 _TAG_BYTES = 24
+_CLEAR = "\r\x1b[K"
+"""To the line's beginning, and nothing on it."""
 
 as_json_option = click.option("--json", "as_json", is_flag=True, help="one JSON object")
 
@@ -81,6 +85,24 @@ def trunk(path: Path | None) -> bytes:
             hint="name the model's file with --trunk: HOME/trunks/MODEL.trunk of a node",
         )
     return data
+
+
+@contextmanager
+def replays() -> Iterator[Told]:
+    """Where a replay stands, on stderr, where a person looks: many long sequences take minutes."""
+    if not sys.stderr.isatty():
+        yield silent
+        return
+
+    def told(done: int, layers: int) -> None:
+        sys.stderr.write(f"{_CLEAR}replaying layer {done + 1} of {layers}")
+        sys.stderr.flush()
+
+    try:
+        yield told
+    finally:
+        sys.stderr.write(_CLEAR)
+        sys.stderr.flush()
 
 
 def say(text: str) -> None:

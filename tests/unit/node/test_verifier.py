@@ -462,6 +462,26 @@ def test_a_verdict_says_whether_it_was_compared_with_the_chain(
         assert ("not compared" in line) == (said is None)
 
 
+def test_a_person_sees_where_a_replay_stands_and_a_pipe_does_not(
+    case, tmp_path, monkeypatch, capsys
+):
+    for command, data in (
+        ("bundle", bundle.write(case.bundle())),
+        ("case", encode(shown_case(case, case.packed))),
+    ):
+        path = tmp_path / command
+        path.write_bytes(data)
+        _, plain, err = program(monkeypatch, capsys, command, path)
+        assert err == ""
+        with monkeypatch.context() as terminal:
+            terminal.setattr(sys.stderr, "isatty", lambda: True)
+            _, out, err = program(monkeypatch, capsys, command, path)
+        assert out == plain
+        shown = [line for line in err.split("\r\x1b[K") if line]
+        assert shown == ["replaying layer 1 of 2", "replaying layer 2 of 2"]
+        assert err.endswith("\x1b[K")
+
+
 @pytest.mark.parametrize("honest", [True, False])
 def test_a_result_that_nobody_can_read_is_no_verdict_on_a_file(case, tmp_path, honest):
     path = tmp_path / "x.bundle"
