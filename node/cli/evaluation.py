@@ -129,9 +129,9 @@ def _top() -> None:
 )
 def infer(shell: Shell, model_id: str, table: str, host: str, out: str | None) -> None:
     """Score the rows of a table on a host that sees keyed integers only."""
-    answer = shell.ask(
+    answer = shell.ask_long(
         "inference.run",
-        doing=f"asking {host}",
+        work=table,
         timeout_s=BULK_S,
         model=shell.resolve("model", model_id),
         host=host,

@@ -178,7 +178,7 @@ class Admin:
         return await market.change(params.dataset, await market.offer(params))
 
     async def _datasets_works(self, _params: Any) -> Row:
-        return {"works": self._node.market.works()}
+        return {"works": self._node.market.works.rows()}
 
     async def _datasets_search(self, params: Any) -> Row:
         wanted = Filter(
@@ -306,9 +306,10 @@ class Admin:
         if params.out is not None:
             # Scores that cannot be written would be lost with their host asked already.
             await trio.to_thread.run_sync(require_writable, Path(params.out))
-        found = await self._node.requester.run(
-            bytes.fromhex(params.model), params.host, data
-        )
+        with self._node.market.works.begin(params.path, "encrypting") as work:
+            found = await self._node.requester.run(
+                bytes.fromhex(params.model), params.host, data, work
+            )
         if params.out is not None:
             lines = score_file(found)
             await trio.to_thread.run_sync(write_private, Path(params.out), lines)

@@ -19,7 +19,8 @@ import trio
 
 from node.clock import now_s
 from node.errors import AccessError, ComputeError, TransportError
-from node.ports import Blobs, Compute, Progress, Signer, Store, Transport
+from node.market.works import Work
+from node.ports import Blobs, Compute, Signer, Store, Transport
 from node.services.certificates import Certificates
 from node.services.faults import altered
 from node.services.federation import Federation
@@ -225,9 +226,12 @@ class Requester:
         model_root: bytes,
         host: str,
         records: bytes,
-        progress: Progress | None = None,
+        work: Work | None = None,
     ) -> dict[str, Any]:
-        """Scores for the records of a CSV file, and the digests of the receipts."""
+        """Scores for the records of a CSV file, and the digests of the receipts.
+
+        `work` counts the bytes of keyed rows that are answered.
+        """
         release = self._releases.require_licence(model_root)
         member = self._host(release, host)
         common = self._common(release)
@@ -235,7 +239,9 @@ class Requester:
             "infer.encode", {**common, "records": records}
         )
         parts = [part for group in encoded["groups"] for part in _parts(group)]
-        cases, done = sum(len(part.places) for part in parts), 0
+        cases = sum(len(part.places) for part in parts)
+        if work is not None:
+            work.step("inferring", sum(len(part.rows) for part in parts))
         told: dict[int, tuple[float, str | None]] = {}
         receipts: list[str] = []
         for part in parts:
@@ -247,9 +253,8 @@ class Requester:
             answers = read["answers"] or [None] * len(part.places)
             pairs = zip(read["scores"], answers, strict=True)
             told |= zip(part.places, pairs, strict=True)
-            done += len(part.places)
-            if progress is not None:
-                progress({"done": done, "of": cases})
+            if work is not None:
+                work.add(len(part.rows))
         result = {"model": model_root.hex(), "host": host, "receipts": receipts}
         await self._store.append_event("inference", {**result, "rows": cases})
         found = [told[place] for place in range(cases)]

@@ -38,6 +38,7 @@ from node.errors import (
     NodeError,
     StorageError,
 )
+from node.market.works import Work
 from node.services import auditing
 from node.services.auditing import Verifier
 from node.services.certificates import LATE_AFTER_S, Certificates
@@ -394,6 +395,25 @@ def scores_without_a_key():
     return head_scores(
         part(arrays, "head"), final_norm(SPEC, integer.decode_rows(last))
     )
+
+
+async def test_a_long_inference_says_how_far_it_is(federation):
+    async with federation(verify=False) as nodes:
+        work, seen = Work("asked.csv", "encrypting"), []
+        keep = nodes.clinic.certificates.keep
+
+        async def kept(*arguments):
+            seen.append((work.what, work.done, work.total))
+            await keep(*arguments)
+
+        nodes.clinic.certificates.keep = kept
+        await nodes.clinic.requester.run(nodes.model, "host", CSV, work)
+        case = 3 * SPEC.tokens * SPEC.width
+        assert seen == [
+            ("inferring", 0, 20 * case),
+            ("inferring", 16 * case, 20 * case),
+        ]
+        assert work.done == work.total
 
 
 async def test_an_honest_hosts_receipts_pass_and_everybody_hears_of_it(federation):

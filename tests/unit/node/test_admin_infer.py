@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from node.errors import StorageError
+from node.market.works import Works
 from node.services.admin import Admin
 
 FOUND = {"model": "", "host": "", "receipts": [], "scores": [0.5], "answers": []}
@@ -14,10 +15,12 @@ async def test_scores_that_cannot_be_written_are_not_asked_for(tmp_path):
     asked = []
 
     async def run(*arguments):
-        asked.append(arguments)
+        asked.append((arguments, works.rows()))
         return FOUND
 
+    works = Works()
     node = SimpleNamespace(
+        market=SimpleNamespace(works=works),
         requester=SimpleNamespace(run=run),
         parts=SimpleNamespace(
             config=SimpleNamespace(node=SimpleNamespace(role="institution"))
@@ -37,5 +40,9 @@ async def test_scores_that_cannot_be_written_are_not_asked_for(tmp_path):
     assert not asked
     assert sorted(path.name for path in tmp_path.iterdir()) == ["asked.csv"]
     await answered(out)
-    assert len(asked) == 1
+    ((_, shown),) = asked
+    assert [(row["path"], row["what"]) for row in shown] == [
+        (str(records), "encrypting")
+    ]
+    assert works.rows() == []
     assert out.read_bytes() == b"score\n0.5\n"
