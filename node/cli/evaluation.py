@@ -1,5 +1,7 @@
 """Released models, encrypted inference, receipts, audits."""
 
+from collections.abc import Sequence
+
 import click
 
 from node.cli.shell import (
@@ -17,7 +19,8 @@ from node.cli.shell import (
 from node.cli.words import count, moment, short, size, until
 from node.model import cli as disk
 
-_SCORES_SHOWN = 10
+_SHOWN = 10
+"""Scores, and receipts, of an inference; all are in the JSON, and the scores in `--out`."""
 _AUDITS = ("audit list", "audits.list", "audits")
 _RECEIPTS = (("receipt certificates", "receipts.certificates", "certificates"), _AUDITS)
 """Where a receipt's digest stands besides the list of those this node signed."""
@@ -141,20 +144,17 @@ def infer(shell: Shell, model_id: str, table: str, host: str, out: str | None) -
 
     def human() -> None:
         scores, named = answer["scores"], answer["answers"]
-        first = [f"{score:.4f}" for score in scores[:_SCORES_SHOWN]]
+        first = [f"{score:.4f}" for score in scores[:_SHOWN]]
         if named:
             pairs = zip(named, first, strict=False)
             first = [f"{name} ({score})" for name, score in pairs]
-        shown = ", ".join(first)
-        more = len(scores) - _SCORES_SHOWN
-        rest = f" and {more} more" if more > 0 else ""
-        receipts = ", ".join(map(short, answer["receipts"]))
+        receipts = list(map(short, answer["receipts"][:_SHOWN]))
         print_fields(
             [
                 ("model", short(answer["model"])),
                 ("host", answer["host"]),
-                ("receipts", receipts or "none"),
-                ("scores", f"{shown}{rest}" if scores else "none"),
+                ("receipts", _first(receipts, len(answer["receipts"]))),
+                ("scores", _first(first, len(scores))),
             ]
         )
         if answer["path"]:
@@ -298,6 +298,11 @@ def _finding(row: Row) -> str:
         f"layer {row['layer']}, case {entry['case']}, token {entry['token']}, column "
         f"{entry['column']}: {entry['committed']} instead of {entry['computed']}"
     )
+
+
+def _first(shown: Sequence[str], count: int) -> str:
+    more = count - len(shown)
+    return f"{', '.join(shown) or 'none'}{f' and {more} more' if more else ''}"
 
 
 def _licence(row: Row) -> str:

@@ -229,6 +229,19 @@ def test_ids_may_be_shortened_but_must_be_unique(rexis, daemon):
     assert "the run is left empty" in err
 
 
+def test_a_long_inference_prints_some_of_its_receipts(rexis, daemon, tmp_path):
+    (tmp_path / "new.csv").write_text("a\n1\n")
+    row = METHODS["inference.run"].example["result"]
+    model = row["model"]
+    receipts = [f"{number:064x}"[::-1] for number in range(30)]
+    daemon.answers["inference.run"] = {**row, "receipts": receipts}
+    _, out, _ = rexis("infer", model, "new.csv", "--host", "KY")
+    (line,) = [one for one in out.splitlines() if one.startswith("receipts")]
+    assert line.endswith(f"{receipts[9][:16]} and 20 more")
+    _, out, _ = rexis("infer", model, "new.csv", "--host", "KY", "--json")
+    assert json.loads(out)["receipts"] == receipts
+
+
 def test_a_receipt_is_found_among_those_signed_those_got_and_those_audited(
     rexis, daemon
 ):
