@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -123,6 +124,8 @@ def _both(
     command = [sys.executable, "-m", "node.attack", *options, "--model"]
     # Pipes, not a terminal: two lines that rewrite themselves would overwrite each other.
     single = {"OMP_NUM_THREADS": "1", **os.environ}
+    # By default a TERM ends this process alone, and both children would go on for minutes.
+    usual = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     running = [
         subprocess.Popen(
             [*command, model],
@@ -145,6 +148,7 @@ def _both(
     finally:
         for child in running:
             child.kill()
+        signal.signal(signal.SIGTERM, usual)
     for model, code in zip(MODELS, codes, strict=True):
         if code:
             raise ComputeError(f"the run of {model} ended with status {code}")

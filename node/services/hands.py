@@ -16,9 +16,10 @@ import structlog
 import trio
 
 from node.driver import Work
-from node.errors import AccessError, ComputeError, NodeError, TransportError
+from node.errors import AccessError, ComputeError, NodeError
 from node.ports import Blobs, Compute, Signer, Store, Transport
 from node.services.federation import Federation
+from node.services.parts import Parts
 from node.services.record_box import RecordBox
 from node.services.sessions import Sessions, session_context, session_opens
 from node.services.sketches import drawn, sketch_row, weighed
@@ -36,8 +37,6 @@ from protocol.runs import ROUND_PROTOCOL, ROUND_TOPIC, Plan, canonical_plan
 from protocol.types import KEY_BYTES, Digest, PeerId
 from protocol.wire import decode
 
-SHARED = "round-shared"
-FETCH_TIMEOUT_S = 60.0
 SEND_TIMEOUT_S = 10.0
 ANSWER_LIMIT_BYTES = 64
 
@@ -137,10 +136,9 @@ class Hands:
         self._complain = complain
         self._sessions = Sessions(tools.store, tools.signer)
         self._notes = RoundNotes()
-        self._shared: dict[Digest, int] = {}
-        """Blobs that members may pull, and the round each came in."""
-        self._round = 0
-        """The one under way, as far as `finished` was told."""
+        self._parts = Parts(
+            tools.store, tools.blobs, tools.transport, tools.federation, epoch.run
+        )
         ring = epoch.policy.ring()
         self._common = {
             "ring": [ring.bits, ring.input_bits],
@@ -164,16 +162,13 @@ class Hands:
 
     async def load(self) -> None:
         """Which blobs the members of the run may pull, from before a restart."""
-        run = self._epoch.run
-        for key, number in await self._tools.store.scan(SHARED):
-            if key.startswith(run):
-                self._shared[Digest(key[len(run) :])] = int.from_bytes(number, "big")
+        await self._parts.load()
 
     def may_fetch(self, peer: PeerId, blob: Digest) -> bool:
         """Masked shards and their sums are for the members, whoever sums them."""
         member = self._tools.federation.members.by_peer(peer)
         return (
-            blob in self._shared
+            blob in self._parts
             and member is not None
             and member.node_key in self._epoch.members
         )
@@ -184,22 +179,8 @@ class Hands:
         await self._box.put({each.key: each.value for each in effects})
 
     async def forget(self, effect: ev.Forget) -> None:
-        # The machine knows the parts of others and the sums that came in this life of it; what
-        # came in an earlier one, of a round that is over, goes with them.
-        old = {blob for blob, number in self._shared.items() if number < self._round}
-        blobs = sorted(old.union(effect.blobs))
-        for blob in blobs:
-            self._shared.pop(blob, None)
-        # The files first: after a kill the records still name those that are left.  A file
-        # system takes its time to free a large one, and heartbeats must not wait.
-        await trio.to_thread.run_sync(self._delete, blobs)
-        run = self._epoch.run
-        shared = [(SHARED, run + blob, None) for blob in blobs]
-        await self._box.delete(effect.keys, effect.blobs, shared)
-
-    def _delete(self, blobs: Sequence[Digest]) -> None:
-        for blob in blobs:
-            self._tools.blobs.delete(blob)
+        rows = await self._parts.delete(effect.blobs)
+        await self._box.delete(effect.keys, effect.blobs, rows)
 
     async def publish(self, effect: ev.Publish) -> tuple[ev.Send, ...]:
         if not is_heartbeat(effect.envelope):
@@ -254,8 +235,8 @@ class Hands:
         notes, self._notes = self._notes, RoundNotes()
         self._tell(None)
         self._certificate = effect.certificate
-        self._round = effect.verdict.round + 1
-        goes_on = self._round < self._rounds
+        self._parts.round = effect.verdict.round + 1
+        goes_on = self._parts.round < self._rounds
         await self._box.tidy()
         if self._thin.is_on:
             # While the update is there: it is deleted once this returns.
@@ -289,27 +270,11 @@ class Hands:
 
     async def fetch(self, effect: ev.Fetch) -> None:
         """From the first source that has it; the driver comes back if none does."""
-        reasons: list[str] = []
-        for source in effect.sources:
-            member = self._tools.federation.key(source)
-            try:
-                await self._tools.transport.fetch(
-                    member.peer_id,
-                    effect.blob,
-                    limit_bytes=effect.limit_bytes,
-                    timeout_s=FETCH_TIMEOUT_S,
-                    lasting=False,
-                )
-            except NodeError as error:
-                reasons.append(f"{member.name}: {error}")
-                continue
-            # Whoever takes a slice over from its owner may ask us for a part of it.
-            await self._share(effect.blob)
-            count = self._notes.received.setdefault(member.name, [0, 0])
-            count[0] += 1
-            count[1] += self._tools.blobs.size(effect.blob)
-            return
-        raise TransportError(f"no member gives a shard: {'; '.join(reasons)}")
+        blob, sources = effect.blob, effect.sources
+        giver = await self._parts.fetch(blob, sources, effect.limit_bytes)
+        count = self._notes.received.setdefault(giver, [0, 0])
+        count[0] += 1
+        count[1] += self._tools.blobs.size(blob)
 
     async def sync(self, effect: ev.SyncState) -> ev.Event:
         tools, run = self._tools, self._epoch.run
@@ -349,14 +314,6 @@ class Hands:
             if tools.states.has(root):  # else a download may have begun, and goes on
                 await trio.to_thread.run_sync(tools.states.delete, root)
             await tools.states.fetch(self._epoch.run, root, size, peers)
-
-    async def _share(self, *blobs: Digest) -> None:
-        # It need not outlast the blobs, which do not outlast a power cut.
-        run, number = self._epoch.run, self._round.to_bytes(8, "big")
-        await self._tools.store.put_many(
-            [(SHARED, run + blob, number) for blob in blobs], lasting=False
-        )
-        self._shared.update(dict.fromkeys(blobs, self._round))
 
     async def _restore(self, *blobs: Digest) -> None:
         """After a power cut the machine counts on blobs that are gone: others have them."""
@@ -473,7 +430,7 @@ class Hands:
             case ev.Draw():
                 await self._restore(*effect.shards)
                 made = await drawn(effect, self._tools.compute, self._measures)
-                await self._share(made.blob)
+                await self._parts.share(made.blob)
                 return made
             case ev.Weigh():
                 parts = [part for each in effect.parts for part in each]
@@ -514,7 +471,7 @@ class Hands:
         )
         self._notes.cut = found["cut"]
         shards = tuple(Digest(blob) for blob in found["shards"])
-        await self._share(*shards)
+        await self._parts.share(*shards)
         return ev.Masked(effect.context, shards)
 
     async def _sum(self, effect: ev.Sum) -> ev.Event:
@@ -526,7 +483,7 @@ class Hands:
             carry=effect.carry,
         )
         total, carry = Digest(found["sum"]), bytes(found["carry"])
-        await self._share(total, *([Digest(carry)] if carry else []))
+        await self._parts.share(total, *([Digest(carry)] if carry else []))
         index = effect.slice.index
         return ev.Summed(effect.context, index, effect.members, total, carry)
 

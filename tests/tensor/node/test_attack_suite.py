@@ -3,6 +3,11 @@
 import importlib.util
 import json
 import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -130,6 +135,35 @@ def test_rows_of_another_program_are_not_taken_into_a_table(tmp_path, monkeypatc
     Kept(path, "toy").keep("6 frequency", [ROW])
     monkeypatch.setattr(kept_rows, "_source", lambda: b"one line was changed")
     assert Kept(path, "toy").found("6 frequency") is None
+
+
+@needs_packages
+def test_what_is_told_to_end_leaves_no_process_behind():
+    command = [sys.executable, "-m", "node.attack", "--quick", "--only", "3"]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as run_of_both:
+        children = Path(f"/proc/{run_of_both.pid}/task/{run_of_both.pid}/children")
+        for _ in range(600):
+            begun = children.read_text().split()
+            if len(begun) == 2:
+                break
+            time.sleep(0.05)
+        assert len(begun) == 2
+        run_of_both.terminate()
+        assert run_of_both.wait(30) == 128 + signal.SIGTERM
+    for child in begun:
+        for _ in range(200):
+            if not _runs(child):
+                break
+            time.sleep(0.05)
+        assert not _runs(child)
+
+
+def _runs(pid):
+    """A process that has ended may wait for somebody to ask how."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split(") ")[1][0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 LONG = pytest.mark.skipif(
