@@ -67,8 +67,8 @@ class Transform(ABC):
 
 
 @dataclass(frozen=True, eq=False)
-class Identity(Transform):
-    """Leaves features where they are."""
+class _Involution(Transform):
+    """A symmetric map that undoes itself: orthogonal, its own inverse and its own dual."""
 
     count: int
 
@@ -85,6 +85,10 @@ class Identity(Transform):
 
     def dual(self) -> Transform:
         return self
+
+
+class Identity(_Involution):
+    """Leaves features where they are."""
 
     def mix(self, x: Tensor) -> Tensor:
         return x
@@ -209,54 +213,20 @@ class Blocks(Transform):
         return torch.bmm(self._cast.like(x), moved).flatten(0, 1)
 
 
-@dataclass(frozen=True, eq=False)
-class Hadamard(Transform):
+class Hadamard(_Involution):
     """Orthonormal Walsh-Hadamard blocks of the sizes in the binary form of `count`.
 
     A symmetric involution that costs count * log(count) instead of count^2; between signs
     and permutations it is the fast key (docs/ee.md §2).
     """
 
-    count: int
-
-    @property
-    def size(self) -> int:
-        return self.count
-
-    @property
-    def orthogonal(self) -> bool:
-        return True
-
-    def inverse(self) -> Transform:
-        return self
-
-    def dual(self) -> Transform:
-        return self
-
     def mix(self, x: Tensor) -> Tensor:
         widths = [1 << b for b in range(self.count.bit_length()) if self.count >> b & 1]
         return torch.cat([_walsh(part) for part in x.split(widths)])
 
 
-@dataclass(frozen=True, eq=False)
-class Reflection(Transform):
+class Reflection(_Involution):
     """Swaps the first axis and the mean direction; a symmetric involution."""
-
-    count: int
-
-    @property
-    def size(self) -> int:
-        return self.count
-
-    @property
-    def orthogonal(self) -> bool:
-        return True
-
-    def inverse(self) -> Transform:
-        return self
-
-    def dual(self) -> Transform:
-        return self
 
     def mix(self, x: Tensor) -> Tensor:
         if self.count == 1:

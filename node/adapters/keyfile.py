@@ -19,38 +19,21 @@ from typing import Any
 import nacl.bindings
 import nacl.exceptions
 import nacl.public
-import nacl.pwhash.argon2id
 import nacl.signing
 
 from node.errors import KeyFileError
+from node.stretching import COST, SALT_BYTES, Cost, asked, box_key
 from protocol.members import peer_id
 from protocol.types import KEY_BYTES, PeerId, PublicKey
 
 FORMAT = "rexis-key-1"
 FILE_LIMIT_BYTES = 4096
 _NONCE_BYTES = nacl.bindings.crypto_aead_xchacha20poly1305_ietf_NPUBBYTES
-_SALT_BYTES = nacl.pwhash.argon2id.SALTBYTES
 # The order of the secp256k1 group (SEC 2, 2.4.1): an account key is 1 .. n - 1.
 _SECP256K1_N = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
 _RESTORE = (
     "restore the key file from your backup; without it the node's identity is gone"
 )
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Work one guess of the passphrase takes."""
-
-    passes: int
-    memory_bytes: int
-
-
-# RFC 9106, section 4, second choice: 3 passes over 64 MiB.
-COST = Cost(3, 64 << 20)
-# For tests only: a passphrase behind it can be guessed.  No option reaches it.
-COST_FOR_TESTS = Cost(1, 8 << 10)
-# What a file may ask of us before we know that it is ours.
-_COST_LIMIT = Cost(16, 1 << 30)
 
 
 @dataclass(frozen=True, repr=False)
@@ -137,7 +120,7 @@ def create(path: Path, passphrase: bytes, *, cost: Cost = COST) -> KeyFile:
         "format": FORMAT,
         "passes": cost.passes,
         "memory_bytes": cost.memory_bytes,
-        "salt": secrets.token_bytes(_SALT_BYTES).hex(),
+        "salt": secrets.token_bytes(SALT_BYTES).hex(),
         "node_key": key.public_key.hex(),
         "seal_key": key.seal_key.hex(),
         "peer_id": key.peer_id,
@@ -185,13 +168,7 @@ def _associated(clear: Mapping[str, Any]) -> bytes:
 
 
 def _box_key(clear: Mapping[str, Any], passphrase: bytes) -> bytes:
-    return nacl.pwhash.argon2id.kdf(
-        nacl.bindings.crypto_aead_xchacha20poly1305_ietf_KEYBYTES,
-        passphrase,
-        bytes.fromhex(clear["salt"]),
-        opslimit=clear["passes"],
-        memlimit=clear["memory_bytes"],
-    )
+    return box_key(passphrase, bytes.fromhex(clear["salt"]), asked(clear))
 
 
 def _write_new(path: Path, data: bytes) -> None:
@@ -240,26 +217,13 @@ def _parsed(path: Path, data: bytes) -> dict[str, Any]:
         ) from error
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise KeyFileError(f"{path} is not a {FORMAT} file", hint=_RESTORE)
-    _require_cost(path, document)
-    if len(_bytes(path, document, "salt")) != _SALT_BYTES:
+    try:
+        asked(document)
+    except ValueError as error:
+        raise KeyFileError(f"{path} {error}", hint=_RESTORE) from error
+    if len(_bytes(path, document, "salt")) != SALT_BYTES:
         raise KeyFileError(f"the salt of {path} has a wrong length", hint=_RESTORE)
     return document
-
-
-def _require_cost(path: Path, document: Mapping[str, Any]) -> None:
-    passes, memory = document.get("passes"), document.get("memory_bytes")
-    least = COST_FOR_TESTS
-    if (
-        type(passes) is not int
-        or type(memory) is not int
-        or not least.passes <= passes <= _COST_LIMIT.passes
-        or not least.memory_bytes <= memory <= _COST_LIMIT.memory_bytes
-    ):
-        raise KeyFileError(
-            f"{path} asks for {passes} passes over {memory} bytes, limit is "
-            f"{_COST_LIMIT.passes} over {_COST_LIMIT.memory_bytes}",
-            hint=_RESTORE,
-        )
 
 
 def _bytes(path: Path, document: Mapping[str, Any], name: str) -> bytes:

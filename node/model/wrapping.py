@@ -13,15 +13,12 @@ from typing import Any, Protocol
 
 import nacl.bindings
 import nacl.exceptions
-import nacl.pwhash.argon2id
-import nacl.utils
 
 from ee.ledger import SECRET_BYTES
 from node.errors import ModelError, NodeError
+from node.stretching import COST, SALT_BYTES, Cost, asked, box_key
 
 _NONCE_BYTES = nacl.bindings.crypto_aead_xchacha20poly1305_ietf_NPUBBYTES
-_BOX_KEY_BYTES = nacl.bindings.crypto_aead_xchacha20poly1305_ietf_KEYBYTES
-_SALT_BYTES = nacl.pwhash.argon2id.SALTBYTES
 
 
 class Wrapping(Protocol):
@@ -34,22 +31,6 @@ class Wrapping(Protocol):
         """`ModelError` if this is not how, or not with what, it was wrapped."""
 
 
-@dataclass(frozen=True)
-class Cost:
-    """Work one guess of a passphrase takes."""
-
-    passes: int
-    memory_bytes: int
-
-
-# RFC 9106, section 4, second choice: 3 passes over 64 MiB.
-COST = Cost(3, 64 << 20)
-# For tests only: a passphrase behind it can be guessed.  No option reaches it.
-COST_FOR_TESTS = Cost(1, 8 << 10)
-# What a file may ask of us before we know that it is ours.
-_COST_LIMIT = Cost(16, 1 << 30)
-
-
 @dataclass(frozen=True, repr=False)
 class Passphrase:
     """Argon2id, then XChaCha20-Poly1305 with the clear part as associated data."""
@@ -58,11 +39,11 @@ class Passphrase:
     cost: Cost = COST
 
     def wrap(self, secret: bytes, clear: bytes) -> dict[str, Any]:
-        salt = secrets.token_bytes(_SALT_BYTES)
+        salt = secrets.token_bytes(SALT_BYTES)
         # A fresh salt gives a fresh box key, so the nonce could not repeat even if zero.
         nonce = secrets.token_bytes(_NONCE_BYTES)
         box = nacl.bindings.crypto_aead_xchacha20poly1305_ietf_encrypt(
-            secret, clear, nonce, _box_key(self.passphrase, salt, self.cost)
+            secret, clear, nonce, box_key(self.passphrase, salt, self.cost)
         )
         return {
             "kind": "passphrase",
@@ -75,12 +56,15 @@ class Passphrase:
 
     def unwrap(self, wrapped: Mapping[str, Any], clear: bytes) -> bytes:
         salt, nonce, box = (_hex(wrapped, name) for name in ("salt", "nonce", "box"))
-        cost = _cost(wrapped)
-        if wrapped.get("kind") != "passphrase" or len(salt) != _SALT_BYTES:
+        try:
+            cost = asked(wrapped)
+        except ValueError as error:
+            raise ModelError(f"the key file {error}") from error
+        if wrapped.get("kind") != "passphrase" or len(salt) != SALT_BYTES:
             raise ModelError("this key is not kept under a passphrase")
         try:
             secret = nacl.bindings.crypto_aead_xchacha20poly1305_ietf_decrypt(
-                box, clear, nonce, _box_key(self.passphrase, salt, cost)
+                box, clear, nonce, box_key(self.passphrase, salt, cost)
             )
         except (nacl.exceptions.CryptoError, ValueError) as error:
             raise ModelError(
@@ -131,29 +115,3 @@ def _hex(wrapped: Mapping[str, Any], name: str) -> bytes:
         return bytes.fromhex(wrapped[name])
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(f"the key file has no readable {name!r}") from error
-
-
-def _cost(wrapped: Mapping[str, Any]) -> Cost:
-    passes, memory = wrapped.get("passes"), wrapped.get("memory_bytes")
-    least = COST_FOR_TESTS
-    if (
-        type(passes) is not int
-        or type(memory) is not int
-        or not least.passes <= passes <= _COST_LIMIT.passes
-        or not least.memory_bytes <= memory <= _COST_LIMIT.memory_bytes
-    ):
-        raise ModelError(
-            f"the key file asks for {passes} passes over {memory} bytes, limit is"
-            f" {_COST_LIMIT.passes} over {_COST_LIMIT.memory_bytes}"
-        )
-    return Cost(passes, memory)
-
-
-def _box_key(passphrase: bytes, salt: bytes, cost: Cost) -> bytes:
-    return nacl.pwhash.argon2id.kdf(
-        _BOX_KEY_BYTES,
-        passphrase,
-        salt,
-        opslimit=cost.passes,
-        memlimit=cost.memory_bytes,
-    )

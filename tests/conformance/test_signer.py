@@ -4,9 +4,10 @@ import nacl.exceptions
 import nacl.signing
 import pytest
 
-from node.adapters.keyfile import COST_FOR_TESTS, create, open_, seal_to
+from node.adapters.keyfile import create, open_, seal_to
 from node.adapters.memory_signer import memory_signer
 from node.errors import KeyFileError
+from node.stretching import COST_FOR_TESTS
 from protocol.members import peer_id
 
 

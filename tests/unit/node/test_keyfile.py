@@ -5,8 +5,9 @@ import json
 import nacl.signing
 import pytest
 
-from node.adapters.keyfile import COST, COST_FOR_TESTS, create, open_, seal_to
+from node.adapters.keyfile import create, open_, seal_to
 from node.errors import KeyFileError
+from node.stretching import COST, COST_FOR_TESTS
 from protocol.members import peer_id
 
 WORD = b"correct horse"

@@ -14,7 +14,8 @@ from node.errors import ModelError
 from node.model import key_document
 from node.model.key_document import KeyDocument, new_secret
 from node.model.keyring import KEYS, Keyring
-from node.model.wrapping import COST_FOR_TESTS, Passphrase, Sealed
+from node.model.wrapping import Passphrase, Sealed
+from node.stretching import COST_FOR_TESTS
 
 HERE = Context("north", "gpu-1", "run-1")
 LATER = Context("north", "gpu-1", "run-2")
@@ -23,7 +24,7 @@ PASSPHRASE = Passphrase(b"correct horse", COST_FOR_TESTS)
 
 
 def _sealed(tmp_path, name="node") -> Sealed:
-    own = keyfile.create(tmp_path / name, b"x", cost=keyfile.COST_FOR_TESTS)
+    own = keyfile.create(tmp_path / name, b"x", cost=COST_FOR_TESTS)
     return Sealed(lambda data: keyfile.seal_to(own.seal_key, data), own.open_sealed)
 
 
