@@ -27,14 +27,18 @@ _MISSING = frozenset({"", "na", "nan", "."})
 def parse(
     spec: ModelSpec, header: Sequence[str], rows: Sequence[Sequence[str]]
 ) -> Values:
-    """Text cells to values; an unreadable cell is an error with its place, not a guess."""
+    """Text cells to values; an unreadable cell is an error, not a guess.
+
+    The error has its place and never what stands in it, which is a record's: it may be logged.
+    """
     if len(rows) > RECORDS_AT_MOST:
         raise EncryptionError(f"{len(rows)} records, limit is {RECORDS_AT_MOST}")
     places = {name: index for index, name in enumerate(header)}
     absent = [column.name for column in spec.columns if column.name not in places]
     if absent:
+        more = f" and {len(absent) - 3} more" if len(absent) > 3 else ""
         raise EncryptionError(
-            f"the table has no column {', '.join(map(repr, absent[:3]))}"
+            f"the table has no column {', '.join(map(repr, absent[:3]))}{more}"
         )
     values = np.full((len(rows), len(spec.columns)), np.nan)
     for j, column in enumerate(spec.columns):
@@ -50,7 +54,7 @@ def _value(column: Column, cell: str, row: int) -> float:
     if column.levels:
         if cell not in column.levels:
             raise EncryptionError(
-                f"row {row + 1}, {column.name}: {cell!r} is not one of {list(column.levels)}"
+                f"record {row + 1}: {column.name} is not one of {list(column.levels)}"
             )
         return float(column.levels.index(cell))
     try:
@@ -58,7 +62,7 @@ def _value(column: Column, cell: str, row: int) -> float:
     except ValueError:
         number = np.nan
     if not np.isfinite(number):
-        raise EncryptionError(f"row {row + 1}, {column.name}: {cell!r} is not a number")
+        raise EncryptionError(f"record {row + 1}: {column.name} is not a number")
     return number
 
 

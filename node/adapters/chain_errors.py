@@ -24,6 +24,8 @@ _HINTS = {
     "InvalidToken": "name the address of an ERC-20 contract on this chain",
     "InvalidExpiry": "choose a time after the chain's newest block, within the longest grant",
     "NotOwner": "only the account that listed the dataset may do this",
+    "AlreadyDisputed": "`rexis dispute list` shows what came of it; a receipt is disputed once",
+    "WindowOver": "a receipt is disputed while its window of challenges is open, or not at all",
     "ConflictingAnchor": "this account anchored another digest there; an anchor is never replaced",
     # Datasets and grants.
     "NoSuchDataset": "`rexis dataset list` shows what is on the chain",

@@ -53,6 +53,7 @@ def run(quick: bool) -> dict[str, Any]:
             "commit": lambda: _committed(trace),
             "shard": check.fast(twin),
             "shard_portable": check.audited,
+            "products": check.products,
             "freivalds": check.keyed,
         },
         turns,
@@ -63,6 +64,7 @@ def run(quick: bool) -> dict[str, Any]:
         "commit_overhead": best["commit"] / best["int"],
         "shard_ms": 1e3 * best["shard"],
         "shard_portable_ms": 1e3 * best["shard_portable"],
+        "shard_portable_vs_products": best["shard_portable"] / best["products"],
         "shard_bytes": len(boundaries[1]) + len(SALT),
         "full_replay_vs_inference": best["portable"] / best["int"],
         "freivalds_ms": 1e3 * layers * best["freivalds"],
@@ -178,6 +180,15 @@ class _Layer:
         rows = integer.unpack_rows(self._packed, self._shape)
         boundary_root(self._packed, self._shape, 1, SALT)
         self._compare(self._trunk.replay_layer(1, rows))
+
+    def products(self) -> None:
+        """The layer's seven matrix products alone, in the floats of this machine."""
+        layer = self._trunk.layers[1]
+        rows = self._rows[0].astype(np.float32)
+        for one in (layer.q, layer.k, layer.v, layer.o, layer.up or layer.gate):
+            np.matmul(rows, one.weight32.T)
+        inner = np.matmul(rows, layer.gate.weight32.T)
+        np.matmul(inner, layer.down.weight32.T)
 
     def fast(self, twin: Any) -> Callable[[], None]:
         """The same with the int8 products of the torch twin."""

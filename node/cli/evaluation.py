@@ -1,5 +1,7 @@
 """Released models, encrypted inference, receipts, audits."""
 
+from collections.abc import Sequence
+
 import click
 
 from node.cli.shell import (
@@ -17,8 +19,11 @@ from node.cli.shell import (
 from node.cli.words import count, moment, short, size, until
 from node.model import cli as disk
 
-_SCORES_SHOWN = 10
-_ID_DIGITS = 64
+_SHOWN = 10
+"""Scores, and receipts, of an inference; all are in the JSON, and the scores in `--out`."""
+_AUDITS = ("audit list", "audits.list", "audits")
+_RECEIPTS = (("receipt certificates", "receipts.certificates", "certificates"), _AUDITS)
+"""Where a receipt's digest stands besides the list of those this node signed."""
 
 
 @click.group(cls=Noun)
@@ -127,9 +132,9 @@ def _top() -> None:
 )
 def infer(shell: Shell, model_id: str, table: str, host: str, out: str | None) -> None:
     """Score the rows of a table on a host that sees keyed integers only."""
-    answer = shell.ask(
+    answer = shell.ask_long(
         "inference.run",
-        doing=f"asking {host}",
+        work=table,
         timeout_s=BULK_S,
         model=shell.resolve("model", model_id),
         host=host,
@@ -139,20 +144,17 @@ def infer(shell: Shell, model_id: str, table: str, host: str, out: str | None) -
 
     def human() -> None:
         scores, named = answer["scores"], answer["answers"]
-        first = [f"{score:.4f}" for score in scores[:_SCORES_SHOWN]]
+        first = [f"{score:.4f}" for score in scores[:_SHOWN]]
         if named:
             pairs = zip(named, first, strict=False)
             first = [f"{name} ({score})" for name, score in pairs]
-        shown = ", ".join(first)
-        more = len(scores) - _SCORES_SHOWN
-        rest = f" and {more} more" if more > 0 else ""
-        receipts = ", ".join(map(short, answer["receipts"]))
+        receipts = list(map(short, answer["receipts"][:_SHOWN]))
         print_fields(
             [
                 ("model", short(answer["model"])),
                 ("host", answer["host"]),
-                ("receipts", receipts or "none"),
-                ("scores", f"{shown}{rest}" if scores else "none"),
+                ("receipts", _first(receipts, len(answer["receipts"]))),
+                ("scores", _first(first, len(scores))),
             ]
         )
         if answer["path"]:
@@ -205,12 +207,17 @@ def anchor(shell: Shell) -> None:
 @verb(receipt)
 @click.argument("receipt_id", metavar="RECEIPT")
 @click.argument("path", callback=absolute, metavar="FILE")
-@click.option("--case", type=int, help="Only this case of it, from 0.")
+@click.option("--case", type=Number(min=0), help="Only this case of it, from 0.")
 def export(shell: Shell, receipt_id: str, path: str, case: int | None) -> None:
-    """Write the bundle of one receipt, for `rexis-verify` to check offline."""
+    """Write one receipt as a file that `rexis-verify` checks offline.
+
+    RECEIPT is a digest, or how one begins of those this node signed, got or heard of.
+    """
     answer = shell.ask(
         "receipts.export",
-        receipt=shell.resolve("receipt", receipt_id),
+        doing="putting the file together",
+        timeout_s=CHAIN_S,
+        receipt=shell.resolve("receipt", receipt_id, *_RECEIPTS),
         path=path,
         case=case,
     )
@@ -243,13 +250,11 @@ def dispute_open(shell: Shell, receipt_id: str) -> None:
 
     Puts up the federation's bond. RECEIPT is a digest, or how one in the audits begins.
     """
-    audits = shell.ask("audits.list")["audits"] if len(receipt_id) < _ID_DIGITS else []
-    found = {row["receipt"] for row in audits if row["receipt"].startswith(receipt_id)}
     answer = shell.ask(
         "disputes.open",
         doing="opening the dispute",
         timeout_s=CHAIN_S,
-        receipt=found.pop() if len(found) == 1 else receipt_id,
+        receipt=shell.resolve("receipt", receipt_id, _AUDITS),
     )
     shell.result(
         answer, lambda: say(f"dispute {answer['dispute']} with {answer['host']}")
@@ -281,7 +286,7 @@ def _finding(row: Row) -> str:
     if row["fault"] is None:
         layers = count(row["layers_replayed"], "layer")
         if row["tier"] == "freivalds":
-            return f"{layers} checked by key, wrong with 2^-{row['error_bits']}"
+            return f"{layers} checked by key, a lie passes with 2^-{row['error_bits']}"
         return f"{layers} replayed exactly"
     if row["fault"] != "layer":
         return {"shape": "rows the model does not have", "receipt": "no receipt"}[
@@ -293,6 +298,11 @@ def _finding(row: Row) -> str:
         f"layer {row['layer']}, case {entry['case']}, token {entry['token']}, column "
         f"{entry['column']}: {entry['committed']} instead of {entry['computed']}"
     )
+
+
+def _first(shown: Sequence[str], count: int) -> str:
+    more = count - len(shown)
+    return f"{', '.join(shown) or 'none'}{f' and {more} more' if more else ''}"
 
 
 def _licence(row: Row) -> str:

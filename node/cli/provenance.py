@@ -67,8 +67,8 @@ def show(shell: Shell, about: str | None, direction: str) -> None:
     required=True,
     callback=absolute,
     metavar="FILE",
-    help="The suffix says what: .jsonld W3C PROV-O, .svg a picture, .dot Graphviz, .records "
-    "the signed records.",
+    help="The suffix says what: .jsonld W3C PROV-O, .svg a picture, .dot Graphviz, .lineage "
+    "what `rexis-verify lineage` checks, .records the signed records alone.",
 )
 def export(shell: Shell, about: str | None, direction: str, path: str) -> None:
     """Write the graph around a THING, or all of it, to a file.

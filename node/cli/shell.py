@@ -164,23 +164,29 @@ class Shell:
         """One thing, a line for each fact."""
         self.result(answer, lambda: print_fields(pairs))
 
-    def resolve(self, noun: str, given: str) -> str:
-        """The full id of the one `noun` (run, model, receipt) that begins with `given`."""
+    def resolve(self, noun: str, given: str, *also: tuple[str, str, str]) -> str:
+        """The full id of the one `noun` (run, model, receipt) that begins with `given`.
+
+        Looked for in the noun's own list and in those of `also`: command, method, and what the
+        rows of its answer stand under.
+        """
         text = given.lower()
         if len(text) == _ID_DIGITS:
             return text
-        ids = [row[noun] for row in self.ask(f"{noun}s.list")[f"{noun}s"]]
-        found = sorted({one for one in ids if one.startswith(text)})
-        if len(found) == 1 and text:
+        lists = ((f"{noun} list", f"{noun}s.list", f"{noun}s"), *also)
+        shown = ", ".join(f"`rexis {command}`" for command, _, _ in lists)
+        where = f"{shown} show{'' if also else 's'} the {noun}s this node knows"
+        if not text:
+            raise NotFoundError(f"the {noun} is left empty", hint=where)
+        rows = [row for _, method, key in lists for row in self.ask(method)[key]]
+        found = sorted({row[noun] for row in rows if row[noun].startswith(text)})
+        if len(found) == 1:
             return str(found[0])
         if not found:
-            raise NotFoundError(
-                f"no {noun} begins with {given!r}",
-                hint=f"`rexis {noun} list` shows the {noun}s this node knows",
-            )
-        shown = ", ".join(one[:16] for one in found[:4])
+            raise NotFoundError(f"no {noun} begins with {given!r}", hint=where)
+        some = ", ".join(one[:16] for one in found[:4])
         raise NotFoundError(
-            f"{len(found)} {noun}s begin with {given!r}", hint=f"they are {shown}"
+            f"{len(found)} {noun}s begin with {given!r}", hint=f"they are {some}"
         )
 
 

@@ -12,8 +12,6 @@ from node.compute import table
 from node.errors import ComputeError
 
 _BEGIN, _END, _OTHER = 0, 2, 3
-_SHOWN = 40
-"""Characters of an odd label that an error repeats."""
 
 Labelled = tuple[list[str], NDArray[np.int64], NDArray[np.bool_]]
 """Texts, the number of each one's class, and which are held out."""
@@ -38,8 +36,7 @@ def labelled_texts(
             continue
         if found not in numbers:
             raise ComputeError(
-                f"line {number}, {question.label}: {found[:_SHOWN]!r} is not one of"
-                f" {list(classes)}"
+                f"line {number}: {question.label} is not one of {list(classes)}"
             )
         known.append(line)
     if not known:

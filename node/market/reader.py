@@ -142,17 +142,16 @@ def as_table(listing: Listing, units: Sequence[bytes]) -> bytes:
     return as_csv(listing, units)
 
 
+def require_writable(path: Path) -> None:
+    """Raise what `write_private` would, before work is done whose result it is to hold."""
+    handle, name = _aside(path)
+    os.close(handle)
+    Path(name).unlink()
+
+
 def write_private(path: Path, data: bytes) -> None:
     """`data` at `path` for its owner's eyes only, whole or not at all."""
-    try:
-        if path.is_symlink() or (path.exists() and not path.is_file()):
-            raise StorageError(f"{path} is not a regular file", hint="name another")
-        # mkstemp makes the file with mode 0600 before the first byte is in it.
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:64]}.")
-    except OSError as error:
-        raise _unwritable(path, error) from error
-    except ValueError as error:
-        raise StorageError("path holds a zero byte") from error
+    handle, name = _aside(path)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
@@ -163,6 +162,19 @@ def write_private(path: Path, data: bytes) -> None:
         with suppress(OSError):
             Path(name).unlink()
         raise _unwritable(path, error) from error
+
+
+def _aside(path: Path) -> tuple[int, str]:
+    """A new file beside `path`, open; renaming would put it over a device or a link as well."""
+    try:
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            raise StorageError(f"{path} is not a regular file", hint="name another")
+        # mkstemp makes the file with mode 0600 before the first byte is in it.
+        return tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:64]}.")
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    except ValueError as error:
+        raise StorageError("path holds a zero byte") from error
 
 
 def _unwritable(path: Path, error: OSError) -> StorageError:

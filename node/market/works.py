@@ -1,4 +1,4 @@
-"""What of the market takes long and is under way: publishing, fetching.
+"""What takes long and is under way: publishing, fetching, an inference of many records.
 
 A row is for a person who waits.  It counts bytes; it is gone when the work has ended,
 well or not, and the answer of the call says how.
@@ -9,7 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-What = Literal["reading", "encrypting", "anchoring", "fetching", "decrypting"]
+What = Literal[
+    "reading", "encrypting", "anchoring", "fetching", "decrypting", "inferring"
+]
 
 
 @dataclass
@@ -17,7 +19,7 @@ class Work:
     """One call under way; its thread counts up, the daemon reads."""
 
     path: str
-    """The first path that was published, or where to something is fetched."""
+    """The first path that was published, where to something is fetched, the table asked about."""
     what: What
     done: int = 0
     total: int = 0

@@ -192,7 +192,9 @@ class DatasetsFetch(Result, frozen=True):
 
 class Work(Result, frozen=True):
     path: Annotated[str, _said("the first one that was named in the call")]
-    what: Literal["reading", "encrypting", "anchoring", "fetching", "decrypting"]
+    what: Literal[
+        "reading", "encrypting", "anchoring", "fetching", "decrypting", "inferring"
+    ]
     done_bytes: Count
     bytes: Annotated[Count, _said("0 where it is not known yet")]
 

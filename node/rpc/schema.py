@@ -92,7 +92,7 @@ _ALL = (
         "datasets.works",
         params.Nothing,
         results.DatasetsWorks,
-        "What this node is publishing and fetching now, and how far it is.",
+        "What this node is publishing, fetching and asking hosts about now, and how far it is.",
     ),
     Method(
         "datasets.list",

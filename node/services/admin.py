@@ -14,7 +14,7 @@ import trio
 from node.clock import monotonic_millis
 from node.errors import AccessError, ChainError
 from node.market import publish
-from node.market.reader import write_private
+from node.market.reader import require_writable, write_private
 from node.market.search import Filter
 from node.services.deals_admin import DealsAdmin
 from node.services.inference import score_file
@@ -178,7 +178,7 @@ class Admin:
         return await market.change(params.dataset, await market.offer(params))
 
     async def _datasets_works(self, _params: Any) -> Row:
-        return {"works": self._node.market.works()}
+        return {"works": self._node.market.works.rows()}
 
     async def _datasets_search(self, params: Any) -> Row:
         wanted = Filter(
@@ -303,9 +303,13 @@ class Admin:
     async def _inference_run(self, params: Any) -> Row:
         self._only("institution")
         data = await trio.to_thread.run_sync(publish.read_table, Path(params.path))
-        found = await self._node.requester.run(
-            bytes.fromhex(params.model), params.host, data
-        )
+        if params.out is not None:
+            # Scores that cannot be written would be lost with their host asked already.
+            await trio.to_thread.run_sync(require_writable, Path(params.out))
+        with self._node.market.works.begin(params.path, "encrypting") as work:
+            found = await self._node.requester.run(
+                bytes.fromhex(params.model), params.host, data, work
+            )
         if params.out is not None:
             lines = score_file(found)
             await trio.to_thread.run_sync(write_private, Path(params.out), lines)

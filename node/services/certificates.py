@@ -14,11 +14,11 @@ import structlog
 import trio
 
 from node.clock import now_s
-from node.compute.state import write_file
 from node.errors import ChainError, NodeError, StorageError
+from node.market.reader import write_private
 from node.ports import Blobs, Chain, Store, Transport
 from node.services.federation import Federation
-from node.services.receipts import Receipts, fetch_place
+from node.services.receipts import Kept, Receipts, fetch_place
 from node.services.releases import Releases
 from node.verifier import bundle
 from node.verifier.bundle import Bundle
@@ -27,7 +27,8 @@ from protocol import merkle
 from protocol.boundary import case_roots, case_salt
 from protocol.errors import ProtocolError
 from protocol.evaluation import Place
-from protocol.receipt import open_receipt
+from protocol.lineage import PlacedReceipt
+from protocol.receipt import Receipt, open_receipt
 from protocol.types import Digest, digest
 from protocol.wire import Message, decode, encode
 
@@ -147,7 +148,7 @@ class Certificates:
         )
 
     async def rows(self) -> list[dict[str, Any]]:
-        """For `receipts.certificates`."""
+        """For `receipts.certificates`, in the order of their times."""
         places = dict(await self._store.scan(_PLACES))
         found = []
         for key, data in await self._store.scan(_CERTIFICATES):
@@ -164,12 +165,21 @@ class Certificates:
                     "batch": None if place is None else place.batch.hex(),
                 }
             )
-        return found
+        return sorted(found, key=lambda row: int(row["time"]))
 
-    async def receipts(self) -> list[bytes]:
-        """Every receipt this node has asked for, as its host signed it."""
-        stored = await self._store.scan(_CERTIFICATES)
-        return [decode(data, Certificate).receipt for _, data in stored]
+    async def placed(self) -> list[PlacedReceipt]:
+        """Every receipt this node has asked for, with its place once the chain has it."""
+        places = dict(await self._store.scan(_PLACES))
+        found = []
+        for key, data in await self._store.scan(_CERTIFICATES):
+            sealed = decode(data, Certificate).receipt
+            place = decode(places[key], Place) if key in places else None
+            found.append(
+                PlacedReceipt(sealed, b"", None)
+                if place is None
+                else PlacedReceipt(sealed, place.batch, place.proof)
+            )
+        return found
 
     async def export(self, receipt: bytes, path: Path) -> dict[str, Any]:
         """Write the bundle of a receipt; what the verifier found wrong goes first."""
@@ -178,7 +188,7 @@ class Certificates:
             data = await trio.to_thread.run_sync(found.read_bytes)
         else:
             data = await self._bundle(receipt)
-        await trio.to_thread.run_sync(write_file, path, data)
+        await trio.to_thread.run_sync(write_private, path, data)
         return {"path": str(path), "bytes": len(data)}
 
     async def _bundle(self, receipt: bytes) -> bytes:
@@ -193,7 +203,7 @@ class Certificates:
             )
             place = await self._place(sealed)
         else:
-            opened, kept = await self._receipts.kept(receipt)
+            opened, kept = await self._signed(receipt)
             sealed, salt = kept.sealed, kept.salt
             rows = await self._receipts.rows_at(opened, kept, 0)
             place = await self._receipts.anchored_place(receipt)
@@ -202,6 +212,16 @@ class Certificates:
             bundle.write,
             Bundle(sealed, place.batch, place.proof, 0, salt, rows, b"", model),
         )
+
+    async def _signed(self, receipt: bytes) -> tuple[Receipt, Kept]:
+        try:
+            return await self._receipts.kept(receipt)
+        except StorageError as error:
+            raise StorageError(
+                f"this node has not signed receipt {receipt.hex()[:16]}, did not ask for it"
+                " and found nothing wrong in it",
+                hint="its host and its requester can write its file",
+            ) from error
 
     async def disclose(self, receipt: bytes, case: int, path: Path) -> dict[str, Any]:
         """Write one case of an answer this node got, and nothing of the others."""
@@ -227,7 +247,7 @@ class Certificates:
         data = await trio.to_thread.run_sync(
             _shown, certificate, place, case, ends, model
         )
-        await trio.to_thread.run_sync(write_file, path, data)
+        await trio.to_thread.run_sync(write_private, path, data)
         return {"path": str(path), "bytes": len(data)}
 
     async def _place(self, sealed: bytes) -> Place:

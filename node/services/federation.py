@@ -9,7 +9,7 @@ import trio
 
 from node.errors import AccessError, ChainError
 from node.ports import Chain, Store
-from protocol.members import Member, MemberSet
+from protocol.members import ROLE_COMPUTE_HOST, Member, MemberSet
 from protocol.types import PeerId
 from protocol.wire import decode, encode
 
@@ -83,6 +83,17 @@ class Federation:
                 return member
         names = ", ".join(sorted(member.name for member in self.members.members))
         raise AccessError(f"no member is called {name!r}", hint=f"members are: {names}")
+
+    def named_host(self, name: str) -> Member:
+        """The member an operator means to compute."""
+        member = self.named(name)
+        if not member.has(ROLE_COMPUTE_HOST):
+            hosts = [m.name for m in self.members.members if m.has(ROLE_COMPUTE_HOST)]
+            raise AccessError(
+                f"{name} is not registered as a compute host",
+                hint=f"compute hosts are: {', '.join(sorted(hosts)) or 'none yet'}",
+            )
+        return member
 
     def name_of(self, node_key: bytes) -> str:
         """For a person to read."""

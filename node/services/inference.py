@@ -18,8 +18,9 @@ import structlog
 import trio
 
 from node.clock import now_s
-from node.errors import AccessError, ComputeError
-from node.ports import Blobs, Compute, Progress, Signer, Store, Transport
+from node.errors import AccessError, ComputeError, TransportError
+from node.market.works import Work
+from node.ports import Blobs, Compute, Signer, Store, Transport
 from node.services.certificates import Certificates
 from node.services.faults import altered
 from node.services.federation import Federation
@@ -36,7 +37,7 @@ from protocol.evaluation import (
     InferRequest,
     Release,
 )
-from protocol.members import ROLE_COMPUTE_HOST, Member
+from protocol.members import Member
 from protocol.receipt import (
     JOB_BYTES,
     Order,
@@ -148,16 +149,21 @@ class Host:
     async def _infer(
         self, model_root: bytes, rows: bytes, shape: Shape, start: int
     ) -> list[bytes]:
-        client = await self._client(model_root)
         try:
+            client = await self._client(model_root)
             return await trio.to_thread.run_sync(
                 lambda: client.infer(rows, shape, start=start)
             )
         except WorkerRefusedError:
             raise  # rows of a wrong shape must not cost the next requester a reload
-        except ComputeError:
+        except ComputeError as error:
             self.close()
-            raise
+            # What it says is for this node's operator: it names files of this machine.
+            log.error("worker does not compute", reason=str(error))  # noqa: TRY400
+            raise ComputeError(
+                "the host's worker does not compute",
+                hint="ask again in a moment, or ask another host",
+            ) from error
 
     async def _client(self, model_root: bytes) -> WorkerClient:
         """A session of the worker with the trunk loaded; one trunk at a time."""
@@ -220,19 +226,22 @@ class Requester:
         model_root: bytes,
         host: str,
         records: bytes,
-        progress: Progress | None = None,
+        work: Work | None = None,
     ) -> dict[str, Any]:
-        """Scores for the records of a CSV file, and the digests of the receipts."""
+        """Scores for the records of a CSV file, and the digests of the receipts.
+
+        `work` counts the bytes of keyed rows that are answered.
+        """
         release = self._releases.require_licence(model_root)
-        member = self._federation.named(host)
-        if not member.has(ROLE_COMPUTE_HOST):
-            raise AccessError(f"{host} is not registered as a compute host")
+        member = self._host(release, host)
         common = self._common(release)
         encoded = await self._compute.call(
             "infer.encode", {**common, "records": records}
         )
         parts = [part for group in encoded["groups"] for part in _parts(group)]
-        cases, done = sum(len(part.places) for part in parts), 0
+        cases = sum(len(part.places) for part in parts)
+        if work is not None:
+            work.step("inferring", sum(len(part.rows) for part in parts))
         told: dict[int, tuple[float, str | None]] = {}
         receipts: list[str] = []
         for part in parts:
@@ -244,9 +253,8 @@ class Requester:
             answers = read["answers"] or [None] * len(part.places)
             pairs = zip(read["scores"], answers, strict=True)
             told |= zip(part.places, pairs, strict=True)
-            done += len(part.places)
-            if progress is not None:
-                progress({"done": done, "of": cases})
+            if work is not None:
+                work.add(len(part.rows))
         result = {"model": model_root.hex(), "host": host, "receipts": receipts}
         await self._store.append_event("inference", {**result, "rows": cases})
         found = [told[place] for place in range(cases)]
@@ -255,6 +263,20 @@ class Requester:
             "scores": [score for score, _ in found],
             "answers": [answer for _, answer in found if answer is not None],
         }
+
+    def _host(self, release: Release, name: str) -> Member:
+        """Who is asked; that it would refuse is said here, with who would not."""
+        member = self._federation.named_host(name)
+        others = [h for h in release.hosts if h != self._signer.public_key]
+        named = ", ".join(map(self._federation.name_of, others)) or "none but this node"
+        hint = f"its hosts are: {named}" if release.hosts else "name another host"
+        if release.hosts and member.node_key not in release.hosts:
+            raise AccessError(
+                f"{name} does not host {release.model_root.hex()[:16]}", hint=hint
+            )
+        if member.node_key == self._signer.public_key:
+            raise AccessError(f"{name} is this node; it asks others", hint=hint)
+        return member
 
     def _common(self, release: Release) -> Mapping[str, Any]:
         return {
@@ -277,19 +299,28 @@ class Requester:
             self._signer.public_key,
             Order(model_root, host.node_key, job, shape, root),
         )
-        data = await self._transport.request(
-            host.peer_id,
-            INFER_PROTOCOL,
-            encode(InferRequest(sealed, salt, rows)),
-            timeout_s=REQUEST_TIMEOUT_S,
-            limit_bytes=REQUEST_LIMIT_BYTES,
-        )
+        data = await self._requested(host, encode(InferRequest(sealed, salt, rows)))
         answer = decode(data, InferAnswer, limit_bytes=REQUEST_LIMIT_BYTES)
         receipt = open_receipt(answer.receipt)
         receipt.check_time(now_s())
         await trio.to_thread.run_sync(receipt.check_answer, sealed, answer.output, salt)
         await self._certificates.keep(answer.receipt, salt, rows, answer.output)
         return receipt.digest, answer.output
+
+    async def _requested(self, host: Member, request: bytes) -> bytes:
+        """The host's answer; a refusal says whose it is, since it speaks of itself."""
+        try:
+            return await self._transport.request(
+                host.peer_id,
+                INFER_PROTOCOL,
+                request,
+                timeout_s=REQUEST_TIMEOUT_S,
+                limit_bytes=REQUEST_LIMIT_BYTES,
+            )
+        except AccessError as error:
+            raise AccessError(f"{host.name}: {error}", hint=error.hint()) from error
+        except TransportError as error:
+            raise TransportError(f"{host.name}: {error}", hint=error.hint()) from error
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from node.market.release import Releases
 from node.market.search import Filter
 from node.market.shelf import Shelf
 from node.market.tools import Tools
+from node.market.works import Works
 from node.ports import (
     Announcement,
     Blobs,
@@ -168,9 +169,10 @@ class Market:
         """How many datasets this node has listed."""
         return len(self._shelf.datasets())
 
-    def works(self) -> Rows:
-        """What is being published and fetched now."""
-        return self._tools.works.rows()
+    @property
+    def works(self) -> Works:
+        """What is under way now."""
+        return self._tools.works
 
     # --- owner -----------------------------------------------------------------
 

@@ -177,12 +177,8 @@ class Provenance:
         """Those this node signed, and those it asked for, once each."""
         placed = await self._receipts.placed()
         known = {digest(one.sealed) for one in placed}
-        asked = await self._certificates.receipts()
-        return placed + [
-            PlacedReceipt(sealed, b"", None)
-            for sealed in asked
-            if digest(sealed) not in known
-        ]
+        asked = await self._certificates.placed()
+        return placed + [one for one in asked if digest(one.sealed) not in known]
 
 
 def _written(graph: Graph, records: Records, form: Form) -> bytes:

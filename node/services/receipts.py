@@ -288,7 +288,7 @@ class Receipts:
         if batch is None or data is None:
             raise StorageError(
                 f"receipt {receipt.hex()[:16]} is in no batch yet",
-                hint="a batch is closed after a few seconds, or by `receipts.anchor`",
+                hint="its host closes a batch after a few seconds, or by `rexis receipt anchor`",
             )
         receipts = decode(data, BatchAnswer, limit_bytes=BATCH_LIMIT_BYTES).receipts
         index = next(i for i, one in enumerate(receipts) if digest(one) == receipt)

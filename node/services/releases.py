@@ -131,6 +131,9 @@ class Releases:
         Members hear of it once the chain has its record.
         """
         record = runs.record(run)
+        # Before anything is made: a release is anchored for good.
+        named = [self._federation.named_host(name).node_key for name in hosts]
+        serving = tuple(dict.fromkeys(named))
         seed = secrets.token_bytes(32)
         state_root = runs.final_state(run)
         made = await self._compute.call(
@@ -157,7 +160,7 @@ class Releases:
             blob_bytes=len(trunk),
             run=run,
             state_root=state_root,
-            hosts=tuple(self._federation.named(name).node_key for name in hosts),
+            hosts=serving,
             keys=keys,
             provenance=await self._steps(record, state_root, made["model_root"]),
             until=0 if days is None else now_s() + days * DAY_S,

@@ -49,8 +49,9 @@ class Audits:
         return self._sealed.get((signer, receipt))
 
     def rows(self) -> list[dict[str, Any]]:
-        """For `audits.list`."""
-        return [self._row(*report) for report in self._reports.values()]
+        """For `audits.list`, in the order of their times."""
+        found = [self._row(*report) for report in self._reports.values()]
+        return sorted(found, key=lambda row: int(row["time"]))
 
     def _note(self, key: bytes, sealed: bytes) -> None:
         audit, signer = open_audit(sealed)

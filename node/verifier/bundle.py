@@ -5,7 +5,7 @@ root or a proof, so no part can be changed into another bundle that passes.  Whe
 root is anchored is for the reader to look up: a file cannot vouch for a chain.
 """
 
-from node.verifier.replay import Model, Opened, Verdict, audit
+from node.verifier.replay import Model, Opened, Told, Verdict, audit, silent
 from protocol.errors import MalformedMessageError
 from protocol.receipt import BatchProof
 from protocol.wire import Message, decode, encode
@@ -45,7 +45,7 @@ def read(data: bytes) -> Bundle:
     return decode(data, Bundle, limit_bytes=BUNDLE_LIMIT_BYTES)
 
 
-def check(bundle: Bundle, trunk: bytes = b"") -> Verdict:
+def check(bundle: Bundle, trunk: bytes = b"", told: Told = silent) -> Verdict:
     """Replay what the bundle holds; `trunk` stands in for a model left out.
 
     Raises `ProtocolError` or `IntegerModelError` where the bundle says nothing at all.
@@ -58,7 +58,8 @@ def check(bundle: Bundle, trunk: bytes = b"") -> Verdict:
         )
     model = Model.read(bundle.model or trunk)
     opened = Opened(bundle.boundary, bundle.salt, bundle.rows)
-    verdict = audit(model, bundle.receipt, bundle.batch, bundle.proof, opened)
+    about = (model, bundle.receipt, bundle.batch, bundle.proof, opened)
+    verdict = audit(*about, told=told)
     if not bundle.committed:
         return verdict
     if verdict.fault is None or verdict.fault.kind != "layer" or not verdict.count:
@@ -66,4 +67,4 @@ def check(bundle: Bundle, trunk: bytes = b"") -> Verdict:
             "bundle shows committed rows, but no layer is wrong"
         )
     committed = Opened(verdict.fault.layer + 1, bundle.salt, bundle.committed)
-    return audit(model, bundle.receipt, bundle.batch, bundle.proof, opened, committed)
+    return audit(*about, committed, told=told)

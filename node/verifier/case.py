@@ -8,7 +8,7 @@ do not see each other, so with the trunk this one case replays to the last bit a
 from ee import integer
 from ee.integer import IntegerModelError
 from node.verifier.bundle import BUNDLE_LIMIT_BYTES
-from node.verifier.replay import Verdict, first_difference
+from node.verifier.replay import Told, Verdict, first_difference, silent
 from protocol import merkle
 from protocol.audit import Fault
 from protocol.boundary import SALT_BYTES, case_root
@@ -40,7 +40,7 @@ def read(data: bytes) -> Case:
     return decode(data, Case, limit_bytes=BUNDLE_LIMIT_BYTES)
 
 
-def check(shown: Case, trunk: bytes = b"") -> Verdict:
+def check(shown: Case, trunk: bytes = b"", told: Told = silent) -> Verdict:
     """Both ends under the signed roots, and the one computed from the other.
 
     Raises `ProtocolError` or `IntegerModelError` where nothing can be said.
@@ -69,7 +69,10 @@ def check(shown: Case, trunk: bytes = b"") -> Verdict:
         rows = integer.unpack_rows(shown.rows, (1, tokens, width))
     except IntegerModelError:
         return Verdict(receipt, 0, 0, Fault("shape", 0))
-    computed = model.forward(rows).output
+    computed = rows
+    for index in range(config.layers):
+        told(index, config.layers)
+        computed = model.replay_layer(index, computed)
     fault = None
     if integer.pack_rows(computed) != shown.output:
         fault = Fault("output", 0, first_difference(shown.output, computed, shown.case))

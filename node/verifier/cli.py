@@ -8,6 +8,7 @@ verify, and the output says where; 2 the file proves nothing either way (damaged
 import json
 import sys
 import traceback
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,67 +20,105 @@ from node.verifier import bundle as bundles
 from node.verifier import case as cases
 from node.verifier.records_cli import lineage_command, query_command
 from node.verifier.replay import Verdict
-from protocol.errors import ProtocolError
+from node.verifier.shell import (
+    FileError,
+    as_json_option,
+    opened,
+    replays,
+    say,
+    trunk,
+)
+from protocol.errors import ProtocolError, VerificationError
 from protocol.members import peer_id
 from protocol.receipt import BatchProof
 
 PASSED, FAULT, NOTHING, USAGE, MACHINE = range(5)
 
-_KINDS = {"bundle": b"rexis-bundle-1", "case": b"rexis-case-1"}
-"""Tags, which stand in a file's first bytes."""
+_ROOT_DIGITS = 64
+
+
+def _batch_root(
+    _context: click.Context, _option: click.Parameter, value: str | None
+) -> bytes | None:
+    """All digits of a root: one that begins alike is another batch."""
+    if value is None:
+        return None
+    digits = value.removeprefix("0x")
+    if len(digits) != _ROOT_DIGITS:
+        raise click.BadParameter(
+            f"{value!r} has {len(digits)} digits, a batch root has {_ROOT_DIGITS}"
+        )
+    try:
+        return bytes.fromhex(digits)
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r} is not hexadecimal") from error
+
+
+def _replaying(command: Callable[..., int]) -> Callable[..., int]:
+    """FILE and the options of what replays it."""
+    for decorate in (
+        as_json_option,
+        click.option(
+            "--anchored",
+            callback=_batch_root,
+            metavar="HEX",
+            help="batch root as the chain has it",
+        ),
+        click.option(
+            "--trunk",
+            "beside",
+            type=click.Path(path_type=Path),
+            help="trunk's file, if left out",
+        ),
+        click.argument("file", type=click.Path(path_type=Path)),
+    ):
+        command = decorate(command)
+    return command
 
 
 @click.group(help=__doc__)
+@click.version_option(package_name="rexis", message="rexis-verify %(version)s")
 def cli() -> None:
     """Commands of the verifier."""
 
 
 @cli.command("bundle")
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option(
-    "--trunk", type=click.Path(path_type=Path), help="trunk's file, if left out"
-)
-@click.option("--anchored", metavar="HEX", help="batch root as the chain has it")
-@click.option("--json", "as_json", is_flag=True, help="one JSON object")
+@_replaying
 def bundle_command(
-    file: Path, trunk: Path | None, anchored: str | None, *, as_json: bool
+    file: Path, beside: Path | None, anchored: bytes | None, *, as_json: bool
 ) -> int:
     """Replay the receipt in FILE and compare every root."""
     self_test()
-    bundle = bundles.read(_content(file, "bundle"))
+    bundle = opened(file, "bundle", bundles.read)
     _require_anchored(bundle.batch, anchored)
-    verdict = bundles.check(bundle, b"" if trunk is None else _content(trunk))
-    report = described(bundle.batch, bundle.proof, verdict)
-    click.echo(json.dumps(report) if as_json else _text(report))
-    return PASSED if verdict.fault is None else FAULT
+    with replays() as told:
+        verdict = bundles.check(bundle, trunk(beside), told)
+    return _told(described(bundle.batch, bundle.proof, verdict), anchored, as_json)
 
 
 @cli.command("case")
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option(
-    "--trunk", type=click.Path(path_type=Path), help="trunk's file, if left out"
-)
-@click.option("--anchored", metavar="HEX", help="batch root as the chain has it")
-@click.option("--json", "as_json", is_flag=True, help="one JSON object")
+@_replaying
 def case_command(
-    file: Path, trunk: Path | None, anchored: str | None, *, as_json: bool
+    file: Path, beside: Path | None, anchored: bytes | None, *, as_json: bool
 ) -> int:
     """Replay the one case shown in FILE."""
     self_test()
-    shown = cases.read(_content(file, "case"))
+    shown = opened(file, "case", cases.read)
     _require_anchored(shown.batch, anchored)
-    verdict = cases.check(shown, b"" if trunk is None else _content(trunk))
+    with replays() as told:
+        verdict = cases.check(shown, trunk(beside), told)
     report = {**described(shown.batch, shown.proof, verdict), "case": shown.case}
-    click.echo(json.dumps(report) if as_json else _text(report))
-    return PASSED if verdict.fault is None else FAULT
+    return _told(report, anchored, as_json)
 
 
 @cli.command("self-test")
-def self_test_command() -> int:
+@as_json_option
+def self_test_command(*, as_json: bool) -> int:
     """Does this machine compute what every other does?"""
     self_test()
-    for number in (1, 2):
-        click.echo(f"this machine computes op-spec {op_spec_digest(number).hex()}")
+    specs = [op_spec_digest(number).hex() for number in (1, 2)]
+    lines = [f"this machine computes op-spec {one}" for one in specs]
+    say(json.dumps({"op_specs": specs}) if as_json else "\n".join(lines))
     return PASSED
 
 
@@ -117,15 +156,25 @@ def main() -> None:
     """Entry point: every failure is one line on stderr and an exit status."""
     try:
         status = cli.main(prog_name="rexis-verify", standalone_mode=False)
-    except click.ClickException as error:
-        status = _fail(error.format_message(), "see rexis-verify --help", USAGE)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        status = USAGE
+    except click.UsageError as error:
+        path = error.ctx.command_path if error.ctx is not None else "rexis-verify"
+        status = _fail(error.format_message(), f"see {path} --help", USAGE)
     except SelfTestError as error:
         status = _fail(str(error), "audit on another machine, or another BLAS", MACHINE)
+    except FileError as error:
+        status = _fail(str(error), error.hint, NOTHING)
     except OSError as error:
-        reason = f"cannot read {error.filename}: {error.strerror}"
-        status = _fail(reason, "name a file that is there", NOTHING)
+        # Files are read by then.
+        reason = f"cannot write the result: {error.strerror}"
+        status = _fail(reason, "make room where the output goes", NOTHING)
+    except VerificationError as error:
+        reason = f"does not verify: {error}"
+        status = _fail(reason, "parts that do not fit prove nothing", NOTHING)
     except (ProtocolError, IntegerModelError) as error:
-        status = _fail(str(error), "the file proves nothing about the host", NOTHING)
+        status = _fail(str(error), "parts that do not fit prove nothing", NOTHING)
     except (click.Abort, KeyboardInterrupt):
         status = _fail("interrupted", "", NOTHING)
     except Exception as error:
@@ -146,24 +195,18 @@ def _fail(message: str, hint: str, status: int) -> int:
     return status
 
 
-def _require_anchored(batch: bytes, anchored: str | None) -> None:
-    if anchored is not None and anchored.removeprefix("0x").lower() != batch.hex():
-        raise ProtocolError(f"file is of batch {batch.hex()}, not {anchored}")
-
-
-def _content(path: Path, kind: str = "") -> bytes:
-    size = path.stat().st_size
-    if size > bundles.BUNDLE_LIMIT_BYTES:
-        raise ProtocolError(
-            f"{path} has {size} bytes, limit is {bundles.BUNDLE_LIMIT_BYTES}"
+def _require_anchored(batch: bytes, anchored: bytes | None) -> None:
+    if anchored not in (None, batch):
+        raise FileError(
+            f"file is of batch {batch.hex()}, not {anchored.hex()}",
+            hint="look the host's ReceiptsAnchored up again; unanchored, a file proves nothing",
         )
-    data = path.read_bytes()
-    for other, tag in _KINDS.items():
-        if kind not in ("", other) and tag in data[:24]:
-            raise ProtocolError(
-                f"{path} is a {other}; check it with rexis-verify {other} {path}"
-            )
-    return data
+
+
+def _told(report: dict[str, Any], anchored: bytes | None, as_json: bool) -> int:
+    report = {**report, "anchored": None if anchored is None else anchored.hex()}
+    say(json.dumps(report) if as_json else _text(report))
+    return PASSED if report["fault"] is None else FAULT
 
 
 def _text(report: dict[str, Any]) -> str:
@@ -175,12 +218,19 @@ def _text(report: dict[str, Any]) -> str:
         f"model     {report['model']}",
         f"receipt   {report['receipt']}",
         f"batch     {report['batch']} ({report['index'] + 1} of {report['size']})",
+        f"anchored  {_anchored(report)}",
         f"signed    {when} by the host's clock, {_counted(report['cases'], 'case')}",
         *([f"shown     case {report['case']}, no other"] if "case" in report else []),
         f"replayed  {count} of {report['layers']} layers, from layer {first}",
         f"verdict   {_verdict(report)}",
     ]
     return "\n".join(lines)
+
+
+def _anchored(report: dict[str, Any]) -> str:
+    if report["anchored"] is None:
+        return "not compared with the chain (--anchored)"
+    return "under the root given with --anchored"
 
 
 def _verdict(report: dict[str, Any]) -> str:

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from protocol.errors import VerificationError
+from node.verifier.shell import FileError
+from protocol.errors import ProtocolError, VerificationError
 from protocol.lineage import Facts, build
 from protocol.lineage_file import LineageFile, Seen
 from protocol.lineage_graph import Direction, Doubt, Graph
@@ -53,7 +54,14 @@ def check(
     if trusted is not None:
         graph.doubts += _unseen(file, trusted)
     if about is not None:
-        graph = graph.around(graph.named(about), direction)
+        try:
+            start = graph.named(about)
+        except ProtocolError as error:
+            raise FileError(
+                str(error),
+                hint="name it as dataset:3 or model:DIGEST; all is shown without --about",
+            ) from error
+        graph = graph.around(start, direction)
     return Checked(graph, source.seen, trusted is not None)
 
 

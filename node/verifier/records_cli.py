@@ -7,8 +7,8 @@ from typing import Any
 import click
 
 from node.verifier import lineage as lineages
+from node.verifier.shell import as_json_option, opened, say
 from protocol import lineage_file
-from protocol.errors import ProtocolError
 from protocol.lineage_file import LineageFile
 from protocol.lineage_graph import Direction
 from protocol.queries.fitting import TRAINED_LIMIT_BYTES
@@ -21,7 +21,6 @@ _trusted = click.option(
     metavar="FILE",
     help="a lineage that a node you trust exported: the chain as it sees it",
 )
-_as_json = click.option("--json", "as_json", is_flag=True, help="one JSON object")
 
 
 @click.command("lineage")
@@ -34,7 +33,7 @@ _as_json = click.option("--json", "as_json", is_flag=True, help="one JSON object
     default="both",
     show_default=True,
 )
-@_as_json
+@as_json_option
 def lineage_command(
     file: Path,
     facts: Path | None,
@@ -43,22 +42,32 @@ def lineage_command(
     *,
     as_json: bool,
 ) -> int:
-    """Verify every record in FILE; status 1 if one of them does not verify."""
+    """Verify every record in FILE.
+
+    Exit status 1 if one of them does not verify.
+    """
     checked = lineages.check(_read(file), _facts(facts), about, direction)
     report = lineages.lineage_report(checked)
-    click.echo(json.dumps(report) if as_json else _lineage_text(report))
+    say(json.dumps(report) if as_json else _lineage_text(report))
     return FAULT if report["doubts"] else PASSED
 
 
 @click.command("query")
 @click.argument("file", type=click.Path(path_type=Path))
 @_trusted
-@_as_json
+@as_json_option
 def query_command(file: Path, facts: Path | None, *, as_json: bool) -> int:
-    """Verify a question's answers in FILE (`rexis query … --to FILE`) and add them up."""
-    data = _content(file, TRAINED_LIMIT_BYTES)
-    report = lineages.query_report(data, _facts(facts))
-    click.echo(json.dumps(report) if as_json else _query_text(report))
+    """Verify answers to a query, and add them up.
+
+    FILE is what `rexis query … --to FILE` wrote.
+    """
+    trusted = _facts(facts)
+
+    def read(data: bytes) -> dict[str, Any]:
+        return lineages.query_report(data, trusted)
+
+    report = opened(file, "query", read, TRAINED_LIMIT_BYTES)
+    say(json.dumps(report) if as_json else _query_text(report))
     return PASSED
 
 
@@ -67,19 +76,15 @@ def _facts(path: Path | None) -> LineageFile | None:
 
 
 def _read(path: Path) -> LineageFile:
-    return lineage_file.read(_content(path, lineage_file.FILE_LIMIT_BYTES))
-
-
-def _content(path: Path, limit_bytes: int) -> bytes:
-    size = path.stat().st_size
-    if size > limit_bytes:
-        raise ProtocolError(f"{path} has {size} bytes, limit is {limit_bytes}")
-    return path.read_bytes()
+    limit = lineage_file.FILE_LIMIT_BYTES
+    return opened(path, "lineage", lineage_file.read, limit)
 
 
 def _lineage_text(report: dict[str, Any]) -> str:
     chain, doubts = report["chain"], report["doubts"]
-    verdict = f"{len(doubts)} records do not verify" if doubts else "all verifies"
+    verdict = "all verifies"
+    if doubts:
+        verdict = f"{len(doubts)} record{'s do' if doubts[1:] else ' does'} not verify"
     return "\n".join(
         [
             f"chain     {chain['chain_id']}, registry {chain['registry']}",

@@ -6,6 +6,7 @@ contradict the model it named.  An exception: what was handed in does not belong
 which says nothing about the host.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +23,13 @@ from protocol.audit import Entry, Fault
 from protocol.boundary import boundary_root
 from protocol.errors import VerificationError
 from protocol.receipt import BatchProof, Receipt, open_receipt
+
+Told = Callable[[int, int], None]
+"""Hears how many layers of how many are replayed."""
+
+
+def silent(_done: int, _layers: int) -> None:
+    """Where nobody looks."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +90,8 @@ def audit(
     proof: BatchProof,
     opened: Opened,
     committed: Opened | None = None,
+    *,
+    told: Told = silent,
 ) -> Verdict:
     """Check a sealed receipt of the anchored `batch` from the rows at one boundary.
 
@@ -111,6 +121,7 @@ def audit(
         fault = Fault("layer", first - 1) if first else Fault("shape", 0)
         return Verdict(receipt, first, 0, fault)
     for done, layer in enumerate(layers):
+        told(done, len(layers))
         before, rows = rows, model.header.replay(layer, rows)
         packed, after = integer.pack_rows(rows), first + done + 1
         root = boundary_root(packed, receipt.order.shape, after, opened.salt)

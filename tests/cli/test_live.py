@@ -223,8 +223,51 @@ def test_ids_may_be_shortened_but_must_be_unique(rexis, daemon):
     assert "2 runs begin with" in rexis("run", "show", ID[:8])[2]
     assert rexis("run", "show", ID[:9])[0] == 0
     assert rexis("run", "show", ID.upper())[0] == 0
-    assert rexis("run", "show", "")[0] == 1
-    assert daemon.asked[-1][0] != "runs.show"
+    before = len(daemon.asked)
+    status, _, err = rexis("run", "show", "")
+    assert (status, daemon.asked[before:]) == (1, [])
+    assert "the run is left empty" in err
+
+
+def test_a_long_inference_prints_some_of_its_receipts(rexis, daemon, tmp_path):
+    (tmp_path / "new.csv").write_text("a\n1\n")
+    row = METHODS["inference.run"].example["result"]
+    model = row["model"]
+    receipts = [f"{number:064x}"[::-1] for number in range(30)]
+    daemon.answers["inference.run"] = {**row, "receipts": receipts}
+    _, out, _ = rexis("infer", model, "new.csv", "--host", "KY")
+    (line,) = [one for one in out.splitlines() if one.startswith("receipts")]
+    assert line.endswith(f"{receipts[9][:16]} and 20 more")
+    _, out, _ = rexis("infer", model, "new.csv", "--host", "KY", "--json")
+    assert json.loads(out)["receipts"] == receipts
+
+
+def test_a_receipt_is_found_among_those_signed_those_got_and_those_audited(
+    rexis, daemon
+):
+    def digest(number):
+        return f"{number:064x}"[::-1]
+
+    def rows(number, method, key):
+        row = METHODS[method].example["result"][key][0]
+        daemon.answers[method] = {key: [{**row, "receipt": digest(number)}]}
+
+    rows(1, "receipts.list", "receipts")
+    rows(2, "receipts.certificates", "certificates")
+    rows(3, "audits.list", "audits")
+    for number in (1, 2, 3):
+        status, _, err = rexis("receipt", "export", f"{number}00", "r.bundle")
+        assert (status, err) == (0, "")
+        assert daemon.asked[-1][0] == "receipts.export"
+        assert daemon.asked[-1][1]["receipt"] == digest(number)
+    assert rexis("dispute", "open", "300")[0] == 0
+    assert daemon.asked[-1] == ("disputes.open", {"receipt": digest(3)})
+    status, _, err = rexis("receipt", "export", "4", "r.bundle")
+    assert status == 1
+    assert (
+        "`rexis receipt list`, `rexis receipt certificates`, `rexis audit list`" in err
+    )
+    assert rexis("receipt", "export", "100", "r.bundle", "--case", "-1")[0] == 3
 
 
 def test_what_a_command_sends_is_what_was_typed(rexis, daemon, tmp_path):

@@ -144,7 +144,7 @@ async def test_a_worker_that_became_anothers_after_consent_does_not_train(world)
         ({"config": {**LLAMA, "model_type": "mamba"}}, "no keys are known for mamba"),
         ({"config": {**LLAMA, "hidden_act": "glu"}}, "hidden_act = 'glu'"),
         ({"text": "history"}, "no column 'history'"),
-        ({"classes": ["neoplasm", "other"]}, "'injury' is not one of"),
+        ({"classes": ["neoplasm", "other"]}, "is not one of .'neoplasm', 'other'"),
         ({"tokens": 63}, "a model of 64 positions takes 62"),
         ({"letters": LETTERS + "0123456789"}, "letters need 42"),
     ],

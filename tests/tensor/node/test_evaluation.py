@@ -1,5 +1,6 @@
 """Encrypted inference, receipts and audits between four nodes over ports in memory."""
 
+import os
 import secrets
 import shutil
 import subprocess
@@ -37,6 +38,7 @@ from node.errors import (
     NodeError,
     StorageError,
 )
+from node.market.works import Work
 from node.services import auditing
 from node.services.auditing import Verifier
 from node.services.certificates import LATE_AFTER_S, Certificates
@@ -393,6 +395,25 @@ def scores_without_a_key():
     return head_scores(
         part(arrays, "head"), final_norm(SPEC, integer.decode_rows(last))
     )
+
+
+async def test_a_long_inference_says_how_far_it_is(federation):
+    async with federation(verify=False) as nodes:
+        work, seen = Work("asked.csv", "encrypting"), []
+        keep = nodes.clinic.certificates.keep
+
+        async def kept(*arguments):
+            seen.append((work.what, work.done, work.total))
+            await keep(*arguments)
+
+        nodes.clinic.certificates.keep = kept
+        await nodes.clinic.requester.run(nodes.model, "host", CSV, work)
+        case = 3 * SPEC.tokens * SPEC.width
+        assert seen == [
+            ("inferring", 0, 20 * case),
+            ("inferring", 16 * case, 20 * case),
+        ]
+        assert work.done == work.total
 
 
 async def test_an_honest_hosts_receipts_pass_and_everybody_hears_of_it(federation):
@@ -789,6 +810,42 @@ async def test_nobody_writes_a_file_of_a_receipt_that_is_not_on_the_chain(
             assert bundle.check(bundle.read(path.read_bytes())).fault is None
 
 
+@pytest.mark.parametrize("case", [None, 3])
+async def test_a_file_is_written_whole_over_a_file_or_not_at_all(
+    federation, tmp_path, case
+):
+    """A rename would put it over a device too, which as root made /dev/null a file."""
+    async with federation(verify=False) as nodes:
+        found = await nodes.clinic.requester.run(nodes.model, "host", CSV)
+        receipt = bytes.fromhex(found["receipts"][0])
+        await nodes.host.receipts.anchor()
+        await on_chain(nodes.host)
+        clinic = nodes.clinic.certificates
+
+        async def write(path):
+            if case is None:
+                return await clinic.export(receipt, path)
+            return await clinic.disclose(receipt, case, path)
+
+        aim, link, pipe = (tmp_path / name for name in ("aim", "link", "pipe"))
+        aim.write_bytes(b"mine")
+        link.symlink_to(aim)
+        os.mkfifo(pipe)
+        for path in (link, pipe, tmp_path):
+            with pytest.raises(StorageError, match="is not a regular file"):
+                await write(path)
+        with pytest.raises(StorageError, match="cannot be written: No such file"):
+            await write(tmp_path / "none" / "file")
+        assert aim.read_bytes() == b"mine"
+        assert link.is_symlink()
+        assert pipe.is_fifo()
+        told = await write(aim)
+        assert told["bytes"] == aim.stat().st_size > 4
+        assert aim.stat().st_mode & 0o777 == 0o600
+        with pytest.raises(NodeError, match="has not signed receipt ffffffffffffffff"):
+            await clinic.export(b"\xff" * 32, aim)
+
+
 async def test_the_requester_shows_one_case_and_no_other(federation, tmp_path):
     async with federation(verify=False) as nodes:
         found = await nodes.clinic.requester.run(nodes.model, "host", CSV)
@@ -950,10 +1007,17 @@ async def test_a_certificate_outlives_its_host(federation, tmp_path):
         first, second = (bytes.fromhex(one) for one in found["receipts"])
         own = nodes.clinic.certificates
         assert await own.complete() == 0  # the batch is open
+        assert {one.proof for one in await own.placed()} == {None}
         assert [row["batch"] for row in await own.rows()] == [None, None]
         root = await nodes.host.receipts.anchor()
         await on_chain(nodes.host)
         assert await own.complete() == 2
+        # What its provenance says of them, too: each stands in a batch of the chain.
+        for one in await own.placed():
+            one.proof.verify(one.batch, one.sealed)
+            assert await nodes.clinic.chain.anchored_receipts(
+                nodes.host.chain.account, one.batch
+            )
         rows = await own.rows()
         assert {row["batch"] for row in rows} == {root.hex()}
         assert {row["receipt"] for row in rows} == set(found["receipts"])
@@ -1113,6 +1177,64 @@ async def test_a_member_without_a_licence_is_not_served(federation):
             await nodes.stranger.requester.run(nodes.model, "host", CSV)
         with pytest.raises(AccessError, match="not registered as a compute host"):
             await nodes.clinic.requester.run(nodes.model, "auditor", CSV)
+
+
+async def test_who_may_not_host_a_model_is_told_before_anything_leaves(federation):
+    async with federation(verify=False) as nodes:
+        clinic, sent = nodes.clinic, []
+
+        async def request(*arguments, **_more):
+            sent.append(arguments)
+
+        clinic.transport.request = request
+        owner = MemoryChain(
+            nodes.clinic.chain._ledger, nodes.clinic.chain._ledger.owner
+        )
+        for name in ("clinic", "partner"):
+            node = getattr(nodes, name)
+            member = node.federation.named(name)
+            await owner.register(member, ROLE_COMPUTE_HOST)
+        await clinic.federation.refresh()
+        with pytest.raises(AccessError, match="partner does not host") as told:
+            await clinic.requester.run(nodes.model, "partner", CSV)
+        assert told.value.hint() == "its hosts are: host"
+        made = await clinic.releases.make(clinic.runs, RUN, [])
+        with pytest.raises(AccessError, match="clinic is this node"):
+            await clinic.requester.run(bytes.fromhex(made["model"]), "clinic", CSV)
+        assert not sent
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        (b"secret,1,1,a", "record 21: n0 is not a number"),
+        (b"1,1,1,secret", "record 21: c is not one of ['a', 'b']"),
+    ],
+)
+async def test_no_cell_of_a_record_stands_in_an_error(federation, row, said):
+    async with federation(verify=False) as nodes:
+        with pytest.raises(Exception) as told:
+            await nodes.clinic.requester.run(nodes.model, "host", CSV + row + b"\n")
+        assert str(told.value) == said
+
+
+async def test_a_model_is_released_to_compute_hosts_only(federation):
+    async with federation(verify=False) as nodes:
+        before = nodes.clinic.releases.rows()
+        with pytest.raises(AccessError, match="auditor is not registered") as told:
+            await nodes.clinic.releases.make(
+                nodes.clinic.runs, RUN, ["host", "auditor"]
+            )
+        assert told.value.hint() == "compute hosts are: host"
+        assert nodes.clinic.releases.rows() == before
+
+
+async def test_a_lost_worker_is_told_without_the_hosts_own_paths(federation, tmp_path):
+    async with federation(verify=False) as nodes:
+        nodes.host.host._socket = str(tmp_path / "nobody.sock")
+        with pytest.raises(NodeError) as told:
+            await nodes.clinic.requester.run(nodes.model, "host", CSV)
+        assert str(told.value) == "host: the host's worker does not compute"
 
 
 @pytest.mark.parametrize("change", ["signer", "host", "rows", "salt", "shape"])
@@ -1283,6 +1405,24 @@ async def test_a_report_by_no_auditor_or_under_another_name_is_refused(federatio
         with pytest.raises(ProtocolError, match="is no auditor"):
             await nodes.host.audits.heard(said)
         assert len(nodes.host.audits.rows()) == before
+
+
+async def test_reports_stand_in_the_order_of_their_times(federation):
+    async with federation() as nodes:
+        await nodes.clinic.requester.run(nodes.model, "host", CSV)
+        await nodes.host.receipts.anchor()
+        await audited(nodes.auditor, 2)
+        key, audits = nodes.auditor.key, nodes.auditor.audits
+        first, _ = open_audit(next(iter(audits._sealed.values())))
+        for back in (5, 9, 7, 8, 6):
+            earlier = msgspec.structs.replace(first, time=first.time - back)
+            await audits.keep(seal_audit(key.sign, key.public_key, earlier))
+        for _ in range(2):
+            times = [row["time"] for row in audits.rows()]
+            assert times == sorted(times)
+            assert len(times) == 7
+            audits = Audits(nodes.auditor.store, nodes.auditor.federation)
+            await audits.load()
 
 
 async def test_a_restart_keeps_receipts_and_audits_and_repeats_nothing(federation):

@@ -110,7 +110,7 @@ def test_what_a_kind_of_model_cannot_become_is_said(tmp_path):
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        ("9,ACD,other", "line 3, kind: 'other' is not one of"),
+        ("9,ACD,other", "line 3: kind is not one of"),
         ("9,ACD,", None),
     ],
 )

@@ -2,10 +2,12 @@
 
 import ast
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import nacl.signing
 import numpy as np
 import pytest
@@ -374,9 +376,13 @@ def test_the_program_tells_apart_what_went_wrong(case, tmp_path, monkeypatch, ca
     assert check(path, "--trunk", trunk)[0] == 0
     root = case.bundle().batch.hex()
     assert check(path, "--trunk", trunk, "--anchored", "0x" + root.upper())[0] == 0
-    status, out, err = check(path, "--trunk", trunk, "--anchored", "00")
+    status, out, err = check(path, "--trunk", trunk, "--anchored", root[::-1])
     assert (status, out) == (2, "")
     assert root in err
+    for part, why in ((root[:16], "16 digits"), (root[:63] + "g", "not hexadecimal")):
+        status, out, err = check(path, "--trunk", trunk, "--anchored", part)
+        assert (status, out) == (3, "")
+        assert why in err
     status, out, err = check(path)
     assert (status, out) == (2, "")
     assert err.count("\n") == 2
@@ -386,14 +392,36 @@ def test_the_program_tells_apart_what_went_wrong(case, tmp_path, monkeypatch, ca
     assert f"cannot read {tmp_path / 'none'}: No such file" in err
     status, _, err = program(monkeypatch, capsys, "case", path)
     assert status == 2
-    assert f"is a bundle; check it with rexis-verify bundle {path}" in err
+    assert f"{path} is a bundle\n" in err
+    assert f"hint: check it with rexis-verify bundle {path}" in err
+    status, _, err = check(path, "--trunk", path)
+    assert status == 2
+    assert f"{path} is a bundle\n" in err
+    status, _, err = check(trunk)
+    assert status == 2
+    assert f"{trunk} is a model\n" in err
+    cut = case.bundle(model=b"")
+    path.write_bytes(bundle.write(msgspec.structs.replace(cut, salt=bytes(32))))
+    status, _, err = check(path, "--trunk", trunk)
+    assert status == 2
+    assert "error: does not verify: root of the rows at boundary 0: expected" in err
     path.write_bytes(b"something else")
     status, _, err = check(path)
     assert status == 2
-    assert "not a Bundle" in err
+    assert f"{path} is damaged, or not a bundle: not a Bundle" in err
+    assert "hint: get it again from who wrote it" in err
     assert check()[0] == 3
     assert program(monkeypatch, capsys, "bnudle")[0] == 3
+    status, out, err = program(monkeypatch, capsys)
+    assert (status, out) == (3, "")
+    assert err.startswith("Usage: rexis-verify")
     assert program(monkeypatch, capsys, "self-test")[0] == 0
+    _, out, _ = program(monkeypatch, capsys, "self-test", "--json")
+    assert json.loads(out) == {
+        "op_specs": [integer.op_spec_digest(number).hex() for number in (1, 2)]
+    }
+    status, out, _ = program(monkeypatch, capsys, "--version")
+    assert (status, out.split()[0]) == (0, "rexis-verify")
 
     def broken():
         raise SelfTestError("this machine computes otherwise")
@@ -402,6 +430,85 @@ def test_the_program_tells_apart_what_went_wrong(case, tmp_path, monkeypatch, ca
     status, _, err = check(path)
     assert status == 4
     assert "audit on another machine" in err
+
+
+def test_a_file_says_for_which_command_it_is(tmp_path, monkeypatch, capsys):
+    path = tmp_path / "x"
+    for tag, command in (
+        (b"rexis-case-1", "case"),
+        (b"lineage-1", "lineage"),
+        (b"query-bundle", "query"),
+        (b"query-rounds", "query"),
+    ):
+        path.write_bytes(b"\x98" + encode(tag.decode()) + b"\0" * 40)
+        for other in {"bundle", "case", "lineage", "query"} - {command}:
+            status, _, err = program(monkeypatch, capsys, other, path)
+            assert status == 2
+            assert f"hint: check it with rexis-verify {command} {path}" in err
+
+
+def test_a_verdict_says_whether_it_was_compared_with_the_chain(
+    case, tmp_path, monkeypatch, capsys
+):
+    path = tmp_path / "x.bundle"
+    path.write_bytes(bundle.write(case.bundle()))
+    root = case.bundle().batch.hex()
+    for options, said in (((), None), (("--anchored", root), root)):
+        arguments = ("bundle", path, *options)
+        _, out, _ = program(monkeypatch, capsys, *arguments, "--json")
+        assert json.loads(out)["anchored"] == said
+        _, out, _ = program(monkeypatch, capsys, *arguments)
+        (line,) = [row for row in out.splitlines() if row.startswith("anchored ")]
+        assert ("not compared" in line) == (said is None)
+
+
+def test_a_person_sees_where_a_replay_stands_and_a_pipe_does_not(
+    case, tmp_path, monkeypatch, capsys
+):
+    for command, data in (
+        ("bundle", bundle.write(case.bundle())),
+        ("case", encode(shown_case(case, case.packed))),
+    ):
+        path = tmp_path / command
+        path.write_bytes(data)
+        _, plain, err = program(monkeypatch, capsys, command, path)
+        assert err == ""
+        with monkeypatch.context() as terminal:
+            terminal.setattr(sys.stderr, "isatty", lambda: True)
+            _, out, err = program(monkeypatch, capsys, command, path)
+        assert out == plain
+        shown = [line for line in err.split("\r\x1b[K") if line]
+        assert shown == ["replaying layer 1 of 2", "replaying layer 2 of 2"]
+        assert err.endswith("\x1b[K")
+
+
+@pytest.mark.parametrize("honest", [True, False])
+def test_a_result_that_nobody_can_read_is_no_verdict_on_a_file(case, tmp_path, honest):
+    path = tmp_path / "x.bundle"
+    lie = case.rerun([case.packed[0], altered(case.packed[1]), case.packed[2]], 0)
+    path.write_bytes(
+        bundle.write(case.bundle() if honest else case.bundle(case.receipt(lie)))
+    )
+
+    def ended(out):
+        return subprocess.run(
+            [sys.executable, "-m", "node.verifier.cli", "bundle", str(path)],
+            stdout=out,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+
+    with Path("/dev/full").open("w") as full:
+        done = ended(full)
+    assert done.returncode == 2
+    assert "error: cannot write the result: No space left on device" in done.stderr
+    # A reader that has gone, such as `head`, changes nothing of what was found.
+    ours, theirs = os.pipe()
+    os.close(ours)
+    done = ended(theirs)
+    os.close(theirs)
+    assert (done.returncode, done.stderr) == (0 if honest else 1, "")
 
 
 def test_a_fault_of_the_program_accuses_nobody(case, tmp_path, monkeypatch, capsys):

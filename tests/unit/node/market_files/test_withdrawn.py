@@ -136,7 +136,7 @@ async def test_what_is_under_way_is_told_and_gone_when_it_ends(world, tmp_path):
     put_many = world.owner.store.put_many
 
     async def look(writes, **more):
-        seen.extend(world.owner.market.works())
+        seen.extend(world.owner.market.works.rows())
         return await put_many(writes, **more)
 
     world.owner.store.put_many = look
@@ -146,10 +146,10 @@ async def test_what_is_under_way_is_told_and_gone_when_it_ends(world, tmp_path):
     assert done[0] == 0
     assert max(done) == 9 << 20
     assert {row["path"] for row in seen} == {str(tmp_path / "study")}
-    assert world.owner.market.works() == []
+    assert world.owner.market.works.rows() == []
     with pytest.raises(DatasetError):
         await world.owner.market.publish([tmp_path / "none"], *TEXTS)
-    assert world.owner.market.works() == []
+    assert world.owner.market.works.rows() == []
 
 
 class Nobody:
