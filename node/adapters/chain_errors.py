@@ -24,8 +24,6 @@ _HINTS = {
     "InvalidToken": "name the address of an ERC-20 contract on this chain",
     "InvalidExpiry": "choose a time after the chain's newest block, within the longest grant",
     "NotOwner": "only the account that listed the dataset may do this",
-    "AlreadyDisputed": "`rexis dispute list` shows what came of it; a receipt is disputed once",
-    "WindowOver": "a receipt is disputed while its window of challenges is open, or not at all",
     "ConflictingAnchor": "this account anchored another digest there; an anchor is never replaced",
     # Datasets and grants.
     "NoSuchDataset": "`rexis dataset list` shows what is on the chain",
@@ -77,7 +75,8 @@ _HINTS = {
     "Partial": "a party of the case has no vote in it",
     "AuditorTooNew": "only who was an auditor before the case was opened may vote",
     "AlreadyChallenged": "`rexis market cases` has the case",
-    "WindowOver": "it came too late to be challenged",
+    "WindowOver": "it came too late to be challenged or disputed",
+    "AlreadyDisputed": "`rexis dispute list` shows what came of it; a receipt is disputed once",
     "StakeTooSmall": "`rexis market show` names the bond; stake more, or ask for less back",
     "StillLiable": "wait until then",
     "CasesPending": "wait for the outcome of the cases",

@@ -14,7 +14,7 @@ from node.driver import Driver
 from node.services.hands import Hands, ReadRecords, RoundNotes, Tools
 from node.services.record_box import RecordBox
 from protocol.certificate import Certificate
-from protocol.errors import GossipIgnore, LocalProtocolError
+from protocol.errors import GossipIgnore, LocalProtocolError, MalformedMessageError
 from protocol.rounds import events as ev
 from protocol.rounds.machine import Rounds
 from protocol.rounds.messages import Heard
@@ -110,6 +110,14 @@ class Trainer:
         except LocalProtocolError as error:
             # Killed between the record of the verdict that took its seat and the word of it.
             self._complain(str(error))
+            return
+        except MalformedMessageError as error:
+            # The others go on without this node; the daemon has other runs, and more to do.
+            log.warning("records of a run cannot be read", reason=str(error))
+            self._complain(
+                "this node's records of the run cannot be read, they are damaged or of another"
+                f" version of the program: {error}"
+            )
             return
         self._machine = machine
         newest = machine.newest()

@@ -169,6 +169,28 @@ def _box(site, run):
 
 
 @pytest.mark.slow
+async def test_records_that_cannot_be_read_end_one_nodes_part_and_not_its_daemon(world):
+    async with AsyncExitStack() as stack:
+        for site in world.sites[1:]:
+            await stack.enter_async_context(site.up())
+        first = world.sites[0]
+        async with first.up():
+            run = await world.propose(rounds=40)
+            with trio.fail_after(30):
+                while not first.runs.rounds(run):
+                    await trio.sleep(0.01)
+        # As another version of the program would have written it.
+        await _box(first, run).put({"head": b"\x92\xa4head\x01"})
+        async with first.up():
+            with trio.fail_after(20):
+                while "cannot be read" not in (first.runs.row(run)["reason"] or ""):
+                    await trio.sleep(0.05)
+            assert "HeadRecord" in first.runs.row(run)["reason"]
+            other = await world.propose(rounds=1)
+            await world.until_finished(other)
+
+
+@pytest.mark.slow
 async def test_a_round_ends_while_one_of_four_is_dead_and_it_catches_up(world):
     async with AsyncExitStack() as stack:
         for site in world.sites[1:]:
