@@ -8,6 +8,7 @@ its log does not hold what it promised.
 import random
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 from federation_sim import liars
 
@@ -57,7 +58,7 @@ class SaysTwoThings(Honest):
         if forged is None:
             return [effect]
         if isinstance(effect, ev.Send):
-            return [replace(effect, envelope=forged)]
+            return [msgspec.structs.replace(effect, envelope=forged)]
         others = [m for m in machine.epoch.members if m != machine._desk.me]
         return [
             ev.Send(name, forged if place % 2 else effect.envelope)
