@@ -132,6 +132,8 @@ class Hands:
         self._change = change
         self._certificate: Certificate | None = None
         """Of the newest verdict."""
+        self._base: bytes | None = None
+        """The state that one led to; None before there is any."""
         self._tell = tell
         self._complain = complain
         self._sessions = Sessions(tools.store, tools.signer)
@@ -234,7 +236,7 @@ class Hands:
     async def finished(self, effect: ev.Finished) -> bool:
         notes, self._notes = self._notes, RoundNotes()
         self._tell(None)
-        self._certificate = effect.certificate
+        self._certificate, self._base = effect.certificate, effect.verdict.state
         self._parts.round = effect.verdict.round + 1
         goes_on = self._parts.round < self._rounds
         await self._box.tidy()
@@ -276,7 +278,9 @@ class Hands:
         count[0] += 1
         count[1] += self._tools.blobs.size(blob)
 
-    async def sync(self, effect: ev.SyncState) -> ev.Event:
+    async def sync(self, effect: ev.SyncState) -> ev.Event | None:
+        if self._base not in (None, effect.state):
+            return None  # a newer verdict: nobody has this state any more
         tools, run = self._tools, self._epoch.run
         peers = [self._peer(donor) for donor in effect.donors]
         self._tell({**_IDLE, "what": "fetching the state"})
@@ -327,11 +331,13 @@ class Hands:
     # --- vectors -------------------------------------------------------------------
 
     async def train(self, effect: ev.Train) -> ev.Event | None:
-        if effect.round >= self._rounds:
+        if effect.round >= self._rounds or effect.round < self._parts.round:
             return None
         try:
             trained = await self._train(effect)
         except NodeError as error:
+            if effect.round < self._parts.round:
+                return None  # it ended without this update, and its base went with it
             self._complain(str(error))
             if isinstance(error, ComputeError):
                 await self._mend({effect.base: self._state_bytes})
@@ -390,7 +396,7 @@ class Hands:
             case ev.Mask():
                 recipe = msgpack.unpackb(await self._box.recipe(effect.quantised))
                 return {recipe["scales"]: self._scales_bytes}
-            case ev.Apply():
+            case ev.Apply() if effect.opening.round >= self._parts.round:
                 base, scales = effect.opening.base, effect.opening.scales
                 return {base: self._state_bytes, scales: self._scales_bytes}
             case _:

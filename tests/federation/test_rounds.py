@@ -20,6 +20,7 @@ from node.errors import (
 from node.ports import Announcement
 from node.services.hands import Hands
 from node.services.record_box import RecordBox
+from node.services.states import States
 from protocol.errors import MalformedMessageError, ProtocolError
 from protocol.runs import CONSENT_TOPIC, Consent, seal_consent
 
@@ -371,6 +372,40 @@ async def test_a_recipe_goes_with_its_round_and_not_before(world, monkeypatch):
             with trio.fail_after(20):
                 while await _left(first):
                     await trio.sleep(0.02)
+
+
+@pytest.mark.slow
+async def test_who_could_not_train_in_a_round_tries_no_more_once_it_is_over(
+    world, monkeypatch
+):
+    """Its base is deleted everywhere by then: it would be called damaged, and asked for, for good."""
+    train, fetch, tries, asked = Hands._train, States.fetch, [], []
+
+    async def lame(self, effect):
+        if effect.round == 0 and self._tools.signer.public_key == first.key.public_key:
+            tries.append(effect)
+            raise ComputeError("the worker is away")
+        return await train(self, effect)
+
+    async def noted(states, run, root, *how):
+        asked.append(root)
+        await fetch(states, run, root, *how)
+
+    monkeypatch.setattr("node.driver.RETRY_LIMIT_S", 0.1)
+    monkeypatch.setattr(Hands, "_train", lame)
+    monkeypatch.setattr(States, "fetch", noted)
+    first = world.sites[0]
+    async with AsyncExitStack() as stack:
+        for site in world.sites:
+            await stack.enter_async_context(site.up())
+        run = await world.propose(rounds=2)
+        await world.until_finished(run)
+        assert first.name not in first.runs.rounds(run)[0]["survivors"]
+        before = len(tries)
+        assert before > 0
+        await trio.sleep(1)
+        assert len(tries) == before
+        assert first.runs.record(run).course.proposal.initial not in asked
 
 
 @pytest.mark.slow
