@@ -20,7 +20,6 @@ tell nothing that those do not.
 
 import hashlib
 from collections.abc import Iterable
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,9 +46,6 @@ adds them without a rounding, whatever the order, at the speed of a dot product.
 _LIMB = np.uint64((1 << _LIMB_BITS) - 1)
 _ROWS = 8
 """Rows worked on at a time: they stay in a core's second-level cache."""
-_PLACES_KEPT = 32
-"""One seed is for every slice of a sum: each full row has the same numbers, 192 KiB of them, and a
-short vector has a few of its own per slice."""
 
 
 def add(
@@ -90,7 +86,7 @@ def combination(words: NDArray[np.unsignedinteger], start: int, seed: bytes) -> 
     lanes = max(1, words.dtype.itemsize // 2)
     # Short vectors are met where nothing is short of time but simulations.
     low, high = (start % ROW, words.size) if stop - first == 1 else (0, ROW)
-    limbs = _places(key, low, high, lanes)
+    limbs = _limbs(_drawn(key, low, high), lanes)
     numbers = _drawn(key, ROW + first, stop - first).tolist()
     wide = np.empty((_ROWS, limbs.shape[1]))
     total = at = 0
@@ -109,14 +105,6 @@ def _drawn(key: bytes, first: int, count: int) -> NDArray[np.uint64]:
     at = first - first % 2
     stream = keystream(key, 8 * at // BLOCK_BYTES, 8 * (first - at + count))
     return np.frombuffer(stream, "<u8")[first - at :] >> _TOP
-
-
-@lru_cache(_PLACES_KEPT)
-def _places(key: bytes, low: int, count: int, lanes: int) -> NDArray[np.float64]:
-    """Numbers of `count` places from `low` on, in limbs; not to be written to."""
-    limbs = _limbs(_drawn(key, low, count), lanes)
-    limbs.flags.writeable = False
-    return limbs
 
 
 def _limbs(numbers: NDArray[np.uint64], lanes: int) -> NDArray[np.float64]:

@@ -522,7 +522,7 @@ class Rounds:
 
     def _drive(self, now: Millis) -> None:
         """Open, work, step on, until nothing moves; bounded, since each pass ends an attempt."""
-        self._openings.ready = self._update is not None and not self._hold
+        self._openings.ready = self._is_ready()
         for _ in range(PASSES):
             if self._attempt is None:
                 self._stock.replenish(first=self._openings.first_number())
