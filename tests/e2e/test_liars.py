@@ -42,7 +42,10 @@ def told_of(live):
 
 
 def lie(live, what):
-    """Start the liar as one, and a run with it."""
+    """Start the liar as one, and a run with it; the run of the lie before ends."""
+    if live.run:
+        for name in honest(live):
+            live.call(name, "runs.end", run=live.run)
     live.programs.kill(LIAR)
     live.start(LIAR, lie=what)
     live.connected()

@@ -84,6 +84,7 @@ class Floods(Honest):
 
     def __init__(self):
         self._dice = random.Random(1)
+        self._places = set()
 
     def effects(self, machine, effect):
         opened = liars._opened(effect) if isinstance(effect, ev.Publish) else None
@@ -92,16 +93,19 @@ class Floods(Honest):
         outer, said = opened
         dice, out = self._dice, [effect, effect, effect]
         for _ in range(FLOOD if isinstance(said, Said) else 0):
+            # Late turns, which a true report of its own hardly comes to.
+            shard, turn = dice.randint(0, 40), dice.randint(3, 9)
+            round_ = said.round + dice.randint(0, 3)
+            attempt = said.attempt + dice.randint(0, 3)
+            where = said.run, round_, attempt, shard, turn
+            if where in self._places:
+                continue  # it floods, and does not contradict itself: that is another lie
+            self._places.add(where)
             report = liars.Report(
-                *(dice.randint(0, 40), dice.randint(0, 9), dice.randint(1, 1 << 40)),
+                *(shard, turn, dice.randint(1, 1 << 40)),
                 *(digest(dice.randbytes(4)), digest(dice.randbytes(4)), b""),
             )
-            ahead = Said(
-                said.run,
-                said.round + dice.randint(0, 3),
-                said.attempt + dice.randint(0, 3),
-                report,
-            )
+            ahead = Said(said.run, round_, attempt, report)
             desk = machine._desk
             out.append(ev.Publish(say(desk.keys.sign, desk.me, outer.context, ahead)))
         return out
