@@ -41,7 +41,7 @@ def told_of(live):
     return found
 
 
-def lie(live, what):
+def lie(live, what, **times):
     """Start the liar as one, and a run with it; the run of the lie before ends."""
     if live.run:
         for name in honest(live):
@@ -49,7 +49,7 @@ def lie(live, what):
     live.programs.kill(LIAR)
     live.start(LIAR, lie=what)
     live.connected()
-    live.begin(10_000)
+    live.begin(10_000, **times)
 
 
 def agreed(live):
@@ -106,7 +106,8 @@ def test_a_flood_holds_nobody_up(live):
 
 
 def test_a_log_that_lacks_what_was_said_is_caught_by_the_others_and_by_the_laws(live):
-    lie(live, "forgets")
+    # The others wait for the slice it was to sum longer than it takes to start.
+    lie(live, "forgets", backup_ms=20_000)
     live.until_round(1)
     others = set(honest(live))
     # At its release its upload has long been said; the restarted daemon rounds anew.
