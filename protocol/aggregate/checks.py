@@ -86,7 +86,7 @@ def combination(words: NDArray[np.unsignedinteger], start: int, seed: bytes) -> 
     lanes = max(1, words.dtype.itemsize // 2)
     # Short vectors are met where nothing is short of time but simulations.
     low, high = (start % ROW, words.size) if stop - first == 1 else (0, ROW)
-    limbs = _limbs(_drawn(key, low, high), lanes)
+    limbs = _places(key, low, high, lanes)
     numbers = _drawn(key, ROW + first, stop - first).tolist()
     wide = np.empty((_ROWS, limbs.shape[1]))
     total = at = 0
@@ -105,6 +105,11 @@ def _drawn(key: bytes, first: int, count: int) -> NDArray[np.uint64]:
     at = first - first % 2
     stream = keystream(key, 8 * at // BLOCK_BYTES, 8 * (first - at + count))
     return np.frombuffer(stream, "<u8")[first - at :] >> _TOP
+
+
+def _places(key: bytes, low: int, count: int, lanes: int) -> NDArray[np.float64]:
+    """Numbers of `count` places from `low` on, in limbs."""
+    return _limbs(_drawn(key, low, count), lanes)
 
 
 def _limbs(numbers: NDArray[np.uint64], lanes: int) -> NDArray[np.float64]:

@@ -100,6 +100,7 @@ _FAST: dict[tuple[ModuleType, str], Any] = {
     (prekeys, "_cipher"): lru_cache(CIPHERS_KEPT)(prekeys._cipher),
     (prekeys, "_share_digest"): lru_cache(SHARES_KEPT)(prekeys._share_digest),
     (checks, "_drawn"): lru_cache(DRAWN_KEPT)(checks._drawn),
+    (checks, "_places"): lru_cache(DRAWN_KEPT)(checks._places),
     (kdf, "derive"): derive,
     (masks, "apply"): apply,
 }
