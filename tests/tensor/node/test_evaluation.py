@@ -1391,7 +1391,7 @@ async def test_a_report_by_no_auditor_or_under_another_name_is_refused(federatio
         await nodes.clinic.requester.run(nodes.model, "host", CSV)
         await nodes.host.receipts.anchor()
         await audited(nodes.clinic, 2)
-        sealed = next(iter(nodes.clinic.audits._sealed.values()))
+        (_, sealed), *_ = await nodes.clinic.store.scan("audits")
         before = len(nodes.host.audits.rows())
         said = SimpleNamespace(origin=nodes.stranger.key.peer_id, payload=sealed)
         with pytest.raises(ProtocolError, match=r"did not sign"):
@@ -1413,7 +1413,8 @@ async def test_reports_stand_in_the_order_of_their_times(federation):
         await nodes.host.receipts.anchor()
         await audited(nodes.auditor, 2)
         key, audits = nodes.auditor.key, nodes.auditor.audits
-        first, _ = open_audit(next(iter(audits._sealed.values())))
+        (_, sealed), *_ = await nodes.auditor.store.scan("audits")
+        first, _ = open_audit(sealed)
         for back in (5, 9, 7, 8, 6):
             earlier = msgspec.structs.replace(first, time=first.time - back)
             await audits.keep(seal_audit(key.sign, key.public_key, earlier))
