@@ -17,6 +17,7 @@ from node.cli.shell import (
     verb,
 )
 from node.cli.words import count, moment, short, size, until
+from node.errors import NodeError
 from node.model import cli as disk
 
 _SHOWN = 10
@@ -24,6 +25,10 @@ _SHOWN = 10
 _AUDITS = ("audit list", "audits.list", "audits")
 _RECEIPTS = (("receipt certificates", "receipts.certificates", "certificates"), _AUDITS)
 """Where a receipt's digest stands besides the list of those this node signed."""
+
+
+class StoppedError(NodeError):
+    """An inference that has answers for some of its rows."""
 
 
 @click.group(cls=Noun)
@@ -142,12 +147,14 @@ def infer(shell: Shell, model_id: str, table: str, host: str, out: str | None) -
         out=out,
     )
 
+    scores, named = answer["scores"], answer["answers"]
+    done = sum(score is not None for score in scores)
+
     def human() -> None:
-        scores, named = answer["scores"], answer["answers"]
-        first = [f"{score:.4f}" for score in scores[:_SHOWN]]
+        first = ["-" if one is None else f"{one:.4f}" for one in scores[:_SHOWN]]
         if named:
             pairs = zip(named, first, strict=False)
-            first = [f"{name} ({score})" for name, score in pairs]
+            first = [one if name is None else f"{name} ({one})" for name, one in pairs]
         receipts = list(map(short, answer["receipts"][:_SHOWN]))
         print_fields(
             [
@@ -158,9 +165,14 @@ def infer(shell: Shell, model_id: str, table: str, host: str, out: str | None) -
             ]
         )
         if answer["path"]:
-            say(f"{count(len(scores), 'score')} written to {answer['path']}")
+            say(f"{count(done, 'score')} written to {answer['path']}")
 
     shell.result(answer, human)
+    if answer["stopped"] is not None:
+        raise StoppedError(
+            f"{done} of {count(len(scores), 'row')} answered: {answer['stopped']}",
+            hint=answer["hint"] or "",
+        )
 
 
 @verb(receipt, "list")

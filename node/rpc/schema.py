@@ -398,7 +398,8 @@ _ALL = (
         params.InferenceRun,
         results.InferenceRun,
         "Score the rows of a table on a host that sees keyed integers only. Each answer comes "
-        "with a receipt the host has signed.",
+        "with a receipt the host has signed. A call that stops midway gives what was answered and "
+        "says why in `stopped`; the same call again asks the host for the other rows only.",
     ),
     Method(
         "receipts.list",

@@ -17,7 +17,7 @@ from node.market import publish
 from node.market.reader import require_writable, write_private
 from node.market.search import Filter
 from node.services.deals_admin import DealsAdmin
-from node.services.inference import score_file
+from node.services.inference_asking import score_file
 from node.services.node import Node
 from node.services.queries_admin import QueriesAdmin
 from node.services.sessions import Sessions

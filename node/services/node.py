@@ -36,7 +36,8 @@ from node.services.disputing import Disputes
 from node.services.federation import Federation
 from node.services.finished import Finished
 from node.services.hands import Folders, Tools
-from node.services.inference import Host, Requester
+from node.services.inference import Host
+from node.services.inference_asking import Requester
 from node.services.keyed import KeyedAudits
 from node.services.lending import Lender
 from node.services.market import Market

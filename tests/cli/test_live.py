@@ -242,6 +242,30 @@ def test_a_long_inference_prints_some_of_its_receipts(rexis, daemon, tmp_path):
     assert json.loads(out)["receipts"] == receipts
 
 
+@pytest.mark.parametrize("classes", [False, True])
+def test_an_inference_that_stops_midway_shows_what_it_has_and_fails(
+    rexis, daemon, tmp_path, classes
+):
+    (tmp_path / "new.csv").write_text("a\n1\n2\n3\n")
+    row = METHODS["inference.run"].example["result"]
+    said = {
+        "scores": [1.5, None, None],
+        "answers": ["I", None, None] if classes else [],
+        "stopped": "KY: stream reset",
+        "hint": "again",
+        "path": "/srv/rexis/scores.csv",
+    }
+    daemon.answers["inference.run"] = {**row, **said}
+    ask = ("infer", row["model"], "new.csv", "--host", "KY")
+    status, out, err = rexis(*ask)
+    assert status == 1
+    shown = "I (1.5000), -, -" if classes else "1.5000, -, -"
+    assert f"scores    {shown}\n1 score written to /srv/" in out
+    assert err == ("error: 1 of 3 rows answered: KY: stream reset\nhint: again\n")
+    status, out, _ = rexis(*ask, "--json")
+    assert (status, json.loads(out)["scores"]) == (1, [1.5, None, None])
+
+
 def test_a_receipt_is_found_among_those_signed_those_got_and_those_audited(
     rexis, daemon
 ):
