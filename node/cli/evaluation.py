@@ -7,6 +7,7 @@ import click
 from node.cli.shell import (
     BULK_S,
     CHAIN_S,
+    NotFoundError,
     Noun,
     Number,
     Row,
@@ -214,6 +215,48 @@ def anchor(shell: Shell) -> None:
     shell.result(
         answer, lambda: say(f"batch {batch}" if batch else "no receipt was waiting")
     )
+
+
+@verb(receipt)
+@click.argument("host", metavar="HOST")
+@click.argument("batch", required=False, default="", metavar="BATCH")
+def anchored(shell: Shell, host: str, batch: str) -> None:
+    """Batches that HOST has on the chain: what `rexis-verify --anchored` takes.
+
+    HOST is a member's name, or the peer id that `rexis-verify` prints. BATCH is how a root begins:
+    the one that does is shown whole.
+    """
+    begins = batch.lower().removeprefix("0x")
+    answer = shell.ask("receipts.anchored", host=host, begins=begins)
+    if begins and not answer["batches"]:
+        raise NotFoundError(
+            f"{answer['host']} has no batch on the chain that begins {batch!r}",
+            hint="a closed batch is there a few blocks later; a file of one that never comes "
+            "proves nothing",
+        )
+    if len(answer["batches"]) == 1:
+        (row,) = answer["batches"]
+        shell.fields(
+            answer,
+            [
+                ("batch", row["batch"]),
+                ("of", count(row["receipts"], "receipt")),
+                ("by", f"{answer['host']}, account {answer['account']}"),
+                ("block", row["block"]),
+            ],
+        )
+        return
+    shell.table(
+        answer,
+        "batches",
+        {
+            "batch": lambda row: short(row["batch"]),
+            "receipts": lambda row: row["receipts"],
+            "block": lambda row: row["block"],
+        },
+    )
+    if answer["older"] and not shell.as_json:
+        say(f"and {answer['older']} older: BATCH finds them")
 
 
 @verb(receipt)

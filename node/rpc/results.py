@@ -785,6 +785,19 @@ class ReceiptsAnchor(Result, frozen=True):
     batch: Annotated[Digest | None, _said("null where no receipt waited")]
 
 
+class BatchRow(Result, frozen=True):
+    batch: Annotated[Digest, _said("Merkle root over its receipts")]
+    receipts: Count
+    block: Annotated[Count, _said("where the chain has it")]
+
+
+class ReceiptsAnchored(Result, frozen=True):
+    host: str
+    account: Annotated[Account, _said("the account that anchored them")]
+    batches: Annotated[list[BatchRow], _said("the newest thousand, oldest first")]
+    older: Annotated[Count, _said("how many more there are")]
+
+
 class ReceiptsExport(Result, frozen=True):
     path: str
     bytes: Count

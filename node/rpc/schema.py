@@ -421,6 +421,13 @@ _ALL = (
         "Close the open batch of receipts now instead of in a few seconds.",
     ),
     Method(
+        "receipts.anchored",
+        params.ReceiptsAnchored,
+        results.ReceiptsAnchored,
+        "Batches of receipts that a host's account has anchored, by the final blocks this node "
+        "has seen; what `rexis-verify --anchored` compares a file with.",
+    ),
+    Method(
         "receipts.export",
         params.ReceiptsExport,
         results.ReceiptsExport,

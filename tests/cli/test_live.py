@@ -266,6 +266,24 @@ def test_an_inference_that_stops_midway_shows_what_it_has_and_fails(
     assert (status, json.loads(out)["scores"]) == (1, [1.5, None, None])
 
 
+def test_batches_of_a_host_are_listed_and_one_that_is_not_there_is_no_success(
+    rexis, daemon
+):
+    row = METHODS["receipts.anchored"].example["result"]
+    rows = [{**row["batches"][0], "batch": f"{n:064x}"[::-1]} for n in (1, 2)]
+    daemon.answers["receipts.anchored"] = {**row, "batches": rows, "older": 3}
+    status, out, _ = rexis("receipt", "anchored", "KY")
+    assert status == 0
+    assert "1000000000000000" in out
+    assert out.endswith("and 3 older: BATCH finds them\n")
+    daemon.answers["receipts.anchored"] = {**row, "batches": []}
+    assert rexis("receipt", "anchored", "KY")[:2] == (0, "no batches\n")
+    status, out, err = rexis("receipt", "anchored", "KY", "0xDAF8")
+    assert daemon.asked[-1][1] == {"host": "KY", "begins": "daf8"}
+    assert (status, out) == (1, "")
+    assert "KY has no batch on the chain that begins '0xDAF8'" in err
+
+
 def test_a_receipt_is_found_among_those_signed_those_got_and_those_audited(
     rexis, daemon
 ):

@@ -40,7 +40,9 @@ from node.errors import (
     TransportError,
 )
 from node.market.works import Work
+from node.rpc import results
 from node.services import auditing
+from node.services.anchors import Anchors
 from node.services.answered import key_of
 from node.services.auditing import Verifier
 from node.services.certificates import LATE_AFTER_S, Certificate, Certificates
@@ -1174,6 +1176,37 @@ async def test_a_host_that_shows_its_requester_a_batch_it_never_anchors_is_found
         assert all("not on the chain by host" in row["reason"] for row in said)
         await nodes.host.chain.anchor_receipts(root, 2)
         assert await own.complete() == 2
+
+
+async def test_any_node_says_what_a_host_has_on_the_chain(federation, tmp_path):
+    async with federation(verify=False) as nodes, trio.open_nursery() as nursery:
+        clinic, host = nodes.clinic, nodes.host.key.peer_id
+        roots = []
+        for _ in range(2):
+            found = await clinic.requester.run(nodes.model, "host", CSV)
+            roots.append((await nodes.host.receipts.anchor()).hex())
+        await on_chain(nodes.host)
+        # Somebody else's word for a root of its own making is none of the host's.
+        await nodes.stranger.chain.anchor_receipts(digest(b"never"), 2)
+        seen = Anchors(nodes.auditor.chain, nodes.auditor.federation)
+        nursery.start_soon(seen.run)
+        await eventually(lambda: seen.batches("stranger", "")["batches"])
+        for name in ("host", host):
+            told = seen.batches(name, "")
+            assert [one["batch"] for one in told["batches"]] == roots
+            assert [one["receipts"] for one in told["batches"]] == [2, 2]
+            assert told["account"] == "0x" + nodes.host.chain.account.hex()
+        msgspec.convert(told, results.ReceiptsAnchored)
+        # What the file's reader sees there is what its reader is given here.
+        path = tmp_path / "receipt.bundle"
+        await clinic.certificates.export(bytes.fromhex(found["receipts"][0]), path)
+        batch = bundle.read(path.read_bytes()).batch.hex()
+        (one,) = seen.batches(host, batch[:16])["batches"]
+        assert one["batch"] == batch == roots[1]
+        assert seen.batches(host, digest(b"never").hex())["batches"] == []
+        with pytest.raises(AccessError, match="no member is called 'nobody'"):
+            seen.batches("nobody", "")
+        nursery.cancel_scope.cancel()
 
 
 async def test_only_auditors_and_the_requester_see_rows(federation):
