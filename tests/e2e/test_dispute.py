@@ -362,6 +362,12 @@ def test_liars_are_slashed_and_an_honest_receipt_survives_a_malicious_challenger
         "--home", scene.homes["AUD"].path, "dispute", "list", "--json"
     )
     assert len(json.loads(shown.stdout)["disputes"]) == lies + 1
+    # Whoever holds a file of one of these receipts is told what the chain has.
+    root = batch_root(scene.sealed).hex()
+    told = scene.bench.rexis(
+        *("--home", scene.homes["AUD"].path, "receipt", "anchored", "HOST", root[:9])
+    )
+    assert f"batch  {root}\nof     {lies + 1} receipts\n" in told.stdout
 
 
 async def malicious(scene):
