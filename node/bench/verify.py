@@ -37,8 +37,8 @@ def run(quick: bool) -> dict[str, Any]:
 
     torch.set_num_threads(1)
     layers, turns = (2, 3) if quick else (12, 7)
-    state = _weights(layers)
-    trunk = integer.quantise(state, _config(layers), tokens=TOKENS)
+    state = weights(layers)
+    trunk = integer.quantise(state, config(layers), tokens=TOKENS)
     x = np.random.default_rng(1).normal(size=(1, TOKENS, WIDTH))
     rows = integer.encode_rows(x)
     twin, stock = TorchTrunk(trunk), _stock(state, layers, x)
@@ -95,7 +95,7 @@ def _best(kinds: Mapping[str, Callable[[], object]], turns: int) -> dict[str, fl
     return best
 
 
-def _weights(layers: int) -> dict[str, NDArray[np.float32]]:
+def weights(layers: int) -> dict[str, NDArray[np.float32]]:
     generator = np.random.default_rng(0)
     shapes = {
         **{f"self_attn.{name}_proj": (WIDTH, WIDTH) for name in "qkvo"},
@@ -112,7 +112,7 @@ def _weights(layers: int) -> dict[str, NDArray[np.float32]]:
     }
 
 
-def _config(layers: int) -> dict[str, Any]:
+def config(layers: int) -> dict[str, Any]:
     return {
         "hidden_size": WIDTH,
         "num_hidden_layers": layers,
@@ -131,15 +131,15 @@ def _stock(
     import torch
     from transformers import LlamaConfig, LlamaModel
 
-    config = LlamaConfig(
-        **_config(layers),
+    stock = LlamaConfig(
+        **config(layers),
         vocab_size=1,
         bos_token_id=None,
         eos_token_id=None,
         max_position_embeddings=TOKENS,
         attn_implementation="sdpa",
     )
-    model = LlamaModel(config)
+    model = LlamaModel(stock)
     model.load_state_dict(
         {name: torch.from_numpy(value) for name, value in state.items()}, strict=False
     )
