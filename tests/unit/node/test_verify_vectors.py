@@ -21,6 +21,7 @@ from ee.integer import spec
 from node.verifier import bundle, cli
 from node.verifier import case as one_case
 from protocol import evaluation
+from protocol.audit import open_audit
 from protocol.errors import ProtocolError
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -174,6 +175,7 @@ def test_a_report_is_opened_by_another_decoder(vector):
     auditor = bytes(nacl.signing.SigningKey(bytes([3]) * 32).verify_key).hex()
     context, told = opened(raw(vector["report"]), "rexis/audit/2", auditor)
     says = vector["says"]
+    assert open_audit(raw(vector["report"]))[0].describe() == says
     tag, receipt, batch, host, model, first, count, fault, time, tier, bits = told
     assert (tag, context) == ("audit", receipt)
     found = [one.hex() for one in (receipt, batch, host, model)]
