@@ -23,9 +23,9 @@ END_MS = 240_000
 
 SIZES = (3,) * 40 + (4,) * 50 + (5,) * 7 + (6,) * 2 + (7,) * 3
 """Most federations are small, and most mistakes show in small ones."""
-EVERY, EVERY_LARGE = 70, 320
+EVERY, EVERY_LARGE = 100, 600
 """One seed in so many has 8 to 16 members, or 17 to 32, in turn: ten thousand have each of those
-sizes sixteen times, or twice.  One of thirty members takes as long as a hundred of four."""
+sizes eleven times, or once.  One of thirty members takes as long as a hundred of four."""
 REAL_EVERY = 100
 """One seed in so many signs with Ed25519 and agrees by X25519; the others by stand-ins."""
 
@@ -136,7 +136,7 @@ def draw(
     elif count > SMALL and not hard:
         # There are few of them: each fault in turn, and one more at times.  A turn later each time
         # around, because there are as many sizes: else each size would always meet the same.
-        turn = seed // EVERY
+        turn = seed // (EVERY if count <= MANY else EVERY_LARGE)
         drawn = [faults[(turn + turn // len(faults)) % len(faults)], *drawn[:1]]
     for fault in dict.fromkeys(drawn):
         told = fault(world, dice, budget)
