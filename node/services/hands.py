@@ -347,6 +347,9 @@ class Hands:
 
     async def _train(self, effect: ev.Train) -> ev.Event:
         tools, run = self._tools, self._epoch.run
+        # A compute child that has just been started loads PyTorch first: seconds, or minutes on a
+        # busy machine, in which what was told before would look like what takes so long.
+        self._tell({**_IDLE, "what": "getting ready to train"})
         # Which records a step takes is drawn from public values: it tells nobody anything
         # without the records, and makes a run repeatable.
         drawn = hashlib.sha256(
