@@ -25,6 +25,7 @@ async def test_a_run_stops_at_its_budget_and_says_so(world):
         run = await world.propose(rounds=5)
         before = world.sites[0].runs.row(run)
         assert before["phase"] != "finished"
+        assert (before["rounds"], before["privacy"]["rounds"]) == (5, 2)
         await world.until_finished(run)
         rows = [site.runs.row(run) for site in world.sites]
         assert len({row["state_root"] for row in rows}) == 1
