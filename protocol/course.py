@@ -210,6 +210,21 @@ def policy(length: int, plan: Plan) -> Policy:
     return found
 
 
+def require_room(members: int, plan: Plan) -> None:
+    """Raise `MalformedMessageError` where a sum of so many members could pass the ring's end.
+
+    The first epoch is refused for it too (§5.2), but only when everybody has consented.
+    """
+    ring = policy(1, plan).ring()
+    try:
+        ring.require_room(members)
+    except MalformedMessageError as error:
+        most = ((1 << ring.bits - 1) - 1) // members
+        raise MalformedMessageError(
+            f"model file: sum: {error}; use input_bits of 2 to {(most + 1).bit_length()}"
+        ) from error
+
+
 def one_in(plan: Plan) -> int:
     """Of how many entries one travels; raises `MalformedMessageError` out of range."""
     if not isinstance(plan.thin, Thin):

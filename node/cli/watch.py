@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from node.cli.shell import NotFoundError, Row, Shell, print_json, say
-from node.cli.words import decimal, short, size
+from node.cli.words import count, decimal, short, size
 from node.errors import RoundError
 
 # Two small calls over a local socket; a person sees no difference below this.
@@ -65,7 +65,7 @@ def privacy(row: Row | None) -> str:
         return "no noise, no bound"
     return (
         f"ε {decimal(row['spent'])} of {decimal(row['budget'])} a record,"
-        f" δ {row['delta']:g}"
+        f" δ {row['delta']:g}, good for {count(row['rounds'], 'round')}"
     )
 
 

@@ -520,6 +520,9 @@ class PrivacyRow(Result, frozen=True):
     ]
     delta: float
     budget: Annotated[float, _said("epsilon for one record; no round goes beyond it")]
+    rounds: Annotated[
+        Count, _said("how many the budget is good for, of those that were proposed")
+    ]
     spent: Annotated[
         float, _said("epsilon so far of one record of a member that was in every sum")
     ]

@@ -30,6 +30,7 @@ from protocol.aggregate.shards import Slice
 from protocol.certificate import Certificate
 from protocol.course import noise, outer, scales_bytes
 from protocol.envelope import Envelope
+from protocol.errors import ProtocolError
 from protocol.rounds import events as ev
 from protocol.rounds.messages import DOMAIN, Heartbeat, Opening, Said
 from protocol.rounds.policy import Epoch
@@ -138,6 +139,8 @@ class Hands:
         self._complain = complain
         self._sessions = Sessions(tools.store, tools.signer)
         self._notes = RoundNotes()
+        self._failed: type | None = None
+        """The kind of work that the operator was told of because it failed."""
         self._parts = Parts(
             tools.store, tools.blobs, tools.transport, tools.federation, epoch.run
         )
@@ -236,6 +239,7 @@ class Hands:
     async def finished(self, effect: ev.Finished) -> bool:
         notes, self._notes = self._notes, RoundNotes()
         self._tell(None)
+        self._succeed()
         self._certificate, self._base = effect.certificate, effect.verdict.state
         self._parts.round = effect.verdict.round + 1
         goes_on = self._parts.round < self._rounds
@@ -347,6 +351,9 @@ class Hands:
 
     async def _train(self, effect: ev.Train) -> ev.Event:
         tools, run = self._tools, self._epoch.run
+        # A compute child that has just been started loads PyTorch first: seconds, or minutes on a
+        # busy machine, in which what was told before would look like what takes so long.
+        self._tell({**_IDLE, "what": "getting ready to train"})
         # Which records a step takes is drawn from public values: it tells nobody anything
         # without the records, and makes a run repeatable.
         drawn = hashlib.sha256(
@@ -385,10 +392,25 @@ class Hands:
         self._tell({**_IDLE, "what": _WORDS[type(effect)]})
         self._notes.attempts.add(effect.context)
         try:
-            return await self._worked(effect)
-        except ComputeError:
-            await self._mend(await self._rests_on(effect))
+            done = await self._worked(effect)
+        except (NodeError, ProtocolError) as error:
+            if (
+                effect.context in self._notes.attempts
+            ):  # else with its round went its blobs
+                self._failed = type(effect)
+                self._complain(f"{_WORDS[self._failed]} fails: {error}")
+            if isinstance(error, ComputeError):
+                await self._mend(await self._rests_on(effect))
             raise  # the driver tries again
+        if self._failed is type(effect):
+            self._succeed()
+        return done
+
+    def _succeed(self) -> None:
+        """What failed before is done, or nobody needs it any more."""
+        if self._failed is not None:
+            self._failed = None
+            self._complain("")
 
     async def _rests_on(self, effect: Work) -> dict[bytes, int]:
         """The states that this work reads, with their sizes."""

@@ -8,9 +8,14 @@ from protocol.runs import Plan, Privacy
 
 
 def privacy_row(
-    plan: Plan, rounds: Sequence[Mapping[str, Any]], done: int, members: Sequence[str]
+    plan: Plan,
+    rounds: Sequence[Mapping[str, Any]],
+    done: int,
+    members: Sequence[str],
+    *,
+    allowed: int,
 ) -> dict[str, Any] | None:
-    """Of a run with so many rounds done; None where its sums carry no noise.
+    """Of a run with so many rounds done of those `allowed`; None where sums carry no noise.
 
     `rounds` say who was in each.  Of a round whose verdict this node never had it does not
     know, and counts everybody as present.
@@ -27,6 +32,7 @@ def privacy_row(
         "multiplier": privacy.multiplier,
         "delta": privacy.delta,
         "budget": privacy.epsilon,
+        "rounds": allowed,
         "spent": round(spent.record, 4),
         "membership": round(spent.member, 4),
         "members": {

@@ -32,6 +32,7 @@ from protocol.course import (
     Course,
     policy,
     require_budget,
+    require_room,
     velocities,
 )
 from protocol.errors import GossipIgnore, GossipReject, ProtocolError
@@ -109,9 +110,9 @@ class Runs:
     ) -> dict[str, Any]:
         """Propose a run to members by name, and consent to it with `dataset`."""
         parsed = parse_plan(plan.encode())
-        policy(1, parsed)
         keys = {self._tools.federation.named(name).node_key for name in members}
         keys.add(self._tools.signer.public_key)
+        require_room(len(keys), parsed)
         created = await self._create(parsed)
         proposal = Proposal(
             title=parsed.title,
@@ -146,6 +147,7 @@ class Runs:
                 f"run {run.hex()[:16]} does not name this node",
                 hint="ask its proposer for a run that does, or for a seat once it has begun",
             )
+        require_room(len(record.course.proposal.members), record.plan)
         created = await self._create(record.plan)
         if created["root"] != record.course.proposal.initial:
             raise RoundError(

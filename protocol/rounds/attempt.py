@@ -399,6 +399,10 @@ class Attempt:
                     if body.slot == decision.slot:
                         return decision.hear(sender, body, heard.signature, now)
                 return False
+            case _ if heard.context != self.context:
+                # Its place would be another one (§7.3): two things could be said of one attempt
+                # that do not exclude each other.
+                return False
             case Upload():
                 return self.gathering.upload(sender, body, heard.envelope)
             case Report():

@@ -353,7 +353,8 @@ def test_watching_a_run_with_a_budget_tells_what_is_spent_of_it(rexis, tell):
     status, out, _ = rexis("run", "watch", ID)
     assert status == 0
     assert out.splitlines()[-1] == (
-        "ended, ε 4.0113 of 8.0000 a record, δ 1e-05: ended by KY, MN"
+        "ended, ε 4.0113 of 8.0000 a record, δ 1e-05, good for 4 rounds:"
+        " ended by KY, MN"
     )
 
 

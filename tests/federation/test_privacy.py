@@ -5,6 +5,7 @@ from contextlib import AsyncExitStack
 
 import msgspec
 import pytest
+import trio
 
 from node.rpc import results
 from protocol.errors import MalformedMessageError
@@ -25,6 +26,7 @@ async def test_a_run_stops_at_its_budget_and_says_so(world):
         run = await world.propose(rounds=5)
         before = world.sites[0].runs.row(run)
         assert before["phase"] != "finished"
+        assert (before["rounds"], before["privacy"]["rounds"]) == (5, 2)
         await world.until_finished(run)
         rows = [site.runs.row(run) for site in world.sites]
         assert len({row["state_root"] for row in rows}) == 1
@@ -71,3 +73,20 @@ async def test_a_budget_that_cannot_be_is_refused(world, changed, words):
             caught = error
         assert words in str(caught)
         assert site.runs.rows() == []
+
+
+@pytest.mark.slow
+async def test_noise_too_fine_for_the_grid_stops_the_run_and_says_so(world):
+    """Nothing but the first rounding could tell: the grid is the sums' own."""
+    world.plan = noised(world, clip=1e-7)
+    async with AsyncExitStack() as stack:
+        for site in world.sites:
+            await stack.enter_async_context(site.up())
+        run = await world.propose(rounds=1)
+        site = world.sites[2]
+        with trio.fail_after(60):
+            while not site.runs.row(run)["reason"]:
+                await trio.sleep(0.05)
+        said = site.runs.row(run)["reason"]
+        assert said.startswith("masking fails: noise of ")
+        assert "is finer than a grid of 0.000244; use more input bits" in said

@@ -8,6 +8,7 @@ import trio
 
 from node.compute.state import path_of
 from node.errors import RoundError
+from protocol.errors import MalformedMessageError
 
 
 async def up(world, stack):
@@ -113,6 +114,28 @@ async def test_a_stance_that_changes_nothing_or_is_not_ours_to_take_is_refused(w
         await until(lambda: second.row(run)["phase"] == "ended")
         with pytest.raises(RoundError, match="is ended"):
             await second.join(run, 0)
+
+
+async def test_a_run_whose_ring_is_too_small_is_neither_proposed_nor_joined(
+    world, monkeypatch
+):
+    """Once all had consented it would stand in its first round for good."""
+    plan = json.loads(world.plan)
+    plan["sum"] |= {"ring_bits": 16, "input_bits": 16}
+    names = [site.name for site in world.sites]
+    async with AsyncExitStack() as stack:
+        await up(world, stack)
+        runs, other = world.sites[0].runs, world.sites[1].runs
+        with pytest.raises(MalformedMessageError, match="use input_bits of 2 to 14"):
+            await runs.propose(json.dumps(plan), 1, names, 0)
+        assert runs.rows() == []
+        with monkeypatch.context() as patch:  # by a program that does not look
+            patch.setattr("node.services.runs.require_room", lambda *_: None)
+            row = await runs.propose(json.dumps(plan), 1, names, 0)
+        run = bytes.fromhex(row["run"])
+        await until(lambda: run in other._known)
+        with pytest.raises(MalformedMessageError, match="use input_bits of 2 to 14"):
+            await other.join(run, 0)
 
 
 @pytest.mark.slow

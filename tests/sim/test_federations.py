@@ -267,6 +267,21 @@ def test_a_rejected_round_leaves_the_state_and_the_next_takes_the_same_members()
     assert len({end[1].survivors for end in ends}) == 1
 
 
+def test_what_is_said_of_an_attempt_under_another_context_is_not_heard():
+    world = small(4, 5)
+    liar = next(iter(world.nodes.values()))
+    liar.honest = False
+    liars.says_uploads_elsewhere(world, liar, world.chance)
+    laws = started(world)
+    world.run(END_MS)
+    laws.final()
+    others = [node for node in world.nodes.values() if node is not liar]
+    for node in others:
+        assert len(node.finished) == 2
+        for end in node.finished:
+            assert end.survivors == tuple(sorted(each.name for each in others))
+
+
 def rejecting(members: int, seed: int, **numbers) -> World:
     """All hold-outs reject the first round, of a vector that can be sketched."""
     policy = quick_policy(numbers.pop("length", ENTRIES_AT_LEAST), **numbers)

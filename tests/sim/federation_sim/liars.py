@@ -394,6 +394,22 @@ def _floods(world: World, node: Node, dice: Any) -> None:
     _behave(world, node, instead)
 
 
+def says_uploads_elsewhere(world: World, node: Node, _dice: Any) -> None:
+    """Under the context of no opening: there another upload would not contradict its own."""
+
+    def instead(_liar: Node, effect: Any) -> list[Any] | None:
+        opened = _opened(effect)
+        if opened is None or opened[0].sender != node.name:
+            return None
+        said = opened[1]
+        if not isinstance(said, Said) or not isinstance(said.body, Upload):
+            return None
+        nowhere = digest(b"no opening")
+        return [_with(effect, say(node.keys.sign, PublicKey(node.name), nowhere, said))]
+
+    _behave(world, node, instead)
+
+
 LIES: dict[str, Callable[..., None]] = {
     "proposes two things": _says_otherwise(_other_proposal, to_half=True),
     "votes twice": _says_otherwise(_other_vote, to_half=True),

@@ -13,6 +13,7 @@ from protocol.course import (
     outer,
     policy,
     require_budget,
+    require_room,
     rounds_allowed,
     scales_bytes,
     velocities,
@@ -161,6 +162,20 @@ def test_no_epoch_before_the_last_consent():
 def test_numbers_of_a_plan_that_cannot_be_are_refused_by_name(numbers, words):
     with pytest.raises(MalformedMessageError, match=words):
         policy(64, plan(**numbers))
+
+
+@pytest.mark.parametrize("members", [3, 4, 5, 31, 32])
+@pytest.mark.parametrize("bits", [16, 32])
+def test_a_ring_too_small_for_its_members_is_refused_with_what_would_fit(members, bits):
+    words = f"{members} entries of {bits} bits .* use input_bits of 2 to "
+    with pytest.raises(MalformedMessageError, match=words) as told:
+        require_room(members, plan(ring_bits=bits, input_bits=bits))
+    most = int(str(told.value).rsplit(" ", 1)[1])
+    require_room(members, plan(ring_bits=bits, input_bits=most))
+    with pytest.raises(MalformedMessageError, match="input_bits of 2 to"):
+        require_room(members, plan(ring_bits=bits, input_bits=most + 1))
+    with pytest.raises(MalformedMessageError, match="with 1-bit entries"):
+        require_room(members, plan(ring_bits=bits, input_bits=1))
 
 
 def test_consent_is_once_for_one_run_and_with_samples():
