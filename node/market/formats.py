@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 from node.market import DatasetError, privacy
 from node.market.kinds import broken_suffix, is_gzipped, opened, unreadable
+from node.market.parquet import plain
 from node.market.table import kind_of, parse_header
 from protocol.listing import COLUMNS_LIMIT, DETAIL_LIMIT, DETAILS_LIMIT, Column
 
@@ -139,7 +140,7 @@ def _parquet(paths: Sequence[Path]) -> Described:
                 raise DatasetError(f"{path} has other columns than {paths[0].name}")
             schema = file.schema_arrow
             found.records.append(file.metadata.num_rows)
-    found.columns = [Column(one.name, arrow_kind(one.type)) for one in schema]
+    found.columns = [Column(one.name, arrow_kind(plain(one.type))) for one in schema]
     return found
 
 

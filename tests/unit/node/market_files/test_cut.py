@@ -1,11 +1,13 @@
 """How files and tables become consent units."""
 
+import csv
 import io
 
 import pytest
 from file_world import VCF, dicom, parquet, write
 
 from node.market import DatasetError, plan
+from node.market.parquet import to_csv
 from protocol.listing import UNITS_LIMIT
 
 
@@ -84,6 +86,66 @@ def test_of_parquet_likewise(tmp_path):
     assert unit.column_names == names
     first = [n for n, who in enumerate(whole["PID"]) if who == whole["PID"][0]]
     assert unit.column(0).to_pylist() == whole.select(names).take(first)[0].to_pylist()
+
+
+def categories(folder):
+    """What pandas and R write of a column with few values, and beside the columns."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    who = [f"person {n:02}" for n in range(40)]
+    ward = pa.array([f"ward of {one}" for one in who])
+    table = pa.table(
+        {
+            "PID": who,
+            "ward": ward.dictionary_encode(),
+            "wards": pa.ListArray.from_arrays(range(41), ward.dictionary_encode()),
+            "year": pa.array([2000 + n for n in range(40)]).dictionary_encode(),
+            "died": [n % 2 == 0 for n in range(40)],
+        },
+        metadata={"pandas": '{"columns": ["PID", "HIV status"], "stop": 4711}'},
+    )
+    pq.write_table(table, folder / "t.parquet")
+    return folder / "t.parquet"
+
+
+def test_a_unit_of_parquet_holds_nothing_of_another(tmp_path):
+    """A category is stored with all its values, a footer with all columns and a count of rows."""
+    import pyarrow.parquet as pq
+
+    made = plan.of_paths([categories(tmp_path)], "PID", ["ward", "wards", "year"])
+    (unit,) = made.units[7].extents
+    file = pq.ParquetFile(io.BytesIO(unit))
+    assert file.read().to_pylist() == [
+        {"ward": "ward of person 07", "wards": ["ward of person 07"], "year": 2007}
+    ]
+    # Unpacked, since the pages are compressed.
+    plain = io.BytesIO()
+    with pq.ParquetWriter(plain, file.schema_arrow, compression="none") as writer:
+        writer.write_table(file.read())
+        writer.add_key_value_metadata(file.metadata.metadata)
+    for other in (b"person 08", b"HIV", b"4711"):
+        assert other not in plain.getvalue()
+    assert b"person 07" in plain.getvalue()
+
+
+def test_cells_of_parquet_are_what_the_listing_calls_them(tmp_path):
+    made = plan.of_paths([categories(tmp_path)], "PID")
+    kinds = {column.name: column.kind for column in made.parts[0].columns}
+    assert (kinds["ward"], kinds["year"], kinds["died"]) == (
+        "text",
+        "integer",
+        "integer",
+    )
+    units = [bytes(unit.extents[0]) for unit in made.units]
+    rows = csv.DictReader(io.StringIO(to_csv(units, list(kinds)).decode()))
+    assert list(rows)[1] == {
+        "PID": "person 01",
+        "ward": "ward of person 01",
+        "wards": '["ward of person 01"]',
+        "year": "2001",
+        "died": "0",
+    }
 
 
 @pytest.mark.parametrize(
