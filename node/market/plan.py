@@ -165,6 +165,7 @@ def _of_table(
 def of_csv(data: bytes, unit_column: str | None, columns: Sequence[str] = ()) -> Plan:
     """A plan for one table that is held in memory."""
     parsed = table.parse(data)
+    table.require_commas(parsed.columns)
     places = table.chosen(parsed.columns, columns)
     names = [parsed.columns[place] for place in places]
     kinds = table.kinds(parsed)
@@ -195,6 +196,8 @@ def _of_files(files: Sequence[File], kinds: dict[Path, str], way: str) -> Plan:
     cut = [[file for group in unit for file in group] for unit in together]
     used = sorted(set(kinds.values()))
     single = len(used) == 1 and all(len(unit) == 1 for unit in cut)
+    if single and (empty := [file.path for file in files if not file.size]):
+        raise DatasetError(f"{empty[0]} is empty", hint="leave it out")
     records: dict[Path, int] = {}
     parts, warnings = [], []
     for format_ in used:
@@ -252,7 +255,10 @@ def _group(file: File, format_: str, way: str) -> str:
         )
     patient = str(formats.dicom_header(file.path, ["PatientID"]).get("PatientID", ""))
     if not patient.strip():
-        raise DatasetError(f"{file.name} has no PatientID")
+        raise DatasetError(
+            f"{file.name} has no PatientID",
+            hint="it may be cut; otherwise cut by folder, one for each patient",
+        )
     return patient
 
 

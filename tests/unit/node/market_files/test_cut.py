@@ -201,3 +201,17 @@ def test_a_link_is_not_followed(tmp_path):
     (tmp_path / "d" / "b.vcf").symlink_to(tmp_path / "d" / "a.vcf")
     with pytest.raises(DatasetError, match="is a link"):
         plan.of_paths([tmp_path / "d"], None)
+
+
+@pytest.mark.parametrize("separator", [";", "\t", "|"])
+def test_a_table_that_is_not_cut_by_commas_is_no_column_of_all_cells(
+    tmp_path, separator
+):
+    text = "PID,age\n1,20\n"
+    path = write(tmp_path / "d" / "a.csv", text.replace(",", separator))
+    for paths in ([path], [path, write(tmp_path / "d" / "b.csv", path.read_bytes())]):
+        with pytest.raises(DatasetError) as said:
+            plan.of_paths(paths, None)
+        assert said.value.hint() == "write it again as CSV with commas"
+    kept = write(tmp_path / "e.csv", "a;b,c|d\n1,2\n")
+    assert len(plan.of_paths([kept], None).parts[0].columns) == 2
