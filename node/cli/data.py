@@ -187,7 +187,8 @@ def show(shell: Shell, number: int) -> None:
     required=True,
     callback=absolute,
     metavar="PATH",
-    help="A file for a table, a new folder for files; readable by you only.",
+    help="A file for a table (Parquet as CSV if it ends in .csv), a new folder for files; readable "
+    "by you only.",
 )
 @click.option("--owner", metavar="NAME", help="Refuse unless this member owns it.")
 @click.option(

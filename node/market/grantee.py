@@ -81,6 +81,10 @@ class Grantee:
             )
         wanted = 0 if units is None else names.bits(units, token.units)
         keys = await self._keys(token, holder, wanted)
+        # Before a terabyte comes for which there is no place.
+        await trio.to_thread.run_sync(
+            _require_place, path, keys.listing, crypt4gh_key is not None
+        )
         with self._tools.works.begin(str(path), "fetching") as work:
             await self._pull(dataset, holder, keys, work)
             await self._tools.shelf.hold(
@@ -134,7 +138,8 @@ class Grantee:
 
     async def _others(self, dataset: int, unit: int, owner: Member) -> list[PeerId]:
         """Connected members with a grant for the unit: they may have fetched it."""
-        view = await self._tools.view(dataset)
+        # Not the chain for each unit: a table of 64 would ask it 200 times.
+        view = await self._tools.book.recent(dataset, self._tools.now())
         connected = self._tools.transport.connected()
         found = [
             member.peer_id
@@ -219,8 +224,17 @@ class Grantee:
                     path, blobs, listing, manifest, headers, **opening
                 )
             units = reader.open_units(blobs, listing, manifest, headers, **opening)
-            rows = reader.as_table(listing, units)
+            rows = reader.as_table(listing, units, path.suffix)
             reader.write_private(path, rows)
             return len(rows)
 
         return await trio.to_thread.run_sync(work)
+
+
+def _require_place(path: Path, listing: Listing, sealed_: bool) -> None:
+    """Raise what writing would, as far as it can be known before."""
+    if sealed_ or not listing.table:
+        folder.require_free(path)
+    else:
+        reader.require_format(listing, path)
+        reader.require_writable(path)
