@@ -22,6 +22,7 @@ from node.cli.shell import (
     verb,
 )
 from node.cli.words import count, moment, short, size
+from node.market.ranges import ranges
 
 
 @click.group(cls=Noun)
@@ -153,7 +154,7 @@ def _rows(shell: Shell, answer: Row) -> None:
         "datasets",
         {
             "dataset": lambda row: row["dataset"],
-            "title": lambda row: row["title"],
+            "title": _title,
             "owner": lambda row: row["owner"],
             "mine": lambda row: row["mine"],
             "units": _left,
@@ -300,6 +301,11 @@ def withdraw(shell: Shell, number: int, units: list[int] | None, yes: bool) -> N
                 f"warning: the same rows are in dataset {one['dataset']}: withdraw its units "
                 f"{numbers(one['units'])} as well"
             )
+        for other in answer["versions"]:
+            say(
+                f"warning: dataset {other} is another version: withdraw there too what is of the "
+                "same person, whose unit may have another number"
+            )
         say("what cannot be undone:")
         for line in answer["cannot_be_undone"]:
             say(f"- {line}")
@@ -337,6 +343,7 @@ def show_dataset(shell: Shell, answer: Row) -> None:
                 ("owner", f"{answer['owner']}{mine}"),
                 ("units", _units(answer)),
                 *_slices(answer),
+                *_replaced(answer),
                 ("record", answer["record"]),
                 *_terms(answer),
                 *(_listed(listing) if listing else [("listing", answer["why"])]),
@@ -355,6 +362,16 @@ def _slices(answer: Row) -> list[tuple[str, object]]:
     return (
         [("also in", ", ".join(f"dataset {one}" for one in others))] if others else []
     )
+
+
+def _replaced(answer: Row) -> list[tuple[str, object]]:
+    newer = answer["replaced_by"]
+    return [] if newer is None else [("replaced", f"by dataset {newer}")]
+
+
+def _title(row: Row) -> object:
+    newer = row["replaced_by"]
+    return row["title"] if newer is None else f"{row['title']} (replaced by {newer})"
 
 
 def _left(row: Row) -> object:
@@ -407,14 +424,8 @@ def _listed(listing: Row) -> list[tuple[str, object]]:
 
 
 def numbers(units: list[int]) -> str:
-    """`[0, 3, 4, 5]` as `0,3-5`, the way `--units` reads it."""
-    ranges: list[list[int]] = []
-    for unit in units:
-        if ranges and ranges[-1][1] == unit - 1:
-            ranges[-1][1] = unit
-        else:
-            ranges.append([unit, unit])
-    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in ranges) or "-"
+    """As `--units` reads them."""
+    return ranges(units) or "-"
 
 
 COMMANDS = (dataset,)

@@ -51,7 +51,16 @@ class Catalogue:
         """Every dataset on the chain; titles of those whose listing we have."""
         await self._tools.shelf.load()
         roll = await self._roll.read()
+        await self._index_known(roll)
         return [await self._summary(token, roll) for token in roll.tokens]
+
+    async def _index_known(self, roll: Roll) -> None:
+        """Once for each listing and process: from then on the index is kept up as they come."""
+        for token in roll.tokens:
+            if not self._index.holds(token.dataset):
+                known = await self.known(token)
+                if known is not None:
+                    self._index.add(token.dataset, open_listing(known.listing))
 
     async def show(self, dataset: int) -> dict[str, Any]:
         """A dataset with its listing, asked of its owner once and then kept."""
@@ -65,6 +74,7 @@ class Catalogue:
             await self._public(token, roll.members)
         except NodeError as error:
             why = str(error)
+        await self._index_known(roll)
         shown = await self._summary(token, roll)
         public = await self.known(token)
         if public is None:
@@ -177,9 +187,11 @@ class Catalogue:
     async def _summary(self, token: DatasetToken, roll: Roll) -> dict[str, Any]:
         known = await self.known(token)
         holder = roll.members.by_account(token.owner)
+        listing = open_listing(known.listing) if known else None
         return {
             "dataset": token.dataset,
-            "title": open_listing(known.listing).title if known else None,
+            "title": listing.title if listing else None,
+            "replaced_by": self._index.newer(listing) if listing else None,
             "owner": holder.name if holder else token.owner.hex(),
             "owner_peer": holder.peer_id if holder else None,
             "mine": self._tools.shelf.by_dataset(token.dataset) is not None,

@@ -77,6 +77,19 @@ class Index:
         for places in self._words.values():
             places.pop(dataset, None)
 
+    def holds(self, dataset: int) -> bool:
+        return dataset in self._listings
+
+    def newer(self, listing: Listing) -> int | None:
+        """What the same owner says replaces this listing; another's word counts nothing."""
+        record = listing.digest()
+        found = [
+            number
+            for number, one in self._listings.items()
+            if one.previous == record and one.owner == listing.owner
+        ]
+        return max(found, default=None)
+
     def find(self, text: str, wanted: Filter) -> list[int]:
         """Datasets with all words of `text`, best first; by number where equal.
 

@@ -122,6 +122,10 @@ class DatasetRow(Result, frozen=True, kw_only=True):
     price: Annotated[Amount, _said("of a request, in the token's smallest unit")]
     terms: Annotated[Terms, _said("what the chain holds requests and grants against")]
     record: Annotated[Digest, _said("digest of the listing, as the chain has it")]
+    replaced_by: Annotated[
+        Count | None,
+        _said("the dataset that its owner lists as its next version, if known here"),
+    ] = None
     as_of: Annotated[
         Count | None,
         _said("Unix seconds of when the chain said so, while it does not answer"),
@@ -223,6 +227,10 @@ class DatasetsWithdraw(Result, frozen=True):
         _said(
             "where the same rows are still to be had: datasets cut from the same table"
         ),
+    ]
+    versions: Annotated[
+        list[Count],
+        _said("other versions that can still be read; their units have other numbers"),
     ]
     cannot_be_undone: Annotated[list[str], _said("one line each, for the patient")]
 
