@@ -8,7 +8,7 @@ from typing import Any
 
 import structlog
 
-from node.errors import AccessError, NodeError
+from node.errors import AccessError, NodeError, TransportError
 from node.market import names, reader
 from node.market.roll import KeptRoll, Roll
 from node.market.search import Filter, Index
@@ -158,13 +158,19 @@ class Catalogue:
 
     async def ask(self, holder: Member, query: DataQuery) -> bytes:
         """One query to a member."""
-        return await self._tools.transport.request(
-            holder.peer_id,
-            DATA_PROTOCOL,
-            encode(query),
-            timeout_s=REQUEST_TIMEOUT_S,
-            limit_bytes=ANSWER_LIMIT_BYTES,
-        )
+        try:
+            return await self._tools.transport.request(
+                holder.peer_id,
+                DATA_PROTOCOL,
+                encode(query),
+                timeout_s=REQUEST_TIMEOUT_S,
+                limit_bytes=ANSWER_LIMIT_BYTES,
+            )
+        except TransportError as error:
+            raise TransportError(
+                f"{holder.name} did not answer: {error}",
+                hint="give the same command again once its node is there",
+            ) from error
 
     async def _public(self, token: DatasetToken, members: MemberSet) -> None:
         """Get the listing of a dataset from its owner unless we have it."""

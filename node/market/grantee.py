@@ -1,6 +1,7 @@
 """The grantee's side: ask for keys, pull ciphertext, write plaintext for one's own eyes."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,8 @@ class Grantee:
             _require_place, path, keys.listing, crypt4gh_key is not None
         )
         with self._tools.works.begin(str(path), "fetching") as work:
-            await self._pull(dataset, holder, keys, work)
+            with _told(dataset, holder):
+                await self._pull(dataset, holder, keys, work)
             await self._tools.shelf.hold(
                 dataset, keys.answer.listing, keys.answer.manifest, keys.units
             )
@@ -229,6 +231,24 @@ class Grantee:
             return len(rows)
 
         return await trio.to_thread.run_sync(work)
+
+
+@contextmanager
+def _told(dataset: int, holder: Member) -> Iterator[None]:
+    """What a holder's refusal, and a holder that is gone, are to who waits for the fetch."""
+    try:
+        yield
+    except AccessError as error:
+        # A refusal says no more, lest a stranger learn what is held.
+        raise AccessError(
+            f"dataset {dataset} is not given any further: {error}",
+            hint="the grant ended or was revoked meanwhile; nothing was written",
+        ) from error
+    except TransportError as error:
+        raise TransportError(
+            f"the fetch from {holder.name} was cut: {error}",
+            hint="give the same command again: what has arrived stays",
+        ) from error
 
 
 def _require_place(path: Path, listing: Listing, sealed_: bool) -> None:

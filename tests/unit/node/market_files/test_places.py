@@ -5,7 +5,7 @@ import gzip
 import pytest
 from file_world import READER, TEXTS, VCF, listed, parquet, write
 
-from node.errors import AccessError, StorageError
+from node.errors import AccessError, StorageError, TransportError
 
 
 async def files(world, tmp_path, count=3):
@@ -77,3 +77,43 @@ async def test_the_chain_is_not_asked_for_every_unit(world, tmp_path):
     dataset = await files(world, tmp_path, 12)
     await world.reader.market.fetch(dataset, None, tmp_path / "out")
     assert len(asked) == 2  # with the keys, and once all is here
+
+
+@pytest.mark.parametrize(
+    ("error", "said", "hint"),
+    [
+        (AccessError("not allowed"), "not given any further", "revoked meanwhile"),
+        (
+            TransportError("stream was reset"),
+            "from clinic was cut",
+            "same command again",
+        ),
+    ],
+)
+async def test_what_cut_a_fetch_and_what_to_do_is_told(
+    world, tmp_path, error, said, hint, monkeypatch
+):
+    dataset = await files(world, tmp_path)
+
+    async def fails(*_asked, **_how):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world.reader.transport, "fetch", fails)
+        with pytest.raises(type(error), match=said) as caught:
+            await world.reader.market.fetch(dataset, None, tmp_path / "out")
+    assert str(error) in str(caught.value)
+    assert hint in caught.value.hint()
+    await world.reader.market.fetch(dataset, None, tmp_path / "out")
+
+
+async def test_an_owner_that_does_not_answer_is_named(world, tmp_path, monkeypatch):
+    dataset = await files(world, tmp_path)
+
+    async def fails(*_asked, **_how):
+        raise TransportError("stream was reset")
+
+    monkeypatch.setattr(world.reader.transport, "request", fails)
+    with pytest.raises(TransportError, match="clinic did not answer: stream") as caught:
+        await world.reader.market.fetch(dataset, None, tmp_path / "out")
+    assert "again" in caught.value.hint()
