@@ -168,8 +168,9 @@ class Catalogue:
             )
         except TransportError as error:
             raise TransportError(
-                f"{holder.name} did not answer: {error}",
-                hint="give the same command again once its node is there",
+                f"asking {holder.name} failed: {error}",
+                hint=error.hint()
+                or "give the same command again once its node is there",
             ) from error
 
     async def _public(self, token: DatasetToken, members: MemberSet) -> None:

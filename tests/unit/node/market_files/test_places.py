@@ -114,6 +114,6 @@ async def test_an_owner_that_does_not_answer_is_named(world, tmp_path, monkeypat
         raise TransportError("stream was reset")
 
     monkeypatch.setattr(world.reader.transport, "request", fails)
-    with pytest.raises(TransportError, match="clinic did not answer: stream") as caught:
+    with pytest.raises(TransportError, match="asking clinic failed: stream") as caught:
         await world.reader.market.fetch(dataset, None, tmp_path / "out")
     assert "again" in caught.value.hint()
