@@ -11,7 +11,7 @@ import structlog
 from node.errors import AccessError, NodeError, TransportError
 from node.market import names, reader
 from node.market.roll import KeptRoll, Roll
-from node.market.search import Filter, Index
+from node.market.search import Filter, Index, group_of
 from node.market.shelf import SeenListing
 from node.market.tools import Tools, missing
 from node.ports import Announcement, DatasetToken
@@ -80,7 +80,11 @@ class Catalogue:
         if public is None:
             return {**shown, "listing": None, "why": why}
         listing = open_listing(public.listing)
-        return {**shown, "listing": names.described(listing)}
+        groups = [
+            {"name": group_of(one), "dataset": number, "columns": names.columns(one)}
+            for number, one in self._index.groups(listing)
+        ]
+        return {**shown, "listing": names.described(listing), "groups": groups}
 
     async def listing(self, dataset: int) -> Listing:
         """The listing behind a dataset's record, or the refusal to say it."""
@@ -198,6 +202,7 @@ class Catalogue:
         return {
             "dataset": token.dataset,
             "title": listing.title if listing else None,
+            "group": group_of(listing) if listing else None,
             "replaced_by": self._index.newer(listing) if listing else None,
             "owner": holder.name if holder else token.owner.hex(),
             "owner_peer": holder.peer_id if holder else None,

@@ -77,7 +77,7 @@ class Owner:
 
         def planned() -> Plan:
             try:
-                return plan.of_paths(paths, said.unit_by, said.columns)
+                return plan.of_paths(paths, said.unit_by, said.columns, said.group)
             except OSError as error:
                 raise DatasetError(
                     f"{error.filename} cannot be read: {error.strerror}",

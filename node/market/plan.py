@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
+import msgspec
+
 from node.market import DatasetError, formats, parquet, table
 from node.market.kinds import sniff
 from node.market.source import Extent, File, packed
@@ -81,10 +83,20 @@ def _shown(count: int) -> int | None:
     return count if count >= COUNT_FLOOR else None
 
 
+WHOLE = "table"
+"""What the one part of a table is called that is no group of columns."""
+
+
 def of_paths(
-    paths: Sequence[Path], unit_by: str | None, columns: Sequence[str] = ()
+    paths: Sequence[Path],
+    unit_by: str | None,
+    columns: Sequence[str] = (),
+    group: str = WHOLE,
 ) -> Plan:
-    """A plan for these files and folders; of one table for these columns, if any are named."""
+    """A plan for these files and folders; of one table for these columns, if any are named.
+
+    `group` is what the owner calls these columns in public.
+    """
     files = _found(paths)
     kinds = {file.path: sniff(file.path) for file in files}
     only = files[0] if len(files) == 1 else None
@@ -92,7 +104,9 @@ def of_paths(
     is_whole = unit_by in _WAYS and unit_by != _PATIENT
     if only is not None and kinds[only.path] in TABLES and not is_whole:
         if only.size <= table.TABLE_LIMIT_BYTES:
-            return _of_table(only, kinds[only.path], unit_by, columns)
+            made = _of_table(only, kinds[only.path], unit_by, columns)
+            (part,) = made.parts
+            return replace(made, parts=(msgspec.structs.replace(part, name=group),))
         if unit_by is not None or columns:
             raise DatasetError(
                 f"{only.path} has {only.size} bytes; a table is cut by columns up to "
@@ -182,7 +196,7 @@ def _cut(whole: Digest, unit_column: str | None) -> tuple[bytes, ...]:
 
 
 def _single(format_: str, columns: list[Column], units: list[Unit]) -> Plan:
-    part = Part("table", format_, tuple(columns), (), None)
+    part = Part(WHOLE, format_, tuple(columns), (), None)
     return _totalled([part], [[unit.records for unit in units]], False, units, [])
 
 
@@ -207,7 +221,7 @@ def _of_files(files: Sequence[File], kinds: dict[Path, str], way: str) -> Plan:
         warnings += described.warnings
         parts.append(
             Part(
-                "table" if single and format_ in TABLES else format_,
+                WHOLE if single and format_ in TABLES else format_,
                 format_,
                 tuple(described.columns),
                 tuple(described.details),

@@ -291,6 +291,57 @@ async def test_what_a_version_means_for_the_others_is_told(world, tmp_path):
     assert fourth["listing"]["version"] == 2
 
 
+async def test_groups_of_columns_of_one_table_are_found_as_one(world, tmp_path):
+    """Each has keys and grants of its own; that they belong together is what their owner says."""
+    owner, reader = world.owner.market, world.reader.market
+    path = parquet(tmp_path / "visits.parquet")
+    cut = {"vitals": ["Age"], "labs": ["BMI"]}
+    numbers = {
+        name: (
+            await owner.publish(
+                [path], *TEXTS, unit_by="PID", columns=columns, group=name
+            )
+        )["dataset"]
+        for name, columns in cut.items()
+    }
+    # Of the same columns under no name, and under another title: neither is of the groups.
+    for title, group in ((TEXTS[0], None), ("Other", "age")):
+        await owner.publish(
+            [path], title, *TEXTS[1:], unit_by="PID", columns=["Age"], group=group
+        )
+    for number in numbers.values():
+        await reader.show(number)
+    for market in (owner, reader):
+        shown = await market.show(numbers["labs"])
+        msgspec.convert(shown, results.DatasetShown)
+        assert shown["group"] == "labs"
+        assert shown["groups"] == [
+            {"name": name, "dataset": numbers[name], "columns": columns}
+            for name, columns in cut.items()
+        ]
+    await owner.give(numbers["vitals"], READER, [1], 10)
+    got = await reader.fetch(numbers["vitals"], None, tmp_path / "got.csv")
+    assert got["columns"] == ["Age"]
+    with pytest.raises(AccessError, match="no grant"):
+        await reader.fetch(numbers["labs"], None, tmp_path / "got.csv")
+
+
+@pytest.mark.parametrize(
+    ("group", "columns", "reason"),
+    [
+        ("Labs 2", ["Age"], "group 'Labs 2'"),
+        ("labs", [], "group 'labs' of 0 columns"),
+        ("p123456789", ["Age"], "long number|nine"),
+    ],
+)
+async def test_what_is_no_name_of_a_group_is_refused(
+    world, tmp_path, group, columns, reason
+):
+    path = parquet(tmp_path / "visits.parquet")
+    with pytest.raises(DatasetError, match=reason):
+        await world.owner.market.publish([path], *TEXTS, columns=columns, group=group)
+
+
 async def test_another_members_word_replaces_nothing(world, tmp_path):
     first = await listed(world, write(tmp_path / "a.fa", ">x\nACGT\n"))
     false = write(tmp_path / "b.fa", ">x\nACGTA\n")
