@@ -16,6 +16,7 @@ import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from node.adapters.blob_dir import PIECE_BYTES, BlobDir, move_in
@@ -273,6 +274,8 @@ def _folder(blobs: BlobDir) -> Path:
 
 def _forget_old(folder: Path, keep: Path) -> None:
     for path in folder.iterdir():
-        old = time.time() - path.stat().st_mtime > FORGET_AFTER_S
-        if old and path.stem != keep.name:
-            path.unlink(missing_ok=True)
+        # Another fetch may be done with its own between the two looks.
+        with suppress(FileNotFoundError):
+            old = time.time() - path.stat().st_mtime > FORGET_AFTER_S
+            if old and path.stem != keep.name:
+                path.unlink()

@@ -162,6 +162,27 @@ def test_a_download_nobody_came_back_to_gives_its_space_back(blobs, monkeypatch)
     assert earlier_size(blobs, other) == 5
 
 
+def test_another_fetch_may_end_while_old_downloads_are_looked_for(
+    blobs, tmp_path, monkeypatch
+):
+    """Its file has a new place between the listing of the folder and the look at the file."""
+    others = open_partial(blobs, DIGEST, SIZE)
+    for index in range(4):
+        write(others, index)
+    assert others.matches()
+    listed = type(tmp_path).iterdir
+
+    def then_it_ends(folder):
+        names = list(listed(folder))
+        if not blobs.has(DIGEST):
+            others.commit()
+        return iter(names)
+
+    monkeypatch.setattr(type(tmp_path), "iterdir", then_it_ends)
+    open_partial(blobs, Digest(hashlib.sha256(b"other").digest()), 5).close()
+    assert blobs.has(DIGEST)
+
+
 CHILD = """
 import sys
 from node.adapters.blob_dir import BlobDir
