@@ -8,7 +8,7 @@ from typing import Any
 
 from protocol.envelope import open_envelope, seal
 from protocol.errors import MalformedMessageError
-from protocol.receipt import LAYERS_LIMIT, RECEIPT_LIMIT_BYTES, Sign
+from protocol.receipt import LAYERS_LIMIT, RECEIPT_LIMIT_BYTES, TIME_LIMIT, Sign
 from protocol.types import DIGEST_BYTES, PublicKey
 from protocol.wire import Message, decode, encode
 
@@ -71,6 +71,10 @@ class Audit(Message, frozen=True, tag="audit"):
                 raise MalformedMessageError(f"{name} is not {DIGEST_BYTES} bytes")
         if not (0 <= self.first < LAYERS_LIMIT and 0 <= self.count <= LAYERS_LIMIT):
             raise MalformedMessageError(f"layers {self.first} and {self.count} more")
+        if not 0 <= self.time <= TIME_LIMIT:
+            raise MalformedMessageError(
+                f"report is of second {self.time}, limit is {TIME_LIMIT}"
+            )
         if self.tier not in TIERS or (self.tier == "freivalds") != (
             self.error_bits > 0
         ):

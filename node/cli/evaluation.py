@@ -7,6 +7,7 @@ import click
 from node.cli.shell import (
     BULK_S,
     CHAIN_S,
+    NotFoundError,
     Noun,
     Number,
     Row,
@@ -17,6 +18,7 @@ from node.cli.shell import (
     verb,
 )
 from node.cli.words import count, moment, short, size, until
+from node.errors import NodeError
 from node.model import cli as disk
 
 _SHOWN = 10
@@ -24,6 +26,10 @@ _SHOWN = 10
 _AUDITS = ("audit list", "audits.list", "audits")
 _RECEIPTS = (("receipt certificates", "receipts.certificates", "certificates"), _AUDITS)
 """Where a receipt's digest stands besides the list of those this node signed."""
+
+
+class StoppedError(NodeError):
+    """An inference that has answers for some of its rows."""
 
 
 @click.group(cls=Noun)
@@ -142,12 +148,14 @@ def infer(shell: Shell, model_id: str, table: str, host: str, out: str | None) -
         out=out,
     )
 
+    scores, named = answer["scores"], answer["answers"]
+    done = sum(score is not None for score in scores)
+
     def human() -> None:
-        scores, named = answer["scores"], answer["answers"]
-        first = [f"{score:.4f}" for score in scores[:_SHOWN]]
+        first = ["-" if one is None else f"{one:.4f}" for one in scores[:_SHOWN]]
         if named:
             pairs = zip(named, first, strict=False)
-            first = [f"{name} ({score})" for name, score in pairs]
+            first = [one if name is None else f"{name} ({one})" for name, one in pairs]
         receipts = list(map(short, answer["receipts"][:_SHOWN]))
         print_fields(
             [
@@ -158,9 +166,14 @@ def infer(shell: Shell, model_id: str, table: str, host: str, out: str | None) -
             ]
         )
         if answer["path"]:
-            say(f"{count(len(scores), 'score')} written to {answer['path']}")
+            say(f"{count(done, 'score')} written to {answer['path']}")
 
     shell.result(answer, human)
+    if answer["stopped"] is not None:
+        raise StoppedError(
+            f"{done} of {count(len(scores), 'row')} answered: {answer['stopped']}",
+            hint=answer["hint"] or "",
+        )
 
 
 @verb(receipt, "list")
@@ -202,6 +215,48 @@ def anchor(shell: Shell) -> None:
     shell.result(
         answer, lambda: say(f"batch {batch}" if batch else "no receipt was waiting")
     )
+
+
+@verb(receipt)
+@click.argument("host", metavar="HOST")
+@click.argument("batch", required=False, default="", metavar="BATCH")
+def anchored(shell: Shell, host: str, batch: str) -> None:
+    """Batches that HOST has on the chain: what `rexis-verify --anchored` takes.
+
+    HOST is a member's name, or the peer id that `rexis-verify` prints. BATCH is how a root begins:
+    the one that does is shown whole.
+    """
+    begins = batch.lower().removeprefix("0x")
+    answer = shell.ask("receipts.anchored", host=host, begins=begins)
+    if begins and not answer["batches"]:
+        raise NotFoundError(
+            f"{answer['host']} has no batch on the chain that begins {batch!r}",
+            hint="a closed batch is there a few blocks later; a file of one that never comes "
+            "proves nothing",
+        )
+    if len(answer["batches"]) == 1:
+        (row,) = answer["batches"]
+        shell.fields(
+            answer,
+            [
+                ("batch", row["batch"]),
+                ("of", count(row["receipts"], "receipt")),
+                ("by", f"{answer['host']}, account {answer['account']}"),
+                ("block", row["block"]),
+            ],
+        )
+        return
+    shell.table(
+        answer,
+        "batches",
+        {
+            "batch": lambda row: short(row["batch"]),
+            "receipts": lambda row: row["receipts"],
+            "block": lambda row: row["block"],
+        },
+    )
+    if answer["older"] and not shell.as_json:
+        say(f"and {answer['older']} older: BATCH finds them")
 
 
 @verb(receipt)

@@ -13,7 +13,7 @@ from node.demo import bonds, opt
 from node.demo.claims import Claims
 from node.demo.flows import Flows
 from node.demo.model_level import Told, final_state
-from node.demo.programs import until
+from node.demo.programs import DemoError, until
 from node.demo.sites import (
     CHAIN_ID,
     CLINICS,
@@ -55,6 +55,8 @@ def run(
         answers[host] = place.sites[REQUESTER].call(
             "inference.run", model=model, host=host, path=str(asked)
         )
+        if answers[host]["stopped"] is not None:
+            raise DemoError(f"{host} stopped answering: {answers[host]['stopped']}")
         flows.add(
             REQUESTER,
             host,

@@ -585,6 +585,17 @@ class DisputesOpen(Params, frozen=True):
     receipt: Receipt
 
 
+class ReceiptsAnchored(Params, frozen=True):
+    host: Annotated[Name, Meta(description="whose batches")]
+    begins: Annotated[
+        str,
+        Meta(
+            pattern=r"^[0-9a-f]{0,64}$",
+            description="how a root begins, in lower-case hex; left out: all of them",
+        ),
+    ] = ""
+
+
 class ReceiptsExport(Params, frozen=True):
     receipt: Receipt
     path: Annotated[str, _path("where the audit bundle is written")]

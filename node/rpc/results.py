@@ -757,16 +757,20 @@ class InferenceRun(Result, frozen=True):
     host: str
     receipts: list[Digest]
     scores: Annotated[
-        list[float],
+        list[float | None],
         _said(
             "what the model's head gives, one a row of the table; a logit, of the class in"
-            " `answers` where there are classes"
+            " `answers` where there are classes; null for a row that was not answered"
         ),
     ]
     answers: Annotated[
-        list[str],
+        list[str | None],
         _said("the class of each row, of a model that tells classes apart; else empty"),
     ]
+    stopped: Annotated[
+        str | None, _said("why not every row was answered; null where all were")
+    ]
+    hint: Annotated[str | None, _said("how to go on from there")]
     path: Annotated[str | None, _said("where the scores were written too")] = None
 
 
@@ -800,6 +804,19 @@ class ReceiptsCertificates(Result, frozen=True):
 
 class ReceiptsAnchor(Result, frozen=True):
     batch: Annotated[Digest | None, _said("null where no receipt waited")]
+
+
+class BatchRow(Result, frozen=True):
+    batch: Annotated[Digest, _said("Merkle root over its receipts")]
+    receipts: Count
+    block: Annotated[Count, _said("where the chain has it")]
+
+
+class ReceiptsAnchored(Result, frozen=True):
+    host: str
+    account: Annotated[Account, _said("the account that anchored them")]
+    batches: Annotated[list[BatchRow], _said("the newest thousand, oldest first")]
+    older: Annotated[Count, _said("how many more there are")]
 
 
 class ReceiptsExport(Result, frozen=True):

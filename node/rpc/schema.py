@@ -398,7 +398,8 @@ _ALL = (
         params.InferenceRun,
         results.InferenceRun,
         "Score the rows of a table on a host that sees keyed integers only. Each answer comes "
-        "with a receipt the host has signed.",
+        "with a receipt the host has signed. A call that stops midway gives what was answered and "
+        "says why in `stopped`; the same call again asks the host for the other rows only.",
     ),
     Method(
         "receipts.list",
@@ -418,6 +419,13 @@ _ALL = (
         params.Nothing,
         results.ReceiptsAnchor,
         "Close the open batch of receipts now instead of in a few seconds.",
+    ),
+    Method(
+        "receipts.anchored",
+        params.ReceiptsAnchored,
+        results.ReceiptsAnchored,
+        "Batches of receipts that a host's account has anchored, by the final blocks this node "
+        "has seen; what `rexis-verify --anchored` compares a file with.",
     ),
     Method(
         "receipts.export",

@@ -17,7 +17,7 @@ from node.market import publish
 from node.market.reader import require_writable, write_private
 from node.market.search import Filter
 from node.services.deals_admin import DealsAdmin
-from node.services.inference import score_file
+from node.services.inference_asking import score_file
 from node.services.node import Node
 from node.services.queries_admin import QueriesAdmin
 from node.services.sessions import Sessions
@@ -88,6 +88,7 @@ class Admin:
             "receipts.list": self._receipts_list,
             "receipts.certificates": self._receipts_certificates,
             "receipts.anchor": self._receipts_anchor,
+            "receipts.anchored": self._receipts_anchored,
             "receipts.export": self._receipts_export,
             "audits.list": self._audits_list,
             "provenance.show": self._provenance_show,
@@ -326,6 +327,9 @@ class Admin:
     async def _receipts_anchor(self, _params: Any) -> Row:
         root = await self._node.receipts.anchor()
         return {"batch": root.hex() if root else None}
+
+    async def _receipts_anchored(self, params: Any) -> Row:
+        return self._node.anchors.batches(params.host, params.begins)
 
     async def _receipts_export(self, params: Any) -> Row:
         receipt, path = bytes.fromhex(params.receipt), Path(params.path)

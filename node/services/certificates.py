@@ -90,6 +90,17 @@ class Certificates:
         certificate = Certificate(sealed, salt, blob)
         await self._store.put(_CERTIFICATES, digest(sealed), encode(certificate))
 
+    async def output(self, receipt: bytes) -> bytes:
+        """The packed rows that came as this answer; they were checked when they came."""
+        data = await self._store.get(_CERTIFICATES, receipt)
+        if data is None:
+            raise StorageError(f"no certificate of receipt {receipt.hex()[:16]} here")
+        certificate = decode(data, Certificate)
+        size = open_receipt(certificate.receipt).order.rows_bytes
+        return await trio.to_thread.run_sync(
+            self._blobs.read, Digest(certificate.rows), size, size
+        )
+
     async def run(self) -> None:
         """Complete what was answered, for ever."""
         while True:

@@ -1,58 +1,35 @@
-"""Encrypted inference, both sides of it.
+"""Encrypted inference, the host's side: answer orders over keyed integers.
 
-The requester turns records into rows under the release key in its compute child and reads
-scores out of the answer there; what travels is keyed integers under a signed order.  The host
-runs the integer trunk in its worker, keeps every boundary for the auditors, and signs a
-receipt before it answers.
+The host runs the integer trunk in its worker, keeps every boundary for the auditors, and signs
+a receipt before it answers.  Who asks is `inference_asking`.
 """
 
-import csv
-import io
 import secrets
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import structlog
 import trio
 
 from node.clock import now_s
-from node.errors import AccessError, ComputeError, TransportError
-from node.market.works import Work
-from node.ports import Blobs, Compute, Signer, Store, Transport
-from node.services.certificates import Certificates
+from node.errors import AccessError, ComputeError
+from node.ports import Blobs, Signer, Transport
 from node.services.faults import altered
 from node.services.federation import Federation
 from node.services.line import Line
 from node.services.receipts import Receipts
-from node.services.releases import Releases, Runs
+from node.services.releases import Releases
 from node.worker.client import WorkerClient, WorkerRefusedError
-from protocol.boundary import ENTRY_BYTES, SALT_BYTES, Shape, boundary_root
+from protocol.boundary import Shape, boundary_root
 from protocol.errors import VerificationError
 from protocol.evaluation import (
     INFER_PROTOCOL,
     REQUEST_LIMIT_BYTES,
     InferAnswer,
     InferRequest,
-    Release,
 )
 from protocol.members import Member
-from protocol.receipt import (
-    JOB_BYTES,
-    Order,
-    open_order,
-    open_receipt,
-    seal_order,
-    seal_receipt,
-)
+from protocol.receipt import Order, open_order, seal_receipt
 from protocol.types import Digest, PeerId, digest
 from protocol.wire import decode, encode
-
-CASES_PER_REQUEST = 16
-ROWS_LIMIT_BYTES = REQUEST_LIMIT_BYTES - (1 << 12)
-"""Leaves room for the order and the salt around the rows."""
-REQUEST_TIMEOUT_S = 120.0
 
 log = structlog.get_logger()
 
@@ -190,173 +167,6 @@ class Host:
         if self._session is not None:
             self._session[1].close()
             self._session = None
-
-
-class Requester:
-    """Asks hosts about this node's own records."""
-
-    def __init__(
-        self,
-        *,
-        store: Store,
-        signer: Signer,
-        transport: Transport,
-        federation: Federation,
-        releases: Releases,
-        certificates: Certificates,
-        runs: Runs,
-        compute: Compute,
-        states: Path,
-        models: Path,
-    ) -> None:
-        """`states` holds training states by root, `models` bases by name."""
-        self._store = store
-        self._signer = signer
-        self._transport = transport
-        self._federation = federation
-        self._releases = releases
-        self._certificates = certificates
-        self._runs = runs
-        self._compute = compute
-        self._states = states
-        self._models = models
-
-    async def run(
-        self,
-        model_root: bytes,
-        host: str,
-        records: bytes,
-        work: Work | None = None,
-    ) -> dict[str, Any]:
-        """Scores for the records of a CSV file, and the digests of the receipts.
-
-        `work` counts the bytes of keyed rows that are answered.
-        """
-        release = self._releases.require_licence(model_root)
-        member = self._host(release, host)
-        common = self._common(release)
-        encoded = await self._compute.call(
-            "infer.encode", {**common, "records": records}
-        )
-        parts = [part for group in encoded["groups"] for part in _parts(group)]
-        cases = sum(len(part.places) for part in parts)
-        if work is not None:
-            work.step("inferring", sum(len(part.rows) for part in parts))
-        told: dict[int, tuple[float, str | None]] = {}
-        receipts: list[str] = []
-        for part in parts:
-            receipt, output = await self._ask(member, model_root, part.rows, part.shape)
-            receipts.append(receipt.hex())
-            read = await self._compute.call(
-                "infer.read", {**common, "shape": list(part.shape), "rows": output}
-            )
-            answers = read["answers"] or [None] * len(part.places)
-            pairs = zip(read["scores"], answers, strict=True)
-            told |= zip(part.places, pairs, strict=True)
-            if work is not None:
-                work.add(len(part.rows))
-        result = {"model": model_root.hex(), "host": host, "receipts": receipts}
-        await self._store.append_event("inference", {**result, "rows": cases})
-        found = [told[place] for place in range(cases)]
-        return {
-            **result,
-            "scores": [score for score, _ in found],
-            "answers": [answer for _, answer in found if answer is not None],
-        }
-
-    def _host(self, release: Release, name: str) -> Member:
-        """Who is asked; that it would refuse is said here, with who would not."""
-        member = self._federation.named_host(name)
-        others = [h for h in release.hosts if h != self._signer.public_key]
-        named = ", ".join(map(self._federation.name_of, others)) or "none but this node"
-        hint = f"its hosts are: {named}" if release.hosts else "name another host"
-        if release.hosts and member.node_key not in release.hosts:
-            raise AccessError(
-                f"{name} does not host {release.model_root.hex()[:16]}", hint=hint
-            )
-        if member.node_key == self._signer.public_key:
-            raise AccessError(f"{name} is this node; it asks others", hint=hint)
-        return member
-
-    def _common(self, release: Release) -> Mapping[str, Any]:
-        return {
-            "spec": self._runs.record(release.run).spec,
-            "root": release.state_root,
-            "seed": self._releases.key_seed(release.model_root),
-            "folder": str(self._states),
-            "models": str(self._models),
-        }
-
-    async def _ask(
-        self, host: Member, model_root: bytes, rows: bytes, shape: Shape
-    ) -> tuple[Digest, bytes]:
-        """One order; the receipt's digest and the output, checked and kept."""
-        salt = secrets.token_bytes(SALT_BYTES)
-        root = await trio.to_thread.run_sync(boundary_root, rows, shape, 0, salt)
-        job = secrets.token_bytes(JOB_BYTES)
-        sealed = seal_order(
-            self._signer.sign,
-            self._signer.public_key,
-            Order(model_root, host.node_key, job, shape, root),
-        )
-        data = await self._requested(host, encode(InferRequest(sealed, salt, rows)))
-        answer = decode(data, InferAnswer, limit_bytes=REQUEST_LIMIT_BYTES)
-        receipt = open_receipt(answer.receipt)
-        receipt.check_time(now_s())
-        await trio.to_thread.run_sync(receipt.check_answer, sealed, answer.output, salt)
-        await self._certificates.keep(answer.receipt, salt, rows, answer.output)
-        return receipt.digest, answer.output
-
-    async def _requested(self, host: Member, request: bytes) -> bytes:
-        """The host's answer; a refusal says whose it is, since it speaks of itself."""
-        try:
-            return await self._transport.request(
-                host.peer_id,
-                INFER_PROTOCOL,
-                request,
-                timeout_s=REQUEST_TIMEOUT_S,
-                limit_bytes=REQUEST_LIMIT_BYTES,
-            )
-        except AccessError as error:
-            raise AccessError(f"{host.name}: {error}", hint=error.hint()) from error
-        except TransportError as error:
-            raise TransportError(f"{host.name}: {error}", hint=error.hint()) from error
-
-
-@dataclass(frozen=True)
-class _Part:
-    """Cases that go in one order."""
-
-    places: list[int]
-    """Which records they are."""
-    shape: Shape
-    rows: bytes
-
-
-def _parts(group: Mapping[str, Any]) -> Iterator[_Part]:
-    """A group of `infer.encode`, cut to what a request holds."""
-    cases, tokens, width = group["shape"]
-    size = ENTRY_BYTES * tokens * width
-    step = max(1, min(CASES_PER_REQUEST, ROWS_LIMIT_BYTES // size))
-    for start in range(0, cases, step):
-        stop = min(start + step, cases)
-        yield _Part(
-            group["places"][start:stop],
-            (stop - start, tokens, width),
-            group["rows"][start * size : stop * size],
-        )
-
-
-def score_file(found: Mapping[str, Any]) -> bytes:
-    """What `Requester.run` found, as CSV: a score a row, and the class it is of."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    columns = [found["scores"]]
-    if found["answers"]:
-        columns.append(found["answers"])
-    writer.writerow(["score", "class"][: len(columns)])
-    writer.writerows(zip(*columns, strict=True))
-    return out.getvalue().encode()
 
 
 def _check_rows(order: Order, request: InferRequest) -> None:

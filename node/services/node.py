@@ -28,6 +28,7 @@ from node.ports import (
 )
 from node.ports import Market as Trade
 from node.services import listening
+from node.services.anchors import Anchors
 from node.services.auditing import Verifier
 from node.services.borrowing import Borrower
 from node.services.certificates import Certificates
@@ -36,7 +37,8 @@ from node.services.disputing import Disputes
 from node.services.federation import Federation
 from node.services.finished import Finished
 from node.services.hands import Folders, Tools
-from node.services.inference import Host, Requester
+from node.services.inference import Host
+from node.services.inference_asking import Requester
 from node.services.keyed import KeyedAudits
 from node.services.lending import Lender
 from node.services.market import Market
@@ -247,8 +249,10 @@ class Node:
                 models=folders.models,
             ),
         )
+        self.anchors = Anchors(parts.chain, self.federation)
         self.provenance = Provenance(
             chain=parts.chain,
+            anchors=self.anchors,
             market=self.market,
             runs=self.runs,
             releases=self.releases,
@@ -288,7 +292,7 @@ class Node:
             nursery.start_soon(self.outbox.run)
             nursery.start_soon(self.market.watch)
             nursery.start_soon(self.market.close_due)
-            nursery.start_soon(self.provenance.run)
+            nursery.start_soon(self.anchors.run)
             nursery.start_soon(self.runs.run)
             nursery.start_soon(self.releases.run)
             nursery.start_soon(self.receipts.run)

@@ -5,7 +5,6 @@ is believed: `protocol.lineage.build` verifies each edge again, every time it is
 """
 
 import json
-from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +14,8 @@ import trio
 from node.errors import AccessError
 from node.market import provenance_export, provenance_picture
 from node.market.reader import write_private
-from node.ports import Chain, ChainEvent
+from node.ports import Chain
+from node.services.anchors import Anchors
 from node.services.certificates import Certificates
 from node.services.market import Market
 from node.services.queries import Queries
@@ -30,8 +30,6 @@ from protocol.lineage_graph import Direction, Graph
 from protocol.types import digest
 from protocol.wire import encode
 
-ANCHORS_LIMIT = 1 << 20
-"""Anchors in memory, some 200 bytes each; of more the oldest are doubts."""
 SHOWN_LIMIT = 5000
 """Vertices of one answer: it must fit a line of the admin socket."""
 
@@ -39,7 +37,6 @@ Form = Literal["prov", "svg", "dot", "records", "lineage"]
 
 _WHOLE = {"records", "lineage"}
 """Written whole whatever was asked about: a part of the records proves less than all of them."""
-_ANCHORS = {"RoundAnchored", "ModelAnchored", "ReceiptsAnchored"}
 
 
 @dataclass(frozen=True)
@@ -58,6 +55,7 @@ class Provenance:
         self,
         *,
         chain: Chain,
+        anchors: Anchors,
         market: Market,
         runs: Runs,
         releases: Releases,
@@ -68,6 +66,7 @@ class Provenance:
     ) -> None:
         """`where` are the chain's id and the address of the federation's registry."""
         self._chain = chain
+        self._anchors = anchors
         self._market = market
         self._runs = runs
         self._releases = releases
@@ -75,13 +74,6 @@ class Provenance:
         self._certificates = certificates
         self._queries = queries
         self._where = where
-        self._anchors: deque[ChainEvent] = deque(maxlen=ANCHORS_LIMIT)
-
-    async def run(self) -> None:
-        """Follow the chain's anchors from its first block, for ever."""
-        async for event in self._chain.follow(0):
-            if event.kind in _ANCHORS:
-                self._anchors.append(event)
 
     async def show(self, about: str | None, direction: Direction) -> dict[str, Any]:
         """The graph, or the part of it that `about` rests on or led to."""
@@ -145,7 +137,7 @@ class Provenance:
     ) -> tuple[Graph, str | None, "_Known"]:
         proposals, consents, changes = await self._runs.signed()
         records, facts = await self._market.lineage(
-            tuple(self._anchors),
+            self._anchors.events(),
             proposals=proposals,
             consents=consents,
             releases=self._releases.signed(),

@@ -199,7 +199,8 @@ def _require_anchored(batch: bytes, anchored: bytes | None) -> None:
     if anchored not in (None, batch):
         raise FileError(
             f"file is of batch {batch.hex()}, not {anchored.hex()}",
-            hint="look the host's ReceiptsAnchored up again; unanchored, a file proves nothing",
+            hint="`rexis receipt anchored HOST` says what the host has on the chain; of a batch"
+            " that is not there, a file proves nothing",
         )
 
 
@@ -229,7 +230,7 @@ def _text(report: dict[str, Any]) -> str:
 
 def _anchored(report: dict[str, Any]) -> str:
     if report["anchored"] is None:
-        return "not compared with the chain (--anchored)"
+        return "not compared with the chain (--anchored; `rexis receipt anchored HOST` has it)"
     return "under the root given with --anchored"
 
 

@@ -125,6 +125,8 @@ class Settling:
         self._tags: dict[bytes, tuple[int, ...]] = {}
         self._asked_check: set[int] = set()
         self._checked: set[int] = set()
+        self._trusted: set[int] = set()
+        """Taken on the word of whoever added them up, for want of what only it has."""
         self._reported: dict[bytes, int] = {}
         for shard, place in enumerate(survivors.reporters):
             member = setting.members[place]
@@ -431,20 +433,50 @@ class Settling:
         return (1 << len(self._setting.slices)) - 1
 
     def _check(self, now: Millis) -> None:
-        """Check by tags; where tags stay away, add up."""
+        """Check by tags; where tags or a carry stay away, add up."""
         complete = len(self._tags) == len(self.members)
-        waited = now - self.since >= self._cohort.policy.patience_ms
         for shard in self._to_check(now):
             if shard in self._asked_check or shard in self._checked:
                 continue
             carry = Digest(self.survivors.reports[shard].carry)
-            if complete and carry in self._gathering.here:
-                self._ask_check(shard, carry)
-            elif waited and not complete:
-                self._late.add(shard)
+            if carry in self._gathering.here:
+                if complete:
+                    self._ask_check(shard, carry)
+                    continue
             elif carry:
                 size = self._setting.slices[shard].size
                 self._pull(shard, carry, packed_bytes(size, len(self.members)))
+            self._do_without(shard, now - self.since)
+
+    def _do_without(self, shard: int, waited_ms: int) -> None:
+        """Tags or a carry are not here: add the slice up in time, or take its author's word."""
+        policy = self._cohort.policy
+        author = self._setting.members[self.survivors.reporters[shard]]
+        if self._is_authors_alone(shard, author):
+            if waited_ms >= policy.grace_ms // 2:
+                self._late.discard(shard)
+                self._trusted.add(shard)
+            return
+        complete = len(self._tags) == len(self.members)
+        # A carry is a file, and may be on its way for longer than a few numbers.
+        patience_ms = policy.grace_ms // 2 if complete else policy.patience_ms
+        if waited_ms >= patience_ms:
+            self._late.add(shard)
+
+    def _is_authors_alone(self, shard: int, author: bytes) -> bool:
+        """Would only the member that added a slice up, which says nothing, know it to be wrong?
+
+        Its own part of that slice is nowhere else.  So a survivor that went away would stop the
+        run for good, and need not: its part is whatever makes its sum right, and it fixed both
+        before a mask was open.  By a wrong sum it can do what it can do by its upload, and
+        no more.
+        """
+        if author not in self.members:
+            return (
+                False  # all parts are with others, and no update in this sum is its own
+            )
+        carry = Digest(self.survivors.reports[shard].carry)
+        return author not in self._tags or carry not in self._gathering.here
 
     def _ask_check(self, shard: int, carry: Digest) -> None:
         self._asked_check.add(shard)
@@ -463,6 +495,7 @@ class Settling:
     def checked(self, event: Checked) -> None:
         """A sum that fails is added up here, which tells who is wrong."""
         self._late.discard(event.shard)
+        self._trusted.discard(event.shard)
         if event.good:
             self._checked.add(event.shard)
         else:
@@ -481,9 +514,10 @@ class Settling:
     def _claim(self, now: Millis) -> None:
         if self.outcome is None or self._open_doubts():
             return
-        if any(rank == 0 and s not in self._checked for s, rank in self._due.items()):
+        known = self._checked | self._trusted
+        if any(rank == 0 and s not in known for s, rank in self._due.items()):
             return
-        checked = sum(1 << shard for shard in self._checked)
+        checked = sum(1 << shard for shard in known)
         mine, out = self.claims.get(self._desk.me), self.outcome
         turn = 0
         if mine is not None:

@@ -242,6 +242,48 @@ def test_a_long_inference_prints_some_of_its_receipts(rexis, daemon, tmp_path):
     assert json.loads(out)["receipts"] == receipts
 
 
+@pytest.mark.parametrize("classes", [False, True])
+def test_an_inference_that_stops_midway_shows_what_it_has_and_fails(
+    rexis, daemon, tmp_path, classes
+):
+    (tmp_path / "new.csv").write_text("a\n1\n2\n3\n")
+    row = METHODS["inference.run"].example["result"]
+    said = {
+        "scores": [1.5, None, None],
+        "answers": ["I", None, None] if classes else [],
+        "stopped": "KY: stream reset",
+        "hint": "again",
+        "path": "/srv/rexis/scores.csv",
+    }
+    daemon.answers["inference.run"] = {**row, **said}
+    ask = ("infer", row["model"], "new.csv", "--host", "KY")
+    status, out, err = rexis(*ask)
+    assert status == 1
+    shown = "I (1.5000), -, -" if classes else "1.5000, -, -"
+    assert f"scores    {shown}\n1 score written to /srv/" in out
+    assert err == ("error: 1 of 3 rows answered: KY: stream reset\nhint: again\n")
+    status, out, _ = rexis(*ask, "--json")
+    assert (status, json.loads(out)["scores"]) == (1, [1.5, None, None])
+
+
+def test_batches_of_a_host_are_listed_and_one_that_is_not_there_is_no_success(
+    rexis, daemon
+):
+    row = METHODS["receipts.anchored"].example["result"]
+    rows = [{**row["batches"][0], "batch": f"{n:064x}"[::-1]} for n in (1, 2)]
+    daemon.answers["receipts.anchored"] = {**row, "batches": rows, "older": 3}
+    status, out, _ = rexis("receipt", "anchored", "KY")
+    assert status == 0
+    assert "1000000000000000" in out
+    assert out.endswith("and 3 older: BATCH finds them\n")
+    daemon.answers["receipts.anchored"] = {**row, "batches": []}
+    assert rexis("receipt", "anchored", "KY")[:2] == (0, "no batches\n")
+    status, out, err = rexis("receipt", "anchored", "KY", "0xDAF8")
+    assert daemon.asked[-1][1] == {"host": "KY", "begins": "daf8"}
+    assert (status, out) == (1, "")
+    assert "KY has no batch on the chain that begins '0xDAF8'" in err
+
+
 def test_a_receipt_is_found_among_those_signed_those_got_and_those_audited(
     rexis, daemon
 ):

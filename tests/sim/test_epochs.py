@@ -6,18 +6,21 @@ from federation_sim.invariants import Laws
 from federation_sim.scenario import END_MS
 from federation_sim.world import Node, World, quick_policy
 
+from protocol.certificate import Kind, Step, Vote
 from protocol.rounds import events as ev
 from protocol.rounds.history import HEAD, HeadRecord
-from protocol.rounds.messages import Verdict
+from protocol.rounds.messages import Proof, Verdict
 from protocol.rounds.policy import Epoch
 from protocol.wire import decode
 
 WAITS_MS = 12_000
 
 
-def started(seed: int, *, extra: int = 1, rounds: int = 2) -> tuple[World, Laws]:
-    """Four members at work, and nodes without a seat that are not."""
-    world = World(4, seed, policy=quick_policy(16), rounds=rounds, extra=extra)
+def started(
+    seed: int, *, members: int = 4, extra: int = 1, rounds: int = 2
+) -> tuple[World, Laws]:
+    """Members at work, and nodes without a seat that are not."""
+    world = World(members, seed, policy=quick_policy(16), rounds=rounds, extra=extra)
     laws = Laws(world)
     for name in world.epoch.members:
         world.start(world.nodes[name])
@@ -65,6 +68,46 @@ def test_who_was_not_told_of_the_new_epoch_waits_for_word(seed):
     world.run(END_MS)
     laws.final()
     assert late.machine.epoch == epoch
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_who_missed_the_verdict_that_the_others_left_with_is_shown_it(
+    seed, monkeypatch
+):
+    """Two of three go with it, and answer nobody any more; the two that come have never had it."""
+    world, laws = started(seed, members=3, extra=2)
+    stays, *leavers, one, other = world.nodes.values()
+    epoch = seated(world, 1, stays, one, other)
+    world.members = epoch.members
+    usual = world._arrive
+
+    def arrive(node: Node, to: Node, envelope: bytes) -> None:
+        body = world.parsed(envelope).body
+        last = isinstance(body, Vote) and body.step == Step.PRECOMMIT
+        if to is not stays or not (
+            (last and body.slot.kind == Kind.VERDICT) or isinstance(body, Proof)
+        ):
+            usual(node, to, envelope)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world, "_arrive", arrive)
+        for node in (one, other):
+            world.soon(300, world.start, node)
+        for node in (stays, *leavers):
+            world.soon(300, world.give, node, ev.EpochOffered(epoch))
+        world.run(WAITS_MS)
+    assert all(node.machine.over for node in leavers)
+    assert stays.machine.epoch == world.epoch
+    newest = leavers[0].machine.newest()
+    for node in (stays, one, other):
+        world.give(node, ev.EpochOffered(epoch))
+    world.run(2 * WAITS_MS)
+    assert stays.machine.epoch == world.epoch
+
+    world.give(stays, ev.EpochOffered(epoch, newest.certificate))
+    world.run(END_MS)
+    laws.final()
+    assert stays.machine.epoch == epoch
 
 
 @pytest.mark.parametrize("seed", range(3))

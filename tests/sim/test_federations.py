@@ -20,7 +20,6 @@ from federation_sim import (
     scenes,
     work,
 )
-from federation_sim.changes import Registries
 from federation_sim.invariants import BrokenError, Laws, fewest_told_of
 from federation_sim.scenario import END_MS, draw
 from federation_sim.world import World, quick_policy
@@ -96,13 +95,6 @@ def test_a_sum_doubted_for_want_of_tags_is_settled_by_either_of_two_ways(monkeyp
         draw(7804).run()
 
 
-def test_who_missed_the_verdict_that_two_of_three_left_with_is_shown_it(monkeypatch):
-    draw(7910).run()
-    monkeypatch.setattr(Registries, "_show", lambda *_: None)
-    with pytest.raises(BrokenError, match="everyone finishes"):
-        draw(7910).run()
-
-
 def test_who_missed_an_opening_of_an_earlier_attempt_withdraws_its_pre_keys(
     monkeypatch,
 ):
@@ -147,6 +139,8 @@ def test_every_fault_and_every_size_is_drawn():
         }
     )
     assert drawn == wanted
+    usual = {fault for seed in range(200) for fault in draw(seed, members=4).what}
+    assert "gone for good" in usual
 
 
 @pytest.mark.parametrize(
@@ -231,16 +225,16 @@ def started(world: World) -> Laws:
 
 
 @pytest.mark.parametrize("before", [True, False])
-@pytest.mark.parametrize("record", [1, 8, 14, 19, 24, 29, 34])
+@pytest.mark.parametrize("record", range(1, 36))
 def test_any_one_of_four_may_be_killed_at_any_record_and_stay_away(record, before):
-    """The round ends without it, in the same attempt or the next; nobody waits for ever."""
-    world = small(4, record, rounds=1)
+    """The rounds end without it, none rejected; nobody waits for ever."""
+    world = small(4, record)
     victim = list(world.nodes.values())[record % 4]
     victim.crash_at, victim.down_ms = (record, not before), -1
     laws = started(world)
     world.run(60_000)
     laws.final()
-    assert world.now < 30_000
+    assert (world.now < 30_000, laws.rejected) == (True, 0)
 
 
 def test_a_round_goes_on_while_one_of_four_is_gone_for_good():

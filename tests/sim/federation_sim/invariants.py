@@ -16,6 +16,7 @@ from federation_sim import work
 from federation_sim.world import Node, World
 
 from protocol import certificate
+from protocol.aggregate.shards import Slice
 from protocol.certificate import Certificate, Kind
 from protocol.errors import VerificationError
 from protocol.rounds import events as ev
@@ -24,6 +25,7 @@ from protocol.rounds.desk import RECORD_LIMIT_BYTES, Cast
 from protocol.rounds.history import HEAD, HeadRecord
 from protocol.rounds.messages import (
     GIVEN_UP,
+    Claim,
     Heard,
     Opening,
     PreKey,
@@ -37,6 +39,7 @@ from protocol.rounds.policy import Cohort
 from protocol.rounds.prekeys import KEY, SEED
 from protocol.rounds.recall import OpenRecord
 from protocol.rounds.stock import PREKEYS, DealtRecord, prekey_prefix
+from protocol.types import Digest
 from protocol.wire import decode, encode
 
 NO_SUM = encode(GIVEN_UP)
@@ -83,6 +86,10 @@ class Laws:
         self._used: dict[bytes, bytes] = {}
         self._masked: dict[tuple[bytes, bytes], bytes] = {}
         self._words: dict[tuple[bytes, bytes], np.ndarray] = {}
+        self._right: dict[tuple[bytes, int, int], tuple[Slice, np.ndarray]] = {}
+        """By context, slice and set: the sums that liars were asked for."""
+        self._trusted: dict[bytes, set[int]] = defaultdict(set)
+        """By context, slices that somebody took on their author's word."""
         self._private: dict[bytes, set[tuple[int, bytes]]] = defaultdict(set)
         self._verdicts: dict[int, bytes] = {}
         self._rejections: set[bytes] = set()
@@ -113,6 +120,8 @@ class Laws:
         if isinstance(effect, ev.Mask):
             self._masks(node, effect)
         if not node.honest:
+            if isinstance(effect, ev.Sum):
+                self._adds_up(node, effect)
             return
         match effect:
             case ev.Persist():
@@ -171,6 +180,10 @@ class Laws:
             self._decides(record.certificate)
         elif "/certificate/" in key:
             self._decides(decode(value, Certificate, limit_bytes=RECORD_LIMIT_BYTES))
+        elif "/claim/" in key:
+            heard = self._world.parsed(value)
+            assert isinstance(heard.body, Claim)
+            self._vouches(node, heard, heard.body)
         elif key == HEAD:
             head = decode(value, HeadRecord, limit_bytes=RECORD_LIMIT_BYTES)
             self._decides(head.certificate)
@@ -329,6 +342,30 @@ class Laws:
                         f"{node.number} in round {heard.round}",
                     )
 
+    def _adds_up(self, node: Node, effect: ev.Sum) -> None:
+        """What a liar should have reported."""
+        ring = self._world.policy.ring()
+        if all(part in node.blobs for part in effect.inputs):
+            parts = [work.words(node.blobs, part, ring) for part in effect.inputs]
+            right = np.sum(parts, axis=0, dtype=ring.dtype)
+            where = (effect.context, effect.slice.index, effect.members)
+            self._right[where] = (effect.slice, right)
+
+    def _vouches(self, node: Node, heard: Heard, body: Claim) -> None:
+        """A member may call a slice checked whose author, a survivor, alone could show it wrong."""
+        survivors = self._survivors[heard.context]
+        members = self._openings[heard.context].members
+        attempt = node.machine and node.machine._attempt
+        if attempt is None or attempt.settling is None:
+            return
+        for shard, place in enumerate(survivors.reporters):
+            carry = Digest(survivors.reports[shard].carry)
+            silent = (
+                members[place] not in attempt.settling._tags or carry not in node.blobs
+            )
+            if body.checked >> shard & 1 and silent and survivors.members >> place & 1:
+                self._trusted[heard.context].add(shard)
+
     def _sketches(self, node: Node, heard: Heard) -> None:
         """What is told of single updates, and of the masks that hide them."""
         opening = self._openings[heard.context]
@@ -408,19 +445,42 @@ class Laws:
         total = np.zeros(epoch.policy.length, ring.dtype)
         for member in survivors:
             total += self._words[member, verdict.context]
-        state, _ = work.stepped(
-            np.frombuffer(base, "<f4"),
-            total,
-            np.frombuffer(scales, np.int8),
-            epoch,
-            list(survivors),
-        )
+        # A wrong sum of a slice that nobody but its author could show wrong is as good as another
+        # update of that author's, which it could have uploaded.
+        own_word = self._taken_on_trust(node, verdict.context, total)
+        states = {
+            work.put({}, state.tobytes())
+            for each in (total, own_word)
+            for state, _ in [
+                work.stepped(
+                    np.frombuffer(base, "<f4"),
+                    each,
+                    np.frombuffer(scales, np.int8),
+                    epoch,
+                    list(survivors),
+                )
+            ]
+        }
         require(
             "every survivor's update counts once",
-            work.put({}, state.tobytes()) == verdict.state,
+            verdict.state in states,
             f"round {verdict.round}",
         )
         self._added_up.add(from_what)
+
+    def _taken_on_trust(
+        self, node: Node, context: bytes, total: np.ndarray
+    ) -> np.ndarray:
+        """`total` with the errors of those whose word was taken."""
+        out, ring = total.copy(), self._world.policy.ring()
+        for shard in self._trusted[context]:
+            report = self._survivors[context].reports[shard]
+            known = self._right.get((context, shard, report.members))
+            if known is not None and report.sum in node.blobs:
+                where, right = known
+                said = work.words(node.blobs, Digest(report.sum), ring)
+                out[where.start : where.stop] += said - right
+        return out
 
     def _forgot(self, node: Node) -> None:
         """Nothing of a finished round that hides or holds an update is left."""

@@ -193,6 +193,30 @@ def _sums_wrongly(by: int) -> Callable[..., None]:
     return lie
 
 
+def _keeps_its_tags(world: World, node: Node, dice: Any) -> None:
+    """Adds up wrongly, and says nothing that would show it."""
+    _sums_wrongly(1)(world, node, dice)
+    _says_nothing(Tags)(world, node, dice)
+
+
+def _says_nothing(kind: type) -> Callable[..., None]:
+    """Everything but that."""
+
+    def lie(world: World, node: Node, _dice: Any) -> None:
+        def instead(liar: Node, effect: Any) -> list[Any] | None:
+            opened = _opened(effect)
+            if opened is None or opened[0].sender != liar.name:
+                return None
+            said = opened[1]
+            return (
+                [] if isinstance(said, Said) and isinstance(said.body, kind) else None
+            )
+
+        _behave(world, node, instead)
+
+    return lie
+
+
 def _answers_otherwise(
     kind: type, answer: Callable[[World, Node, Any], ev.Event | None]
 ) -> Callable[..., None]:
@@ -391,6 +415,7 @@ LIES: dict[str, Callable[..., None]] = {
     "opens wrong keys": _says_otherwise(_wrong_keys, to_half=False),
     "sums wrongly within range": _sums_wrongly(1),
     "sums wrongly beyond range": _sums_wrongly(-(1 << 15) - (1 << 31)),
+    "sums wrongly and keeps its tags": _keeps_its_tags,
     "is silent": _silent,
     "floods": _floods,
 }

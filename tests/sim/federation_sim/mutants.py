@@ -283,6 +283,14 @@ def _checks_nothing(_old: Any) -> Any:
     return lambda _self: {}
 
 
+def _trusts_all(_old: Any) -> Any:
+    return lambda _self, _shard, _author: True
+
+
+def _trusts_nobody(_old: Any) -> Any:
+    return lambda _self, _shard, _author: False
+
+
 def _no_quarrels(_old: Any) -> Any:
     return lambda _one, _at, _other, _there: True
 
@@ -405,6 +413,16 @@ MUTANTS: dict[str, Mutant] = {
         ),
         ("every survivor's update counts once",),
         scenes.wrong_sum,
+    ),
+    "takes everybody's word where tags are missing": Mutant(
+        _one(settle.Settling, "_is_authors_alone", _trusts_all),
+        ("every survivor's update counts once",),
+        scenes.wrong_sum_while_another_is_silent,
+    ),
+    "waits for what a member that is gone alone knew": Mutant(
+        _one(settle.Settling, "_is_authors_alone", _trusts_nobody),
+        ("everyone finishes",),
+        scenes.owner_gone_before_its_tags,
     ),
     "follows whoever offers an epoch first": Mutant(
         (

@@ -42,6 +42,9 @@ MANY = 16
 ROUNDS_OF_MANY = (2, 2, 3)
 """Of those with more members each round takes seconds."""
 
+GONE = 0.06
+"""In how many of the others a member is killed at some record and never comes back."""
+
 SMALL = 10
 LARGE = {"slower": 3, "beat_ms": 1_800, "fresh_ms": 9_000}
 """Larger federations have longer times: their messages, a square of the members, would otherwise
@@ -128,6 +131,8 @@ def draw(
         # A liar that was in a rejected sum can keep the same members from another (§5.7).
         if _liar in drawn and _dislikes in drawn:
             drawn.remove(_dislikes)
+    elif not hard and budget and chance.random() < GONE:
+        drawn = [_gone, *(each for each in drawn if each is _crashes)][:2]
     elif count > SMALL and not hard:
         # There are few of them: each fault in turn, and one more at times.  A turn later each time
         # around, because there are as many sizes: else each size would always meet the same.
@@ -203,7 +208,9 @@ def _liar(world: World, dice, budget: int) -> str:
     node.honest = False
     # Noise breaks the sum of each round: nothing but its dismissal ends that (§5.7).
     left_out = {"uploads noise"} if world.members is not None else set()
-    name = dice.choice(sorted(liars.LIES.keys() - left_out))
+    name = dice.choice(sorted(liars.LIES.keys() - left_out - HUSHED.keys()))
+    for hushed, known in HUSHED.items():
+        name = hushed if name == known and world.seed % 2 else name
     liars.LIES[name](world, node, dice)
     return f"liar {name}"
 
@@ -216,6 +223,9 @@ def _dislikes(world: World, dice, _budget: int) -> str:
         node.dislikes = frozenset({0})
     return f"{count} reject round 0"
 
+
+HUSHED = {"sums wrongly and keeps its tags": "sums wrongly within range"}
+"""A lie, and the one in whose place every other seed has it."""
 
 HIDES = (
     "sketches a mask wrongly",
@@ -288,6 +298,14 @@ def _absent(world: World, dice, budget: int) -> str:
     (node,) = _nodes(world, dice, 1)
     node.down_ms = -1
     return "absent"
+
+
+def _gone(world: World, dice, _budget: int) -> str:
+    """Killed at any record, and away for good: the others go on with what it left."""
+    (node,) = _nodes(world, dice, 1)
+    node.crash_at = (dice.randint(1, 60), dice.random() < 0.5)
+    node.stays_away = True
+    return "gone for good"
 
 
 def _loses_disk(world: World, dice, budget: int) -> str:

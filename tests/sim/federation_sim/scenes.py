@@ -142,6 +142,25 @@ def wrong_sum_whose_checker_dies(seed: int) -> Scenario:
     return _made(4, seed, arrange)
 
 
+def wrong_sum_while_another_is_silent(seed: int) -> Scenario:
+    """The same owner gives its tags; another's never come, and it is away for long."""
+
+    def arrange(world: World, nodes: list[Node]) -> None:
+        _lies(world, nodes[0], "sums wrongly within range")
+        nodes[1].crash_on, nodes[1].down_ms = "/tags", 8_000
+
+    return _made(4, seed, arrange)
+
+
+def owner_gone_before_its_tags(seed: int) -> Scenario:
+    """Its part of the slice that it added up is nowhere else."""
+
+    def arrange(_world: World, nodes: list[Node]) -> None:
+        nodes[0].crash_on, nodes[0].stays_away = "/tags", True
+
+    return _made(4, seed, arrange, rounds=2)
+
+
 def _sketched(
     *names: str, rejects: tuple[int, ...] = (0,)
 ) -> Callable[[int], Scenario]:

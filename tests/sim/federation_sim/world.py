@@ -61,6 +61,9 @@ class Node:
     crash_on: str = ""
     """Die once, right before a record whose key ends so."""
     down_ms: int = 0
+    """How long it is away then; less than 0: for good.  Whoever starts so is never there."""
+    stays_away: bool = False
+    """Once dead it does not come back."""
     loses_disk: bool = False
     lost: bool = False
     honest: bool = True
@@ -191,6 +194,8 @@ class World:
             node.blobs = {k: v for k, v in node.blobs.items() if k in keep}
             node.lost = True
             node.loses_disk = False
+        if node.stays_away:
+            node.down_ms = -1
         if node.down_ms >= 0:
             self.later(node.down_ms, lambda: self.start(node))
 

@@ -37,15 +37,20 @@ from node.errors import (
     ComputeError,
     NodeError,
     StorageError,
+    TransportError,
 )
 from node.market.works import Work
+from node.rpc import results
 from node.services import auditing
+from node.services.anchors import Anchors
+from node.services.answered import key_of
 from node.services.auditing import Verifier
-from node.services.certificates import LATE_AFTER_S, Certificates
+from node.services.certificates import LATE_AFTER_S, Certificate, Certificates
 from node.services.confirming import Confirmations
 from node.services.faults import altered
 from node.services.federation import Federation
-from node.services.inference import Host, Requester, score_file
+from node.services.inference import Host
+from node.services.inference_asking import Requester, score_file
 from node.services.keyed import KeyedAudits
 from node.services.outbox import Outbox
 from node.services.receipts import Receipts, fetch_rows
@@ -414,6 +419,98 @@ async def test_a_long_inference_says_how_far_it_is(federation):
             ("inferring", 16 * case, 20 * case),
         ]
         assert work.done == work.total
+
+
+def cut_after(nodes, orders, error):
+    """Of what the clinic asks for, `orders` are answered and then no more."""
+    real, asked = nodes.clinic.transport.request, []
+
+    async def request(peer, protocol, payload, **options):
+        if protocol == INFER_PROTOCOL:
+            asked.append(payload)
+            if len(asked) > orders:
+                raise error
+        return await real(peer, protocol, payload, **options)
+
+    nodes.clinic.transport.request = request
+
+    def mend():
+        nodes.clinic.transport.request = real
+        return asked
+
+    return mend
+
+
+HALF = b"".join(CSV.splitlines(keepends=True)[:17])
+"""One order's worth of records."""
+
+
+async def test_a_call_that_stops_midway_gives_its_answers_and_is_gone_on_with(
+    federation,
+):
+    async with federation(verify=False) as nodes:
+        ask, host = nodes.clinic.requester.run, nodes.host.receipts
+        lost = TransportError("stream reset", hint="is it up?")
+        # Before the first answer there is nothing to give.
+        mend = cut_after(nodes, 0, lost)
+        with pytest.raises(TransportError, match="host: stream reset"):
+            await ask(nodes.model, "host", CSV)
+        mend()
+        mend = cut_after(nodes, 1, lost)
+        part = await ask(nodes.model, "host", CSV)
+        assert len(mend()) == 2
+        assert len(part["receipts"]) == len(await host.rows()) == 1
+        assert part["scores"][16:] == [None] * 4
+        assert None not in part["scores"][:16]
+        assert part["stopped"] == "host: stream reset"
+        assert part["hint"].startswith("is it up?; the same call again")
+        (event,) = await nodes.clinic.events("inference.stopped")
+        assert (event["rows"], event["of"]) == (16, 20)
+        assert score_file(part).splitlines()[17:] == [b'""'] * 4
+        # Again, and as if the daemon had been restarted: only the others are asked.
+        whole = await ask(nodes.model, "host", CSV)
+        assert (whole["stopped"], whole["hint"]) == (None, None)
+        assert whole["receipts"][0] == part["receipts"][0]
+        assert whole["scores"][:16] == part["scores"][:16]
+        assert len(await host.rows()) == 2
+        np.testing.assert_allclose(whole["scores"], scores_without_a_key(), atol=0.05)
+        # What is through is asked anew by whoever asks again.
+        again = await ask(nodes.model, "host", CSV)
+        assert not set(again["receipts"]) & set(whole["receipts"])
+        assert again["scores"] == whole["scores"]
+        assert len(await host.rows()) == 4
+        assert not await nodes.clinic.store.scan("inference-answered")
+
+
+async def test_what_was_answered_goes_for_the_same_rows_alone(federation):
+    async with federation(verify=False) as nodes:
+
+        async def ask(records, orders=9):
+            mend = cut_after(nodes, orders, TransportError("stream reset"))
+            found = await nodes.clinic.requester.run(nodes.model, "host", records)
+            mend()
+            return found["receipts"]
+
+        cut = await ask(CSV, 1)
+        assert await ask(HALF.replace(b"0.5,", b"0.75,", 1)) != cut
+        assert await ask(HALF) == cut
+        assert await ask(HALF) != cut
+        # A certificate that cannot be read is no answer.
+        (first,) = await ask(CSV, 1)
+        for key, data in await nodes.clinic.store.scan("certificates"):
+            if key.hex() == first:
+                nodes.clinic.blobs.delete(decode(data, Certificate).rows)
+        assert first not in await ask(CSV)
+
+
+def test_an_answer_is_that_of_one_model_host_and_shape():
+    made = {
+        key_of(model, host, shape, b"rows")
+        for model in (b"m" * 32, b"n" * 32)
+        for host in (b"h" * 32, b"i" * 32)
+        for shape in ((1, 2, 2), (2, 1, 2))
+    }
+    assert len(made) == 8
 
 
 async def test_an_honest_hosts_receipts_pass_and_everybody_hears_of_it(federation):
@@ -1081,6 +1178,37 @@ async def test_a_host_that_shows_its_requester_a_batch_it_never_anchors_is_found
         assert await own.complete() == 2
 
 
+async def test_any_node_says_what_a_host_has_on_the_chain(federation, tmp_path):
+    async with federation(verify=False) as nodes, trio.open_nursery() as nursery:
+        clinic, host = nodes.clinic, nodes.host.key.peer_id
+        roots = []
+        for _ in range(2):
+            found = await clinic.requester.run(nodes.model, "host", CSV)
+            roots.append((await nodes.host.receipts.anchor()).hex())
+        await on_chain(nodes.host)
+        # Somebody else's word for a root of its own making is none of the host's.
+        await nodes.stranger.chain.anchor_receipts(digest(b"never"), 2)
+        seen = Anchors(nodes.auditor.chain, nodes.auditor.federation)
+        nursery.start_soon(seen.run)
+        await eventually(lambda: seen.batches("stranger", "")["batches"])
+        for name in ("host", host):
+            told = seen.batches(name, "")
+            assert [one["batch"] for one in told["batches"]] == roots
+            assert [one["receipts"] for one in told["batches"]] == [2, 2]
+            assert told["account"] == "0x" + nodes.host.chain.account.hex()
+        msgspec.convert(told, results.ReceiptsAnchored)
+        # What the file's reader sees there is what its reader is given here.
+        path = tmp_path / "receipt.bundle"
+        await clinic.certificates.export(bytes.fromhex(found["receipts"][0]), path)
+        batch = bundle.read(path.read_bytes()).batch.hex()
+        (one,) = seen.batches(host, batch[:16])["batches"]
+        assert one["batch"] == batch == roots[1]
+        assert seen.batches(host, digest(b"never").hex())["batches"] == []
+        with pytest.raises(AccessError, match="no member is called 'nobody'"):
+            seen.batches("nobody", "")
+        nursery.cancel_scope.cancel()
+
+
 async def test_only_auditors_and_the_requester_see_rows(federation):
     async with federation(verify=False) as nodes:
         found = await nodes.clinic.requester.run(nodes.model, "host", CSV)
@@ -1303,8 +1431,17 @@ async def test_an_answer_that_is_not_for_the_order_is_refused(federation, change
             return encode(InferAnswer(receipt, output))
 
         clinic.transport.request = bent
-        with pytest.raises(ProtocolError, match=r"output root|another order|time"):
+        if change == "order":
+            # Only the second answer is wrong; the first one stands, and so does its certificate.
+            found = await clinic.requester.run(nodes.model, "host", CSV)
+            assert "another order" in found["stopped"]
+            assert found["scores"][16:] == [None] * 4
+            assert [digest(first[0].receipt).hex()] == found["receipts"]
+            assert len(await clinic.certificates.rows()) == 1
+            return
+        with pytest.raises(ProtocolError, match=r"output root|time"):
             await clinic.requester.run(nodes.model, "host", CSV)
+        assert not await clinic.certificates.rows()
 
 
 async def test_a_host_that_hides_its_batch_or_its_rows_is_reported(
@@ -1391,7 +1528,7 @@ async def test_a_report_by_no_auditor_or_under_another_name_is_refused(federatio
         await nodes.clinic.requester.run(nodes.model, "host", CSV)
         await nodes.host.receipts.anchor()
         await audited(nodes.clinic, 2)
-        sealed = next(iter(nodes.clinic.audits._sealed.values()))
+        (_, sealed), *_ = await nodes.clinic.store.scan("audits")
         before = len(nodes.host.audits.rows())
         said = SimpleNamespace(origin=nodes.stranger.key.peer_id, payload=sealed)
         with pytest.raises(ProtocolError, match=r"did not sign"):
@@ -1413,7 +1550,8 @@ async def test_reports_stand_in_the_order_of_their_times(federation):
         await nodes.host.receipts.anchor()
         await audited(nodes.auditor, 2)
         key, audits = nodes.auditor.key, nodes.auditor.audits
-        first, _ = open_audit(next(iter(audits._sealed.values())))
+        (_, sealed), *_ = await nodes.auditor.store.scan("audits")
+        first, _ = open_audit(sealed)
         for back in (5, 9, 7, 8, 6):
             earlier = msgspec.structs.replace(first, time=first.time - back)
             await audits.keep(seal_audit(key.sign, key.public_key, earlier))

@@ -5,12 +5,14 @@ import hashlib
 import importlib.util
 import json
 import random
+import re
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
 
 import msgpack
+import msgspec
 import nacl.signing
 import pytest
 
@@ -18,6 +20,8 @@ from ee import integer
 from ee.integer import spec
 from node.verifier import bundle, cli
 from node.verifier import case as one_case
+from protocol import evaluation
+from protocol.audit import open_audit
 from protocol.errors import ProtocolError
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -164,6 +168,53 @@ def test_the_receipt_is_opened_by_another_decoder():
     assert batch.hex() == vector["batch"]
 
 
+@pytest.mark.parametrize(
+    "vector", VECTORS["reports"], ids=lambda v: str(v["says"]["fault"])
+)
+def test_a_report_is_opened_by_another_decoder(vector):
+    auditor = bytes(nacl.signing.SigningKey(bytes([3]) * 32).verify_key).hex()
+    context, told = opened(raw(vector["report"]), "rexis/audit/2", auditor)
+    says = vector["says"]
+    assert open_audit(raw(vector["report"]))[0].describe() == says
+    tag, receipt, batch, host, model, first, count, fault, time, tier, bits = told
+    assert (tag, context) == ("audit", receipt)
+    found = [one.hex() for one in (receipt, batch, host, model)]
+    assert found == [says[name] for name in ("receipt", "batch", "host", "model")]
+    assert found[1:3] == [VECTORS["receipt"][name] for name in ("batch", "host")]
+    assert (first, count, time) == tuple(
+        says[name] for name in ("first_layer", "layers_replayed", "time")
+    )
+    assert (tier, bits) == (says["tier"], says["error_bits"])
+    if says["fault"] is None:
+        assert fault is None
+        return
+    tag, kind, layer, entry = fault
+    assert (tag, kind) == ("fault", says["fault"])
+    assert layer == (says["layer"] or 0)
+    if entry is None:
+        assert says["entry"] is None
+        return
+    assert entry == ["entry", *says["entry"].values()]
+
+
+def test_what_members_ask_is_written_as_it_is_sent():
+    text = (ROOT / "docs" / "verify.md").read_text()
+    section = text[text.index("### 4.5") : text.index("## 5. Replay")]
+    asked = re.findall(
+        r"^\| `(/rexis\S+)`.*?\| (`.*`) \| (`.*`) \|", section, re.MULTILINE
+    )
+    known = {
+        f"{kind.__struct_config__.tag} {[*kind.__struct_fields__]}".replace("'", "")
+        for kind in vars(evaluation).values()
+        if isinstance(kind, type) and issubclass(kind, msgspec.Struct)
+    }
+    for _, request, answer in asked:
+        assert {request.strip("`"), answer.strip("`")} <= known
+    protocols = {v for k, v in vars(evaluation).items() if k.endswith("_PROTOCOL")}
+    assert {name for name, _, _ in asked} == protocols
+    assert len(protocols) == 6
+
+
 def test_an_answer_in_a_dispute_is_computed_a_second_time():
     vector, named = VECTORS["dispute"], VECTORS["trunks"][0]
     claim, trunk = vector["claim"], second.trunk_of(raw(named["trunk"]))
@@ -202,8 +253,14 @@ def beside(vector):
 
 @pytest.mark.parametrize("vector", FILES, ids=lambda v: v["name"])
 def test_the_second_verifier_ends_as_the_vector_says(vector):
-    found = second.status(raw(vector["bundle"]), beside(vector))
-    assert found == vector["expected"]
+    data, trunk = raw(vector["bundle"]), beside(vector)
+    assert second.status(data, trunk) == vector["expected"]
+    assert ("fault" in vector) == (vector["expected"] == 1)
+    if "fault" in vector:
+        fault = vector["fault"]
+        entry = fault["entry"] and tuple(fault["entry"].values())
+        expected = fault["kind"], fault["layer"], entry
+        assert second.verdict(data, trunk) == expected
 
 
 @pytest.mark.slow
@@ -250,8 +307,11 @@ def test_the_program_ends_as_the_vector_says(vector, tmp_path, monkeypatch, caps
     out, err = capsys.readouterr()
     assert ended.value.code == vector["expected"], err
     if vector["expected"] < 2:
-        passed = json.loads(out)["verdict"] == "passed"
-        assert passed == (vector["expected"] == 0)
+        told, fault = json.loads(out), vector.get("fault")
+        assert (told["verdict"] == "passed") == (vector["expected"] == 0)
+        assert told["fault"] == (fault and fault["kind"])
+        assert told["entry"] == (fault and fault["entry"])
+        assert (told["layer"] or 0) == (fault or {}).get("layer", 0)
     else:
         assert out == ""
         assert err.startswith("rexis-verify: error: ")

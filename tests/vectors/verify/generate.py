@@ -10,18 +10,20 @@ import hashlib
 import json
 import sys
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 import nacl.signing
 
 from ee import integer
 from ee.integer import known, spec
-from node.verifier import bundle
+from node.verifier import bundle, case
 from node.verifier.bundle import Bundle
 from node.verifier.case import Case
 from node.verifier.dispute import Prosecutor, trunk_of
 from node.verifier.replay import Model
 from protocol import merkle
+from protocol.audit import Audit, Entry, Fault, seal_audit
 from protocol.boundary import boundary_root, case_roots, case_salt
 from protocol.dispute import NO_LEAF, PARTS, STOCK, Claim, Part
 from protocol.receipt import (
@@ -36,7 +38,7 @@ from protocol.wire import encode
 
 FILE = Path(__file__).parent / "vectors.json"
 SALT = bytes(range(32))
-CLINIC, HOST = (nacl.signing.SigningKey(bytes([i]) * 32) for i in (1, 2))
+CLINIC, HOST, AUDITOR = (nacl.signing.SigningKey(bytes([i]) * 32) for i in (1, 2, 3))
 TIME = 1_700_000_000
 
 
@@ -291,7 +293,46 @@ def _unchecked(answer):
 def _file(name, data, status, reason, trunk=None):
     """`trunk`: the number of the one that is handed over beside the file."""
     made = {"name": name, "bundle": _text(data), "expected": status, "reason": reason}
+    if status == 1:
+        beside = b"" if trunk is None else integer.encode(_drawn()[trunk])
+        made["fault"] = _fault(data, beside)
     return made if trunk is None else {**made, "trunk": trunk}
+
+
+def _fault(data, beside):
+    """What a report of this file says: kind, layer, and the number if it can be named."""
+    files = case if b"rexis-case-1" in data[:16] else bundle
+    fault = files.check(files.read(data), beside).fault
+    entry = fault.entry
+    names = () if entry is None else entry.__struct_fields__
+    return {
+        "kind": fault.kind,
+        "layer": fault.layer,
+        "entry": None if entry is None else {n: getattr(entry, n) for n in names},
+    }
+
+
+def _reports(receipt):
+    """One that passed, one by key, one that names a number, one that cannot."""
+    about = {
+        "receipt": digest(receipt),
+        "batch": batch_root([receipt, b"another"]),
+        "host": _key(HOST),
+        "model_root": bytes(range(32)),
+        "time": TIME + 60,
+    }
+    entry = Entry(0, 1, 2, committed=-3, computed=4, differing=5)
+    made = (
+        Audit(**about, first=0, count=2, fault=None),
+        Audit(**about, first=1, count=1, fault=None, tier="freivalds", error_bits=50),
+        Audit(**about, first=0, count=1, fault=Fault("layer", 0, entry)),
+        Audit(**about, first=0, count=0, fault=Fault("shape", 0)),
+    )
+    signed = [seal_audit(_sign(AUDITOR), _key(AUDITOR), one) for one in made]
+    return [
+        {"report": _text(data), "says": one.describe()}
+        for data, one in zip(signed, made, strict=True)
+    ]
 
 
 def _cases(answer):
@@ -394,17 +435,24 @@ def _plain(value):
     return value
 
 
+@lru_cache(maxsize=1)
+def _drawn():
+    """The trunks, in the order of the file."""
+    own = [known.drawn_trunk(causal=causal) for causal in (True, False)]
+    return own + [
+        known.drawn_stock(style, causal=causal) for style, causal in known.STOCK
+    ]
+
+
 def vectors():
     """Everything, as plain values."""
     answer = _Answer()
     named = ("BERT's block", "GPT-2's block", "Qwen2's block")
-    styles = [known.drawn_stock(style, causal=causal) for style, causal in known.STOCK]
+    styles = _drawn()[2:]
     stock = [(n, _Answer(trunk)) for n, trunk in zip(named, styles, strict=True)]
     receipt = answer.receipt(answer.honest)
     trunks = []
-    drawn = [known.drawn_trunk(causal=causal) for causal in (True, False)]
-    drawn += styles
-    for trunk in drawn:
+    for trunk in _drawn():
         rows = known.drawn_rows(trunk.config)
         trunks.append(
             {
@@ -450,6 +498,7 @@ def vectors():
             "host": _key(HOST).hex(),
             "batch": batch_root([receipt, b"another"]).hex(),
         },
+        "reports": _reports(receipt),
         "bundles": _bundles(answer, stock),
         "cases": _cases(answer),
         "dispute": _dispute(answer),

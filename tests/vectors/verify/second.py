@@ -545,7 +545,10 @@ def fits(trunk, shape, roots):
 
 
 def verdict(data, beside=b""):
-    """RIGHT or WRONG; raises `ProvesNothingError`."""
+    """None if the host is right, else (kind, layer, the first wrong number) [4.4].
+
+    Raises `ProvesNothingError`.
+    """
     need(len(data) <= FILE_BYTES, "a file too long")
     value = unpack(data)
     if isinstance(value, list) and value[:1] == ["rexis-case-1"]:
@@ -559,21 +562,23 @@ def verdict(data, beside=b""):
     need(boundary_root(shown, shape, boundary, salt) == roots[boundary], "the rows")
     if not fits(trunk, shape, roots):
         need(not committed, "rows after a layer, and none is wrong")
-        return WRONG
+        return "shape", 0, None
     first = boundary - trunk["first"]
     need(0 <= first < len(trunk["rows"]), "rows at no layer of this model")
     cases = entries_of(shown, shape)
     if cases is None:
         need(not committed, "rows after a layer, and none was replayed")
-        return WRONG
+        return ("layer", boundary - 1, None) if boundary else ("shape", 0, None)
     for at, layer in enumerate(trunk["rows"][first:], boundary + 1):
         cases = replayed(trunk, layer, cases)
         if boundary_root(packed(cases), shape, at, salt) != roots[at]:
-            told = not committed or boundary_root(committed, shape, at, salt)
-            need(told is True or told == roots[at], "the host's rows after the layer")
-            return WRONG
+            if not committed:
+                return "layer", at - 1, None
+            told = boundary_root(committed, shape, at, salt)
+            need(told == roots[at], "the host's rows after the layer")
+            return "layer", at - 1, first_wrong(committed, cases, 0)
     need(not committed, "rows after a layer, and none is wrong")
-    return RIGHT
+    return None
 
 
 def case_verdict(value, beside):
@@ -591,16 +596,33 @@ def case_verdict(value, beside):
     need(trunk["whole"], "a layer, no trunk")
     found = entries_of(given, (1, tokens, width))
     if not fits(trunk, shape, roots) or found is None:
-        return WRONG
+        return "shape", 0, None
     for layer in trunk["rows"]:
         found = replayed(trunk, layer, found)
-    return RIGHT if packed(found) == output else WRONG
+    if packed(found) == output:
+        return None
+    return "output", 0, first_wrong(output, found, case)
+
+
+def first_wrong(shown, cases, first):
+    """(case, token, column, committed, computed, how many differ); cases count from `first`."""
+    own = packed(cases)
+    if len(shown) != len(own):
+        return None
+    entries = range(0, len(own), 3)
+    wrong = [at // 3 for at in entries if shown[at : at + 3] != own[at : at + 3]]
+    tokens, width = len(cases[0]), len(cases[0][0])
+    case, rest = divmod(wrong[0], tokens * width)
+    token, column = divmod(rest, width)
+    told = little(shown[3 * wrong[0] : 3 * wrong[0] + 3], signed=True)
+    number = cases[case][token][column]
+    return first + case, token, column, told, number, len(wrong)
 
 
 def status(data, beside=b""):
     """What `rexis-verify` ends with."""
     try:
-        return verdict(data, beside)
+        return RIGHT if verdict(data, beside) is None else WRONG
     except (ProvesNothingError, TypeError, ValueError, OverflowError, IndexError):
         return NOTHING
 

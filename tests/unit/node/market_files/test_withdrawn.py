@@ -9,6 +9,7 @@ from file_world import READER, TEXTS, VCF, listed, write
 from node.errors import AccessError, ChainDownError, StorageError
 from node.market import DatasetError
 from node.rpc import results
+from node.services.anchors import Anchors
 from node.services.provenance import Provenance
 from protocol import lineage
 
@@ -177,6 +178,7 @@ class NoReleases:
 def provenance_of(node):
     return Provenance(
         chain=node.chain,
+        anchors=Anchors(node.chain, Nobody()),
         market=node.market,
         runs=Nobody(),
         releases=NoReleases(),
