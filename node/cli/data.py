@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from node.cli import groups as column_groups
 from node.cli.shell import (
     BULK_S,
     CHAIN_S,
@@ -22,6 +23,7 @@ from node.cli.shell import (
     verb,
 )
 from node.cli.words import count, moment, short, size
+from node.market.ranges import ranges
 
 
 @click.group(cls=Noun)
@@ -87,6 +89,14 @@ def _paths(context: click.Context, option: click.Parameter, value: Any) -> Any:
     help="Of one table, publish only this one; may be repeated.",
 )
 @click.option(
+    "--group",
+    "groups",
+    multiple=True,
+    metavar="NAME=COLUMN,…",
+    help="Of one table, publish these columns as a dataset of their own that can be granted and "
+    "asked for together with the other groups; may be repeated.",
+)
+@click.option(
     "--disease", metavar="MONDO:NNNNNNN", help="Beside DUO:0000007, if it may be known."
 )
 @click.option(
@@ -96,25 +106,48 @@ def _paths(context: click.Context, option: click.Parameter, value: Any) -> Any:
     help="Of this node; this is its next version, under new keys.",
 )
 @offered
-def publish(shell: Shell, paths: list[str], **said: Any) -> None:
+def publish(
+    shell: Shell, paths: list[str], groups: tuple[str, ...], **said: Any
+) -> None:
     """Encrypt files and folders, list them, mint their token.
 
     Tables (CSV, Parquet), DICOM, FASTA, VCF, h5ad and EDF are described by their headers; images,
     NIfTI and WFDB are known as such; anything else is bytes. The records stay on this node. Title, source, licence
     and names of columns and fields become public. The same call again goes on where it was cut.
     """
-    answer = shell.ask_long(
-        "datasets.publish",
-        work=paths[0],
-        timeout_s=BULK_S,
-        paths=paths,
-        **{
-            **asked(said),
-            "duo": list(said["duo"]),
-            "columns": list(said["columns"]),
-        },
+    cut = column_groups.parsed(groups)
+    if cut and said["columns"]:
+        raise WrongValueError(
+            "--group and --column", hint="name the columns of each group in --group"
+        )
+    if len(cut) > 1 and said["replaces"] is not None:
+        raise WrongValueError(
+            f"--replaces with {len(cut)} groups",
+            hint="each group replaces a dataset of its own: one command for each",
+        )
+
+    def one(group: str | None) -> Row:
+        return shell.ask_long(
+            "datasets.publish",
+            work=paths[0],
+            timeout_s=BULK_S,
+            paths=paths,
+            group=group,
+            **{
+                **asked(said),
+                "duo": list(said["duo"]),
+                "columns": cut[group] if group else list(said["columns"]),
+            },
+        )
+
+    names: list[str | None] = [*cut] or [None]
+    column_groups.each(
+        shell,
+        "datasets",
+        range(len(names)),
+        lambda place: one(names[place]),
+        _print_dataset,
     )
-    show_dataset(shell, answer)
 
 
 @verb(dataset, "list")
@@ -153,7 +186,7 @@ def _rows(shell: Shell, answer: Row) -> None:
         "datasets",
         {
             "dataset": lambda row: row["dataset"],
-            "title": lambda row: row["title"],
+            "title": _title,
             "owner": lambda row: row["owner"],
             "mine": lambda row: row["mine"],
             "units": _left,
@@ -187,7 +220,8 @@ def show(shell: Shell, number: int) -> None:
     required=True,
     callback=absolute,
     metavar="PATH",
-    help="A file for a table, a new folder for files; readable by you only.",
+    help="A file for a table (Parquet as CSV if it ends in .csv), a new folder for files; readable "
+    "by you only.",
 )
 @click.option("--owner", metavar="NAME", help="Refuse unless this member owns it.")
 @click.option(
@@ -299,6 +333,11 @@ def withdraw(shell: Shell, number: int, units: list[int] | None, yes: bool) -> N
                 f"warning: the same rows are in dataset {one['dataset']}: withdraw its units "
                 f"{numbers(one['units'])} as well"
             )
+        for other in answer["versions"]:
+            say(
+                f"warning: dataset {other} is another version: withdraw there too what is of the "
+                "same person, whose unit may have another number"
+            )
         say("what cannot be undone:")
         for line in answer["cannot_be_undone"]:
             say(f"- {line}")
@@ -327,25 +366,41 @@ def terms(shell: Shell, number: int, **said: Any) -> None:
 
 def show_dataset(shell: Shell, answer: Row) -> None:
     def human() -> None:
-        listing = answer["listing"]
-        mine = " (this node)" if answer["mine"] else ""
-        print_fields(
-            [
-                ("dataset", answer["dataset"]),
-                ("title", answer["title"] or "not known"),
-                ("owner", f"{answer['owner']}{mine}"),
-                ("units", _units(answer)),
-                *_slices(answer),
-                ("record", answer["record"]),
-                *_terms(answer),
-                *(_listed(listing) if listing else [("listing", answer["why"])]),
-            ]
-        )
-        for warning in answer["warnings"]:
-            say(f"warning: {warning}")
+        _print_dataset(answer)
         _say_age(shell, [answer])
 
     shell.result(answer, human)
+
+
+def _print_dataset(answer: Row) -> None:
+    listing = answer["listing"]
+    mine = " (this node)" if answer["mine"] else ""
+    print_fields(
+        [
+            ("dataset", answer["dataset"]),
+            ("title", answer["title"] or "not known"),
+            ("owner", f"{answer['owner']}{mine}"),
+            ("units", _units(answer)),
+            *_groups(answer),
+            *_slices(answer),
+            *_replaced(answer),
+            ("record", answer["record"]),
+            *_terms(answer),
+            *(_listed(listing) if listing else [("listing", answer["why"])]),
+        ]
+    )
+    for warning in answer["warnings"]:
+        say(f"warning: {warning}")
+
+
+def _groups(answer: Row) -> list[tuple[str, object]]:
+    return [
+        (
+            "this group" if one["dataset"] == answer["dataset"] else "group",
+            f"{one['name']}, dataset {one['dataset']}: {', '.join(one['columns'])}",
+        )
+        for one in answer["groups"]
+    ]
 
 
 def _slices(answer: Row) -> list[tuple[str, object]]:
@@ -354,6 +409,17 @@ def _slices(answer: Row) -> list[tuple[str, object]]:
     return (
         [("also in", ", ".join(f"dataset {one}" for one in others))] if others else []
     )
+
+
+def _replaced(answer: Row) -> list[tuple[str, object]]:
+    newer = answer["replaced_by"]
+    return [] if newer is None else [("replaced", f"by dataset {newer}")]
+
+
+def _title(row: Row) -> object:
+    newer, group = row["replaced_by"], row["group"]
+    title = row["title"] if group is None else f"{row['title']}: {group}"
+    return title if newer is None else f"{title} (replaced by {newer})"
 
 
 def _left(row: Row) -> object:
@@ -406,14 +472,8 @@ def _listed(listing: Row) -> list[tuple[str, object]]:
 
 
 def numbers(units: list[int]) -> str:
-    """`[0, 3, 4, 5]` as `0,3-5`, the way `--units` reads it."""
-    ranges: list[list[int]] = []
-    for unit in units:
-        if ranges and ranges[-1][1] == unit - 1:
-            ranges[-1][1] = unit
-        else:
-            ranges.append([unit, unit])
-    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in ranges) or "-"
+    """As `--units` reads them."""
+    return ranges(units) or "-"
 
 
 COMMANDS = (dataset,)

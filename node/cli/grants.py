@@ -4,6 +4,7 @@ from typing import Any
 
 import click
 
+from node.cli import groups as column_groups
 from node.cli.data import numbers
 from node.cli.shell import (
     CHAIN_S,
@@ -12,6 +13,7 @@ from node.cli.shell import (
     Row,
     Shell,
     absolute,
+    print_fields,
     units,
     verb,
 )
@@ -39,30 +41,33 @@ def grant() -> None:
     metavar="DUO:NNNNNNN",
     help="For this only; may be repeated; default: all that the terms allow.",
 )
+@column_groups.named
 def give(
     shell: Shell,
     number: int,
     grantee: str,
-    days: int,
-    units: list[int] | None,
+    groups: tuple[str, ...],
     purposes: tuple[str, ...],
+    **said: Any,
 ) -> None:
     """Let a member read units of a dataset of this node.
 
     A member has one grant of a dataset: this one stands in for the one before, so name all units
     that it is to read.
     """
-    answer = shell.ask(
-        "grants.give",
-        doing="waiting for the chain",
-        timeout_s=CHAIN_S,
-        dataset=number,
-        grantee=grantee,
-        days=days,
-        units=units,
-        purposes=list(purposes) or None,
-    )
-    _show_grant(shell, answer)
+
+    def one(dataset: int) -> Row:
+        return shell.ask(
+            "grants.give",
+            dataset=dataset,
+            grantee=grantee,
+            purposes=list(purposes) or None,
+            **said,
+            **_CHAIN,
+        )
+
+    asked = column_groups.datasets(shell, number, groups)
+    column_groups.each(shell, "grants", asked, one, _print_grant)
 
 
 @verb(grant, "list")
@@ -93,8 +98,11 @@ def revoke(shell: Shell, number: int) -> None:
 
 
 def _show_grant(shell: Shell, answer: Row) -> None:
-    shell.fields(
-        answer,
+    shell.result(answer, lambda: _print_grant(answer))
+
+
+def _print_grant(answer: Row) -> None:
+    print_fields(
         [
             ("grant", answer["grant"]),
             ("dataset", answer["dataset"]),
@@ -151,8 +159,11 @@ def _state(row: Row) -> str:
 @click.option(
     "--units", callback=units, metavar="LIST", help="Such as 0,3-5; default: all."
 )
-def request(shell: Shell, number: int, max_price: int, **said: Any) -> None:
-    """Ask for access to another member's dataset.
+@column_groups.named
+def request(
+    shell: Shell, number: int, max_price: int, groups: tuple[str, ...], **said: Any
+) -> None:
+    """Ask for access to another member's dataset; of several groups, for each at --max-price.
 
     Its price goes into escrow. It comes back if the request is refused, cancelled or not answered
     in time.
@@ -161,10 +172,17 @@ def request(shell: Shell, number: int, max_price: int, **said: Any) -> None:
         name: list(value) if isinstance(value, tuple) else value
         for name, value in said.items()
     }
-    answer = shell.ask(
-        "requests.make", dataset=number, max_price=str(max_price), **{**given, **_CHAIN}
-    )
-    _show(shell, answer)
+
+    def one(dataset: int) -> Row:
+        return shell.ask(
+            "requests.make",
+            dataset=dataset,
+            max_price=str(max_price),
+            **{**given, **_CHAIN},
+        )
+
+    asked = column_groups.datasets(shell, number, groups)
+    column_groups.each(shell, "requests", asked, one, _print_request)
 
 
 @verb(grant)
@@ -229,6 +247,10 @@ def dispute(shell: Shell, number: int, reason: str, path: str) -> None:
 
 
 def _show(shell: Shell, answer: Row, said: str = "agreed") -> None:
+    shell.result(answer, lambda: _print_request(answer, said))
+
+
+def _print_request(answer: Row, said: str = "agreed") -> None:
     """`said` is what the seats that are counted have said."""
     paid = (
         answer["price"]
@@ -253,7 +275,7 @@ def _show(shell: Shell, answer: Row, said: str = "agreed") -> None:
         pairs.append((said, f"{answer['signed']} of {answer['threshold']}"))
     if answer["case"] is not None:
         pairs += [("case", answer["case"]), ("claim", answer["path"])]
-    shell.fields(answer, pairs)
+    print_fields(pairs)
 
 
 COMMANDS = (grant,)

@@ -165,6 +165,8 @@ def count(shell: Shell, **asked: Any) -> None:
 )
 def histogram(shell: Shell, column: str, **asked: Any) -> None:
     """How many rows have a value in each part of a range, or each of some texts."""
+    if not asked["levels"]:
+        _require_range(column, asked, ", or each text with --level")
     answer = _ask(shell, "histogram", {**asked, "columns": [column]})
     shell.result(answer, lambda: show_any(answer))
 
@@ -177,6 +179,7 @@ def histogram(shell: Shell, column: str, **asked: Any) -> None:
 )
 def quantiles(shell: Shell, column: str, **asked: Any) -> None:
     """Below which value a share of the rows lies."""
+    _require_range(column, asked, "; the answer is as fine as a bin")
     asked["probabilities"] = asked["probabilities"] or (0.25, 0.5, 0.75)
     answer = _ask(shell, "quantiles", {**asked, "columns": [column]})
     shell.result(answer, lambda: show_any(answer))
@@ -202,10 +205,22 @@ def correlation(shell: Shell, **asked: Any) -> None:
 )
 @click.option("--bins", type=Number(min=1), default=24, show_default=True)
 @click.option("--by", metavar="COLUMN", help="A curve for each of the levels of it.")
-@click.option("--level", "levels", multiple=True, metavar="TEXT")
+@click.option(
+    "--level",
+    "levels",
+    multiple=True,
+    metavar="TEXT",
+    help="One text of that column; may be repeated.",
+)
 def survival(shell: Shell, time: str, event: str, by: str | None, **asked: Any) -> None:
     """Kaplan and Meier's curve, with what the noise may have moved it."""
     event_column, seen = pair(event, "--event")
+    if bool(by) != bool(asked["levels"]):
+        given, lacking = ("--by", "--level") if by else ("--level", "--by")
+        raise WrongValueError(
+            f"{given} without {lacking}",
+            hint="name the column and each of its texts: --by sex --level f --level m",
+        )
     columns = [time, event_column, *([by] if by else [])]
     answer = _ask(shell, "survival", {**asked, "columns": columns, "event": seen})
     shell.result(answer, lambda: show_any(answer))
@@ -252,6 +267,15 @@ def _show_forgotten(answer: Row) -> None:
         say(f"  freed      dataset {one['dataset']} of {one['owner']}, {paid}")
     for one in answer["unreached"]:
         say(f"  unreached  dataset {one['dataset']}: {one['reason']}")
+
+
+def _require_range(column: str, asked: dict[str, Any], otherwise: str) -> None:
+    lacking = [f"--{name}" for name in ("low", "high", "bins") if asked[name] is None]
+    if lacking:
+        raise WrongValueError(
+            f"the range of {column!r} is asked without {' and '.join(lacking)}",
+            hint=f"name where its values begin and end and in how many parts{otherwise}",
+        )
 
 
 def _ask(shell: Shell, kind: str, asked: dict[str, Any]) -> dict[str, Any]:

@@ -8,10 +8,10 @@ from typing import Any
 
 import structlog
 
-from node.errors import AccessError, NodeError
+from node.errors import AccessError, NodeError, TransportError
 from node.market import names, reader
 from node.market.roll import KeptRoll, Roll
-from node.market.search import Filter, Index
+from node.market.search import Filter, Index, group_of
 from node.market.shelf import SeenListing
 from node.market.tools import Tools, missing
 from node.ports import Announcement, DatasetToken
@@ -51,7 +51,16 @@ class Catalogue:
         """Every dataset on the chain; titles of those whose listing we have."""
         await self._tools.shelf.load()
         roll = await self._roll.read()
+        await self._index_known(roll)
         return [await self._summary(token, roll) for token in roll.tokens]
+
+    async def _index_known(self, roll: Roll) -> None:
+        """Once for each listing and process: from then on the index is kept up as they come."""
+        for token in roll.tokens:
+            if not self._index.holds(token.dataset):
+                known = await self.known(token)
+                if known is not None:
+                    self._index.add(token.dataset, open_listing(known.listing))
 
     async def show(self, dataset: int) -> dict[str, Any]:
         """A dataset with its listing, asked of its owner once and then kept."""
@@ -65,12 +74,17 @@ class Catalogue:
             await self._public(token, roll.members)
         except NodeError as error:
             why = str(error)
+        await self._index_known(roll)
         shown = await self._summary(token, roll)
         public = await self.known(token)
         if public is None:
             return {**shown, "listing": None, "why": why}
         listing = open_listing(public.listing)
-        return {**shown, "listing": names.described(listing)}
+        groups = [
+            {"name": group_of(one), "dataset": number, "columns": names.columns(one)}
+            for number, one in self._index.groups(listing)
+        ]
+        return {**shown, "listing": names.described(listing), "groups": groups}
 
     async def listing(self, dataset: int) -> Listing:
         """The listing behind a dataset's record, or the refusal to say it."""
@@ -148,13 +162,20 @@ class Catalogue:
 
     async def ask(self, holder: Member, query: DataQuery) -> bytes:
         """One query to a member."""
-        return await self._tools.transport.request(
-            holder.peer_id,
-            DATA_PROTOCOL,
-            encode(query),
-            timeout_s=REQUEST_TIMEOUT_S,
-            limit_bytes=ANSWER_LIMIT_BYTES,
-        )
+        try:
+            return await self._tools.transport.request(
+                holder.peer_id,
+                DATA_PROTOCOL,
+                encode(query),
+                timeout_s=REQUEST_TIMEOUT_S,
+                limit_bytes=ANSWER_LIMIT_BYTES,
+            )
+        except TransportError as error:
+            raise TransportError(
+                f"asking {holder.name} failed: {error}",
+                hint=error.hint()
+                or "give the same command again once its node is there",
+            ) from error
 
     async def _public(self, token: DatasetToken, members: MemberSet) -> None:
         """Get the listing of a dataset from its owner unless we have it."""
@@ -177,9 +198,12 @@ class Catalogue:
     async def _summary(self, token: DatasetToken, roll: Roll) -> dict[str, Any]:
         known = await self.known(token)
         holder = roll.members.by_account(token.owner)
+        listing = open_listing(known.listing) if known else None
         return {
             "dataset": token.dataset,
-            "title": open_listing(known.listing).title if known else None,
+            "title": listing.title if listing else None,
+            "group": group_of(listing) if listing else None,
+            "replaced_by": self._index.newer(listing) if listing else None,
             "owner": holder.name if holder else token.owner.hex(),
             "owner_peer": holder.peer_id if holder else None,
             "mine": self._tools.shelf.by_dataset(token.dataset) is not None,

@@ -17,6 +17,7 @@ from typing import IO
 
 from node.errors import StorageError
 from node.market import body, sealed
+from node.market.kinds import is_gzipped
 from node.market.shelf import chunk_list
 from node.ports import Blobs
 from protocol.croissant import unit_suffix
@@ -48,6 +49,9 @@ def write_units(
             with _private(whole) as file:
                 body.decrypt(blobs, entry, chunk_list(blobs, entry), key, file.write)
             size += _unpack(whole) if listing.packed else whole.stat().st_size
+            if not listing.packed and is_gzipped(whole):
+                # Its own name was never told, and tools go by the suffix.
+                whole.rename(f"{whole}.gz")
     return size
 
 
@@ -78,18 +82,15 @@ def _bodies(blobs: Blobs, entry: Entry) -> Iterator[bytes]:
         yield body.read_chunk(blobs, entry, chunks, number)
 
 
+def require_free(path: Path) -> None:
+    """Raise what filling a folder at `path` would, before work is done for it."""
+    _aside(path).rmdir()
+
+
 @contextmanager
 def _filled(path: Path) -> Iterator[Path]:
     """A private folder that becomes `path` at the end, or leaves nothing."""
-    try:
-        if path.exists() or path.is_symlink():
-            raise StorageError(f"{path} exists", hint="name a folder that does not")
-        # mkdtemp makes it with mode 0700.
-        aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name[:64]}."))
-    except ValueError as error:
-        raise StorageError("path holds a zero byte") from error
-    except OSError as error:
-        raise _unwritable(path, error) from error
+    aside = _aside(path)
     try:
         yield aside
         aside.replace(path)
@@ -97,6 +98,18 @@ def _filled(path: Path) -> Iterator[Path]:
         raise _unwritable(path, error) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _aside(path: Path) -> Path:
+    try:
+        if path.exists() or path.is_symlink():
+            raise StorageError(f"{path} exists", hint="name a folder that does not")
+        # mkdtemp makes it with mode 0700.
+        return Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name[:64]}."))
+    except ValueError as error:
+        raise StorageError("path holds a zero byte") from error
+    except OSError as error:
+        raise _unwritable(path, error) from error
 
 
 @contextmanager

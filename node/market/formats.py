@@ -19,9 +19,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from node.market import DatasetError, privacy
+from node.market import DatasetError, privacy, whole
 from node.market.kinds import broken_suffix, is_gzipped, opened, unreadable
-from node.market.table import kind_of, parse_header
+from node.market.parquet import plain
+from node.market.table import kind_of, parse_header, require_commas
 from protocol.listing import COLUMNS_LIMIT, DETAIL_LIMIT, DETAILS_LIMIT, Column
 
 HEADER_LIMIT_BYTES = 1 << 24
@@ -104,6 +105,7 @@ def _csv_shape(path: Path) -> tuple[tuple[str, ...], list[list[str]], int]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
             header = parse_header(tuple(next(reader, [])))
+            require_commas(header)
             for row in reader:
                 if not row:
                     continue
@@ -111,7 +113,8 @@ def _csv_shape(path: Path) -> tuple[tuple[str, ...], list[list[str]], int]:
                 if len(row) != len(header):
                     raise DatasetError(
                         f"{path} row {rows} has {len(row)} cells, the header has "
-                        f"{len(header)}"
+                        f"{len(header)}",
+                        hint="the file may be cut, or a cell with a comma lacks its quotes",
                     )
                 if len(sample) < _KIND_SAMPLE:
                     sample.append(row)
@@ -139,7 +142,7 @@ def _parquet(paths: Sequence[Path]) -> Described:
                 raise DatasetError(f"{path} has other columns than {paths[0].name}")
             schema = file.schema_arrow
             found.records.append(file.metadata.num_rows)
-    found.columns = [Column(one.name, arrow_kind(one.type)) for one in schema]
+    found.columns = [Column(one.name, arrow_kind(plain(one.type))) for one in schema]
     return found
 
 
@@ -173,7 +176,7 @@ def _dicom(paths: Sequence[Path]) -> Described:
         header = dicom_header(path, (*_DICOM_FIELDS, *_DICOM_IDENTIFYING))
         if "SOPClassUID" not in header:
             # Every kind of DICOM object has it, and pydicom reads almost anything.
-            raise DatasetError(f"{path} is not a DICOM object")
+            raise DatasetError(f"{path} is not a DICOM object", hint=whole.HINT)
         present |= {name for name in _DICOM_FIELDS if name in header}
         identifying += any(header.get(name) for name in _DICOM_IDENTIFYING)
         modality = header.get("Modality", "")
@@ -194,16 +197,23 @@ def dicom_header(path: Path, names: Sequence[str]) -> dict[str, str]:
 
 
 def _attributes(path: Path, names: Sequence[str]) -> dict[str, str]:
-    """Read to the end: pydicom looks at a value only when it is asked for."""
+    """Read to the pixels: pydicom looks at a value only when it is asked for."""
     import pydicom
 
-    found = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(names))
+    with opened(path) as file:
+        found = pydicom.dcmread(
+            file, stop_before_pixels=True, specific_tags=list(names)
+        )
+        whole.require_pixels(
+            path, file, str(found.file_meta.get("TransferSyntaxUID", ""))
+        )
     return {name: str(found.get(name) or "") for name in names if name in found}
 
 
 def _fasta(paths: Sequence[Path]) -> Described:
     found = Described(records=[1] * len(paths))
     for path in paths:
+        whole.require_archive(path)
         letters: set[str] = set()
         for line in _lines(path, HEADER_LIMIT_BYTES, cut=True):
             if not line.startswith(">"):
@@ -221,6 +231,8 @@ def _vcf(paths: Sequence[Path]) -> Described:
     found = Described(records=[1] * len(paths))
     fields: dict[str, str] = {}
     for path in paths:
+        whole.require_archive(path)
+        line = ""
         for line in _lines(path, HEADER_LIMIT_BYTES):
             if not line.startswith("##"):
                 break  # the next line names the samples: nothing of it is told
@@ -229,6 +241,10 @@ def _vcf(paths: Sequence[Path]) -> Described:
             if match := _VCF_FIELD.match(line):
                 where, name, type_ = match.groups()
                 fields[f"{where}.{name}"] = _VCF_KINDS.get(type_, "text")
+        if not line.startswith("#CHROM"):
+            raise DatasetError(
+                f"{path} has no line #CHROM after its header", hint=whole.HINT
+            )
     found.columns = [Column(name, kind) for name, kind in sorted(fields.items())]
     return found
 
@@ -319,7 +335,9 @@ def _lines(path: Path, limit: int, *, cut: bool = False) -> Iterator[str]:
                     raise DatasetError(f"the header of {path} exceeds {limit} bytes")
                 yield line.rstrip("\r\n")
     except (OSError, EOFError, zlib.error) as error:
-        raise DatasetError(f"{path} cannot be read: {error}") from error
+        raise DatasetError(
+            f"{path} cannot be read: {error}", hint=whole.HINT
+        ) from error
 
 
 def _parsed(path: Path, read: Callable[[], Read]) -> Read:
@@ -336,5 +354,6 @@ def _parsed(path: Path, read: Callable[[], Read]) -> Read:
     except Exception as error:
         # pyarrow, h5py and pydicom raise what they like at a file that is none of theirs.
         raise DatasetError(
-            f"{path} cannot be read as what it seems to be: {type(error).__name__}"
+            f"{path} cannot be read as what it seems to be: {type(error).__name__}",
+            hint=whole.HINT,
         ) from error

@@ -1,6 +1,7 @@
 """The grantee's side: ask for keys, pull ciphertext, write plaintext for one's own eyes."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,8 +82,13 @@ class Grantee:
             )
         wanted = 0 if units is None else names.bits(units, token.units)
         keys = await self._keys(token, holder, wanted)
+        # Before a terabyte comes for which there is no place.
+        await trio.to_thread.run_sync(
+            _require_place, path, keys.listing, crypt4gh_key is not None
+        )
         with self._tools.works.begin(str(path), "fetching") as work:
-            await self._pull(dataset, holder, keys, work)
+            with _told(dataset, holder):
+                await self._pull(dataset, holder, keys, work)
             await self._tools.shelf.hold(
                 dataset, keys.answer.listing, keys.answer.manifest, keys.units
             )
@@ -134,7 +140,8 @@ class Grantee:
 
     async def _others(self, dataset: int, unit: int, owner: Member) -> list[PeerId]:
         """Connected members with a grant for the unit: they may have fetched it."""
-        view = await self._tools.view(dataset)
+        # Not the chain for each unit: a table of 64 would ask it 200 times.
+        view = await self._tools.book.recent(dataset, self._tools.now())
         connected = self._tools.transport.connected()
         found = [
             member.peer_id
@@ -219,8 +226,35 @@ class Grantee:
                     path, blobs, listing, manifest, headers, **opening
                 )
             units = reader.open_units(blobs, listing, manifest, headers, **opening)
-            rows = reader.as_table(listing, units)
+            rows = reader.as_table(listing, units, path.suffix)
             reader.write_private(path, rows)
             return len(rows)
 
         return await trio.to_thread.run_sync(work)
+
+
+@contextmanager
+def _told(dataset: int, holder: Member) -> Iterator[None]:
+    """What a holder's refusal, and a holder that is gone, are to who waits for the fetch."""
+    try:
+        yield
+    except AccessError as error:
+        # A refusal says no more, lest a stranger learn what is held.
+        raise AccessError(
+            f"dataset {dataset} is not given any further: {error}",
+            hint="the grant ended or was revoked meanwhile; nothing was written",
+        ) from error
+    except TransportError as error:
+        raise TransportError(
+            f"the fetch from {holder.name} was cut: {error}",
+            hint="give the same command again: what has arrived stays",
+        ) from error
+
+
+def _require_place(path: Path, listing: Listing, sealed_: bool) -> None:
+    """Raise what writing would, as far as it can be known before."""
+    if sealed_ or not listing.table:
+        folder.require_free(path)
+    else:
+        reader.require_format(listing, path)
+        reader.require_writable(path)

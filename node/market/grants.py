@@ -14,6 +14,8 @@ from protocol.members import MemberSet
 FRESH_S = 30
 """Longer than the watch interval twice, shorter than anyone would call a revocation
 slow; a chain with 12 s blocks does not know sooner."""
+RECENT_S = 10
+"""As often as the grants are read anyway (`node.services.market.WATCH_S`)."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,13 @@ class GrantBook:
         self._withdrawn -= {grant.grant for grant in grants if grant.revoked}
         self._views[dataset] = view
         return view
+
+    async def recent(self, dataset: int, now: int) -> View:
+        """What was read within `RECENT_S`, or now: for what is asked piece after piece."""
+        view = self._views.get(dataset)
+        if view is not None and 0 <= now - view.read_at < RECENT_S:
+            return view
+        return await self.read(dataset, now)
 
     def withdraw(self, grant: int) -> None:
         """Stop at once, before the chain has said so."""

@@ -88,6 +88,10 @@ def terms(token: DatasetToken, members: MemberSet) -> dict[str, Any]:
     }
 
 
+def columns(listing: Listing) -> list[str]:
+    return [column.name for column in listing.columns]
+
+
 def described(listing: Listing) -> dict[str, Any]:
     return {
         "licence": listing.licence,

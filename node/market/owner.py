@@ -18,9 +18,11 @@ from node.market.offer import MAX_DAYS, Offer
 from node.market.plan import Plan
 from node.market.publish import Description
 from node.market.publisher import Publisher
+from node.market.ranges import ranges
 from node.market.shelf import OwnDataset, chunk_list, without_units
 from node.market.slices import Slices
 from node.market.tools import Tools
+from node.market.versions import Versions
 from node.market.works import Work
 from node.ports import Grant
 from protocol.gossip import PAYLOAD_LIMIT_BYTES
@@ -49,6 +51,7 @@ class Owner:
         self._messages = messages
         self._adding = trio.Lock()
         self._slices = Slices(tools.store, tools.shelf)
+        self._versions = Versions(tools.shelf)
         self._publisher = Publisher(
             store=tools.store,
             blobs=tools.blobs,
@@ -74,7 +77,7 @@ class Owner:
 
         def planned() -> Plan:
             try:
-                return plan.of_paths(paths, said.unit_by, said.columns)
+                return plan.of_paths(paths, said.unit_by, said.columns, said.group)
             except OSError as error:
                 raise DatasetError(
                     f"{error.filename} cannot be read: {error.strerror}",
@@ -85,7 +88,7 @@ class Owner:
 
         with self._tools.works.begin(str(paths[0]), "reading") as work:
             made = await trio.to_thread.run_sync(planned)
-            return await self._publish(made, said, offered, work)
+            return await self._publish(made, said, replaces, offered, work)
 
     async def give_up_old(self) -> None:
         """Drafts that nobody came back to; at another time if one is under way."""
@@ -104,11 +107,19 @@ class Owner:
         return replace(said, previous=before.digest(), version=before.version + 1)
 
     async def _publish(
-        self, made: Plan, said: Description, offered: Offer, work: Work
+        self,
+        made: Plan,
+        said: Description,
+        replaces: int | None,
+        offered: Offer,
+        work: Work,
     ) -> tuple[int, list[str]]:
         await self._require_provider()
         async with self._adding:
             await self._tools.shelf.load()
+            if replaces is not None:
+                before = self._publisher.known(made, said)
+                self._versions.require_last(replaces, before)
             record = await self._publisher.draft(made, said, work)
             await self._slices.note(made, record, self._tools.open_key())
             work.step("anchoring")
@@ -123,7 +134,26 @@ class Owner:
             f"column {name!r} seems to hold direct identifiers"
             for name in privacy.direct_identifiers(columns)
         ]
-        return dataset, [*warnings, *made.warnings]
+        warnings += made.warnings
+        if replaces is not None:
+            warnings += await self._still_read(replaces, dataset)
+        return dataset, warnings
+
+    async def _still_read(self, before: int, now: int) -> list[str]:
+        """A new version takes nothing away from the one before it."""
+        if not any(self._tools.shelf.own(before)[0].headers):
+            return []
+        view = await self._tools.view(before)
+        readers = sorted(
+            str(self._tools.shown(grant, view)["grantee"])
+            for grant in self._tools.active(view)
+        )
+        said = f"dataset {before} stays as it is"
+        if readers:
+            said += (
+                f", and {', '.join(readers)} can read it: give grants of dataset {now}"
+            )
+        return [f"{said}; withdraw it once nobody needs it"]
 
     async def _require_provider(self) -> None:
         """Before an hour of encrypting that the chain would not list."""
@@ -292,15 +322,18 @@ class Owner:
             grants = await self._end_use(dataset, bits)
         except ChainDownError as error:
             raise ChainDownError(
-                f"the keys of units {gone} are destroyed here, but {error}",
+                f"the keys of units {ranges(gone)} are destroyed here, but {error}",
                 hint="grants still name them: give the same command again until it answers",
             ) from error
+        same_rows = await self._same_rows(dataset, gone)
+        named = {one["dataset"] for one in same_rows}
         return {
             "dataset": dataset,
             "units": gone,
             "left": [i for i in range(listing.units) if not bits >> i & 1],
             "grants": grants,
-            "same_rows": await self._same_rows(dataset, gone),
+            "same_rows": same_rows,
+            "versions": [n for n in self._versions.others(dataset) if n not in named],
             "cannot_be_undone": await self._readers(dataset, bits),
         }
 
@@ -360,7 +393,7 @@ class Owner:
                     readers.setdefault(str(event.data["grantee"]), set()).update(units)
             after = events[-1].number
         lines = [
-            f"{name} was given the keys of units {sorted(units)}: what it has read, it has"
+            f"{name} was given the keys of units {ranges(units)}: what it has read, it has"
             for name, units in sorted(readers.items())
             if units
         ]
@@ -375,7 +408,7 @@ def _left(
         return [i for i in range(listing.units) if i not in gone]
     if lost := sorted(gone & set(units)):
         raise AccessError(
-            f"units {lost} are withdrawn: their keys are destroyed",
-            hint=f"left are {sorted(set(range(listing.units)) - gone)}",
+            f"units {ranges(lost)} are withdrawn: their keys are destroyed",
+            hint=f"left are {ranges(set(range(listing.units)) - gone) or 'none'}",
         )
     return units

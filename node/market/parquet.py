@@ -3,9 +3,14 @@
 A unit stays Parquet, with its types.  It is padded inside its footer, in a metadata
 entry, to whole blocks: the length of a ciphertext is known to all grantees and must not
 count the rows of a small unit.
+
+**Nothing in a unit may be of another one.**  What pandas, R and Arrow call a category is stored
+with the list of all its values, those of every patient of the table, and their footers name all
+columns and count all rows.  So a unit has plain values and no footer but ours.
 """
 
 import io
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,9 +29,12 @@ def split(
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(path)
+        table = _bare(pq.read_table(path))
     except (OSError, pa.ArrowException) as error:
-        raise DatasetError(f"{path} cannot be read as Parquet") from error
+        raise DatasetError(
+            f"{path} cannot be read as Parquet: {type(error).__name__}",
+            hint="it may be cut or damaged, or hold a type that has no plain values",
+        ) from error
     if not table.num_rows:
         raise DatasetError(f"{path} has no rows")
     values = None
@@ -50,17 +58,70 @@ def join(units: Sequence[bytes], columns: Sequence[str]) -> bytes:
 
 
 def to_csv(units: Sequence[bytes], columns: Sequence[str]) -> bytes:
-    """All units as one CSV with a header."""
+    """All units as one CSV with a header, each cell as the listing's kind of its column has it."""
     import pyarrow as pa
     import pyarrow.csv as pa_csv
 
     tables = [_opened(unit, columns) for unit in units]
+    whole = pa.concat_tables(tables, promote_options="permissive")
     out = io.BytesIO()
     options = pa_csv.WriteOptions(quoting_style="needed")
-    pa_csv.write_csv(
-        pa.concat_tables(tables, promote_options="permissive"), out, options
-    )
+    cells = pa.table([_cells(column) for column in whole.columns], list(columns))
+    pa_csv.write_csv(cells, out, options)
     return out.getvalue()
+
+
+def _cells(column: Any) -> Any:
+    """A column as a CSV can hold it: truth as 1 and 0, what is nested or no text as JSON."""
+    import pyarrow as pa
+    import pyarrow.types as kinds
+
+    if kinds.is_boolean(column.type):
+        return column.cast(pa.int8())
+    binary = kinds.is_binary, kinds.is_large_binary, kinds.is_fixed_size_binary
+    if kinds.is_nested(column.type) or any(is_so(column.type) for is_so in binary):
+        written = [None if one is None else _json(one) for one in column.to_pylist()]
+        return pa.array(written, pa.string())
+    return column
+
+
+def _json(value: Any) -> str:
+    return json.dumps(
+        value, default=lambda one: one.hex() if isinstance(one, bytes) else str(one)
+    )
+
+
+def _bare(table: Any) -> Any:
+    """The same values without what was said of the table they come from."""
+    import pyarrow as pa
+
+    fields = [pa.field(one.name, plain(one.type), one.nullable) for one in table.schema]
+    return table.cast(pa.schema(fields))
+
+
+def plain(type_: Any) -> Any:
+    """The type of a column's values, at every depth without lists of categories."""
+    import pyarrow as pa
+    import pyarrow.types as kinds
+
+    if kinds.is_dictionary(type_):
+        return plain(type_.value_type)
+    if isinstance(type_, pa.BaseExtensionType):
+        return plain(type_.storage_type)
+    if kinds.is_map(type_):
+        return pa.map_(plain(type_.key_type), plain(type_.item_type))
+    if kinds.is_struct(type_):
+        return pa.struct([(one.name, plain(one.type)) for one in type_])
+    if kinds.is_fixed_size_list(type_):
+        return pa.list_(plain(type_.value_type), type_.list_size)
+    if kinds.is_large_list(type_):
+        return pa.large_list(plain(type_.value_type))
+    if kinds.is_list(type_):
+        return pa.list_(plain(type_.value_type))
+    # Views of texts: pyarrow cannot take single rows of them.
+    return {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}.get(
+        type_, type_
+    )
 
 
 def _opened(unit: bytes, columns: Sequence[str]) -> Any:

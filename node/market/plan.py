@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
+import msgspec
+
 from node.market import DatasetError, formats, parquet, table
 from node.market.kinds import sniff
 from node.market.source import Extent, File, packed
@@ -81,10 +83,20 @@ def _shown(count: int) -> int | None:
     return count if count >= COUNT_FLOOR else None
 
 
+WHOLE = "table"
+"""What the one part of a table is called that is no group of columns."""
+
+
 def of_paths(
-    paths: Sequence[Path], unit_by: str | None, columns: Sequence[str] = ()
+    paths: Sequence[Path],
+    unit_by: str | None,
+    columns: Sequence[str] = (),
+    group: str = WHOLE,
 ) -> Plan:
-    """A plan for these files and folders; of one table for these columns, if any are named."""
+    """A plan for these files and folders; of one table for these columns, if any are named.
+
+    `group` is what the owner calls these columns in public.
+    """
     files = _found(paths)
     kinds = {file.path: sniff(file.path) for file in files}
     only = files[0] if len(files) == 1 else None
@@ -92,7 +104,9 @@ def of_paths(
     is_whole = unit_by in _WAYS and unit_by != _PATIENT
     if only is not None and kinds[only.path] in TABLES and not is_whole:
         if only.size <= table.TABLE_LIMIT_BYTES:
-            return _of_table(only, kinds[only.path], unit_by, columns)
+            made = _of_table(only, kinds[only.path], unit_by, columns)
+            (part,) = made.parts
+            return replace(made, parts=(msgspec.structs.replace(part, name=group),))
         if unit_by is not None or columns:
             raise DatasetError(
                 f"{only.path} has {only.size} bytes; a table is cut by columns up to "
@@ -165,6 +179,7 @@ def _of_table(
 def of_csv(data: bytes, unit_column: str | None, columns: Sequence[str] = ()) -> Plan:
     """A plan for one table that is held in memory."""
     parsed = table.parse(data)
+    table.require_commas(parsed.columns)
     places = table.chosen(parsed.columns, columns)
     names = [parsed.columns[place] for place in places]
     kinds = table.kinds(parsed)
@@ -181,7 +196,7 @@ def _cut(whole: Digest, unit_column: str | None) -> tuple[bytes, ...]:
 
 
 def _single(format_: str, columns: list[Column], units: list[Unit]) -> Plan:
-    part = Part("table", format_, tuple(columns), (), None)
+    part = Part(WHOLE, format_, tuple(columns), (), None)
     return _totalled([part], [[unit.records for unit in units]], False, units, [])
 
 
@@ -195,6 +210,8 @@ def _of_files(files: Sequence[File], kinds: dict[Path, str], way: str) -> Plan:
     cut = [[file for group in unit for file in group] for unit in together]
     used = sorted(set(kinds.values()))
     single = len(used) == 1 and all(len(unit) == 1 for unit in cut)
+    if single and (empty := [file.path for file in files if not file.size]):
+        raise DatasetError(f"{empty[0]} is empty", hint="leave it out")
     records: dict[Path, int] = {}
     parts, warnings = [], []
     for format_ in used:
@@ -204,7 +221,7 @@ def _of_files(files: Sequence[File], kinds: dict[Path, str], way: str) -> Plan:
         warnings += described.warnings
         parts.append(
             Part(
-                "table" if single and format_ in TABLES else format_,
+                WHOLE if single and format_ in TABLES else format_,
                 format_,
                 tuple(described.columns),
                 tuple(described.details),
@@ -252,7 +269,10 @@ def _group(file: File, format_: str, way: str) -> str:
         )
     patient = str(formats.dicom_header(file.path, ["PatientID"]).get("PatientID", ""))
     if not patient.strip():
-        raise DatasetError(f"{file.name} has no PatientID")
+        raise DatasetError(
+            f"{file.name} has no PatientID",
+            hint="it may be cut; otherwise cut by folder, one for each patient",
+        )
     return patient
 
 

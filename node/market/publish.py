@@ -5,13 +5,14 @@ the service stores and anchors it.  What is made on the way is reported to `Jour
 that a crash costs no more than the last few chunks.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Protocol
 
 from node.market import DatasetError, body, privacy, sealed
-from node.market.plan import Plan
+from node.market.plan import WHOLE, Plan
 from node.market.source import Stream
 from node.market.table import read_table as read_table  # noqa: PLC0414 - the service's name for it
 from node.ports import Blobs, Signer
@@ -28,6 +29,7 @@ from protocol.manifest import Chunk, Entry, Manifest, seal_manifest
 from protocol.provenance import Step, chain_digest, citation_digest, seal_step
 
 TOOL = "rexis"
+_GROUP = re.compile(r"[a-z][a-z0-9-]{0,39}")
 
 
 @dataclass(frozen=True)
@@ -45,18 +47,29 @@ class Description:
     version: int = 1
     columns: tuple[str, ...] = ()
     """All that is published of one table; none: every column."""
+    group: str = WHOLE
+    """What these columns are called in public, beside the other groups of the same table."""
 
     def words(self) -> tuple[str | bytes | int | tuple[str, ...] | None, ...]:
         """Everything said, for the fingerprint; the columns chosen show in what is encrypted."""
         return (
             *(self.title, self.licence, self.duo, self.source, self.unit_by),
             *(self.disease, self.previous, self.version),
+            *((self.group,) if self.group != WHOLE else ()),
         )
 
     def check(self) -> None:
         """Before a long computation, not after it."""
         privacy.check_text("the title", self.title)
         privacy.check_text("the source", self.source, dates=True)
+        privacy.check_text("the group", self.group)
+        if not _GROUP.fullmatch(self.group) or (
+            self.group != WHOLE and not self.columns
+        ):
+            raise DatasetError(
+                f"group {self.group[:40]!r} of {len(self.columns)} columns",
+                hint="a lower-case word and the columns of it, such as vitals=age,lactate",
+            )
         try:
             check_text("title", self.title)
             check_text("source", self.source)

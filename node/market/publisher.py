@@ -102,10 +102,18 @@ class Publisher:
         self._now = now
         self._open_key = open_key
 
+    def known(self, plan: Plan, said: Description) -> OwnDataset | None:
+        """The record of this plan and description, if it was made before."""
+        return self._shelf.by_fingerprint(self._name(plan, said))
+
+    def _name(self, plan: Plan, said: Description) -> bytes:
+        said_of_it = encode(said.words())
+        return fingerprint(self._open_key(), [*plan.identity(), said_of_it])
+
     async def draft(self, plan: Plan, said: Description, work: Work) -> OwnDataset:
         """The record of this plan and description, made now if there is none whole."""
         secret = self._open_key()
-        name = fingerprint(secret, [*plan.identity(), encode(said.words())])
+        name = self._name(plan, said)
         record = self._shelf.by_fingerprint(name)
         if record is not None and self._whole(record):
             return record

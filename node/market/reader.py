@@ -135,11 +135,20 @@ def as_csv(listing: Listing, units: Sequence[bytes]) -> bytes:
     return table.write(rows.columns, rows.rows)
 
 
-def as_table(listing: Listing, units: Sequence[bytes]) -> bytes:
-    """The rows of a table's units in the table's own format."""
-    if listing.parts[0].format == "parquet":
+def as_table(listing: Listing, units: Sequence[bytes], suffix: str = "") -> bytes:
+    """The rows of a table's units in the table's own format; as CSV if the suffix says so."""
+    if listing.parts[0].format == "parquet" and suffix.lower() != ".csv":
         return parquet.join(units, [column.name for column in listing.columns])
     return as_csv(listing, units)
+
+
+def require_format(listing: Listing, path: Path) -> None:
+    """Raise `AccessError` if the file's name promises Parquet and its rows come as CSV."""
+    if path.suffix.lower() == ".parquet" and listing.parts[0].format != "parquet":
+        raise AccessError(
+            f"{path.name} would hold CSV: that is how {listing.title!r} was published",
+            hint="name a file that ends in .csv",
+        )
 
 
 def require_writable(path: Path) -> None:

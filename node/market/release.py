@@ -7,6 +7,7 @@ import trio
 from node.errors import AccessError
 from node.market import sealed
 from node.market.grants import GrantBook
+from node.market.ranges import ranges
 from node.market.shelf import Shelf
 from node.ports import Store
 from protocol.manifest import (
@@ -103,9 +104,9 @@ class Releases:
             )
         if query.units & ~held:
             raise AccessError(
-                f"units {unit_list(query.units & ~held)} of dataset {query.dataset} are "
+                f"units {ranges(unit_list(query.units & ~held))} of dataset {query.dataset} are "
                 f"not granted to {member.name}",
-                hint=f"granted are {unit_list(held)}",
+                hint=f"granted are {ranges(unit_list(held))}",
             )
         return member, query.units or held
 

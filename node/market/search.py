@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from node.market.plan import WHOLE
 from protocol import duo
 from protocol.listing import Listing
 
@@ -77,6 +78,33 @@ class Index:
         for places in self._words.values():
             places.pop(dataset, None)
 
+    def holds(self, dataset: int) -> bool:
+        return dataset in self._listings
+
+    def newer(self, listing: Listing) -> int | None:
+        """What the same owner says replaces this listing; another's word counts nothing."""
+        record = listing.digest()
+        found = [
+            number
+            for number, one in self._listings.items()
+            if one.previous == record and one.owner == listing.owner
+        ]
+        return max(found, default=None)
+
+    def groups(self, listing: Listing) -> list[tuple[int, Listing]]:
+        """Groups of columns of the same table, this one too, as their owner lists them.
+
+        The same owner says so by one title, source and version; that the rows are the same shows
+        in their counts.
+        """
+        if group_of(listing) is None:
+            return []
+        return [
+            (number, one)
+            for number, one in sorted(self._listings.items())
+            if group_of(one) is not None and _table(one) == _table(listing)
+        ]
+
     def find(self, text: str, wanted: Filter) -> list[int]:
         """Datasets with all words of `text`, best first; by number where equal.
 
@@ -99,6 +127,17 @@ class Index:
                         found[number] = found.get(number, 0) + weight
             scores = {n: score + found[n] for n, score in scores.items() if n in found}
         return scores
+
+
+def group_of(listing: Listing) -> str | None:
+    """What the owner calls the columns of this listing, if they are a group of a table's."""
+    name = listing.parts[0].name
+    return name if listing.table and name != WHOLE else None
+
+
+def _table(listing: Listing) -> tuple[object, ...]:
+    same = listing.owner, listing.title, listing.source, listing.version, listing.rows
+    return *same, listing.parts[0].format
 
 
 def words(text: str) -> list[str]:

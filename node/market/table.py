@@ -33,6 +33,8 @@ T = TypeVar("T")
 
 _INTEGER = re.compile(r"[+\-]?\d+")
 _NUMBER = re.compile(r"[+\-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+\-]?\d+)?")
+_OTHER_SEPARATOR = re.compile(r"[;|]")
+_COMMAS = "write it again as CSV with commas"
 _SPECIAL = re.compile(r'[",\r\n]')
 _FORMULA = re.compile(r"[=@\t\r]|[+\-].*[(|!=]", re.DOTALL)
 
@@ -232,7 +234,8 @@ def parse_header(names: tuple[str, ...]) -> tuple[str, ...]:
         if len(name) > COLUMN_NAME_LIMIT or not name.isprintable():
             raise DatasetError(
                 f"the name of column {place} is not a printable text of at most "
-                f"{COLUMN_NAME_LIMIT} characters"
+                f"{COLUMN_NAME_LIMIT} characters",
+                hint=_COMMAS if "\t" in name else "",
             )
         if name in seen:
             raise DatasetError(
@@ -242,10 +245,27 @@ def parse_header(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
+def require_commas(names: Sequence[str]) -> None:
+    """Raise `DatasetError` for a header that is one cell because something else separates.
+
+    Asked of what is to be published only: as one column of all cells it could never be cut, asked
+    about or shown in part.
+    """
+    if len(names) == 1 and (found := _OTHER_SEPARATOR.search(names[0])):
+        raise DatasetError(
+            f"the header is one name with {found[0]!r} in it: its cells seem to be separated "
+            "by that, not by commas",
+            hint=_COMMAS,
+        )
+
+
 def _check_row(number: int, row: tuple[str, ...], width: int) -> None:
     """Messages name the row, never what stands in it."""
     if len(row) != width:
-        raise DatasetError(f"row {number} has {len(row)} cells, the header has {width}")
+        raise DatasetError(
+            f"row {number} has {len(row)} cells, the header has {width}",
+            hint="the file may be cut, or a cell with a comma lacks its quotes",
+        )
     for place, cell in enumerate(row, 1):
         if len(cell) > CELL_LIMIT:
             raise DatasetError(

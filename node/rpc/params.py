@@ -198,6 +198,17 @@ class DatasetsPublish(Params, frozen=True):
             description="of one table, all that is published; left out: every column",
         ),
     ] = []
+    group: (
+        Annotated[
+            str,
+            Meta(
+                max_length=40,
+                description="what these columns are called in public, beside other groups of "
+                "columns of the same table under the same title",
+            ),
+        ]
+        | None
+    ) = None
     replaces: (
         Annotated[
             int,

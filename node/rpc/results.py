@@ -122,6 +122,13 @@ class DatasetRow(Result, frozen=True, kw_only=True):
     price: Annotated[Amount, _said("of a request, in the token's smallest unit")]
     terms: Annotated[Terms, _said("what the chain holds requests and grants against")]
     record: Annotated[Digest, _said("digest of the listing, as the chain has it")]
+    group: Annotated[
+        str | None, _said("of a table published in groups of columns, which this is")
+    ] = None
+    replaced_by: Annotated[
+        Count | None,
+        _said("the dataset that its owner lists as its next version, if known here"),
+    ] = None
     as_of: Annotated[
         Count | None,
         _said("Unix seconds of when the chain said so, while it does not answer"),
@@ -168,9 +175,19 @@ class Listing(Result, frozen=True):
     packed: Annotated[bool, _said("a unit is a tar of files")] = False
 
 
+class ColumnGroup(Result, frozen=True):
+    name: str
+    dataset: Annotated[Count, _said("by which it is granted, asked for and fetched")]
+    columns: list[str]
+
+
 class DatasetShown(DatasetRow, frozen=True, kw_only=True):
     listing: Annotated[Listing | None, _said("null where it could not be had")]
     why: Annotated[str | None, _said("why there is no listing")] = None
+    groups: Annotated[
+        list[ColumnGroup],
+        _said("all groups of columns of this table that are known here, this one too"),
+    ] = []
     warnings: Annotated[list[str], _said("on publishing: what to look at again")] = []
     slices: Annotated[
         list[Count],
@@ -223,6 +240,10 @@ class DatasetsWithdraw(Result, frozen=True):
         _said(
             "where the same rows are still to be had: datasets cut from the same table"
         ),
+    ]
+    versions: Annotated[
+        list[Count],
+        _said("other versions that can still be read; their units have other numbers"),
     ]
     cannot_be_undone: Annotated[list[str], _said("one line each, for the patient")]
 

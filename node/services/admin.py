@@ -170,6 +170,7 @@ class Admin:
             unit_by=params.unit_by,
             disease=params.disease,
             columns=params.columns,
+            group=params.group,
             replaces=params.replaces,
             offered=await self._node.market.offer(params),
         )

@@ -24,6 +24,7 @@ from node.market.grants import GrantBook
 from node.market.key_messages import KeyMessages
 from node.market.offer import Offer
 from node.market.owner import Owner
+from node.market.plan import WHOLE
 from node.market.publish import Description
 from node.market.release import Releases
 from node.market.search import Filter
@@ -187,18 +188,21 @@ class Market:
         unit_by: str | None = None,
         disease: str | None = None,
         columns: Sequence[str] = (),
+        group: str | None = None,
         replaces: int | None = None,
         offered: Offer | None = None,
     ) -> dict[str, Any]:
         """Encrypt and list files and folders; the same call again goes on where it was.
 
-        `unit_by` is `file`, `folder`, `patient` (DICOM) or, for one table, a column; `columns` are all that is published of one table, none means every one;
+        `unit_by` is `file`, `folder`, `patient` (DICOM) or, for one table, a column; `columns` are all that is published of one table, none means every one,
+        and `group` is what they are called in public;
         `replaces` is a dataset of ours of which this is the next version, under new keys.
         """
         await self._owner.give_up_old()
         said = Description(
             *(title, licence, _codes(duo), source, unit_by, disease),
             columns=tuple(columns),
+            group=group or WHOLE,
         )
         dataset, warnings = await self._owner.publish(
             [Path(path) for path in paths], said, replaces, offered or Offer()

@@ -6,7 +6,7 @@ the chain, the steward's policy, the charge (durable), the sandbox, the mask, th
 """
 
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -374,6 +374,17 @@ class Queries:
             )
         return named.dataset, listing
 
+    def _require_apart(self, owners: Mapping[int, bytes]) -> None:
+        """Each member masks one vector and pays for one dataset."""
+        for dataset, owner in sorted(owners.items()):
+            same = sorted(one for one, key in owners.items() if key == owner)
+            if same[0] != dataset:
+                raise AccessError(
+                    f"datasets {same[0]} and {dataset} are both of "
+                    f"{self._federation.name_of(owner)}",
+                    hint="a question takes one dataset of each member: ask twice",
+                )
+
     async def _owners(self, query: Query) -> dict[int, bytes]:
         """Node keys by dataset, if the chain has every one as the question names it."""
         tokens = {token.dataset: token for token in await self._chain.datasets()}
@@ -517,6 +528,7 @@ class Queries:
     ) -> dict[str, Any]:
         tokens = {token.dataset: token for token in await self._chain.datasets()}
         owners = {one: self._owner(tokens.get(one), one, None) for one in set(datasets)}
+        self._require_apart(owners)
         query = Query(
             kind=kind,
             datasets=of_datasets([(one, tokens[one].record) for one in owners]),

@@ -115,7 +115,11 @@ def _missing(
     told = "; ".join(f"{name}: {error}" for name, error in failed.items())
     refused = all(isinstance(one, AccessError) for one in failed.values())
     kind = AccessError if refused else TransportError
-    hint = "nothing was paid; leave them out, or ask again once they are there"
+    hint = "nothing was paid; " + (
+        "ask as they say, or leave them out"
+        if refused
+        else "leave them out, or ask again once they are there"
+    )
     if needed is not None:
         hint = (
             f"the sum needs {needed}; once they are there again, `rexis query resume"

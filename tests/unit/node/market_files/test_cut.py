@@ -1,11 +1,13 @@
 """How files and tables become consent units."""
 
+import csv
 import io
 
 import pytest
 from file_world import VCF, dicom, parquet, write
 
 from node.market import DatasetError, plan
+from node.market.parquet import to_csv
 from protocol.listing import UNITS_LIMIT
 
 
@@ -86,6 +88,66 @@ def test_of_parquet_likewise(tmp_path):
     assert unit.column(0).to_pylist() == whole.select(names).take(first)[0].to_pylist()
 
 
+def categories(folder):
+    """What pandas and R write of a column with few values, and beside the columns."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    who = [f"person {n:02}" for n in range(40)]
+    ward = pa.array([f"ward of {one}" for one in who])
+    table = pa.table(
+        {
+            "PID": who,
+            "ward": ward.dictionary_encode(),
+            "wards": pa.ListArray.from_arrays(range(41), ward.dictionary_encode()),
+            "year": pa.array([2000 + n for n in range(40)]).dictionary_encode(),
+            "died": [n % 2 == 0 for n in range(40)],
+        },
+        metadata={"pandas": '{"columns": ["PID", "HIV status"], "stop": 4711}'},
+    )
+    pq.write_table(table, folder / "t.parquet")
+    return folder / "t.parquet"
+
+
+def test_a_unit_of_parquet_holds_nothing_of_another(tmp_path):
+    """A category is stored with all its values, a footer with all columns and a count of rows."""
+    import pyarrow.parquet as pq
+
+    made = plan.of_paths([categories(tmp_path)], "PID", ["ward", "wards", "year"])
+    (unit,) = made.units[7].extents
+    file = pq.ParquetFile(io.BytesIO(unit))
+    assert file.read().to_pylist() == [
+        {"ward": "ward of person 07", "wards": ["ward of person 07"], "year": 2007}
+    ]
+    # Unpacked, since the pages are compressed.
+    plain = io.BytesIO()
+    with pq.ParquetWriter(plain, file.schema_arrow, compression="none") as writer:
+        writer.write_table(file.read())
+        writer.add_key_value_metadata(file.metadata.metadata)
+    for other in (b"person 08", b"HIV", b"4711"):
+        assert other not in plain.getvalue()
+    assert b"person 07" in plain.getvalue()
+
+
+def test_cells_of_parquet_are_what_the_listing_calls_them(tmp_path):
+    made = plan.of_paths([categories(tmp_path)], "PID")
+    kinds = {column.name: column.kind for column in made.parts[0].columns}
+    assert (kinds["ward"], kinds["year"], kinds["died"]) == (
+        "text",
+        "integer",
+        "integer",
+    )
+    units = [bytes(unit.extents[0]) for unit in made.units]
+    rows = csv.DictReader(io.StringIO(to_csv(units, list(kinds)).decode()))
+    assert list(rows)[1] == {
+        "PID": "person 01",
+        "ward": "ward of person 01",
+        "wards": '["ward of person 01"]',
+        "year": "2001",
+        "died": "0",
+    }
+
+
 @pytest.mark.parametrize(
     ("columns", "reason"),
     [
@@ -139,3 +201,17 @@ def test_a_link_is_not_followed(tmp_path):
     (tmp_path / "d" / "b.vcf").symlink_to(tmp_path / "d" / "a.vcf")
     with pytest.raises(DatasetError, match="is a link"):
         plan.of_paths([tmp_path / "d"], None)
+
+
+@pytest.mark.parametrize("separator", [";", "\t", "|"])
+def test_a_table_that_is_not_cut_by_commas_is_no_column_of_all_cells(
+    tmp_path, separator
+):
+    text = "PID,age\n1,20\n"
+    path = write(tmp_path / "d" / "a.csv", text.replace(",", separator))
+    for paths in ([path], [path, write(tmp_path / "d" / "b.csv", path.read_bytes())]):
+        with pytest.raises(DatasetError) as said:
+            plan.of_paths(paths, None)
+        assert said.value.hint() == "write it again as CSV with commas"
+    kept = write(tmp_path / "e.csv", "a;b,c|d\n1,2\n")
+    assert len(plan.of_paths([kept], None).parts[0].columns) == 2

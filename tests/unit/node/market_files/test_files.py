@@ -14,9 +14,9 @@ from file_world import OTHER, READER, TEXTS, VCF, dicom, listed, parquet, write
 from node.adapters.memory_store import MemoryBlobs
 from node.errors import AccessError, StorageError, TransportError
 from node.market import DatasetError, sealed
-from node.market.search import Filter
+from node.market.search import Filter, Index
 from node.rpc import results
-from protocol.listing import LISTING_TOPIC
+from protocol.listing import LISTING_TOPIC, open_listing
 from protocol.members import ROLE_RESEARCHER, MemberSet
 
 
@@ -249,6 +249,112 @@ async def test_a_new_version_has_new_keys_and_names_the_old(world, tmp_path):
     old = {e.root for e in shelf.own(first["dataset"])[2].entries}
     new = {e.root for e in shelf.own(second["dataset"])[2].entries}
     assert not old & new
+
+
+async def test_what_a_version_means_for_the_others_is_told(world, tmp_path):
+    """It takes nothing away: readers, withdrawals and searches have to be told."""
+    owner = world.owner.market
+
+    async def version(number, replaces=None):
+        path = tmp_path / f"{number}.fa"
+        if not path.exists():  # a file is recognised by its time, too
+            write(path, f">x\n{'ACGT' * number}\n")
+        return await owner.publish([path], *TEXTS, replaces=replaces)
+
+    first = (await version(1))["dataset"]
+    await owner.give(first, READER, None, 10)
+    shown = await version(2, first)
+    second = shown["dataset"]
+    (warning,) = shown["warnings"]
+    assert f"{first} stays as it is, and {READER} can read it" in warning
+    assert f"give grants of dataset {second};" in warning
+    assert (await version(2, first))["dataset"] == second  # the same call again
+    with pytest.raises(DatasetError, match=f"replaced by dataset {second} already"):
+        await version(3, first)
+    third = (await version(3, second))["dataset"]
+    rows = await owner.search()
+    msgspec.convert(rows, list[results.DatasetRow])
+    newer = {row["dataset"]: row["replaced_by"] for row in rows}
+    assert newer == {first: second, second: third, third: None}
+    await world.reader.market.show(first)
+    assert (await world.reader.market.show(second))[
+        "replaced_by"
+    ] is None  # not heard yet
+    await world.reader.market.show(third)
+    assert (await world.reader.market.show(second))["replaced_by"] == third
+    done = await owner.withdraw(second)
+    msgspec.convert(done, results.DatasetsWithdraw)
+    assert done["versions"] == [first, third]
+    assert (await owner.withdraw(third))["versions"] == [first]
+    # Of a version that nobody can read there may be another.
+    fourth = await version(4, first)
+    assert fourth["listing"]["version"] == 2
+
+
+async def test_groups_of_columns_of_one_table_are_found_as_one(world, tmp_path):
+    """Each has keys and grants of its own; that they belong together is what their owner says."""
+    owner, reader = world.owner.market, world.reader.market
+    path = parquet(tmp_path / "visits.parquet")
+    cut = {"vitals": ["Age"], "labs": ["BMI"]}
+    numbers = {
+        name: (
+            await owner.publish(
+                [path], *TEXTS, unit_by="PID", columns=columns, group=name
+            )
+        )["dataset"]
+        for name, columns in cut.items()
+    }
+    # Of the same columns under no name, and under another title: neither is of the groups.
+    for title, group in ((TEXTS[0], None), ("Other", "age")):
+        await owner.publish(
+            [path], title, *TEXTS[1:], unit_by="PID", columns=["Age"], group=group
+        )
+    for number in numbers.values():
+        await reader.show(number)
+    for market in (owner, reader):
+        shown = await market.show(numbers["labs"])
+        msgspec.convert(shown, results.DatasetShown)
+        assert shown["group"] == "labs"
+        assert shown["groups"] == [
+            {"name": name, "dataset": numbers[name], "columns": columns}
+            for name, columns in cut.items()
+        ]
+    await owner.give(numbers["vitals"], READER, [1], 10)
+    got = await reader.fetch(numbers["vitals"], None, tmp_path / "got.csv")
+    assert got["columns"] == ["Age"]
+    with pytest.raises(AccessError, match="no grant"):
+        await reader.fetch(numbers["labs"], None, tmp_path / "got.csv")
+
+
+@pytest.mark.parametrize(
+    ("group", "columns", "reason"),
+    [
+        ("Labs 2", ["Age"], "group 'Labs 2'"),
+        ("labs", [], "group 'labs' of 0 columns"),
+        ("p123456789", ["Age"], "long number|nine"),
+    ],
+)
+async def test_what_is_no_name_of_a_group_is_refused(
+    world, tmp_path, group, columns, reason
+):
+    path = parquet(tmp_path / "visits.parquet")
+    with pytest.raises(DatasetError, match=reason):
+        await world.owner.market.publish([path], *TEXTS, columns=columns, group=group)
+
+
+async def test_another_members_word_replaces_nothing(world, tmp_path):
+    first = await listed(world, write(tmp_path / "a.fa", ">x\nACGT\n"))
+    false = write(tmp_path / "b.fa", ">x\nACGTA\n")
+    theirs, own = world.other.market, world.other.market._owner._tools.shelf
+    await theirs.publish([false], *TEXTS)
+    listing = open_listing(world.owner.market._shelf.own(first["dataset"])[0].listing)
+    mine = own.own(own.datasets()[0])[1]
+    index = Index()
+    index.add(1, listing)
+    index.add(2, msgspec.structs.replace(mine, previous=listing.digest()))
+    assert index.newer(listing) is None
+    index.add(3, msgspec.structs.replace(listing, previous=listing.digest()))
+    assert index.newer(listing) == 3
 
 
 async def test_a_grantee_passes_ciphertext_on_to_grantees_only(world, tmp_path):

@@ -30,7 +30,7 @@ async def test_a_withdrawn_unit_has_no_key_no_body_and_no_grant(world, tmp_path)
     assert told["left"] == [0, 2]
     assert [one["left"] for one in told["grants"]] == [[0, 2]]
     assert any(
-        "lab was given the keys of units [1]" in s for s in told["cannot_be_undone"]
+        "lab was given the keys of units 1:" in s for s in told["cannot_be_undone"]
     )
     # Its two blobs are deleted, and its use in coming rounds has ended.
     assert len(gone_blobs - set(world.owner.blobs._held)) == 2
@@ -50,7 +50,7 @@ async def test_a_withdrawn_unit_has_no_key_no_body_and_no_grant(world, tmp_path)
     ]
     with pytest.raises(AccessError, match="withdrawn"):
         await owner.give(dataset, READER, [1], 10)
-    with pytest.raises(AccessError, match=r"units \[1\]"):
+    with pytest.raises(AccessError, match="units 1 "):
         await reader.fetch(dataset, None, tmp_path / "x.csv", units=[1])
     with pytest.raises(AccessError, match="withdrawn"):
         await owner.own_bytes(dataset, 1, offset=0, length=1)
@@ -90,7 +90,7 @@ async def test_keys_are_destroyed_also_while_the_chain_is_down(world, tmp_path):
 
     chain = world.owner.chain
     withdraw, chain.withdraw_dataset = chain.withdraw_dataset, down
-    with pytest.raises(ChainDownError, match=r"keys of units \[0\] are destroyed here"):
+    with pytest.raises(ChainDownError, match=r"keys of units 0 are destroyed here"):
         await world.owner.market.withdraw(shown["dataset"])
     record = world.owner.market._shelf.own(shown["dataset"])[0]
     assert record.headers == (b"",)

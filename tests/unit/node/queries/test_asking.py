@@ -145,6 +145,20 @@ async def test_a_question_brought_by_another_than_its_signer_is_refused(world):
         await site.queries._serve(world.lab.key.peer_id, encode(Asked(sealed)))
 
 
+async def test_two_datasets_of_one_member_are_told_before_anybody_is_asked(world):
+    site, first = world.sites[0], world.datasets[0]
+    shown = await site.market.publish(
+        [world.folder / f"{site.name}.csv"], "Again", *TEXTS[1:]
+    )
+    second = shown["dataset"]
+    with pytest.raises(
+        AccessError, match=f"{first} and {second} are both of {site.name}"
+    ):
+        await world.lab.queries.ask("count", [second, world.datasets[1], first], 1000)
+    for one in world.sites:
+        assert not [e for e in await one.store.events(0, 99) if "refused" in e.kind]
+
+
 async def test_a_steward_is_told_that_the_same_rows_answer_twice(world):
     """A slice has a budget of its own, and the patient's is the sum."""
     site, whole = world.sites[0], world.datasets[0]
