@@ -1,9 +1,8 @@
-"""A survival curve over five institutions with their own files, each a daemon of its own.
+"""A survival curve over institutions with their own files, each a daemon of its own.
 
-The same curve over all 18 of them is in `tests/unit/node/queries/test_survival.py`, in one
-process.  Here every question, answer, vote and share goes over libp2p, every vector is counted in
-a sandbox, and processes are killed: an institution between its charge and its answer, the
-researcher once the question is begun.
+Every question, answer, vote and share goes over libp2p, and every vector is counted in a sandbox.
+Once it is over all 18 institutions of the trial.  Then over five, and processes are killed: an
+institution between its charge and its answer, the researcher once the question is begun.
 """
 
 import json
@@ -11,6 +10,7 @@ import math
 import os
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import pytest
 from live.federation import LONG_S, TESTS, prepared
@@ -21,7 +21,7 @@ from node.errors import NodeError
 
 pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(1800)]
 
-INSTITUTIONS, RHO = 5, 0.5
+INSTITUTIONS, ALL, RHO = 5, 18, 0.5
 LISTED = {
     "licence": "CC0-1.0",
     "duo": ["DUO:0000042"],
@@ -61,10 +61,10 @@ def again(live, name, ends_at=""):
     live.connected()
 
 
-@pytest.fixture(scope="module")
-def clinics(tmp_path_factory):
-    """Five with a table each, who answer, and the last, who asks; the rows of each."""
-    with prepared(tmp_path_factory.mktemp("s"), INSTITUTIONS + 1) as live:
+@contextmanager
+def answering(folder, institutions):
+    """So many with a table each, who answer, and the last, who asks; the rows of each."""
+    with prepared(folder, institutions + 1) as live:
         for name in live.names:
             start(live, name)
         for name in live.names:
@@ -73,7 +73,7 @@ def clinics(tmp_path_factory):
         parts = lung()
         rows = {}
         for place, name in enumerate(live.names[:-1]):
-            rows[name] = [row for part in parts[place::INSTITUTIONS] for row in part]
+            rows[name] = [row for part in parts[place::institutions] for row in part]
             path = live.place.folder / f"{name}.csv"
             path.write_bytes(csv_of(rows[name]))
             path.chmod(0o600)
@@ -89,6 +89,12 @@ def clinics(tmp_path_factory):
             )
         assert sum(map(len, rows.values())) == 227
         yield live, rows
+
+
+@pytest.fixture(scope="module")
+def clinics(tmp_path_factory):
+    with answering(tmp_path_factory.mktemp("s"), INSTITUTIONS) as found:
+        yield found
 
 
 def ask(live, **more):
@@ -117,6 +123,17 @@ def is_the_curve_of(answer, rows):
 
 def pooled(rows, without=()):
     return [row for name, of in rows.items() if name not in without for row in of]
+
+
+def test_the_curve_of_all_eighteen_is_the_pooled_one_within_its_noise(tmp_path):
+    with answering(tmp_path, ALL) as (live, rows):
+        assert all(rows.values())
+        answer = ask(live)
+    assert (answer["dropped"], len(answer["answers"])) == ([], ALL)
+    assert answer["noise_sd"] == pytest.approx(math.sqrt(ALL / (2 * RHO)))
+    assert is_the_curve_of(answer, pooled(rows))
+    early = [row for row in pooled(rows) if row["days"] < 300]
+    assert not is_the_curve_of(answer, early)
 
 
 def test_the_curve_of_five_institutions_is_the_pooled_one_within_its_noise(clinics):

@@ -24,7 +24,10 @@ from node.demo.programs import Programs, until
 from node.errors import NodeError
 from protocol.runs import Plan, canonical_plan
 
-NAMES = ("MN", "KY", "MS", "NY", "IA", "WI", "OH")
+NAMES = (
+    *("MN", "KY", "MS", "NY", "IA", "WI", "OH", "AL", "AR", "CO"),
+    *("CT", "GA", "ID", "IL", "IN", "KS", "LA", "MA", "MD"),
+)
 LONG_S = 300
 """Nothing here is about speed; this only ends a test that hangs."""
 TESTS = Path(__file__).parents[2]
