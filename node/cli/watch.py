@@ -20,10 +20,18 @@ def members_in(row: Row) -> str:
     return ", ".join(row["survivors"])
 
 
+def outcome(row: Row, accepted: str) -> str:
+    """What became of a round's sum, and why it was rejected where this node saw it."""
+    if row["accepted"]:
+        return accepted
+    cause = row.get("rejected_for")
+    return f"rejected: {cause}" if cause else "rejected"
+
+
 ROUND_COLUMNS: Mapping[str, Callable[[Row], object]] = {
     "round": lambda row: row["round"],
     "attempt": lambda row: row["attempt"],
-    "sum": lambda row: "accepted" if row["accepted"] else "rejected",
+    "sum": lambda row: outcome(row, "accepted"),
     "of": members_in,
     "seconds": lambda row: f"{row['seconds']:.1f}",
     "training loss": lambda row: (
@@ -164,7 +172,7 @@ def _tell_line(row: Row, rounds: list[dict[str, Any]]) -> None:
         )
         auc = "" if one["auc"] is None else f", AUC {decimal(one['auc'])}"
         # A rejected sum changes nothing: told like the others it would pass for progress.
-        end = "closed" if one["accepted"] else "rejected"
+        end = outcome(one, "closed")
         say(
             f"round {one['round']} {end} ({one['round'] + 1} of {row['rounds']}): "
             f"{losses}{auc}, {one['seconds']:.1f} s, sum of {members_in(one)},"

@@ -705,6 +705,9 @@ class RoundRow(Result, frozen=True):
     loss: float | None
     bytes_received: Count
     received: Annotated[dict[str, Moved], _said("blobs pulled, by member")]
+    rejected_for: Annotated[
+        str | None, _said("why, as far as this node saw; null if it was accepted")
+    ] = None
     sketch: Annotated[
         SketchRow | None, _said("how members' updates compared, if it was rejected")
     ] = None

@@ -139,6 +139,13 @@ def _waits(trainer: Trainer, name: Named) -> str:
     )
 
 
+def _cause(end: Finished, name: Named) -> str | None:
+    if end.disliked is None:
+        return None
+    names = ", ".join(map(name, end.disliked))
+    return f"hold-outs of {names}" if names else "no sum, or no check of it, in time"
+
+
 def round_row(
     run: bytes, end: Finished, notes: RoundNotes, seconds: float, name: Named
 ) -> dict[str, Any]:
@@ -151,6 +158,7 @@ def round_row(
         "attempt": end.certificate.slot.attempt,
         "attempts": len(notes.attempts),
         "accepted": verdict.accept,
+        "rejected_for": _cause(end, name),
         "survivors": [name(member) for member in end.survivors],
         "state_root": verdict.state.hex(),
         "seconds": round(seconds, 3),

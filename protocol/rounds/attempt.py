@@ -364,6 +364,10 @@ class Attempt:
         outcome = None if settling is None else settling.outcome
         return outcome is not None and outcome.state == state
 
+    def disliked(self) -> tuple[bytes, ...] | None:
+        """Whose hold-outs reject the sum; None if this member knows of no sum."""
+        return self._chair.disliked()
+
     def blobs(self) -> list[Digest]:
         """Blobs that must not outlive the round: parts, sums, the rounded update."""
         out = self.gathering.blobs()

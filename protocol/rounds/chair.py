@@ -103,6 +103,12 @@ class Chair:
         expected = self._host.expected(self.now)
         return self._judgement.offer(self.settling, expected, self.now)
 
+    def disliked(self) -> tuple[bytes, ...] | None:
+        """Whose hold-outs reject the sum; None if this member knows of no sum."""
+        if self.settling is None:
+            return None
+        return self._judgement.disliked(self.settling)
+
     def _isolates(self, value: Survivors) -> bool:
         return self._host.isolates(frozenset(self._setting.named(value.members)))
 

@@ -397,6 +397,9 @@ class Finished:
     certificate: Certificate
     survivors: tuple[bytes, ...]
     """Whose updates the sum is over."""
+    disliked: tuple[bytes, ...] | None = None
+    """Of a rejected sum: whose hold-outs rejected it, none if it was not had, or not checked, in
+    time; None where it was accepted, or this node had no part in the attempt."""
 
 
 @dataclass(frozen=True)

@@ -119,6 +119,13 @@ class Judgement:
         late = now >= settling.since + self._cohort.policy.grace_ms
         return settling.broken or self._many_reject(settling) or late
 
+    def disliked(self, settling: Settling) -> tuple[bytes, ...]:
+        """Members whose hold-outs reject the sum, if they are enough for that."""
+        if not self._many_reject(settling):
+            return ()
+        claims = settling.claims.items()
+        return tuple(sorted(member for member, claim in claims if not claim.accept))
+
     def _many_reject(self, settling: Settling) -> bool:
         rejecting = sum(1 for claim in settling.claims.values() if not claim.accept)
         return 3 * rejecting > len(self._cohort.members)

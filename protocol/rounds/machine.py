@@ -620,8 +620,10 @@ class Rounds:
         verdict = decode(certificate.value, Verdict)
         attempt, before = self._attempt, self._history.cohort
         here = self._state_here and verdict.state == self._history.base
+        disliked = None
         if attempt is not None and attempt.context == verdict.context:
             here = here or attempt.has_state(verdict.state)
+            disliked = None if verdict.accept else attempt.disliked()
         if not self._saw_openings(verdict):
             self._stock.retire()
         self._leave_attempt(now)
@@ -631,7 +633,7 @@ class Rounds:
         if not here:
             self._desk.persist(SYNCING, verdict.state)
         changes = self._history.finish(certificate, self._stock.floors)
-        self._desk.do(self._finished(certificate))
+        self._desk.do(self._finished(certificate, disliked))
         if changes:
             stale += self._former_prekeys()
         self._desk.forget(stale, blobs)
@@ -646,11 +648,14 @@ class Rounds:
         self._begin_round()
         self._hear_early(now)
 
-    def _finished(self, certificate: Certificate) -> Finished:
+    def _finished(
+        self, certificate: Certificate, disliked: tuple[bytes, ...] | None = None
+    ) -> Finished:
         verdict = decode(certificate.value, Verdict)
         decided = self._history.cohort_of(certificate.slot.epoch)
         assert decided is not None, "its signatures were checked against these members"
-        return Finished(verdict, certificate, decided.named(verdict.survivors))
+        survivors = decided.named(verdict.survivors)
+        return Finished(verdict, certificate, survivors, disliked)
 
     def _former_prekeys(self) -> list[str]:
         """Records of pre-keys that were dealt to the members of another epoch."""

@@ -84,11 +84,16 @@ def test_a_rejected_round_is_not_told_as_a_closed_one(rexis, daemon, tell, monke
     _, out, _ = rexis("run", "watch", ID)
     assert "round 0 rejected (1 of 8): " in out
     assert "closed" not in out
+    cause = "hold-outs of MN, NY"
+    monkeypatch.setitem(ROUND, "rejected_for", cause)
+    tell(TRAINING, {"round": 1}, ENDED)
+    _, out, _ = rexis("run", "watch", ID)
+    assert f"round 0 rejected: {cause} (1 of 8): " in out
     daemon.answers["rounds.list"] = lambda _params: {"rounds": [ROUND]}
     _, out, _ = rexis("round", "list", ID)
     head, _, row = out.splitlines()
     at = head.index("sum")
-    assert row[at:].startswith("rejected   MN, KY, NY ")
+    assert row[at:].startswith(f"rejected: {cause}   MN, KY, NY ")
 
 
 def test_a_run_shows_where_its_round_stands_and_who_is_away(rexis, daemon):

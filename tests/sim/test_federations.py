@@ -32,7 +32,7 @@ from protocol.rounds import events as ev
 from protocol.rounds.gather import Gathering
 from protocol.rounds.history import HEAD, HeadRecord
 from protocol.rounds.machine import Rounds
-from protocol.rounds.messages import Verdict
+from protocol.rounds.messages import Release, Verdict
 from protocol.rounds.openings import Openings
 from protocol.rounds.policy import Epoch
 from protocol.rounds.settle import Settling
@@ -235,6 +235,28 @@ def test_any_one_of_four_may_be_killed_at_any_record_and_stay_away(record, befor
     world.run(60_000)
     laws.final()
     assert (world.now < 30_000, laws.rejected) == (True, 0)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_each_member_is_told_why_a_sum_was_rejected(late):
+    """Two of four dislike it; or no share of a seed arrives, so that nobody has it."""
+    world = small(4, 5, rounds=1)
+    nodes = list(world.nodes.values())
+    usual = world._arrive
+
+    def arrive(node, other, envelope):
+        if not (late and isinstance(world.parsed(envelope).body, Release)):
+            usual(node, other, envelope)
+
+    world._arrive = arrive
+    for node in [] if late else nodes[:2]:
+        node.dislikes = frozenset({0})
+    laws = started(world)
+    world.run(END_MS)
+    laws.final()
+    assert laws.rejected
+    causes = {node.finished[0].disliked for node in nodes[2:]}
+    assert causes == {() if late else tuple(sorted(node.name for node in nodes[:2]))}
 
 
 def test_a_round_goes_on_while_one_of_four_is_gone_for_good():

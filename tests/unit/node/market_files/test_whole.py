@@ -46,6 +46,8 @@ def test_what_is_all_there_passes(tmp_path):
         ("b.fa.gz", gzip.compress(b">x\n" + b"ACGT" * 9999)[:-9], "cannot be read"),
         ("a.fa", "", "is empty"),
     ],
+    # Not the bytes: a gzip has the second it was made in, and a test needs one name.
+    ids=["no #CHROM", "gzipped VCF", "BGZF", "gzipped FASTA", "nothing"],
 )
 def test_what_breaks_off_is_named(tmp_path, name, data, reason):
     with pytest.raises(
@@ -70,6 +72,7 @@ def test_a_scan_whose_pixels_are_cut_is_refused(tmp_path):
         (IMPLICIT, b"\xe0\x7f\x10\x00" + struct.pack("<I", 16)),
         (BIG, b"\x7f\xe0\x00\x10OW\0\0" + struct.pack(">I", 16)),
     ],
+    ids=["explicit", "implicit", "big-endian"],
 )
 def test_pixels_are_counted_in_every_syntax(tmp_path, syntax, head):
     for size, fits in ((16, True), (15, False)):
