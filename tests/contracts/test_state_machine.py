@@ -29,6 +29,7 @@ def test_the_contracts_keep_their_rules_in_a_few_federations():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_contracts_keep_their_rules_and_every_function_is_used():
     Contracts.done.clear()
     Contracts.refused.clear()
