@@ -8,6 +8,11 @@ from pathlib import Path
 
 from node.errors import NoSpaceError, StorageError
 
+PIECE_BYTES = 1 << 15
+"""Written at once.  What the page cache takes a write in is as large as the write, and only up to
+this size does the kernel keep such room at hand: while the members of a run wrote, 42 MB took it
+8 ms in these pieces, and mostly 100 ms in any that were larger (measured, docs/benchmarks.md)."""
+
 FREE = "free space on the disk that holds the home; nothing was lost"
 
 
@@ -18,6 +23,19 @@ def sync_folder(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def write_all(file: int, data: bytes | memoryview, offset: int | None = None) -> None:
+    """Write all of `data` to the descriptor: at `offset`, or where the file stands."""
+    view = memoryview(data)
+    while view:  # a write may be short (write(2))
+        piece = view[:PIECE_BYTES]
+        if offset is None:
+            done = os.write(file, piece)
+        else:
+            done = os.pwrite(file, piece, offset)
+            offset += done
+        view = view[done:]
 
 
 @contextmanager

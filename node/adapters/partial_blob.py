@@ -19,8 +19,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from node.adapters.blob_dir import PIECE_BYTES, BlobDir, move_in
-from node.disk import mapped
+from node.adapters.blob_dir import BlobDir, move_in
+from node.disk import mapped, write_all
 from node.errors import StorageError
 from node.ports import Blobs
 from protocol.types import Digest
@@ -235,12 +235,8 @@ class PartialFile(PartialBlob):
         self._file = self._map = -1
 
     def _store(self, offset: int, data: memoryview) -> None:
-        left = data
         with mapped(self._path):
-            while left:
-                written = os.pwrite(self._file, left[:PIECE_BYTES], offset)
-                offset += written
-                left = left[written:]
+            write_all(self._file, data, offset)
 
     def _note(self, first: int, end: int) -> None:
         with mapped(self._notes):

@@ -14,7 +14,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from node.disk import sync_folder
+from node.disk import sync_folder, write_all
 from node.errors import ComputeError
 from protocol import merkle
 from protocol.types import Digest
@@ -111,10 +111,11 @@ def write_file(path: Path, data: bytes | memoryview) -> None:
     part = path.with_name(f"{path.name}.{secrets.token_hex(8)}{_ASIDE}")
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
-        with os.fdopen(descriptor, "wb") as handle:
-            handle.write(data)
-            handle.flush()
-            os.fsync(handle.fileno())
+        try:
+            write_all(descriptor, data)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
         part.replace(path)
     except BaseException:
         part.unlink(missing_ok=True)
@@ -157,8 +158,7 @@ class StateFile:
             self._room -= len(piece)
             if not self._room:
                 self._close_leaf()
-            while piece:
-                piece = piece[os.write(self._file, piece) :]
+            write_all(self._file, piece)
 
     def commit(self) -> Digest:
         """Its root; on disk under that name when this returns."""

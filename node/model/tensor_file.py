@@ -18,11 +18,11 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from node.disk import write_all
 from node.errors import ModelError
 
 HEADER_LIMIT_BYTES = 100_000_000
 """The limit of the reference implementation."""
-_WRITE_BYTES = 64 << 20
 _KINDS = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -178,7 +178,7 @@ class TensorWriter:
         self._slots = dict(layout.slots)
         self._missing = set(self._slots)
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        _write(self._descriptor, memoryview(layout.header), 0)
+        write_all(self._descriptor, layout.header, 0)
 
     def write(self, name: str, tensor: Tensor) -> None:
         """Put a tensor into its place; the dtype is the file's."""
@@ -192,7 +192,7 @@ class TensorWriter:
         flat = tensor.detach().to(slot.dtype).contiguous().reshape(-1)
         if flat.numel():
             data = memoryview(flat.view(torch.uint8).numpy()).cast("B")
-            _write(self._descriptor, data, slot.start)
+            write_all(self._descriptor, data, slot.start)
 
     def close(self) -> None:
         """Everything on disk."""
@@ -203,10 +203,3 @@ class TensorWriter:
                 f"{self._path} lacks {len(self._missing)} tensors, first"
                 f" {min(self._missing)}"
             )
-
-
-def _write(descriptor: int, data: memoryview, start: int) -> None:
-    done = 0
-    while done < len(data):
-        piece = data[done : done + _WRITE_BYTES]
-        done += os.pwrite(descriptor, piece, start + done)

@@ -15,7 +15,7 @@ from pathlib import Path
 import trio
 
 from node.compute.state import CHUNK_BYTES
-from node.disk import mapped, sync_folder
+from node.disk import mapped, sync_folder, write_all
 from node.errors import ComputeError, NodeError, StorageError
 from node.ports import Transport
 from protocol import merkle
@@ -222,11 +222,8 @@ class Download:
     def _keep(self, effect: AskChunk, data: bytes) -> bool:
         if merkle.leaf_digest(data) != effect.leaf:
             return False
-        left, place = memoryview(data), effect.index * CHUNK_BYTES
         with mapped(self._partial):
-            while left:  # a write may be short (pwrite(2))
-                written = os.pwrite(self._file, left, place)
-                left, place = left[written:], place + written
+            write_all(self._file, data, effect.index * CHUNK_BYTES)
         return True
 
     def _finish(self) -> None:
