@@ -168,13 +168,13 @@ async def main(number: int, folder: Path, entries: int) -> None:
 
     async with open_compute_child(CHILD) as child, trio.open_nursery() as nursery:
         compute = Compute(child, blobs, entries)
-        states = folder / "states"
+        place = folder / "states"
         initial = await child.call(
-            "model.create", {"spec": chosen.spec, "folder": str(states)}
+            "model.create", {"spec": chosen.spec, "folder": str(place)}
         )
         scales = await child.call(
             "round.scales",
-            {"length": entries, "velocities": 0, "folder": str(states)},
+            {"length": entries, "velocities": 0, "folder": str(place)},
         )
         await nursery.start(transport.run)
         nursery.start_soon(listen)
@@ -188,10 +188,11 @@ async def main(number: int, folder: Path, entries: int) -> None:
                 transport.keep_connected(member.peer_id, tuple(each["addresses"]))
         while len(transport.connected()) < len(others) - 1:
             await trio.sleep(0.02)
-        wire = wire_bytes()
+        states = States(place, transport, lambda _run, _root, _peer: True)
+        wire, stands = wire_bytes(), Digest(initial["root"])
 
         async def finish(end: Finished, _notes: RoundNotes) -> None:
-            nonlocal wire
+            nonlocal wire, stands
             before, wire = wire, wire_bytes()
             tell(
                 {
@@ -206,6 +207,9 @@ async def main(number: int, folder: Path, entries: int) -> None:
                     "grown_mb": compute.growth.megabytes(),
                 }
             )
+            old, stands = stands, Digest(end.verdict.state)
+            if old != stands:
+                states.retire(old)  # as a run does
 
         trainer = Trainer(
             tools=Tools(
@@ -215,8 +219,8 @@ async def main(number: int, folder: Path, entries: int) -> None:
                 transport=transport,
                 federation=federation,
                 compute=compute,
-                states=States(states, transport, lambda _run, _root, _peer: True),
-                folders=Folders(states, folder / "blobs", folder / "models"),
+                states=states,
+                folders=Folders(place, folder / "blobs", folder / "models"),
                 worker_socket="",
             ),
             plan=chosen,

@@ -7,6 +7,7 @@ fetch and check one chunk at a time.
 
 import os
 import secrets
+from contextlib import suppress
 from io import FileIO
 from pathlib import Path
 from typing import Self
@@ -21,6 +22,7 @@ from protocol.types import Digest
 
 CHUNK_BYTES = 1 << 20
 _ASIDE = ".part"
+_SPARE = ".spare" + _ASIDE
 
 Vector = NDArray[np.float32]
 
@@ -86,6 +88,8 @@ def read_last(folder: Path, root: bytes, count: int) -> bytes:
 
 def _require_root(folder: Path, root: bytes, found: Digest) -> None:
     if found != root:
+        if not path_of(folder, root).exists():
+            raise _absent(root)  # retired while it was read
         raise ComputeError(
             f"{path_of(folder, root)} is damaged: its root is not {root.hex()[:16]}",
             hint="remove the file; it is in every other member's folder as well",
@@ -133,8 +137,9 @@ class StateFile:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._folder = folder
         self._part = folder / f"{secrets.token_hex(8)}{_ASIDE}"
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-        self._file = os.open(self._part, flags, 0o600)
+        with suppress(FileNotFoundError):
+            _spare(folder, size_bytes).replace(self._part)
+        self._file = os.open(self._part, os.O_WRONLY | os.O_CREAT, 0o600)
         self._left = size_bytes
         self._leaves: list[Digest] = []
         self._leaf, self._room = merkle.leaf(), CHUNK_BYTES
@@ -207,7 +212,30 @@ def mapped(folder: Path, root: bytes, size: int) -> Vector:
     return np.memmap(path_of(folder, root), "<f4", "c", shape=(size,))
 
 
+def retire(folder: Path, root: bytes) -> None:
+    """Forget the state called `root`, and leave its room to the next of its size.
+
+    That one is written over it: a run whose first rounds found the space needs no more of a disk
+    that fills up, and to free and find tens of megabytes each round costs the system more than
+    to copy them.  Whoever has the file open reads another state from then on, so what matters
+    is checked against its root, or read while the name is there.
+    """
+    path = path_of(folder, root)
+    with suppress(FileNotFoundError):
+        path.replace(_spare(folder, path.stat().st_size))
+
+
 def tidy(folder: Path) -> None:
-    """Remove what a crash left half written; nobody may be writing."""
+    """Remove what a crash left half written, and spare room; nobody may be writing."""
     for left in folder.glob(f"*{_ASIDE}"):
         left.unlink()
+
+
+def drop_spares(folder: Path) -> None:
+    """Give back the room that `retire` kept."""
+    for left in folder.glob(f"*{_SPARE}"):
+        left.unlink(missing_ok=True)
+
+
+def _spare(folder: Path, size: int) -> Path:
+    return folder / f"{size}{_SPARE}"

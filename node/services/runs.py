@@ -322,6 +322,7 @@ class Runs:
         )
         await self._steering.apply(record.trainer, course)
         await record.trainer.run()
+        self._tools.states.drop_spares()
         # It has left the run, or could not take it up again.
         record.reason, record.trainer = record.trainer.reason, None
 
@@ -350,7 +351,7 @@ class Runs:
         # Nobody asks for these any more, unless another run of the same model stands there.
         keep = {root for known in self._known.values() for root in known.roots()}
         for root in (old | notes.written) - keep:
-            self._tools.states.delete(root)
+            self._tools.states.retire(root)
         await self._tools.store.append_event("round.final", row)
         log.info("round final", run=_short(record), round=verdict.round, auc=row["auc"])
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import trio
 
-from node.compute.state import CHUNK_BYTES, path_of
+from node.compute.state import CHUNK_BYTES, drop_spares, path_of, retire
 from node.disk import mapped
 from node.errors import AccessError, StorageError
 from node.ports import Transport
@@ -81,6 +81,16 @@ class States:
         )
         await download.run(holders)
 
+    def retire(self, root: bytes) -> None:
+        """No longer wanted, and a state of its size will be: that takes its room."""
+        with mapped(self.folder):
+            retire(self.folder, root)
+
+    def drop_spares(self) -> None:
+        """No run goes on that would take the room of the retired."""
+        with mapped(self.folder):
+            drop_spares(self.folder)
+
     def delete(self, root: bytes) -> None:
         """Nothing happens if it is not here."""
         path = self._path(root)
@@ -120,6 +130,7 @@ class States:
                     return known
                 chunks = iter(lambda: file.read(CHUNK_BYTES), b"")
                 leaves = tuple(merkle.leaf_digest(chunk) for chunk in chunks)
+                self._require_named(root, file.fileno())
         except OSError as error:
             raise StorageError(f"state {root.hex()[:16]} is not here") from error
         if merkle.root_of_digests(leaves) != root:
@@ -134,9 +145,16 @@ class States:
         try:
             with self._path(root).open("rb") as file:
                 file.seek(max(0, number) * CHUNK_BYTES)
-                return file.read(CHUNK_BYTES)
+                data = file.read(CHUNK_BYTES)
+                self._require_named(root, file.fileno())
+                return data
         except OSError as error:
             raise StorageError(f"state {root.hex()[:16]} is not here") from error
+
+    def _require_named(self, root: bytes, file: int) -> None:
+        """What was read so far is of this state: its room goes to another only without its name."""
+        if not os.path.samestat(self._path(root).stat(), os.fstat(file)):
+            raise FileNotFoundError(self._path(root))
 
     def _make_folder(self) -> None:
         with mapped(self.folder):
