@@ -352,6 +352,8 @@ class Runs:
         keep = {root for known in self._known.values() for root in known.roots()}
         for root in (old | notes.written) - keep:
             self._tools.states.retire(root)
+        if record.done >= record.rounds_allowed:
+            self._tools.states.drop_spares()
         await self._tools.store.append_event("round.final", row)
         log.info("round final", run=_short(record), round=verdict.round, auc=row["auc"])
 
