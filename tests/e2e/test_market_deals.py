@@ -275,3 +275,44 @@ def test_an_owner_that_shows_nothing_pays_back(shop, dataset, lone_auditor, plac
     ]
     shop.does("MN", "grant", "revoke", grant["grant"])
     assert "no grant" in shop.refused("LAB", "dataset", "fetch", dataset, "--to", out)
+
+
+def test_one_table_in_groups_gives_each_reader_its_columns(shop, dataset):
+    path = shop.folder / "visits.csv"
+    path.write_text(
+        "PID,age,lactate,crp\n"
+        + "".join(f"p{i // 2},{20 + i},{i / 8},{3 * i}\n" for i in range(24))
+    )
+    what = ("dataset", "publish", path, "--title", "Visits", "--licence", "CC0-1.0")
+    cut = ("--group", "vitals=age,lactate", "--group", "labs=crp", "--unit-by", "PID")
+    cut += ("--source", "Clinic MN")
+    vitals, labs = (
+        row["dataset"] for row in shop.does("MN", *what, *TERMS, *cut)["datasets"]
+    )
+    again = shop.does("MN", *what, *TERMS, *cut)["datasets"]
+    assert [row["dataset"] for row in again] == [vitals, labs]
+
+    def known():
+        status, out, _ = shop.run("LAB", "dataset", "show", labs)
+        return status == 0 and len(json.loads(out)["groups"]) == 2
+
+    until(known, "both listings at the buyer", 60)
+    giving = ("grant", "give", labs, "LAB", "--days", 5, "--group")
+    status, _, err = shop.run("MN", *giving, "genes")
+    assert (status, "no group 'genes'" in err) == (3, True)
+    # By the number of one, of the other by its name: the one itself stays shut.
+    shop.does("MN", *giving, "vitals")
+    out = shop.folder / "vitals.csv"
+    shop.does("LAB", "dataset", "fetch", vitals, "--to", out)
+    first, *rows = csv.reader(out.open())
+    assert first == ["age", "lactate"]
+    assert sorted(rows) == sorted([f"{20 + i}", f"{i / 8}"] for i in range(24))
+    out = shop.folder / "labs.csv"
+    fetch = ("dataset", "fetch", labs, "--to", out)
+    assert "no grant" in shop.refused("LAB", *fetch)
+    assert not out.exists()
+    asking = shop.asking(vitals, **{"--max-price": "0", "--group": "labs"})
+    number = shop.does("LAB", *asking)["request"]
+    shop.does("MN", "grant", "approve", number)
+    shop.does("LAB", *fetch)
+    assert next(csv.reader(out.open())) == ["crp"]
