@@ -92,13 +92,33 @@ def _result(method: str, line: bytes) -> dict[str, Any]:
             error = answer["error"]
             hint = str((error.get("data") or {}).get("hint", ""))
             raise RefusedError(error["message"], hint=hint, number=int(error["code"]))
-        result: dict[str, Any] = dict(answer["result"])
+        result: dict[str, Any] = _said(dict(answer["result"]))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UnreachableError(
             f"the answer to {method} is not JSON-RPC ({len(line)} bytes)",
             hint="something else listens there, or the daemon is another version",
         ) from error
     return result
+
+
+class _Said(dict[str, Any]):
+    """What the daemon says; what it does not say is an error that a person can act on."""
+
+    def __missing__(self, key: str) -> Any:
+        raise RpcError(
+            f"the daemon's answer says nothing of {key!r}",
+            hint="it is of another version than this program: restart it; `rexis status` names its version",
+        )
+
+
+def _said(value: Any) -> Any:
+    match value:
+        case dict():
+            return _Said({key: _said(one) for key, one in value.items()})
+        case list():
+            return [_said(one) for one in value]
+        case _:
+            return value
 
 
 def _unreachable(path: Path, error: OSError) -> UnreachableError:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from node.errors import RpcError
 from node.rpc import client, wire
 from node.rpc.client import RefusedError, UnreachableError, call
 
@@ -128,3 +129,17 @@ def test_the_client_needs_the_standard_library_only():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_what_an_older_daemon_does_not_say_is_named(path):
+    line = b'{"jsonrpc":"2.0","id":1,"result":{"rows":[{"title":"x"}]}}\n'
+    with answering(path, lambda sock: sock.sendall(line)):
+        answer = call(path, "datasets.list", {})
+    assert answer == {"rows": [{"title": "x"}]}
+    (row,) = answer["rows"]
+    assert (row["title"], row.get("group")) == ("x", None)
+    with pytest.raises(RpcError, match="says nothing of 'group'") as caught:
+        row["group"]
+    assert "another version" in caught.value.hint()
+    with pytest.raises(RpcError, match="says nothing of 'groups'"):
+        answer["groups"]
