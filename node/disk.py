@@ -9,9 +9,9 @@ from pathlib import Path
 from node.errors import NoSpaceError, StorageError
 
 PIECE_BYTES = 1 << 15
-"""Written at once.  What the page cache takes a write in is as large as the write, and only up to
-this size does the kernel keep such room at hand: while the members of a run wrote, 42 MB took it
-8 ms in these pieces, and mostly 100 ms in any that were larger (measured, docs/benchmarks.md)."""
+"""Written at once.  The page cache takes a write in folios as large as it is, and only small ones
+are kept at hand; what has to be made of fresh memory is dear.  Beside four members that wrote, a
+probe of 42 MB took 8 ms in these pieces and mostly 100 ms in larger ones (docs/benchmarks.md)."""
 
 FREE = "free space on the disk that holds the home; nothing was lost"
 

@@ -85,6 +85,7 @@ class States:
         """No longer wanted, and a state of its size will be: that takes its room."""
         with mapped(self.folder):
             retire(self.folder, root)
+            partial(self._path(root)).unlink(missing_ok=True)
 
     def drop_spares(self) -> None:
         """No run goes on that would take the room of the retired."""

@@ -6,6 +6,7 @@ import pytest
 from node.compute import state
 from node.errors import ComputeError, StorageError
 from node.services.states import States
+from node.services.syncing import partial
 
 FIRST, SECOND = (np.full(70_000, value, "<f4") for value in (1, 2))
 
@@ -84,6 +85,13 @@ def test_a_reader_of_the_retired_one_is_told_that_it_is_gone(tmp_path, monkeypat
     monkeypatch.setattr(np, "fromfile", late)
     with pytest.raises(ComputeError, match="is not on this node"):
         state.read(tmp_path, old, FIRST.size)
+
+
+def test_a_download_of_a_retired_state_goes_with_it(tmp_path):
+    states = States(tmp_path, Network(), lambda *_: True)
+    partial(state.path_of(tmp_path, bytes(32))).write_bytes(b"x")
+    states.retire(bytes(32))
+    assert names(tmp_path) == []
 
 
 @pytest.mark.parametrize("ask", ["a chunk", "the list"])
