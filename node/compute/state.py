@@ -74,16 +74,19 @@ def read_last(folder: Path, root: bytes, count: int) -> bytes:
     except OSError as error:
         raise _absent(root) from error
     with file:
-        chunks = iter(lambda: file.read(CHUNK_BYTES), b"")
-        found = merkle.root_of_digests([merkle.leaf_digest(each) for each in chunks])
-        _require_root(folder, root, found)
-        size = file.tell()
+        size = os.fstat(file.fileno()).st_size
         if size < count:
             raise ComputeError(
                 f"state {root.hex()[:16]} has {size} bytes, needs {count}"
             )
+        # Before the check, which so is of these bytes too should the state be retired meanwhile.
         file.seek(size - count)
-        return file.read(count)
+        last = file.read(count)
+        file.seek(0)
+        chunks = iter(lambda: file.read(CHUNK_BYTES), b"")
+        found = merkle.root_of_digests([merkle.leaf_digest(each) for each in chunks])
+        _require_root(folder, root, found)
+        return last
 
 
 def _require_root(folder: Path, root: bytes, found: Digest) -> None:
@@ -115,11 +118,9 @@ def write_file(path: Path, data: bytes | memoryview) -> None:
     part = path.with_name(f"{path.name}.{secrets.token_hex(8)}{_ASIDE}")
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
-        try:
+        with os.fdopen(descriptor, "wb", buffering=0):
             write_all(descriptor, data)
             os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
         part.replace(path)
     except BaseException:
         part.unlink(missing_ok=True)
@@ -218,11 +219,16 @@ def retire(folder: Path, root: bytes) -> None:
     That one is written over it: a run whose first rounds found the space needs no more of a disk
     that fills up, and to free and find tens of megabytes each round costs the system more than
     to copy them.  Whoever has the file open reads another state from then on, so what matters
-    is checked against its root, or read while the name is there.
+    is checked against its root, or read while the name is there.  A file with a second name,
+    such as a backup by links, belongs to that one and is left alone.
     """
     path = path_of(folder, root)
     with suppress(FileNotFoundError):
-        path.replace(_spare(folder, path.stat().st_size))
+        found = path.stat()
+        if found.st_nlink > 1:
+            path.unlink()
+        else:
+            path.replace(_spare(folder, found.st_size))
 
 
 def tidy(folder: Path) -> None:

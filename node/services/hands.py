@@ -135,6 +135,8 @@ class Hands:
         """Of the newest verdict."""
         self._base: bytes | None = None
         """The state that one led to; None before there is any."""
+        self._over = False
+        """No round follows the one under way, by the word of members."""
         self._tell = tell
         self._complain = complain
         self._sessions = Sessions(tools.store, tools.signer)
@@ -248,11 +250,19 @@ class Hands:
             # While the update is there: it is deleted once this returns.
             await self._keep_back(effect, goes_on=goes_on)
         await self._finish(effect, notes)
+        if self._over or not goes_on:
+            await self._drop_spares()
         return goes_on
 
     async def end(self) -> None:
         """No round after this one, by the word of members: what is kept for them is deleted."""
+        self._over = True
         await self._thin.end()
+        await self._drop_spares()
+
+    async def _drop_spares(self) -> None:
+        """What room the retired states of this run left, no next one will take."""
+        await trio.to_thread.run_sync(self._tools.states.drop_spares)
 
     async def _keep_back(self, effect: ev.Finished, *, goes_on: bool) -> None:
         if not goes_on:

@@ -322,7 +322,6 @@ class Runs:
         )
         await self._steering.apply(record.trainer, course)
         await record.trainer.run()
-        self._tools.states.drop_spares()
         # It has left the run, or could not take it up again.
         record.reason, record.trainer = record.trainer.reason, None
 
@@ -352,8 +351,6 @@ class Runs:
         keep = {root for known in self._known.values() for root in known.roots()}
         for root in (old | notes.written) - keep:
             self._tools.states.retire(root)
-        if record.done >= record.rounds_allowed:
-            self._tools.states.drop_spares()
         await self._tools.store.append_event("round.final", row)
         log.info("round final", run=_short(record), round=verdict.round, auc=row["auc"])
 

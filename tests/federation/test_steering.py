@@ -8,6 +8,7 @@ import trio
 
 from node.compute.state import path_of
 from node.errors import RoundError
+from node.services.states import States
 from protocol.errors import MalformedMessageError
 
 
@@ -90,6 +91,30 @@ async def test_an_ended_run_stays_ended_through_a_restart_and_its_state_is_final
                 await first.runs.steer(run, "go")
             await until(lambda: len(done(world, run)) == 1)
             assert len({s.runs.final_state(run) for s in world.sites}) == 1
+            folders = [site.folder / "states" for site in world.sites]
+            await until(lambda: not any([*each.glob("*.part")] for each in folders))
+
+
+@pytest.mark.slow
+async def test_a_round_that_was_under_way_at_the_end_keeps_no_room(world, monkeypatch):
+    first, dropped = world.sites[0], []
+    drop = States.drop_spares
+
+    def noted(states):
+        if states.folder == first.folder / "states":
+            dropped.append(first.runs.row(run)["round"])
+        drop(states)
+
+    async with AsyncExitStack() as stack:
+        await up(world, stack)
+        run = await world.propose(rounds=50)
+        await until(lambda: min(done(world, run)) >= 1)
+        monkeypatch.setattr(States, "drop_spares", noted)
+        # As the word of the members does; here the rounds go on, and each is one under way.
+        await first.runs.record(run).trainer.end()
+        told = dropped[0]
+        await until(lambda: min(done(world, run)) >= told + 2)
+    assert {told + 1, told + 2} <= set(dropped)
 
 
 async def test_a_stance_that_changes_nothing_or_is_not_ours_to_take_is_refused(world):

@@ -1,5 +1,7 @@
 """The room of a state that nobody wants any more goes to the next one."""
 
+import os
+
 import numpy as np
 import pytest
 
@@ -28,11 +30,13 @@ def names(folder):
 
 def test_the_next_state_lies_where_the_retired_one_lay(tmp_path):
     old = made(tmp_path, FIRST)
-    place = state.path_of(tmp_path, old).stat().st_ino
-    state.retire(tmp_path, old)
-    assert not state.path_of(tmp_path, old).exists()
-    new = made(tmp_path, SECOND)
-    assert state.path_of(tmp_path, new).stat().st_ino == place
+    # Open, so that its place cannot be given away under the same number.
+    with state.path_of(tmp_path, old).open("rb") as file:
+        state.retire(tmp_path, old)
+        assert not state.path_of(tmp_path, old).exists()
+        new = made(tmp_path, SECOND)
+        place = state.path_of(tmp_path, new).stat()
+        assert os.path.samestat(place, os.fstat(file.fileno()))
     assert (state.read(tmp_path, new, SECOND.size) == SECOND).all()
     assert names(tmp_path) == [f"{new.hex()}.state"]
 
@@ -64,13 +68,35 @@ def test_a_state_that_is_not_here_cannot_be_retired_and_need_not_be(tmp_path):
     assert names(tmp_path) == []
 
 
-def test_what_a_crash_left_in_the_room_is_written_over(tmp_path):
+def test_a_state_that_is_not_committed_takes_the_room_with_it(tmp_path):
     old = made(tmp_path, FIRST)
     state.retire(tmp_path, old)
     with state.StateFile(tmp_path, FIRST.nbytes) as out:
         out.write(SECOND[:100].data.cast("B"))
-    assert names(tmp_path) == []  # dropped, as any state that is not committed
+    assert names(tmp_path) == []
     assert made(tmp_path, FIRST) == old
+
+
+def test_a_file_with_a_second_name_is_left_alone(tmp_path):
+    old = made(tmp_path / "states", FIRST)
+    copy = tmp_path / "backup"
+    copy.hardlink_to(state.path_of(tmp_path / "states", old))
+    state.retire(tmp_path / "states", old)
+    made(tmp_path / "states", SECOND)
+    assert copy.read_bytes() == FIRST.tobytes()
+    assert len(names(tmp_path / "states")) == 1
+
+
+def test_the_last_bytes_are_of_what_was_checked(tmp_path, monkeypatch):
+    old, check = made(tmp_path, FIRST), state._require_root
+
+    def late(*given):
+        check(*given)
+        state.retire(tmp_path, old)
+        made(tmp_path, SECOND)
+
+    monkeypatch.setattr(state, "_require_root", late)
+    assert state.read_last(tmp_path, old, 8) == FIRST[-2:].tobytes()
 
 
 def test_a_reader_of_the_retired_one_is_told_that_it_is_gone(tmp_path, monkeypatch):
