@@ -58,21 +58,42 @@ async def listed(site, column):
 class Watched:
     """What trainers and scorers of one site were given, in order, by the records' names."""
 
-    def __init__(self, world, mine, monkeypatch):
+    def __init__(self, site, mine, monkeypatch):
         self.given = []
-        call, mine = world.compute.call, set(mine)
+        self._read, self._reading = [], 0
+        call, rows, mine = site.world.compute.call, site.datasets.own_rows, set(mine)
 
         async def noted(method, params, **more):
-            if method in {"train.local", "round.apply"} and params["records"]:
-                found = names(params["records"])
+            data = params.get("records")
+            self._read = [each for each in self._read if each is not data]
+            if method in {"train.local", "round.apply"} and data:
+                found = names(data)
                 if mine & set(found):
                     self.given.append((method, frozenset(found)))
             return await call(method, params, **more)
 
-        monkeypatch.setattr(world.compute, "call", noted)
+        async def read(dataset):
+            self._reading += 1
+            try:
+                data = await rows(dataset)
+            finally:
+                self._reading -= 1
+            self._read.append(data)
+            return data
+
+        monkeypatch.setattr(site.world.compute, "call", noted)
+        monkeypatch.setattr(site.datasets, "own_rows", read)
 
     def trained(self):
         return [found for method, found in self.given if method == "train.local"]
+
+    def coming(self):
+        """How many of `given` come before all that is read from now on.
+
+        A step that is reading its records now, or has read them and was not given them yet, may end
+        with what they were; steps of one site go one after the other.
+        """
+        return len(self.given) + self._reading + len(self._read)
 
 
 async def until_done(site, run, rounds):
@@ -92,16 +113,16 @@ async def test_coming_rounds_train_and_try_without_a_withdrawn_unit(
         diagnoses(world.sites, 30)
     site, rounds = world.sites[1], 4
     mine = await listed(site, "code" if stock else "id")
-    watched = Watched(world, mine, monkeypatch)
+    watched = Watched(site, mine, monkeypatch)
     async with AsyncExitStack() as stack:
         for one in world.sites:
             await stack.enter_async_context(one.up())
         run = await world.propose(rounds)
         await until_done(site, run, 1)
         await site.datasets.withdraw(0, [0, 1, 2])
-        before = len(watched.given)
+        coming = watched.coming()
         await world.until_finished(run, seconds=120)
-    first, after = watched.trained()[0], watched.given[before:]
+    first, after = watched.trained()[0], watched.given[coming:]
     gone = set(mine) - set(names(await site.datasets.own_rows(0)))
     assert len(gone) == 3
     assert first == set(mine)
@@ -117,20 +138,20 @@ async def test_a_run_goes_on_without_a_dataset_that_is_withdrawn_whole(
 ):
     site, rounds = world.sites[1], 3
     mine = await listed(site, "id")
-    watched = Watched(world, mine, monkeypatch)
+    watched = Watched(site, mine, monkeypatch)
     async with AsyncExitStack() as stack:
         for one in world.sites:
             await stack.enter_async_context(one.up())
         run = await world.propose(rounds)
         await until_done(site, run, 1)
         await site.datasets.withdraw(0)
-        before, said = len(watched.given), set()
+        coming, said = watched.coming(), set()
         with trio.fail_after(120):
             while site.runs.row(run)["phase"] != "finished":
                 said.add(site.runs.row(run)["reason"])
                 await trio.sleep(0.01)
         await world.until_finished(run, seconds=120)
-    assert watched.given[before:] == []
+    assert watched.given[coming:] == []
     assert "dataset 0 is withdrawn: its keys are destroyed" in said
     rows = [one.runs.rounds(run) for one in world.sites]
     assert len({tuple(row["state_root"] for row in each) for each in rows}) == 1
