@@ -11,13 +11,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from node.rpc import codes, wire
-from node.rpc.schema import METHODS, Method, description, schema_of
+from node.rpc.method import Method, description, schema_of
+from node.rpc.methods import METHODS
 
 _WIDTH = 88
 _INTRO = f"""\
 # Admin interface
 
-Made from `node/rpc/schema.py` by `python -m node.rpc.reference`; a test holds it current.
+Made from `node/rpc/methods` by `python -m node.rpc.reference`; a test holds it current.
 
 The daemon answers JSON-RPC 2.0 on the unix socket `rpc.sock` in its home, one JSON object a
 line both ways. There is no password: whoever may enter the folder (mode 0700) may do anything

@@ -22,7 +22,8 @@ import trio
 
 from node.errors import NodeError, RpcError
 from node.rpc import codes, wire
-from node.rpc.schema import METHODS, Method
+from node.rpc.method import Method
+from node.rpc.methods import METHODS
 from node.rpc.wire import Fault, Lines, Request
 from protocol.errors import ProtocolError
 

@@ -1,6 +1,6 @@
 """What an operator may ask of a running node: one function for each method of docs/rpc.md.
 
-Parameters arrive typed and bounded by `node.rpc.schema`; what is returned here is checked
+Parameters arrive typed and bounded by `node.rpc.methods`; what is returned here is checked
 against the same schema before it leaves.  Bytes are hex text on this side of the fence.
 """
 

@@ -7,7 +7,7 @@ import pytest
 import trio
 
 from node.cli import main as cli
-from node.rpc.schema import METHODS
+from node.rpc.methods import METHODS
 from node.rpc.server import RpcServer
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from node.cli import render, watch
-from node.rpc.schema import METHODS
+from node.rpc.methods import METHODS
 
 RUN = {
     **METHODS["runs.show"].example["result"],

@@ -2,7 +2,7 @@
 
 import json
 
-from node.rpc.schema import METHODS
+from node.rpc.methods import METHODS
 
 
 def test_a_grant_that_was_taken_back_is_told_as_such(daemon, rexis):

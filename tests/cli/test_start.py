@@ -10,7 +10,7 @@ import pytest
 
 from node.bench.__main__ import NAMES
 from node.cli import main as cli
-from node.rpc.schema import METHODS
+from node.rpc.methods import METHODS
 
 TREE = Path(__file__).parents[2]
 HEAVY = ("torch", "trio", "libp2p", "web3", "transformers", "numpy", "pydantic")

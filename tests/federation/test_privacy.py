@@ -7,7 +7,7 @@ import msgspec
 import pytest
 import trio
 
-from node.rpc import results
+from node.rpc.results import training as results
 from protocol.errors import MalformedMessageError
 
 PRIVACY = {"clip": 0.01, "multiplier": 4.0, "epsilon": 3.5, "delta": 1e-5}

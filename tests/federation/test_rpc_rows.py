@@ -7,7 +7,7 @@ import pytest
 import trio
 
 from node.errors import ComputeError
-from node.rpc import results
+from node.rpc.results import training as results
 from node.services.hands import Hands
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import trio
 
-from node.rpc import results
+from node.rpc.results import training as results
 from node.services.hands import Hands
 from protocol.aggregate.sketch import ENTRIES_AT_LEAST
 from protocol.rounds import events as ev

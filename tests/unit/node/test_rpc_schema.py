@@ -12,7 +12,8 @@ import pytest
 import node
 from node.errors import NodeError
 from node.rpc import codes, reference
-from node.rpc.schema import METHODS, schema_of
+from node.rpc.method import schema_of
+from node.rpc.methods import METHODS
 
 PAGE = Path(__file__).parents[3] / "docs" / "rpc.md"
 

@@ -15,7 +15,7 @@ from node.errors import AccessError, RpcError
 from node.rpc import codes, wire
 from node.rpc import server as server_module
 from node.rpc.client import RefusedError, UnreachableError, call
-from node.rpc.schema import METHODS
+from node.rpc.methods import METHODS
 from node.rpc.server import RpcServer
 from protocol.errors import MalformedMessageError
 

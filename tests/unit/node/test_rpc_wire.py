@@ -177,7 +177,7 @@ def test_a_long_value_is_not_repeated_in_full():
 
 
 def test_an_answer_that_is_too_long_becomes_a_fault(monkeypatch):
-    from node.rpc import results
+    from node.rpc.results import evaluation as results
 
     request = wire.parse(_line(id=3))
     assert isinstance(request, Request)

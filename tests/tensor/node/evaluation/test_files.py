@@ -14,7 +14,7 @@ from node.errors import (
     NodeError,
     StorageError,
 )
-from node.rpc import results
+from node.rpc.results import evaluation as results
 from node.services.anchors import Anchors
 from node.services.certificates import LATE_AFTER_S
 from node.services.receipts import fetch_rows

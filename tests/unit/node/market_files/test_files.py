@@ -15,7 +15,7 @@ from node.adapters.memory_store import MemoryBlobs
 from node.errors import AccessError, StorageError, TransportError
 from node.market import DatasetError, sealed
 from node.market.search import Filter, Index
-from node.rpc import results
+from node.rpc.results import data as results
 from protocol.listing import LISTING_TOPIC, open_listing
 from protocol.members import ROLE_RESEARCHER, MemberSet
 

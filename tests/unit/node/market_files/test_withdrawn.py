@@ -8,7 +8,7 @@ from file_world import READER, TEXTS, VCF, listed, write
 
 from node.errors import AccessError, ChainDownError, StorageError
 from node.market import DatasetError
-from node.rpc import results
+from node.rpc.results import provenance as results
 from node.services.anchors import Anchors
 from node.services.provenance import Provenance
 from protocol import lineage

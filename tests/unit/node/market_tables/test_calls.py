@@ -11,7 +11,7 @@ from node.errors import (
     StorageError,
 )
 from node.market import DatasetError
-from node.rpc import results
+from node.rpc.results import data as results
 from protocol.errors import ProtocolError
 from protocol.manifest import DataQuery
 from protocol.wire import encode

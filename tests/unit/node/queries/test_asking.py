@@ -8,8 +8,8 @@ import pytest
 from query_world import TEXTS, question
 
 from node.errors import AccessError, ComputeError, TransportError
-from node.rpc import results
-from node.rpc.schema import METHODS
+from node.rpc.methods import METHODS
+from node.rpc.results import queries as results
 from node.services.queries_admin import QueriesAdmin
 from protocol.queries.answer import QUERY_PROTOCOL, seal_query
 from protocol.queries.bundle import Bundle

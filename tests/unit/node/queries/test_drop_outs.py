@@ -7,7 +7,7 @@ import trio
 from query_world import World, csv_of
 
 from node.errors import AccessError, TransportError
-from node.rpc import results
+from node.rpc.results import queries as results
 from node.verifier.lineage import query_report
 from protocol.errors import VerificationError
 from protocol.lineage import build

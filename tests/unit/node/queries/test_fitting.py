@@ -13,8 +13,8 @@ from sklearn.metrics import roc_auc_score
 from node.errors import AccessError, ComputeError, TransportError
 from node.query import runner
 from node.query.ledger import Ledger
-from node.rpc import results
-from node.rpc.schema import METHODS
+from node.rpc.methods import METHODS
+from node.rpc.results import queries as results
 from node.services.queries_admin import QueriesAdmin
 from node.verifier.lineage import query_report
 from protocol.errors import VerificationError

@@ -5,7 +5,7 @@ from query_world import World
 from test_drop_outs import SIZES, TABLES, charges, dies_at
 
 from node.errors import AccessError, ComputeError, TransportError
-from node.rpc import results
+from node.rpc.results import queries as results
 from protocol.queries import answer as messages
 from protocol.queries.answer import FORGET_PROTOCOL, QUERY_PROTOCOL, seal_query
 from protocol.queries.models import Feature, Fit, Linear

@@ -9,7 +9,7 @@ from test_drop_outs import SIZES, TABLES, charges, dies_at
 
 from node.errors import AccessError, TransportError
 from node.query import masking
-from node.rpc import results
+from node.rpc.results import queries as results
 from node.verifier.cli import cli
 from protocol.queries.answer import CHECK_PROTOCOL, QUERY_PROTOCOL
 from protocol.queries.recovery import OPEN_PROTOCOL, POLL_PROTOCOL

@@ -13,7 +13,7 @@ from node.errors import AccessError, ComputeError
 from node.query import runner
 from node.query.code import code_digest
 from node.query.ledger import Ledger
-from node.rpc import results
+from node.rpc.results import queries as results
 
 # --- the sandbox --------------------------------------------------------------
 
