@@ -124,28 +124,35 @@ def _both(
     command = [sys.executable, "-m", "node.attack", *options, "--model"]
     # Pipes, not a terminal: two lines that rewrite themselves would overwrite each other.
     single = {"OMP_NUM_THREADS": "1", **os.environ}
+    running: list[subprocess.Popen[bytes]] = []
+    told: list[int] = []
+
+    def end(number: int, _frame: Any) -> None:
+        told.append(number)
+        # Before that a child may have begun that we do not know yet, and could not end.
+        if len(running) == len(MODELS):
+            sys.exit(128 + number)
+
     # By default a TERM ends this process alone, and both children would go on for minutes.
-    usual = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    running = [
-        subprocess.Popen(
-            [*command, model],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=single,
-        )
-        for model in MODELS
-    ]
-    lines = [
-        threading.Thread(target=_pass_on, args=(child.stderr,), daemon=True)
-        for child in running
-    ]
+    usual = signal.signal(signal.SIGTERM, end)
     try:
-        for line in lines:
-            line.start()
+        for model in MODELS:
+            child = subprocess.Popen(
+                [*command, model],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=single,
+            )
+            running.append(child)
+        if told:
+            sys.exit(128 + told[0])
+        for child in running:
+            threading.Thread(target=_pass_on, args=(child.stderr,), daemon=True).start()
         # A table comes at the very end of a run: while one is read, the other works on.
         outputs = [child.stdout.read() if child.stdout else b"" for child in running]
         codes = [child.wait() for child in running]
     finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         for child in running:
             child.kill()
         signal.signal(signal.SIGTERM, usual)

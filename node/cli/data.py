@@ -1,4 +1,4 @@
-"""Datasets."""
+"""Datasets: find, read what is granted, withdraw."""
 
 import base64
 from pathlib import Path
@@ -6,7 +6,6 @@ from typing import Any
 
 import click
 
-from node.cli import groups as column_groups
 from node.cli.shell import (
     BULK_S,
     CHAIN_S,
@@ -29,125 +28,6 @@ from node.market.ranges import ranges
 @click.group(cls=Noun)
 def dataset() -> None:
     """Encrypted data: publish, find, read what is granted, withdraw."""
-
-
-def offered(function: Any) -> Any:
-    """Options that say on what terms a dataset is given."""
-    for add in (
-        click.option(
-            "--price",
-            type=Number(min=0),
-            help="Of a request, in the token's smallest unit; default: nothing.",
-        ),
-        click.option("--token", metavar="0x…", help="The ERC-20 of the price."),
-        click.option(
-            "--max-days", type=Number(min=1), help="The longest a grant may last."
-        ),
-        click.option(
-            "--committee",
-            metavar="MEMBER|0x…",
-            help="Who decides on access instead of you.",
-        ),
-    ):
-        function = add(function)
-    return function
-
-
-def asked(said: dict[str, Any]) -> dict[str, Any]:
-    """Amounts travel as text."""
-    return {**said, "price": None if said["price"] is None else str(said["price"])}
-
-
-def _paths(context: click.Context, option: click.Parameter, value: Any) -> Any:
-    return [absolute(context, option, one) for one in value]
-
-
-@verb(dataset)
-@click.argument("paths", nargs=-1, required=True, callback=_paths, metavar="DIR|FILE…")
-@click.option("--title", required=True, help="Public, and for ever.")
-@click.option(
-    "--licence", required=True, help="An SPDX identifier, or LicenseRef-NAME."
-)
-@click.option(
-    "--duo",
-    required=True,
-    multiple=True,
-    metavar="DUO:NNNNNNN",
-    help="Data Use Ontology code: one permission, any modifiers; may be repeated.",
-)
-@click.option("--source", required=True, help="Where the data come from; public.")
-@click.option(
-    "--unit-by",
-    metavar="HOW",
-    help="What is granted together: file, folder, patient (DICOM), or a column of one table.",
-)
-@click.option(
-    "--column",
-    "columns",
-    multiple=True,
-    metavar="NAME",
-    help="Of one table, publish only this one; may be repeated.",
-)
-@click.option(
-    "--group",
-    "groups",
-    multiple=True,
-    metavar="NAME=COLUMN,…",
-    help="Of one table, publish these columns as a dataset of their own that can be granted and "
-    "asked for together with the other groups; may be repeated.",
-)
-@click.option(
-    "--disease", metavar="MONDO:NNNNNNN", help="Beside DUO:0000007, if it may be known."
-)
-@click.option(
-    "--replaces",
-    type=Number(min=0),
-    metavar="DATASET",
-    help="Of this node; this is its next version, under new keys.",
-)
-@offered
-def publish(
-    shell: Shell, paths: list[str], groups: tuple[str, ...], **said: Any
-) -> None:
-    """Encrypt files and folders, list them, mint their token.
-
-    Tables (CSV, Parquet), DICOM, FASTA, VCF, h5ad and EDF are described by their headers; images,
-    NIfTI and WFDB are known as such; anything else is bytes. The records stay on this node. Title, source, licence
-    and names of columns and fields become public. The same call again goes on where it was cut.
-    """
-    cut = column_groups.parsed(groups)
-    if cut and said["columns"]:
-        raise WrongValueError(
-            "--group and --column", hint="name the columns of each group in --group"
-        )
-    if len(cut) > 1 and said["replaces"] is not None:
-        raise WrongValueError(
-            f"--replaces with {len(cut)} groups",
-            hint="each group replaces a dataset of its own: one command for each",
-        )
-
-    def one(group: str | None) -> Row:
-        return shell.ask_long(
-            "datasets.publish",
-            work=paths[0],
-            timeout_s=BULK_S,
-            paths=paths,
-            group=group,
-            **{
-                **asked(said),
-                "duo": list(said["duo"]),
-                "columns": cut[group] if group else list(said["columns"]),
-            },
-        )
-
-    names: list[str | None] = [*cut] or [None]
-    column_groups.each(
-        shell,
-        "datasets",
-        range(len(names)),
-        lambda place: one(names[place]),
-        _print_dataset,
-    )
 
 
 @verb(dataset, "list")
@@ -345,34 +225,15 @@ def withdraw(shell: Shell, number: int, units: list[int] | None, yes: bool) -> N
     shell.result(answer, human)
 
 
-@verb(dataset)
-@click.argument("number", type=Number(min=0), metavar="DATASET")
-@offered
-def terms(shell: Shell, number: int, **said: Any) -> None:
-    """Change price, longest grant or who decides, for what is asked from now on."""
-    if all(value is None for value in said.values()):
-        raise WrongValueError(
-            "nothing to change", hint="name --price, --token, --max-days or --committee"
-        )
-    answer = shell.ask(
-        "datasets.terms",
-        dataset=number,
-        **asked(said),
-        doing="waiting for the chain",
-        timeout_s=CHAIN_S,
-    )
-    show_dataset(shell, answer)
-
-
 def show_dataset(shell: Shell, answer: Row) -> None:
     def human() -> None:
-        _print_dataset(answer)
+        print_dataset(answer)
         _say_age(shell, [answer])
 
     shell.result(answer, human)
 
 
-def _print_dataset(answer: Row) -> None:
+def print_dataset(answer: Row) -> None:
     listing = answer["listing"]
     mine = " (this node)" if answer["mine"] else ""
     print_fields(
@@ -386,7 +247,7 @@ def _print_dataset(answer: Row) -> None:
             *_replaced(answer),
             ("record", answer["record"]),
             *_terms(answer),
-            *(_listed(listing) if listing else [("listing", answer["why"])]),
+            *(described(listing) if listing else [("listing", answer["why"])]),
         ]
     )
     for warning in answer["warnings"]:
@@ -444,7 +305,8 @@ def _terms(answer: Row) -> list[tuple[str, object]]:
     ]
 
 
-def _listed(listing: Row) -> list[tuple[str, object]]:
+def described(listing: Row) -> list[tuple[str, object]]:
+    """What a listing says, made already or not."""
     known = [rows for rows in listing["rows"] if rows is not None]
     hidden = len(listing["rows"]) - len(known)
     fewer = f"{count(hidden, 'unit')} of fewer than ten" if hidden else ""
@@ -466,7 +328,11 @@ def _listed(listing: Row) -> list[tuple[str, object]]:
         ("use", ", ".join(listing["duo"])),
         *([("disease", listing["disease"])] if listing["disease"] else []),
         ("source", listing["source"]),
-        ("listed", f"{moment(listing['created'])} UTC"),
+        *(
+            [("listed", f"{moment(listing['created'])} UTC")]
+            if "created" in listing
+            else []
+        ),
         *([("columns", ", ".join(columns))] if columns else []),
     ]
 

@@ -11,7 +11,7 @@ import trio
 
 from node.adapters import chain_duo
 from node.errors import AccessError, ChainDownError, ChainError
-from node.market import DatasetError, body, names, offer, plan, privacy, reader, sealed
+from node.market import DatasetError, body, names, offer, plan, preview, reader, sealed
 from node.market.grants import View
 from node.market.key_messages import KeyMessages
 from node.market.offer import MAX_DAYS, Offer
@@ -70,11 +70,34 @@ class Owner:
         offered: Offer,
     ) -> tuple[int, list[str]]:
         """Encrypt and list files and folders of any kind we know."""
-        said.check()
         offered.check()
-        if replaces is not None:
-            said = self._replacing(said, replaces)
+        said = self._checked(said, replaces)
+        with self._tools.works.begin(str(paths[0]), "reading") as work:
+            made = await self._planned(paths, said)
+            return await self._publish(made, said, replaces, offered, work)
 
+    async def preview(
+        self,
+        paths: Sequence[Path],
+        said: Description,
+        replaces: int | None,
+        offered: Offer,
+        who: str | None,
+    ) -> dict[str, Any]:
+        """What `publish` would make public; encrypts nothing and asks nobody."""
+        offered.check()
+        await self._tools.shelf.load()
+        said = self._checked(said, replaces)
+        with self._tools.works.begin(str(paths[0]), "reading"):
+            made = await self._planned(paths, said)
+        now, key = self._tools.now(), self._tools.signer.public_key
+        return preview.shown(made, said, key, now, who)
+
+    def _checked(self, said: Description, replaces: int | None) -> Description:
+        said.check()
+        return said if replaces is None else self._replacing(said, replaces)
+
+    async def _planned(self, paths: Sequence[Path], said: Description) -> Plan:
         def planned() -> Plan:
             try:
                 return plan.of_paths(paths, said.unit_by, said.columns, said.group)
@@ -86,9 +109,7 @@ class Owner:
             except ValueError as error:
                 raise DatasetError("path holds a zero byte") from error
 
-        with self._tools.works.begin(str(paths[0]), "reading") as work:
-            made = await trio.to_thread.run_sync(planned)
-            return await self._publish(made, said, replaces, offered, work)
+        return await trio.to_thread.run_sync(planned)
 
     async def give_up_old(self) -> None:
         """Drafts that nobody came back to; at another time if one is under way."""
@@ -129,12 +150,7 @@ class Owner:
                 await offer.seat(self._tools.chain, token, offered)
         await self._tools.view(dataset)
         await self._announce(record)
-        columns = [column.name for column in open_listing(record.listing).columns]
-        warnings = [
-            f"column {name!r} seems to hold direct identifiers"
-            for name in privacy.direct_identifiers(columns)
-        ]
-        warnings += made.warnings
+        warnings = preview.warnings(made, open_listing(record.listing))
         if replaces is not None:
             warnings += await self._still_read(replaces, dataset)
         return dataset, warnings

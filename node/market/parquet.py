@@ -16,15 +16,18 @@ from pathlib import Path
 from typing import Any
 
 from node.market import DatasetError
-from node.market.table import PAD_BYTES, chosen, column_place, partition
+from node.market.table import PAD_BYTES, chosen, column_place, held, partition
 
 _PAD_KEY = "rexis.padding"
 
 
 def split(
     path: Path, unit_column: str | None, columns: Sequence[str] = ()
-) -> list[tuple[bytes, int]]:
-    """The units of a file, each as (Parquet bytes, rows); of the columns named, or of all."""
+) -> list[tuple[bytes, int, tuple[str, ...]]]:
+    """The units of a file, each as Parquet bytes, the number of its rows, and `table.held` of it.
+
+    Of the columns named, or of all.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -44,7 +47,7 @@ def split(
         values = ["" if cell is None else str(cell) for cell in cells]
     kept = table.select(chosen(table.column_names, columns))
     return [
-        (_padded(kept.take(rows)), len(rows))
+        (_padded(kept.take(rows)), len(rows), held(rows, values))
         for rows in partition(table.num_rows, values, unit_column)
     ]
 

@@ -35,6 +35,8 @@ class Unit:
 
     extents: tuple[Extent, ...]
     records: int
+    names: tuple[str, ...]
+    """What the owner calls what is in it: people, folders, files or rows.  Never published."""
 
 
 @dataclass(frozen=True)
@@ -169,8 +171,8 @@ def _of_table(
     found = formats.describe("parquet", [file.path]).columns
     places = table.chosen([column.name for column in found], columns)
     units = [
-        Unit((data,), rows)
-        for data, rows in parquet.split(file.path, unit_column, columns)
+        Unit((data,), rows, names)
+        for data, rows, names in parquet.split(file.path, unit_column, columns)
     ]
     made = _single("parquet", [found[place] for place in places], units)
     return replace(made, table=_cut(whole, unit_column))
@@ -184,9 +186,9 @@ def of_csv(data: bytes, unit_column: str | None, columns: Sequence[str] = ()) ->
     names = [parsed.columns[place] for place in places]
     kinds = table.kinds(parsed)
     units = []
-    for rows in table.split(parsed, unit_column):
+    for rows, holds in table.split(parsed, unit_column):
         kept = [[row[place] for place in places] for row in rows]
-        units.append(Unit((table.pad(table.write(names, kept)),), len(kept)))
+        units.append(Unit((table.pad(table.write(names, kept)),), len(kept), holds))
     listed = [Column(parsed.columns[p], kinds[p]) for p in places]
     return replace(_single("csv", listed, units), table=_cut(digest(data), unit_column))
 
@@ -204,10 +206,8 @@ def _of_files(files: Sequence[File], kinds: dict[Path, str], way: str) -> Plan:
     groups: dict[str, list[File]] = {}
     for file in files:
         groups.setdefault(_group(file, kinds[file.path], way), []).append(file)
-    together = table.blocks(
-        [groups[name] for name in sorted(groups)], min(UNITS_LIMIT, len(groups))
-    )
-    cut = [[file for group in unit for file in group] for unit in together]
+    together = table.blocks(sorted(groups), min(UNITS_LIMIT, len(groups)))
+    cut = [[file for name in unit for file in groups[name]] for unit in together]
     used = sorted(set(kinds.values()))
     single = len(used) == 1 and all(len(unit) == 1 for unit in cut)
     if single and (empty := [file.path for file in files if not file.size]):
@@ -232,8 +232,9 @@ def _of_files(files: Sequence[File], kinds: dict[Path, str], way: str) -> Plan:
         Unit(
             tuple(unit) if single else tuple(_tar(unit, kinds)),
             sum(records[file.path] for file in unit),
+            tuple(names),
         )
-        for unit in cut
+        for names, unit in zip(together, cut, strict=True)
     ]
     of_part = [
         [records[f.path] for f in files if kinds[f.path] == format_] for format_ in used

@@ -27,6 +27,7 @@ from protocol.listing import (
 )
 from protocol.manifest import Chunk, Entry, Manifest, seal_manifest
 from protocol.provenance import Step, chain_digest, citation_digest, seal_step
+from protocol.types import Digest, PublicKey
 
 TOOL = "rexis"
 _GROUP = re.compile(r"[a-z][a-z0-9-]{0,39}")
@@ -120,6 +121,27 @@ def publish(
     """Encrypt and describe; every signature is made here."""
     manifest = _seal_units(plan, journal, blobs, secret_seal_key)
     step = _step(said, manifest, signer, now)
+    listing = described(
+        plan,
+        said,
+        manifest=manifest.root(),
+        provenance=chain_digest([step]),
+        owner=signer.public_key,
+        now=now,
+    )
+    return _seal(listing, manifest, step, signer)
+
+
+def described(
+    plan: Plan,
+    said: Description,
+    *,
+    manifest: Digest,
+    provenance: Digest,
+    owner: PublicKey,
+    now: int,
+) -> Listing:
+    """All that becomes public, or `DatasetError` for what no listing may say."""
     listing = Listing(
         title=said.title,
         licence=said.licence,
@@ -128,16 +150,22 @@ def publish(
         source=said.source,
         version=said.version,
         previous=said.previous,
-        provenance=chain_digest([step]),
+        provenance=provenance,
         parts=plan.parts,
         packed=plan.packed,
         units=len(plan.units),
         rows=plan.rows(),
-        manifest=manifest.root(),
-        owner=signer.public_key,
+        manifest=manifest,
+        owner=owner,
         created=now,
     )
-    return _seal(listing, manifest, step, signer)
+    try:
+        check_listing(listing)
+    except MalformedMessageError as error:
+        raise DatasetError(
+            str(error), hint="docs/data-steward.md, section 2, says what goes there"
+        ) from error
+    return listing
 
 
 def _seal_units(
@@ -179,12 +207,6 @@ def _step(said: Description, manifest: Manifest, signer: Signer, now: int) -> St
 def _seal(
     listing: Listing, manifest: Manifest, step: Step, signer: Signer
 ) -> Published:
-    try:
-        check_listing(listing)
-    except MalformedMessageError as error:
-        raise DatasetError(
-            str(error), hint="docs/data-steward.md, section 2, says what goes there"
-        ) from error
     sign, owner = signer.sign, signer.public_key
     return Published(
         listing,

@@ -97,14 +97,14 @@ def parse(data: bytes, *, limit_bytes: int = TABLE_LIMIT_BYTES) -> Table:
 
 def split(
     table: Table, unit_column: str | None = None
-) -> list[tuple[tuple[str, ...], ...]]:
-    """The rows of each consent unit, at most 64 units."""
+) -> list[tuple[tuple[tuple[str, ...], ...], tuple[str, ...]]]:
+    """The rows of each consent unit and what they are `held` as, at most 64 units."""
     values = None
     if unit_column is not None:
         place = column_place(table.columns, unit_column)
         values = [row[place] for row in table.rows]
     return [
-        tuple(table.rows[index] for index in unit)
+        (tuple(table.rows[index] for index in unit), held(unit, values))
         for unit in partition(len(table.rows), values, unit_column)
     ]
 
@@ -151,6 +151,13 @@ def partition(
         )
     together = blocks(list(groups.values()), min(UNITS_LIMIT, len(groups)))
     return [[index for group in unit for index in group] for unit in together]
+
+
+def held(unit: Sequence[int], values: Sequence[str] | None) -> tuple[str, ...]:
+    """What an owner finds a unit by: its values of the unit column, or where its rows stand."""
+    if values is None:
+        return (f"rows {unit[0] + 1} to {unit[-1] + 1}",)
+    return tuple(dict.fromkeys(values[index] for index in unit))
 
 
 def write(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> bytes:

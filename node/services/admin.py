@@ -13,7 +13,7 @@ import trio
 
 from node.clock import monotonic_millis
 from node.errors import AccessError, ChainError
-from node.market import publish
+from node.market import plan, publish
 from node.market.reader import require_writable, write_private
 from node.market.search import Filter
 from node.services.deals_admin import DealsAdmin
@@ -56,6 +56,7 @@ class Admin:
             "status.get": self._status,
             "peers.list": self._peers,
             "members.list": self._members,
+            "datasets.preview": self._datasets_preview,
             "datasets.publish": self._datasets_publish,
             "datasets.works": self._datasets_works,
             "datasets.list": self._datasets_list,
@@ -173,6 +174,25 @@ class Admin:
             group=params.group,
             replaces=params.replaces,
             offered=await self._node.market.offer(params),
+        )
+
+    async def _datasets_preview(self, params: Any) -> Row:
+        said = publish.Description(
+            title=params.title,
+            licence=params.licence,
+            duo=tuple(sorted(set(params.duo))),
+            source=params.source,
+            unit_by=params.unit_by,
+            disease=params.disease,
+            columns=tuple(params.columns),
+            group=params.group or plan.WHOLE,
+        )
+        return await self._node.market.preview(
+            params.paths,
+            said,
+            replaces=params.replaces,
+            offered=await self._node.market.offer(params),
+            who=params.who,
         )
 
     async def _datasets_terms(self, params: Any) -> Row:

@@ -209,6 +209,23 @@ class Market:
         )
         return await self._warned(dataset, warnings)
 
+    async def preview(
+        self,
+        paths: Sequence[str | Path],
+        said: Description,
+        *,
+        replaces: int | None = None,
+        offered: Offer | None = None,
+        who: str | None = None,
+    ) -> dict[str, Any]:
+        """What `publish` would say in public, and which unit would hold whom; tells nobody.
+
+        `who` is a value of the unit column, a patient, folder or file whose unit is asked for.
+        """
+        return await self._owner.preview(
+            [Path(path) for path in paths], said, replaces, offered or Offer(), who
+        )
+
     async def _warned(self, dataset: int, warnings: list[str]) -> dict[str, Any]:
         if self.deals is not None:
             warnings = [*warnings, *await self.deals.unaccepted(dataset)]

@@ -64,15 +64,17 @@ def test_one_command_gives_and_asks_for_several_groups(daemon, rexis):
 
 def test_one_command_publishes_a_table_in_groups(daemon, rexis):
     said = ("t.csv", "--title", "T", "--licence", "CC0-1.0", "--duo", "DUO:0000042")
-    said = ("dataset", "publish", *said, "--source", "S")
-    code, out, _ = rexis(*said, "--group", "a=x,y", "--group", "b=z", "--json")
-    assert code == 0
-    asked = calls(daemon, "datasets.publish")
-    assert [(one["group"], one["columns"]) for one in asked] == [
-        ("a", ["x", "y"]),
-        ("b", ["z"]),
-    ]
-    assert len(json.loads(out)["datasets"]) == 2
+    for verb in ("preview", "publish"):
+        words = ("dataset", verb, *said, "--source", "S")
+        code, out, _ = rexis(*words, "--group", "a=x,y", "--group", "b=z", "--json")
+        assert code == 0
+        asked = calls(daemon, f"datasets.{verb}")
+        assert [(one["group"], one["columns"]) for one in asked] == [
+            ("a", ["x", "y"]),
+            ("b", ["z"]),
+        ]
+        assert len(json.loads(out)["datasets"]) == 2
+    said = words
     for more, why in (
         (("--group", "a"), "no group of columns"),
         (("--group", "a=x", "--group", "a=y"), "named twice"),

@@ -26,14 +26,19 @@ def test_a_node_starts_publishes_is_killed_and_comes_back_as_it_was(node, tmp_pa
     first = node.daemon()
     table = tmp_path / "table.csv"
     table.write_bytes(opt.csv_bytes(["MN"]))
-    node.call(
-        "datasets.publish",
-        paths=[str(table)],
-        title="Obstetric trial, clinic MN",
-        licence=opt.LICENCE,
-        duo=list(opt.TERMS),
-        source=opt.SOURCE,
-    )
+    said = {
+        "paths": [str(table)],
+        "title": "Obstetric trial, clinic MN",
+        "licence": opt.LICENCE,
+        "duo": list(opt.TERMS),
+        "source": opt.SOURCE,
+        "unit_by": "PID",
+    }
+    shown = node.call("datasets.preview", **said)
+    assert node.call("datasets.list")["datasets"] == []
+    made = node.call("datasets.publish", **said)
+    assert shown["columns"] == made["listing"]["columns"]
+    assert len(shown["holds"]) == made["units"]
     before = node.call("status.get"), node.call("datasets.list")
     first.kill()
     first.wait()

@@ -7,6 +7,14 @@ from node.rpc.results import data as results
 
 METHODS = (
     Method(
+        "datasets.preview",
+        params.DatasetsPreview,
+        results.DatasetsPreview,
+        "What `datasets.publish` with the same parameters would say in public for ever, and, to "
+        "this node's operator alone, which unit would hold whom. Encrypts nothing, signs "
+        "nothing, tells nobody. After publishing it finds the unit of somebody who withdraws.",
+    ),
+    Method(
         "datasets.publish",
         params.DatasetsPublish,
         results.DatasetShown,

@@ -137,6 +137,21 @@ class DatasetsPublish(Params, frozen=True):
     ] = None
 
 
+class DatasetsPreview(DatasetsPublish, frozen=True, kw_only=True):
+    who: (
+        Annotated[
+            str,
+            Meta(
+                min_length=1,
+                max_length=4096,
+                description="whose unit is asked for: a value of the unit column, a DICOM "
+                "patient, a folder or a file, as the owner's files name it",
+            ),
+        ]
+        | None
+    ) = None
+
+
 class DatasetsTerms(Params, frozen=True):
     dataset: Dataset
     price: Annotated[

@@ -56,16 +56,14 @@ class Part(Result, frozen=True):
     ]
 
 
-class Listing(Result, frozen=True):
+class Described(Result, frozen=True):
+    """What a listing says before it is made."""
+
     licence: str
     duo: list[str]
     source: str
     columns: list[Column]
     rows: Annotated[list[Count | None], said("of each unit; null where fewer than ten")]
-    created: Annotated[Count, said("Unix seconds")]
-    manifest: Digest
-    provenance: Digest
-    croissant: Annotated[dict[str, Any], said("the same facts as Croissant JSON-LD")]
     disease: Annotated[str | None, said("a MONDO term, where one is public")] = None
     version: Count = 1
     previous: Annotated[
@@ -73,6 +71,35 @@ class Listing(Result, frozen=True):
     ] = None
     parts: Annotated[list[Part], said("records of one format each")] = []
     packed: Annotated[bool, said("a unit is a tar of files")] = False
+
+
+class Listing(Described, frozen=True, kw_only=True):
+    created: Annotated[Count, said("Unix seconds")]
+    manifest: Digest
+    provenance: Digest
+    croissant: Annotated[dict[str, Any], said("the same facts as Croissant JSON-LD")]
+
+
+class Held(Result, frozen=True):
+    unit: Count
+    records: Annotated[Count, said("rows or files, however few: to its owner alone")]
+    names: Annotated[
+        list[str], said("the first of what is in it, as the owner's files name it")
+    ]
+    named: Annotated[Count, said("how many there are")]
+
+
+class DatasetsPreview(Described, frozen=True, kw_only=True):
+    title: str
+    group: Annotated[
+        str | None, said("what these columns would be called beside others")
+    ]
+    bytes: Annotated[Count, said("that would be encrypted")]
+    holds: Annotated[list[Held], said("which unit would hold whom; never public")]
+    unit: Annotated[Count | None, said("the unit of `who`")]
+    warnings: Annotated[
+        list[str], said("what is legal, and may not be what its owner means")
+    ]
 
 
 class ColumnGroup(Result, frozen=True):

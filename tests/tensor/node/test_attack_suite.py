@@ -13,7 +13,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from node.attack import material, render
+from node.attack import cli, material, render
 from node.attack import rows as kept_rows
 from node.attack.cli import attack
 from node.attack.rows import Kept, Row
@@ -156,6 +156,26 @@ def test_what_is_told_to_end_leaves_no_process_behind():
                 break
             time.sleep(0.05)
         assert not _runs(child)
+
+
+@needs_packages
+def test_what_is_told_to_end_while_it_starts_leaves_none_behind_either(monkeypatch):
+    begun, real = [], subprocess.Popen
+
+    def started(_command, **options):
+        child = real(["sleep", "60"], **options)
+        begun.append(child)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return child
+
+    monkeypatch.setattr(cli.subprocess, "Popen", started)
+    with pytest.raises(SystemExit) as ended:
+        cli._both(0, (), None, quick=True)
+    monkeypatch.undo()
+    assert ended.value.code == 128 + signal.SIGTERM
+    assert len(begun) == 2
+    assert [child.wait(10) for child in begun] == [-signal.SIGKILL] * 2
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 def _runs(pid):

@@ -41,8 +41,15 @@ def test_no_bytes_escape_the_dataset_error(data):
 @given(st.integers(1, 900), st.booleans())
 def test_units_keep_every_row_in_order_and_number_at_most_64(count, by_person):
     rows = tuple((str(i // 2), str(i)) for i in range(count))
-    units = table.split(Table(("p", "n"), rows), "p" if by_person else None)
+    parsed = Table(("p", "n"), rows)
+    units, holds = zip(*table.split(parsed, "p" if by_person else None), strict=True)
     assert tuple(row for unit in units for row in unit) == rows
+    for unit, names in zip(units, holds, strict=True):
+        if by_person:
+            assert names == tuple(dict.fromkeys(person for person, _ in unit))
+        else:
+            first, last = (1 + rows.index(unit[place]) for place in (0, -1))
+            assert names == (f"rows {first} to {last}",)
     assert 1 <= len(units) <= 64
     assert all(units)
     if not by_person and count >= 10:
@@ -158,7 +165,7 @@ def test_the_obstetric_trial_is_publishable_clinic_by_clinic():
     for clinic, rows in (("MN", 247), ("KY", 211), ("MS", 192), ("NY", 173)):
         data = frame[frame["Clinic"] == clinic].to_csv(index=False).encode()
         parsed = table.parse(data)
-        units = table.split(parsed)
+        units = [unit for unit, _ in table.split(parsed)]
         assert sum(map(len, units)) == rows
         written = [table.pad(table.write(parsed.columns, unit)) for unit in units]
         again = table.join(written, parsed.columns)
