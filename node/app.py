@@ -33,7 +33,7 @@ from node.config import Config, load
 from node.errors import ChainError, ComputeError, ConfigError, NodeError
 from node.locations import Home
 from node.passphrase import read_passphrase
-from node.ports import Compute
+from node.ports.compute import Compute
 from node.rpc.server import RpcServer
 from node.services.admin import Admin
 from node.services.node import Node, Parts

@@ -28,7 +28,7 @@ _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
 class BlobDir:
-    """A folder of blobs; implements `node.ports.Blobs`."""
+    """A folder of blobs; implements `node.ports.storage.Blobs`."""
 
     def __init__(self, path: str | Path) -> None:
         self.root = Path(path)

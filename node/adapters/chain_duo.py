@@ -8,7 +8,7 @@ a new term takes the next free bit.
 from collections.abc import Callable, Iterable, Sequence
 
 from node.errors import ChainError
-from node.ports import Terms
+from node.ports.chain import Terms
 from protocol.duo import MODIFIERS, PERMISSIONS, permits
 
 PERMISSION_BITS = (

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from node.adapters import chain_duo
 from node.errors import ContractRefusedError
-from node.ports import RequestStatus
+from node.ports.market import RequestStatus
 from protocol.members import (
     ROLE_AUDITOR,
     ROLE_COMPUTE_HOST,

@@ -8,7 +8,7 @@ for 2^33 datasets and a million members.
 from collections.abc import Sequence
 from dataclasses import replace
 
-from node.ports import Grant
+from node.ports.chain import Grant
 
 PLACE_BITS = 20
 

@@ -20,7 +20,7 @@ import msgpack
 import trio
 
 from node.errors import ComputeError
-from node.ports import Progress
+from node.ports.compute import Progress
 
 FRAME_LIMIT_BYTES = 64 << 20
 """Large vectors travel as files; a frame holds rows of one inference batch at most."""

@@ -19,7 +19,7 @@ from node.adapters.evm_follow import Follower
 from node.adapters.evm_link import PAGE, Link
 from node.adapters.evm_rows import Row, address, place_of
 from node.errors import ChainDownError, ChainError
-from node.ports import OPEN_TERMS, ChainEvent, DatasetToken, Grant, Head, Terms
+from node.ports.chain import OPEN_TERMS, ChainEvent, DatasetToken, Grant, Head, Terms
 from protocol.members import ROLE_DATA_PROVIDER, Member, MemberSet
 from protocol.types import Digest
 

@@ -20,7 +20,7 @@ from node.adapters.evm_chain import EvmChain
 from node.adapters.evm_contracts import guarded
 from node.adapters.evm_rows import address
 from node.errors import AccessError, ChainError
-from node.ports import Decision, Seats
+from node.ports.market import Decision, Seats
 
 SIGNATURE_BYTES = 65
 """r, s and v, of which the last is one byte."""

@@ -34,7 +34,7 @@ from web3.providers.rpc.utils import (
 from node.adapters.chain_errors import refused
 from node.adapters.deployment import ARTIFACTS, Settings, plan
 from node.errors import ChainDownError, ChainError, ContractRefusedError
-from node.ports import ChainEvent
+from node.ports.chain import ChainEvent
 
 # The ones an operator configures; the others are found from them.
 NAMES = ("registry", "datasets", "anchors")

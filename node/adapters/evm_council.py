@@ -9,10 +9,11 @@ from node.adapters.evm_chain import EvmChain
 from node.adapters.evm_contracts import guarded
 from node.adapters.evm_rows import address
 from node.errors import ChainError, ContractRefusedError
-from node.ports import ChainEvent, Motion
+from node.ports.chain import ChainEvent
+from node.ports.market import Motion
 from protocol.types import digest
 
-# `Parameters.Values` in its order, under the names of `node.ports.Rules`.
+# `Parameters.Values` in its order, under the names of `node.ports.market.Rules`.
 FIELDS = (
     *("answer_s", "dispute_s", "challenge_s", "vote_s", "unbonding_s"),
     *("quorum", "open_requests", "bond"),

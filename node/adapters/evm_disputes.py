@@ -8,7 +8,8 @@ from node.adapters.evm_chain import EvmChain
 from node.adapters.evm_market import EvmMarket
 from node.adapters.evm_rows import address
 from node.errors import ChainError
-from node.ports import ChainEvent, Standing
+from node.ports.chain import ChainEvent
+from node.ports.disputes import Standing
 from protocol.dispute import Asked, Claim, Leaf, Proof, SaltProof, Trunk, Turn
 from protocol.receipt import BatchProof
 

@@ -19,7 +19,7 @@ from node.adapters import evm_contracts
 from node.adapters.evm_heads import Newest
 from node.adapters.evm_link import Link
 from node.errors import ChainError
-from node.ports import ChainEvent
+from node.ports.chain import ChainEvent
 
 BLOCK_RANGE = 1_000
 BACK_OFF_LIMIT_S = 15.0

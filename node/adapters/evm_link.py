@@ -21,7 +21,7 @@ from node.adapters import evm_contracts
 from node.adapters.evm_contracts import account_address, guarded
 from node.adapters.evm_heads import Heads, Newest
 from node.errors import ChainDownError, ChainError
-from node.ports import ChainEvent, Head
+from node.ports.chain import ChainEvent, Head
 
 THREADS = 4
 PAGE = 200

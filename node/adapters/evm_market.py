@@ -10,15 +10,8 @@ from node.adapters.evm_chain import EvmChain
 from node.adapters.evm_contracts import guarded
 from node.adapters.evm_rows import address
 from node.errors import ChainError
-from node.ports import (
-    Case,
-    ChainEvent,
-    DatasetToken,
-    Purse,
-    Request,
-    RequestStatus,
-    Rules,
-)
+from node.ports.chain import ChainEvent, DatasetToken
+from node.ports.market import Case, Purse, Request, RequestStatus, Rules
 from protocol import merkle
 from protocol.types import Digest
 

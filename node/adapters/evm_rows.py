@@ -7,15 +7,8 @@ from web3 import Web3
 
 from node.adapters.chain_grants import grant_id
 from node.errors import ChainError
-from node.ports import (
-    Case,
-    DatasetToken,
-    Grant,
-    Outcome,
-    Request,
-    RequestStatus,
-    Terms,
-)
+from node.ports.chain import DatasetToken, Grant, Terms
+from node.ports.market import Case, Outcome, Request, RequestStatus
 from protocol.members import Member
 from protocol.types import Digest
 

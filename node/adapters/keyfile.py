@@ -38,7 +38,7 @@ _RESTORE = (
 
 @dataclass(frozen=True, repr=False)
 class KeyFile:
-    """An opened key file; implements `node.ports.Signer`."""
+    """An opened key file; implements `node.ports.keys.Signer`."""
 
     identity_seed: bytes
     """32 bytes: the Ed25519 seed, for the transport."""

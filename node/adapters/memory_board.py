@@ -8,7 +8,7 @@ from enum import IntEnum
 from node.adapters.chain_errors import refused
 from node.adapters.memory_coins import NO_TOKEN, Coins, Credits, Values
 from node.adapters.memory_ledger import Ledger
-from node.ports import Case, Outcome
+from node.ports.market import Case, Outcome
 from protocol import merkle
 from protocol.errors import InclusionError
 from protocol.members import ROLE_AUDITOR

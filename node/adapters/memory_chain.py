@@ -15,7 +15,7 @@ from node.adapters.chain_errors import refused
 from node.adapters.chain_grants import grant_id, grant_place
 from node.adapters.memory_ledger import Scope
 from node.errors import ChainError
-from node.ports import OPEN_TERMS, ChainEvent, DatasetToken, Grant, Head, Terms
+from node.ports.chain import OPEN_TERMS, ChainEvent, DatasetToken, Grant, Head, Terms
 from protocol.members import Member, MemberSet
 from protocol.types import Digest
 

@@ -13,12 +13,12 @@ import trio
 from ee.errors import EncryptionError
 from node.compute.methods import find
 from node.errors import ComputeError, NodeError
-from node.ports import Progress
+from node.ports.compute import Progress
 from protocol.errors import ProtocolError
 
 
 class MemoryCompute:
-    """Implements `node.ports.Compute`; one call at a time, as the child does."""
+    """Implements `node.ports.compute.Compute`; one call at a time, as the child does."""
 
     def __init__(self) -> None:
         self._one = trio.CapacityLimiter(1)

@@ -13,7 +13,7 @@ from typing import Any
 from node.adapters.chain_errors import refused
 from node.adapters.chain_grants import grant_id
 from node.adapters.memory_registry import Registry
-from node.ports import DatasetToken, Grant, Terms
+from node.ports.chain import DatasetToken, Grant, Terms
 from protocol.members import ROLE_DATA_PROVIDER
 from protocol.types import Digest
 

@@ -10,7 +10,8 @@ from node.adapters.chain_errors import refused
 from node.adapters.memory_board import Board, Kind
 from node.adapters.memory_coins import NO_TOKEN, Coins, Credits, Values
 from node.adapters.memory_ledger import DAY_S, Ledger, Record, Scope
-from node.ports import DatasetToken, Outcome, Request, RequestStatus
+from node.ports.chain import DatasetToken
+from node.ports.market import Outcome, Request, RequestStatus
 from protocol.members import ROLE_DATA_PROVIDER
 
 _ZERO = bytes(32)

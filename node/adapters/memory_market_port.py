@@ -8,7 +8,7 @@ import trio
 from node.adapters.chain_scores import BOARD_FIELDS, MARKET_FIELDS, scores
 from node.adapters.memory_ledger import Scope
 from node.adapters.memory_market import Market, Wanted
-from node.ports import Case, Purse, Request, RequestStatus, Rules
+from node.ports.market import Case, Purse, Request, RequestStatus, Rules
 from protocol.types import Digest
 
 

@@ -9,7 +9,7 @@ from hashlib import sha256
 from typing import Any
 
 from node.adapters.chain_errors import refused
-from node.ports import ChainEvent, Head
+from node.ports.chain import ChainEvent, Head
 from protocol.members import Member
 from protocol.types import Digest
 

@@ -10,12 +10,12 @@ import trio
 from node.adapters.events import decoded, encoded
 from node.clock import now_millis
 from node.errors import StorageError
-from node.ports import Event
+from node.ports.storage import Event
 from protocol.types import DIGEST_BYTES, Digest
 
 
 class MemoryStore:
-    """Implements `node.ports.Store`, and what `SqliteStore` has besides."""
+    """Implements `node.ports.storage.Store`, and what `SqliteStore` has besides."""
 
     def __init__(self) -> None:
         self._records: dict[str, dict[bytes, bytes]] = {}
@@ -81,7 +81,7 @@ class MemoryStore:
 
 
 class MemoryBlobs:
-    """Implements `node.ports.Blobs`."""
+    """Implements `node.ports.storage.Blobs`."""
 
     def __init__(self) -> None:
         self._held: dict[Digest, bytes] = {}
@@ -117,7 +117,7 @@ class MemoryBlobs:
 
 
 class MemoryBatch:
-    """Implements `node.ports.BlobBatch`."""
+    """Implements `node.ports.storage.BlobBatch`."""
 
     def __init__(self, blobs: MemoryBlobs) -> None:
         self._blobs = blobs

@@ -12,7 +12,8 @@ from typing import Any
 import trio
 
 from node.errors import AccessError, NodeError, TransportError
-from node.ports import Announcement, Answer, Blobs, Fetched
+from node.ports.storage import Blobs
+from node.ports.transport import Announcement, Answer, Fetched
 from protocol.errors import LocalProtocolError, ProtocolError
 from protocol.gossip import KEEP_NOTES, PAYLOAD_LIMIT_BYTES
 from protocol.types import Digest, PeerId

@@ -22,7 +22,7 @@ from pathlib import Path
 from node.adapters.blob_dir import BlobDir, move_in
 from node.disk import mapped, write_all
 from node.errors import StorageError
-from node.ports import Blobs
+from node.ports.storage import Blobs
 from protocol.types import Digest
 
 CHUNK_BYTES = 1 << 20

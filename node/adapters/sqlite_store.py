@@ -19,7 +19,7 @@ from node.adapters.events import decoded, encoded
 from node.clock import now_millis
 from node.disk import FREE
 from node.errors import NoSpaceError, StorageError
-from node.ports import Event
+from node.ports.storage import Event
 
 T = TypeVar("T")
 Write = tuple[str, bytes, bytes | None]
@@ -37,7 +37,7 @@ _PUT = (
 
 
 class SqliteStore:
-    """Implements `node.ports.Store`."""
+    """Implements `node.ports.storage.Store`."""
 
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         self._path = path

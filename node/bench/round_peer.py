@@ -35,7 +35,7 @@ from node.bench.round_child import CLOCKS
 from node.bench.timeline import watch
 from node.config import Log
 from node.log import configure
-from node.ports import Progress
+from node.ports.compute import Progress
 from node.services.federation import Federation
 from node.services.hands import Folders, RoundNotes, Tools
 from node.services.states import States

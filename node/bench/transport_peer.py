@@ -31,7 +31,7 @@ from node.adapters.blob_dir import BlobDir
 from node.adapters.libp2p import Libp2pTransport
 from node.adapters.libp2p.host import Host
 from node.bench.memory import Growth
-from node.ports import Blobs
+from node.ports.storage import Blobs
 from protocol.types import Digest, PeerId
 
 LISTEN = "/ip4/127.0.0.1/tcp/0"

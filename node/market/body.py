@@ -23,7 +23,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from node.errors import StorageError
-from node.ports import BlobBatch, Blobs
+from node.ports.storage import BlobBatch, Blobs
 from protocol import merkle
 from protocol.manifest import (
     BODY_LIMIT_BYTES,

@@ -14,7 +14,8 @@ from node.market.roll import KeptRoll, Roll
 from node.market.search import Filter, Index, group_of
 from node.market.shelf import SeenListing
 from node.market.tools import Tools, missing
-from node.ports import Announcement, DatasetToken
+from node.ports.chain import DatasetToken
+from node.ports.transport import Announcement
 from protocol.errors import ProtocolError
 from protocol.listing import Listing, open_listing
 from protocol.manifest import (

@@ -20,7 +20,7 @@ from node.market.decisions import Decisions
 from node.market.key_messages import KeyMessages
 from node.market.requests import Requests
 from node.market.tools import Tools
-from node.ports import Case, Committees, Market, RequestStatus
+from node.ports.market import Case, Committees, Market, RequestStatus
 from protocol.deals import ASK_LIMIT_BYTES, DEALS_PROTOCOL
 from protocol.errors import ProtocolError
 from protocol.members import Member

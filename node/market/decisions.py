@@ -14,9 +14,9 @@ from node.market import names
 from node.market.key_messages import KeyMessages
 from node.market.requests import Requests
 from node.market.tools import Tools
-from node.ports import (
+from node.ports.chain import DatasetToken
+from node.ports.market import (
     Committees,
-    DatasetToken,
     Decision,
     Market,
     Request,

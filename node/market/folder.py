@@ -19,7 +19,7 @@ from node.errors import StorageError
 from node.market import body, sealed
 from node.market.kinds import is_gzipped
 from node.market.shelf import chunk_list
-from node.ports import Blobs
+from node.ports.storage import Blobs
 from protocol.croissant import unit_suffix
 from protocol.listing import Listing
 from protocol.manifest import Entry, Manifest, UnitHeader

@@ -14,7 +14,7 @@ from node.market.catalogue import Catalogue
 from node.market.shelf import chunk_list
 from node.market.tools import Tools
 from node.market.works import Work
-from node.ports import DatasetToken
+from node.ports.chain import DatasetToken
 from protocol.errors import ProtocolError
 from protocol.listing import Listing
 from protocol.manifest import (

@@ -8,7 +8,7 @@ that cannot see its chain releases nothing.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from node.ports import Chain, Grant
+from node.ports.chain import Chain, Grant
 from protocol.members import MemberSet
 
 FRESH_S = 30

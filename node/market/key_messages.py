@@ -11,7 +11,8 @@ import trio
 from node.errors import AccessError
 from node.market import sealed
 from node.market.shelf import Shelf
-from node.ports import Request, Store
+from node.ports.market import Request
+from node.ports.storage import Store
 from protocol.manifest import ANSWER_LIMIT_BYTES, UnitHeader, UnitsAnswer, unit_list
 from protocol.members import Member
 from protocol.wire import Message, decode, encode

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from node.market.shelf import SeenListing
-from node.ports import ChainEvent, DatasetToken, Grant
+from node.ports.chain import ChainEvent, DatasetToken, Grant
 from protocol.first_record import FirstRecords
 from protocol.lineage import (
     AskedQuery,

@@ -6,7 +6,7 @@ from typing import Any
 
 from node.adapters import chain_duo
 from node.errors import AccessError, ChainError
-from node.ports import DatasetToken, Grant
+from node.ports.chain import DatasetToken, Grant
 from protocol.croissant import to_croissant
 from protocol.listing import Listing, Part
 from protocol.manifest import bitmap

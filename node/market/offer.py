@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 from node.adapters import chain_duo
 from node.errors import AccessError
-from node.ports import Chain, DatasetToken, Terms
+from node.ports.chain import Chain, DatasetToken, Terms
 from protocol.listing import Listing
 
 MAX_DAYS = 3650

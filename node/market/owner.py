@@ -24,7 +24,7 @@ from node.market.slices import Slices
 from node.market.tools import Tools
 from node.market.versions import Versions
 from node.market.works import Work
-from node.ports import Grant
+from node.ports.chain import Grant
 from protocol.gossip import PAYLOAD_LIMIT_BYTES
 from protocol.listing import LISTING_TOPIC, Listing, open_listing
 from protocol.manifest import ListingAnswer, Manifest, UnitHeader, unit_list

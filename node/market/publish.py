@@ -15,7 +15,8 @@ from node.market import DatasetError, body, privacy, sealed
 from node.market.plan import WHOLE, Plan
 from node.market.source import Stream
 from node.market.table import read_table as read_table  # noqa: PLC0414 - the service's name for it
-from node.ports import Blobs, Signer
+from node.ports.keys import Signer
+from node.ports.storage import Blobs
 from protocol import duo
 from protocol.errors import MalformedMessageError
 from protocol.listing import (

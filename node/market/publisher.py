@@ -20,7 +20,9 @@ from node.market.plan import Plan
 from node.market.publish import Description
 from node.market.shelf import OwnDataset, Shelf, fingerprint
 from node.market.works import Work
-from node.ports import Blobs, Chain, Signer, Store
+from node.ports.chain import Chain
+from node.ports.keys import Signer
+from node.ports.storage import Blobs, Store
 from protocol.listing import open_listing
 from protocol.manifest import CHUNK_PLAIN_BYTES, Chunk, ChunkList, open_manifest
 from protocol.types import Digest

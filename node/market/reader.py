@@ -14,7 +14,8 @@ from pathlib import Path
 from node.errors import AccessError, StorageError
 from node.market import body, parquet, sealed, table
 from node.market.shelf import chunk_list
-from node.ports import Blobs, DatasetToken
+from node.ports.chain import DatasetToken
+from node.ports.storage import Blobs
 from protocol.errors import ProtocolError, VerificationError
 from protocol.listing import Listing, open_listing
 from protocol.manifest import (

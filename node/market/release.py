@@ -9,7 +9,7 @@ from node.market import sealed
 from node.market.grants import GrantBook
 from node.market.ranges import ranges
 from node.market.shelf import Shelf
-from node.ports import Store
+from node.ports.storage import Store
 from protocol.manifest import (
     QUERY_LIMIT_BYTES,
     DataQuery,

@@ -14,7 +14,8 @@ from node.market import names
 from node.market.catalogue import Catalogue
 from node.market.reader import write_private
 from node.market.tools import Tools
-from node.ports import DatasetToken, Market, Request, RequestStatus
+from node.ports.chain import DatasetToken
+from node.ports.market import Market, Request, RequestStatus
 from protocol import duo
 from protocol.listing import Listing
 from protocol.manifest import unit_list

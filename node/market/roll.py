@@ -10,7 +10,8 @@ from typing import NamedTuple
 import msgspec
 
 from node.errors import ChainDownError
-from node.ports import Chain, DatasetToken, Store
+from node.ports.chain import Chain, DatasetToken
+from node.ports.storage import Store
 from protocol.members import Member, MemberSet
 from protocol.wire import decode, encode
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from node.errors import AccessError, StorageError
-from node.ports import Blobs, Store
+from node.ports.storage import Blobs, Store
 from protocol.errors import ProtocolError
 from protocol.listing import Listing, open_listing
 from protocol.manifest import (

@@ -7,7 +7,7 @@ was cut is kept, under the node's own key like every fingerprint of records.
 
 from node.market.plan import Plan
 from node.market.shelf import OwnDataset, Shelf, fingerprint
-from node.ports import Store
+from node.ports.storage import Store
 
 _CUT = "market.cut"
 _FINGERPRINT_BYTES = 32

@@ -9,7 +9,10 @@ from node.errors import AccessError
 from node.market.grants import GrantBook, View
 from node.market.shelf import Shelf
 from node.market.works import Works
-from node.ports import Blobs, Chain, DatasetToken, Grant, Signer, Store, Transport
+from node.ports.chain import Chain, DatasetToken, Grant
+from node.ports.keys import Signer
+from node.ports.storage import Blobs, Store
+from node.ports.transport import Transport
 from protocol.manifest import unit_list
 
 

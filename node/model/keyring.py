@@ -12,7 +12,7 @@ from ee.ledger import Context, Entry, Ledger, Life, Opens
 from node.errors import ModelError
 from node.model.key_document import KeyDocument, new_secret
 from node.model.wrapping import Wrapping
-from node.ports import Store
+from node.ports.storage import Store
 
 KEYS = "model.keys"
 """Print of the secret to its document, while it lives."""

@@ -17,7 +17,7 @@ from typing import Any
 import trio
 
 from node.errors import AccessError
-from node.ports import Store
+from node.ports.storage import Store
 from protocol.queries.answer import attestation
 from protocol.queries.budget import affordable, epsilon_of
 from protocol.queries.spec import KINDS, MICRO, Kind, Query

@@ -9,7 +9,8 @@ import secrets
 from dataclasses import dataclass
 
 from node.errors import AccessError
-from node.ports import Signer, Store
+from node.ports.keys import Signer
+from node.ports.storage import Store
 from protocol.queries import recovery
 from protocol.queries.answer import open_query
 from protocol.queries.recovery import Asked, Survivors, Words

@@ -3,7 +3,7 @@
 from collections import deque
 from typing import Any
 
-from node.ports import Chain, ChainEvent
+from node.ports.chain import Chain, ChainEvent
 from node.services.federation import Federation
 
 ANCHORS_LIMIT = 1 << 20

@@ -8,7 +8,7 @@ stood.  Once a table is through its notes go: who asks again then wants to be an
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from node.ports import Store
+from node.ports.storage import Store
 from protocol.boundary import Shape
 from protocol.types import Digest, digest
 

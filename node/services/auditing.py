@@ -19,7 +19,10 @@ import trio
 
 from node.clock import now_s
 from node.errors import ContractRefusedError, NodeError
-from node.ports import Chain, ChainEvent, Signer, Store, Transport
+from node.ports.chain import Chain, ChainEvent
+from node.ports.keys import Signer
+from node.ports.storage import Store
+from node.ports.transport import Transport
 from node.services.disputing import Disputes
 from node.services.federation import Federation
 from node.services.pending import PASSED_OVER, WHOLE, Pending

@@ -16,7 +16,7 @@ import structlog
 import trio
 
 from node.errors import AccessError, ComputeError, NodeError, TransportError
-from node.ports import Transport
+from node.ports.transport import Transport
 from node.services.federation import Federation
 from protocol.errors import ProtocolError
 from protocol.hosting import (

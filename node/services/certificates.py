@@ -16,7 +16,9 @@ import trio
 from node.clock import now_s
 from node.errors import ChainError, NodeError, StorageError
 from node.market.reader import write_private
-from node.ports import Blobs, Chain, Store, Transport
+from node.ports.chain import Chain
+from node.ports.storage import Blobs, Store
+from node.ports.transport import Transport
 from node.services.federation import Federation
 from node.services.receipts import Kept, Receipts, fetch_place
 from node.services.releases import Releases

@@ -12,7 +12,10 @@ import structlog
 import trio
 
 from node.errors import AccessError, NodeError
-from node.ports import Announcement, Compute, Signer, Store, Transport
+from node.ports.compute import Compute
+from node.ports.keys import Signer
+from node.ports.storage import Store
+from node.ports.transport import Announcement, Transport
 from node.services.federation import Federation
 from node.services.outbox import Outbox
 from node.services.releases import Releases, Runs

@@ -6,7 +6,7 @@ from typing import Any
 
 from node.errors import ChainError
 from node.market.deals import Deals
-from node.ports import Council
+from node.ports.market import Council
 from node.services.node import Node
 
 Row = dict[str, Any]

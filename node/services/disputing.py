@@ -16,7 +16,10 @@ import trio
 
 from node.clock import now_s
 from node.errors import AccessError, NodeError, StorageError
-from node.ports import Arbiter, Chain, ChainEvent, Compute, Standing, Store
+from node.ports.chain import Chain, ChainEvent
+from node.ports.compute import Compute
+from node.ports.disputes import Arbiter, Standing
+from node.ports.storage import Store
 from node.services.federation import Federation
 from node.services.receipts import Receipts
 from node.services.releases import Releases

@@ -8,7 +8,8 @@ import structlog
 import trio
 
 from node.errors import AccessError, ChainError
-from node.ports import Chain, Store
+from node.ports.chain import Chain
+from node.ports.storage import Store
 from protocol.members import ROLE_COMPUTE_HOST, Member, MemberSet
 from protocol.types import PeerId
 from protocol.wire import decode, encode

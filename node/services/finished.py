@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from node.errors import RoundError
-from node.ports import Compute
+from node.ports.compute import Compute
 from node.services.hands import Folders
 from protocol.runs import Plan
 from protocol.types import Digest

@@ -17,7 +17,10 @@ import trio
 
 from node.driver import Work
 from node.errors import AccessError, ComputeError, NodeError
-from node.ports import Blobs, Compute, Signer, Store, Transport
+from node.ports.compute import Compute
+from node.ports.keys import Signer
+from node.ports.storage import Blobs, Store
+from node.ports.transport import Transport
 from node.services.federation import Federation
 from node.services.parts import Parts
 from node.services.record_box import RecordBox

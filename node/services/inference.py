@@ -11,7 +11,9 @@ import trio
 
 from node.clock import now_s
 from node.errors import AccessError, ComputeError
-from node.ports import Blobs, Signer, Transport
+from node.ports.keys import Signer
+from node.ports.storage import Blobs
+from node.ports.transport import Transport
 from node.services.faults import altered
 from node.services.federation import Federation
 from node.services.line import Line

@@ -20,7 +20,10 @@ import trio
 from node.clock import now_s
 from node.errors import AccessError, NodeError, StorageError, TransportError
 from node.market.works import Work
-from node.ports import Compute, Signer, Store, Transport
+from node.ports.compute import Compute
+from node.ports.keys import Signer
+from node.ports.storage import Store
+from node.ports.transport import Transport
 from node.services.answered import Answered, key_of
 from node.services.certificates import Certificates
 from node.services.federation import Federation

@@ -16,7 +16,9 @@ import trio
 
 from ee.integer.freivalds import error_bits
 from node.errors import NodeError
-from node.ports import Compute, Store, Transport
+from node.ports.compute import Compute
+from node.ports.storage import Store
+from node.ports.transport import Transport
 from node.services.releases import Releases
 from protocol.errors import ProtocolError
 from protocol.evaluation import (

@@ -12,7 +12,7 @@ import structlog
 import trio
 
 from node.errors import AccessError, ComputeError
-from node.ports import Transport
+from node.ports.transport import Transport
 from node.services.federation import Federation
 from protocol.hosting import (
     HOSTING_LIMIT_BYTES,

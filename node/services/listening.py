@@ -10,7 +10,7 @@ import structlog
 import trio
 
 from node.errors import NodeError, NoSpaceError
-from node.ports import Announcement
+from node.ports.transport import Announcement
 from protocol.errors import GossipIgnore, ProtocolError
 
 Handler = Callable[[Announcement], Awaitable[None]]

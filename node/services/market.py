@@ -31,17 +31,12 @@ from node.market.search import Filter
 from node.market.shelf import Shelf
 from node.market.tools import Tools
 from node.market.works import Works
-from node.ports import (
-    Announcement,
-    Blobs,
-    Chain,
-    ChainEvent,
-    Committees,
-    Signer,
-    Store,
-    Transport,
-)
-from node.ports import Market as Trade
+from node.ports.chain import Chain, ChainEvent
+from node.ports.keys import Signer
+from node.ports.market import Committees
+from node.ports.market import Market as Trade
+from node.ports.storage import Blobs, Store
+from node.ports.transport import Announcement, Transport
 from protocol.duo import DISEASE_SPECIFIC, PERMISSIONS, check_disease
 from protocol.errors import MalformedMessageError
 from protocol.lineage import AskedQuery, Facts, PlacedReceipt, Records

@@ -16,17 +16,13 @@ from node.clock import now_s
 from node.config import Config, worker_socket
 from node.errors import ConfigError
 from node.locations import Home
-from node.ports import (
-    Arbiter,
-    Blobs,
-    Chain,
-    Committees,
-    Compute,
-    Council,
-    Store,
-    Transport,
-)
-from node.ports import Market as Trade
+from node.ports.chain import Chain
+from node.ports.compute import Compute
+from node.ports.disputes import Arbiter
+from node.ports.market import Committees, Council
+from node.ports.market import Market as Trade
+from node.ports.storage import Blobs, Store
+from node.ports.transport import Transport
 from node.services import listening
 from node.services.anchors import Anchors
 from node.services.auditing import Verifier

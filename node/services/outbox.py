@@ -20,7 +20,8 @@ import structlog
 import trio
 
 from node.errors import ChainError, ContractRefusedError
-from node.ports import Chain, Store
+from node.ports.chain import Chain
+from node.ports.storage import Store
 
 _NAMESPACE = "outbox"
 _REFUSED_NAMESPACE = "outbox-refused"

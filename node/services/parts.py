@@ -9,7 +9,8 @@ from collections.abc import Sequence
 import trio
 
 from node.errors import NodeError, TransportError
-from node.ports import Blobs, Store, Transport
+from node.ports.storage import Blobs, Store
+from node.ports.transport import Transport
 from node.services.federation import Federation
 from protocol.types import Digest
 

@@ -9,7 +9,7 @@ showing it.
 from collections.abc import Callable
 
 from node.clock import now_s
-from node.ports import Store
+from node.ports.storage import Store
 from protocol.receipt import ROWS_KEPT_S
 from protocol.wire import Message, decode, encode
 

@@ -14,7 +14,7 @@ import trio
 from node.errors import AccessError
 from node.market import provenance_export, provenance_picture
 from node.market.reader import write_private
-from node.ports import Chain
+from node.ports.chain import Chain
 from node.services.anchors import Anchors
 from node.services.certificates import Certificates
 from node.services.market import Market

@@ -15,7 +15,10 @@ import trio
 
 from node.clock import now_s
 from node.errors import AccessError
-from node.ports import Chain, DatasetToken, Signer, Store, Transport
+from node.ports.chain import Chain, DatasetToken
+from node.ports.keys import Signer
+from node.ports.storage import Store
+from node.ports.transport import Transport
 from node.query import runner
 from node.query.code import code_digest
 from node.query.ledger import Ledger

@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 
 from node.errors import AccessError
 from node.market.reader import write_private
-from node.ports import Signer, Store, Transport
+from node.ports.keys import Signer
+from node.ports.storage import Store
+from node.ports.transport import Transport
 from node.services import query_courses
 from node.services.federation import Federation
 from node.services.query_courses import Course, Courses

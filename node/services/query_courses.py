@@ -8,7 +8,7 @@ from typing import Any
 
 from node.clock import now_s
 from node.errors import AccessError
-from node.ports import Store
+from node.ports.storage import Store
 from protocol.lineage import AskedQuery
 from protocol.queries import recovery
 from protocol.queries.answer import attestation, open_query

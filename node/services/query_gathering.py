@@ -9,7 +9,8 @@ from collections.abc import Awaitable, Callable, Mapping
 import trio
 
 from node.errors import AccessError, NodeError, TransportError
-from node.ports import Signer, Transport
+from node.ports.keys import Signer
+from node.ports.transport import Transport
 from node.services.federation import Federation
 from protocol.errors import ProtocolError
 from protocol.members import Member

@@ -15,7 +15,7 @@ from ee.recipe import is_stock
 from ee.spec import ModelSpec, size
 from node.compute import state
 from node.errors import AccessError, NodeError
-from node.ports import Compute
+from node.ports.compute import Compute
 from node.query import scoring
 from node.query.scoring import Given
 from node.services.federation import Federation

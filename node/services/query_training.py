@@ -13,7 +13,7 @@ import trio
 
 from node.clock import now_s
 from node.market.reader import write_private
-from node.ports import Store
+from node.ports.storage import Store
 from node.services import query_courses
 from node.services.query_asking import Asking, LostError
 from protocol.listing import COUNT_FLOOR

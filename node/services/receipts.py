@@ -17,7 +17,8 @@ import trio
 
 from node.clock import now_s
 from node.errors import AccessError, StorageError
-from node.ports import Blobs, Store, Transport
+from node.ports.storage import Blobs, Store
+from node.ports.transport import Transport
 from node.services.federation import Federation
 from node.services.outbox import Outbox
 from protocol.boundary import SALT_BYTES

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 import nacl.secret
 
 from node.errors import StorageError
-from node.ports import Signer, Store
+from node.ports.keys import Signer
+from node.ports.storage import Store
 from protocol.types import Digest, digest
 
 RECORDS, RECIPES = "round-records", "round-recipes"

@@ -11,7 +11,8 @@ import struct
 
 import structlog
 
-from node.ports import ChainEvent, Store
+from node.ports.chain import ChainEvent
+from node.ports.storage import Store
 from protocol.errors import ProtocolError
 from protocol.evaluation import RELEASE_LIMIT_BYTES, Release
 from protocol.first_record import First, FirstRecords, Place

@@ -22,7 +22,11 @@ from node.adapters.keyfile import seal_to
 from node.clock import now_s
 from node.compute.state import write_file
 from node.errors import AccessError, ComputeError, NodeError
-from node.ports import Announcement, Blobs, Chain, Compute, Signer, Store, Transport
+from node.ports.chain import Chain
+from node.ports.compute import Compute
+from node.ports.keys import Signer
+from node.ports.storage import Blobs, Store
+from node.ports.transport import Announcement, Transport
 from node.services.federation import Federation
 from node.services.outbox import Outbox
 from node.services.release_offers import Offers

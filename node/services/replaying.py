@@ -22,7 +22,9 @@ import trio
 from node.clock import now_s
 from node.compute.state import write_file
 from node.errors import NodeError
-from node.ports import Compute, Store, Transport
+from node.ports.compute import Compute
+from node.ports.storage import Store
+from node.ports.transport import Transport
 from node.services.keyed import KeyedAudits
 from node.services.receipts import fetch_rows
 from node.services.releases import Releases

@@ -8,7 +8,8 @@ from typing import Any
 
 import structlog
 
-from node.ports import Announcement, Store
+from node.ports.storage import Store
+from node.ports.transport import Announcement
 from node.services.federation import Federation
 from protocol.audit import Audit, open_audit
 from protocol.errors import ProtocolError

@@ -16,7 +16,7 @@ import trio
 
 from node.clock import now_s
 from node.errors import NodeError, RoundError
-from node.ports import Announcement
+from node.ports.transport import Announcement
 from node.services.bases import require_own_host
 from node.services.early import Early
 from node.services.hands import RoundNotes, Tools

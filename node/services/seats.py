@@ -14,7 +14,7 @@ import structlog
 import trio
 
 from node.errors import AccessError, NodeError, RoundError
-from node.ports import Announcement
+from node.ports.transport import Announcement
 from node.services.early import Early
 from node.services.hands import Tools
 from node.services.training import Trainer

@@ -16,7 +16,8 @@ import trio
 from ee.ledger import Context, Life, Opens, session_seed
 from node.model.keyring import Keyring
 from node.model.wrapping import Sealed
-from node.ports import Signer, Store
+from node.ports.keys import Signer
+from node.ports.storage import Store
 from protocol.types import digest
 
 _NAME_BYTES = 4

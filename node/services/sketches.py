@@ -6,7 +6,7 @@ Nothing is decided here: members look at it and talk, and the next epoch has who
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from node.ports import Compute
+from node.ports.compute import Compute
 from protocol.aggregate.weighing import Answer
 from protocol.rounds import events as ev
 

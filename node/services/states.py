@@ -14,7 +14,7 @@ import trio
 from node.compute.state import CHUNK_BYTES, drop_spares, path_of, retire
 from node.disk import mapped
 from node.errors import AccessError, StorageError
-from node.ports import Transport
+from node.ports.transport import Transport
 from node.services.syncing import REQUEST_LIMIT_BYTES, Download, partial
 from protocol import merkle
 from protocol.sync import (

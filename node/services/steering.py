@@ -10,7 +10,7 @@ from typing import Protocol
 import structlog
 
 from node.errors import RoundError
-from node.ports import Announcement
+from node.ports.transport import Announcement
 from node.services.early import Early
 from node.services.hands import Tools
 from node.services.training import Trainer

@@ -17,7 +17,7 @@ import trio
 from node.compute.state import CHUNK_BYTES
 from node.disk import mapped, sync_folder, write_all
 from node.errors import ComputeError, NodeError, StorageError
-from node.ports import Transport
+from node.ports.transport import Transport
 from protocol import merkle
 from protocol.errors import MalformedMessageError
 from protocol.sync import (

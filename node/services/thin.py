@@ -17,7 +17,7 @@ import trio
 
 from node.driver import RETRY_FIRST_S, WORK_TRIES
 from node.errors import NodeError, StorageError
-from node.ports import Store
+from node.ports.storage import Store
 from node.services.states import States
 from protocol.aggregate import coordinates
 from protocol.course import one_in

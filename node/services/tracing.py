@@ -7,7 +7,9 @@ and for the requester they belong to, like any opening (docs/verify.md §7).
 import trio
 
 from node.errors import AccessError, StorageError
-from node.ports import Compute, Store, Transport
+from node.ports.compute import Compute
+from node.ports.storage import Store
+from node.ports.transport import Transport
 from node.services.federation import Federation
 from node.services.receipts import Receipts
 from node.services.releases import Releases

@@ -17,7 +17,7 @@ import requests
 import trio
 
 from node.adapters.evm_chain import EvmChain, account_address, deploy
-from node.ports import Chain
+from node.ports.chain import Chain
 from protocol.members import ROLE_DATA_PROVIDER, Member
 from protocol.types import digest
 

@@ -26,7 +26,7 @@ from chain_worlds import (
 from node.adapters.evm_chain import EvmChain, deploy
 from node.adapters.memory_chain import Ledger, MemoryChain
 from node.errors import ChainDownError, ChainError, ContractRefusedError
-from node.ports import Chain, ChainEvent, Terms
+from node.ports.chain import Chain, ChainEvent, Terms
 from protocol.members import ROLE_DATA_PROVIDER, ROLE_RESEARCHER
 from protocol.types import Digest, digest
 

@@ -21,7 +21,8 @@ from node.adapters.memory_coins import Coins, Values
 from node.adapters.memory_market import Market as Rules
 from node.adapters.memory_market_port import MemoryMarket
 from node.errors import ContractRefusedError
-from node.ports import Chain, Market, Outcome, RequestStatus, Terms
+from node.ports.chain import Chain, Terms
+from node.ports.market import Market, Outcome, RequestStatus
 from protocol import merkle
 from protocol.members import Member
 from protocol.receipt import batch_root

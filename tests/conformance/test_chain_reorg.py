@@ -19,7 +19,7 @@ from chain_worlds import (
 )
 
 from node.adapters.evm_chain import EvmChain, deploy
-from node.ports import ChainEvent
+from node.ports.chain import ChainEvent
 
 pytestmark = pytest.mark.slow
 DEEP = 4

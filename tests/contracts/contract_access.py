@@ -29,7 +29,7 @@ from node.adapters.deployment import DAY_S
 from node.adapters.memory_ledger import Order, Scope
 from node.bench.federation import Reverted
 from node.bench.machines import key_of
-from node.ports import Terms
+from node.ports.chain import Terms
 
 
 class Access(World):

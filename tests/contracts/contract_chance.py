@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from contract_world import NAMES, RICH
 
 from node.adapters.memory_ledger import Scope
-from node.ports import Terms
+from node.ports.chain import Terms
 
 Pick = Callable[[Random], Any]
 

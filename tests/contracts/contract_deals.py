@@ -27,7 +27,7 @@ from contract_world import (
 from node.adapters.deployment import DAY_S
 from node.adapters.memory_ledger import Scope
 from node.adapters.memory_market import Wanted
-from node.ports import Outcome, RequestStatus
+from node.ports.market import Outcome, RequestStatus
 from protocol import merkle
 
 FITTING = {

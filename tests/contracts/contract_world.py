@@ -18,7 +18,8 @@ from node.bench.abi import Abi, compiled
 from node.bench.federation import Federation, Reverted
 from node.bench.machines import Revm, account
 from node.errors import ContractRefusedError
-from node.ports import Outcome, RequestStatus, Terms
+from node.ports.chain import Terms
+from node.ports.market import Outcome, RequestStatus
 from protocol.receipt import batch_root
 
 NAMES = ("a", "b", "r", "q", "x", "y", "z", "s")

@@ -17,7 +17,7 @@ from node.errors import (
     NoSpaceError,
     RoundError,
 )
-from node.ports import Announcement
+from node.ports.transport import Announcement
 from node.services.hands import Hands
 from node.services.record_box import RecordBox
 from node.services.states import States

@@ -7,7 +7,7 @@ import trio
 
 from node.adapters.memory_signer import memory_signer
 from node.errors import AccessError, RoundError
-from node.ports import Announcement
+from node.ports.transport import Announcement
 from protocol.runs import CONSENT_TOPIC, PROPOSAL_TOPIC, Consent, seal_consent
 from protocol.seating import CHANGE_TOPIC, WISH_TOPIC, Wish, seal_wish
 

@@ -25,7 +25,8 @@ from node.adapters.libp2p.wanted import (
 )
 from node.adapters.partial_blob import CHUNK_BYTES, chunk_count
 from node.errors import AccessError, TransportError
-from node.ports import Blobs, Fetched
+from node.ports.storage import Blobs
+from node.ports.transport import Fetched
 from protocol.types import DIGEST_BYTES, Digest, PeerId
 from protocol.wire import decode
 

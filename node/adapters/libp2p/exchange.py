@@ -27,7 +27,7 @@ from node.adapters.libp2p.frames import (
 )
 from node.adapters.libp2p.host import Host
 from node.errors import AccessError, NodeError, TransportError
-from node.ports import Answer
+from node.ports.transport import Answer
 from protocol.errors import ProtocolError
 from protocol.types import PeerId
 

@@ -7,7 +7,7 @@ from node.adapters.libp2p.collection import HOLDERS, Collection
 from node.adapters.libp2p.wanted import Wanted
 from node.adapters.partial_blob import earlier_size
 from node.errors import AccessError, NodeError, TransportError
-from node.ports import Fetched
+from node.ports.transport import Fetched
 from protocol.types import PeerId
 
 logger = logging.getLogger(__name__)

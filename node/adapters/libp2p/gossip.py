@@ -12,7 +12,7 @@ import trio
 
 from node.adapters.libp2p.exchange import Exchange
 from node.errors import NodeError
-from node.ports import Announcement
+from node.ports.transport import Announcement
 from protocol.errors import GossipIgnore, ProtocolError
 from protocol.gossip import (
     BATCH_LIMIT_BYTES,

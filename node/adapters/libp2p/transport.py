@@ -10,7 +10,8 @@ from node.adapters.libp2p.exchange import Exchange
 from node.adapters.libp2p.gossip import Gossip
 from node.adapters.libp2p.host import Host
 from node.adapters.libp2p.links import Links
-from node.ports import Announcement, Answer, Blobs, Fetched
+from node.ports.storage import Blobs
+from node.ports.transport import Announcement, Answer, Fetched
 from protocol.types import Digest, PeerId
 
 

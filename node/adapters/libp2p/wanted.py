@@ -7,7 +7,7 @@ from node.adapters.libp2p.exchange import Exchange
 from node.adapters.libp2p.frames import Body
 from node.adapters.partial_blob import CHUNK_BYTES
 from node.errors import NodeError, TransportError
-from node.ports import Blobs
+from node.ports.storage import Blobs
 from protocol.types import DIGEST_BYTES, Digest, PeerId
 from protocol.wire import Message, encode
 

@@ -8,7 +8,8 @@ import pytest
 import trio
 
 from node.errors import ChainDownError
-from node.ports import ChainEvent, Standing
+from node.ports.chain import ChainEvent
+from node.ports.disputes import Standing
 from node.services.disputing import Disputes
 from protocol.dispute import PARTS, Asked, Game, Turn
 from protocol.wire import decode, encode

@@ -13,7 +13,7 @@ from ee.integer import freivalds, known
 from node.adapters.memory_store import MemoryStore
 from node.compute import keyed as methods
 from node.errors import ComputeError, ContractRefusedError, TransportError
-from node.ports import ChainEvent
+from node.ports.chain import ChainEvent
 from node.services.auditing import Verifier
 from node.services.keyed import KeyedAudits
 from node.services.replaying import Replayer, Subject

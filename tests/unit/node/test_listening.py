@@ -3,7 +3,7 @@
 import pytest
 
 from node.errors import NoSpaceError, StorageError
-from node.ports import Announcement
+from node.ports.transport import Announcement
 from node.services import listening
 from protocol.errors import GossipIgnore, GossipReject
 from protocol.types import PeerId

@@ -11,7 +11,8 @@ from node.adapters.memory_chain import Ledger, MemoryChain
 from node.adapters.memory_store import MemoryBlobs, MemoryStore
 from node.adapters.memory_transport import MemoryNetwork, MemoryTransport
 from node.errors import ComputeError
-from node.ports import Announcement, ChainEvent
+from node.ports.chain import ChainEvent
+from node.ports.transport import Announcement
 from node.services.federation import Federation
 from node.services.outbox import Outbox
 from node.services.release_offers import OFFERS_LIMIT

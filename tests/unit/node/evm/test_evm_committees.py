@@ -10,7 +10,7 @@ from evm_world import KEYS
 from node.adapters.evm_chain import account_address
 from node.adapters.evm_committees import EvmCommittees
 from node.errors import AccessError, ChainError
-from node.ports import Decision
+from node.ports.market import Decision
 from protocol.types import digest
 
 DIGEST_CALL = "0x" + (

@@ -14,7 +14,7 @@ from node.adapters.memory_store import MemoryBlobs, MemoryStore
 from node.adapters.memory_transport import MemoryNetwork, MemoryTransport
 from node.errors import AccessError
 from node.market import sealed
-from node.ports import Seats
+from node.ports.market import Seats
 from node.services.market import Market
 from protocol.members import Member, peer_id
 from protocol.types import digest

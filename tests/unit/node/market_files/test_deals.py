@@ -25,7 +25,7 @@ from node.errors import (
     ContractRefusedError,
 )
 from node.market.offer import Offer
-from node.ports import Decision
+from node.ports.market import Decision
 from protocol.deals import DEALS_PROTOCOL, Ballot, DeliveryQuery, KeyDigestQuery
 from protocol.manifest import UnitsAnswer
 from protocol.types import digest

@@ -424,7 +424,7 @@ async def test_a_forged_or_unanchored_listing_is_not_kept(world, tmp_path):
     write(tmp_path / "v" / "a.vcf", VCF)
     await listed(world, tmp_path / "v")
     said = await anext(world.reader.transport.announcements())
-    from node.ports import Announcement
+    from node.ports.transport import Announcement
 
     bent = said.payload[:-1] + bytes([said.payload[-1] ^ 1])
     await world.reader.market.heard(Announcement(said.origin, said.topic, bent))

@@ -17,7 +17,9 @@ from node.errors import (
 )
 from node.market import body, sealed
 from node.market.shelf import chunk_list
-from node.ports import Announcement, DatasetToken, Event, Grant, Head
+from node.ports.chain import DatasetToken, Grant, Head
+from node.ports.storage import Event
+from node.ports.transport import Announcement
 from node.services.market import Market
 from protocol.members import Member, MemberSet, peer_id
 from protocol.types import digest
