@@ -1,6 +1,7 @@
-"""The state machine is a module beside the tests, which are no package."""
+"""The state machine and the checks of judges are modules beside the tests, which are no package."""
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE / "disputes")]

@@ -174,7 +174,7 @@ class Deals(Access):
     @act(1, who=actors, name=one_of("market", "board"), due=often)
     def collect(self, who: str, name: str, due: bool) -> None:
         model = self.market if name == "market" else self.board
-        # The council has its share too, and fetches it by a vote (test_disputes).
+        # The council has its share too, and fetches it by a vote (test_dispute_courses).
         owed = [one for _, one in model.credits if one != self.board.treasury]
         if due and owed:
             who = self.named(owed[0])

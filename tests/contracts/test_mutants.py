@@ -10,8 +10,8 @@ import json
 import zlib
 from pathlib import Path
 
+import judge_checks
 import pytest
-import test_disputes
 from contract_machine import Contracts
 from test_state_machine import run
 
@@ -96,7 +96,7 @@ def dispute_tests(monkeypatch, mutant) -> str | None:
     items = compiled(mutant["contract"]).items
     other = Abi({"abi": items, "bytecode": code})
     monkeypatch.setattr(DisputeWorld, "replace", {mutant["contract"]: other})
-    for name, check in test_disputes.QUICK.items():
+    for name, check in judge_checks.QUICK.items():
         try:
             check(monkeypatch)
         except (Exception, pytest.fail.Exception):
