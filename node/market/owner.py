@@ -26,7 +26,7 @@ from node.market.versions import Versions
 from node.market.works import Work
 from node.ports.chain import Grant
 from protocol.gossip import PAYLOAD_LIMIT_BYTES
-from protocol.listing import LISTING_TOPIC, Listing, open_listing
+from protocol.listing import LISTING_TOPIC, Listing
 from protocol.manifest import ListingAnswer, Manifest, UnitHeader, unit_list
 from protocol.members import ROLE_DATA_PROVIDER, Member
 from protocol.types import Digest
@@ -135,6 +135,9 @@ class Owner:
         offered: Offer,
         work: Work,
     ) -> tuple[int, list[str]]:
+        now, key = self._tools.now(), self._tools.signer.public_key
+        # What no listing may say is refused before it is encrypted, which may take hours.
+        to_be = preview.listing(made, said, key, now)
         await self._require_provider()
         async with self._adding:
             await self._tools.shelf.load()
@@ -150,7 +153,7 @@ class Owner:
                 await offer.seat(self._tools.chain, token, offered)
         await self._tools.view(dataset)
         await self._announce(record)
-        warnings = preview.warnings(made, open_listing(record.listing))
+        warnings = preview.warnings(made, to_be)
         if replaces is not None:
             warnings += await self._still_read(replaces, dataset)
         return dataset, warnings

@@ -18,9 +18,16 @@ _NOT_YET = Digest(bytes(DIGEST_BYTES))
 _ONLY_WHEN_MADE = ("created", "manifest", "provenance", "croissant")
 
 
-def warnings(plan: Plan, listing: Listing) -> list[str]:
+def listing(plan: Plan, said: Description, owner: PublicKey, now: int) -> Listing:
+    """The listing to be, without the digests that encrypting gives; or `DatasetError`."""
+    return publish.described(
+        plan, said, manifest=_NOT_YET, provenance=_NOT_YET, owner=owner, now=now
+    )
+
+
+def warnings(plan: Plan, to_be: Listing) -> list[str]:
     """What is legal, and what its owner may not have meant."""
-    found = privacy.direct_identifiers([column.name for column in listing.columns])
+    found = privacy.direct_identifiers([column.name for column in to_be.columns])
     return [
         *(f"column {name!r} seems to hold direct identifiers" for name in found),
         *plan.warnings,
@@ -31,10 +38,8 @@ def shown(
     plan: Plan, said: Description, owner: PublicKey, now: int, who: str | None
 ) -> dict[str, Any]:
     """For `datasets.preview`; `who` is somebody to be found among the units' names."""
-    listing = publish.described(
-        plan, said, manifest=_NOT_YET, provenance=_NOT_YET, owner=owner, now=now
-    )
-    public = names.described(listing)
+    to_be = listing(plan, said, owner, now)
+    public = names.described(to_be)
     return {
         **{key: public[key] for key in public if key not in _ONLY_WHEN_MADE},
         "title": said.title,
@@ -42,7 +47,7 @@ def shown(
         "bytes": plan.size,
         "holds": [_held(number, unit) for number, unit in enumerate(plan.units)],
         "unit": None if who is None else _unit_of(plan, who),
-        "warnings": warnings(plan, listing),
+        "warnings": warnings(plan, to_be),
     }
 
 
