@@ -89,9 +89,10 @@ class Requester:
 
         `work` counts the bytes of keyed rows that are answered.  A call that stops after its first
         answer says why in `stopped`, and has None for each record without one; before that it
-        raises.  What an earlier call with the same records was answered is not asked again.
+        raises.  What an earlier call with the same records was answered is not asked again, and
+        is read although the licence has ended meanwhile.
         """
-        release = self._releases.require_licence(model_root)
+        release = self._releases.get(model_root)
         member = self._host(release, host)
         common = self._common(release)
         encoded = await self._compute.call(
@@ -102,6 +103,8 @@ class Requester:
             work.step("inferring", sum(len(part.rows) for part in parts))
         keys = await trio.to_thread.run_sync(_keys, model_root, member, parts)
         known = await self._answered.receipts(keys)
+        if not known:
+            self._releases.require_licence(model_root)
         told: dict[int, tuple[float, str | None]] = {}
         receipts: dict[str, None] = {}
         stopped: NodeError | ProtocolError | None = None
@@ -145,6 +148,7 @@ class Requester:
             # A certificate that is damaged is no reason not to ask again.
             with suppress(StorageError):
                 return known, await self._certificates.output(known)
+        self._releases.require_licence(model_root)
         receipt, output = await self._ask(member, model_root, part.rows, part.shape)
         await self._answered.note(key, receipt)
         return receipt, output

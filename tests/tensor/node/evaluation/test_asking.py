@@ -2,11 +2,9 @@
 
 import numpy as np
 import pytest
-from evaluation_world import CSV, SPEC, scores_without_a_key
+from evaluation_world import CSV, RUN, SPEC, eventually, scores_without_a_key
 
-from node.errors import (
-    TransportError,
-)
+from node.errors import AccessError, TransportError
 from node.market.works import Work
 from node.services.answered import key_of
 from node.services.certificates import Certificate
@@ -116,6 +114,35 @@ async def test_what_was_answered_goes_for_the_same_rows_alone(federation):
             if key.hex() == first:
                 nodes.clinic.blobs.delete(decode(data, Certificate).rows)
         assert first not in await ask(CSV)
+
+
+async def test_what_was_answered_in_time_is_read_after_the_licence_has_ended(
+    federation, monkeypatch
+):
+    async with federation(verify=False) as nodes:
+        made = await nodes.clinic.releases.make(
+            nodes.clinic.runs, RUN, ["host"], days=30
+        )
+        model = bytes.fromhex(made["model"])
+        await eventually(lambda: model in nodes.host.releases.roots())
+        ask = nodes.clinic.requester.run
+        mend = cut_after(nodes, 1, TransportError("stream reset"))
+        part = await ask(model, "host", CSV)
+        mend()
+        over = made["until"] + 1
+        monkeypatch.setattr("node.services.releases.now_s", lambda: over)
+        asked = await nodes.host.receipts.rows()
+        again = await ask(model, "host", CSV)
+        assert again["receipts"] == part["receipts"]
+        assert again["scores"] == part["scores"]
+        assert "ended at" in again["stopped"]
+        with pytest.raises(AccessError, match="ended at"):
+            await ask(model, "host", CSV.replace(b"0.5,", b"0.75,", 1))
+        whole = await ask(model, "host", HALF)
+        assert (whole["scores"], whole["stopped"]) == (part["scores"][:16], None)
+        with pytest.raises(AccessError, match="ended at"):
+            await ask(model, "host", HALF)
+        assert await nodes.host.receipts.rows() == asked
 
 
 def test_an_answer_is_that_of_one_model_host_and_shape():
