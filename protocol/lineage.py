@@ -8,6 +8,7 @@ graph never says more than a reader with the same records and chain can check al
 The words are W3C PROV's.
 """
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -103,6 +104,7 @@ class Facts:
 
     members: MemberSet
     tokens: tuple[TokenFact, ...] = ()
+    """Of a dataset that was given new keys each record it had, the one it has last."""
     grants: tuple[GrantFact, ...] = ()
     rounds: frozenset[tuple[bytes, int, bytes]] = frozenset()
     """(run, number, state root)."""
@@ -128,7 +130,13 @@ class _Builder:
         self.graph = Graph()
         self._facts = facts
         self._datasets: dict[int, tuple[Listing, str]] = {}
-        """By token number: the listing and the vertex."""
+        """By token number: the listing it has and the vertex."""
+        self._records: dict[int, list[bytes]] = {}
+        """Those a dataset had, in order; its listing now is that of the last."""
+        for token in facts.tokens:
+            self._records.setdefault(token.dataset, []).append(token.record)
+        self._listed: dict[tuple[int, bytes], tuple[Listing, str]] = {}
+        """By token number and record, those it had before as well."""
         self._runs: dict[bytes, Proposal] = {}
         self._seats: dict[bytes, Seating] = {}
         """By run."""
@@ -136,6 +144,8 @@ class _Builder:
             self._try("listing", digest(listed.listing), self._listing, listed)
         for dataset, (listing, vertex) in self._datasets.items():
             self._version(dataset, listing, vertex)
+        for dataset in self._datasets:
+            self._rekeyed(dataset)
         for grant in facts.grants:
             self._grant(grant)
         for sealed in records.proposals:
@@ -202,9 +212,12 @@ class _Builder:
             version=listing.version,
             licence=listing.licence,
             duo=" ".join(listing.duo),
+            **self._keys(tokens[0]),
         )
         for token in tokens:
-            self._datasets[token.dataset] = listing, vertex
+            self._listed[token.dataset, token.record] = listing, vertex
+            if token.record == self._records[token.dataset][-1]:
+                self._datasets[token.dataset] = listing, vertex
         self._edge(vertex, "prov:wasAttributedTo", self._member(listing.owner), BOTH)
         citation = citation_digest(listing.source)
         if any(citation in open_step(step).used for step in listed.provenance):
@@ -215,12 +228,24 @@ class _Builder:
         if not listing.previous:
             return
         before = urn("dataset", listing.previous)
-        owners = [old.owner for old, name in self._datasets.values() if name == before]
+        owners = [old.owner for old, name in self._listed.values() if name == before]
         if owners != [] and set(owners) == {listing.owner}:
             self._edge(vertex, "prov:wasRevisionOf", before, BOTH)
         else:
             why = "the version before it is not known, or is somebody else's"
             self.graph.doubts.append(Doubt(f"version {dataset}", why))
+
+    def _keys(self, token: TokenFact) -> dict[str, int]:
+        """Under which keys this record was, where there were several: 1 for the first."""
+        had = self._records[token.dataset]
+        return {"keys": had.index(token.record) + 1} if len(had) > 1 else {}
+
+    def _rekeyed(self, dataset: int) -> None:
+        """The same data under new keys is a revision, in the order that the chain has."""
+        for before, after in itertools.pairwise(self._records[dataset]):
+            one, other = (self._listed.get((dataset, r)) for r in (before, after))
+            if one is not None and other is not None:
+                self._edge(other[1], "prov:wasRevisionOf", one[1], BOTH)
 
     def _grant(self, fact: GrantFact) -> None:
         grantee = self._facts.members.by_account(fact.grantee)
@@ -389,8 +414,8 @@ class _Builder:
         used: dict[int, tuple[str, str, bytes]] = {}
         for sealed in asked.attestations:
             said, signer = open_attestation(sealed, query)
-            listing, dataset = self._datasets.get(said.dataset, (None, ""))
-            if listing is None or listing.digest() != said.record:
+            listing, dataset = self._listed.get((said.dataset, said.record), (None, ""))
+            if listing is None:
                 raise VerificationError(
                     f"the listing of dataset {said.dataset} is not the one that answered"
                 )

@@ -79,8 +79,15 @@ class Graph:
         return self._part({*found, *grants, *parties})
 
     def forward(self, start: str) -> "Graph":
-        """All that came of `start`, with the members that took part in it."""
-        found = self._reached(start, lambda edge: (edge.object, edge.subject))
+        """All that came of `start`, with the members that took part in it.
+
+        Of a dataset also what came of it under the keys that it had before.
+        """
+        found = {
+            one
+            for begun in self._same_dataset(start)
+            for one in self._reached(begun, lambda edge: (edge.object, edge.subject))
+        }
         parties = {
             edge.object
             for edge in self.edges
@@ -95,14 +102,25 @@ class Graph:
         """
         kind, colon, name = about.partition(":")
         if kind == "dataset" and name.isdecimal() and len(name) < 20:
-            found = [
-                one.id
-                for one in self.vertices.values()
-                if one.kind == "dataset" and ("dataset", int(name)) in one.about
-            ]
-            if len(found) == 1:
-                return found[0]
+            found = self._numbered(int(name))
+            if found:
+                return found[-1].id
         return self.find(f"urn:rexis:{about}" if colon and kind != "urn" else about)
+
+    def _numbered(self, dataset: int) -> list[Vertex]:
+        """The dataset of this number, under its first keys, its second, and so on."""
+        found = [
+            one
+            for one in self.vertices.values()
+            if one.kind == "dataset" and ("dataset", dataset) in one.about
+        ]
+        return sorted(found, key=lambda one: int(dict(one.about).get("keys", 1)))
+
+    def _same_dataset(self, start: str) -> set[str]:
+        about = dict(self.vertices[start].about)
+        if self.vertices[start].kind != "dataset" or "dataset" not in about:
+            return {start}
+        return {one.id for one in self._numbered(int(about["dataset"]))}
 
     def around(self, start: str, direction: Direction) -> "Graph":
         """What `start` rests on, what came of it, or both."""

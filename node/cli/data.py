@@ -246,6 +246,7 @@ def print_dataset(answer: Row) -> None:
             *_slices(answer),
             *_replaced(answer),
             ("record", answer["record"]),
+            *([("keys", f"number {answer['keys']}")] if answer["keys"] > 1 else []),
             *_terms(answer),
             *(described(listing) if listing else [("listing", answer["why"])]),
         ]

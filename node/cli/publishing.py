@@ -208,6 +208,20 @@ def publish(shell: Shell, **said: Any) -> None:
 
 @verb(dataset)
 @click.argument("number", type=Number(min=0), metavar="DATASET")
+def rekey(shell: Shell, number: int) -> None:
+    """Encrypt a dataset anew, so that who was revoked has keys to the old ciphertext alone.
+
+    Needs what is stored here, not the files it was made of. Number, terms and grants stay; who has a grant gets
+    the new keys with its next fetch. The same call again goes on where it was cut.
+    """
+    answer = shell.ask_long(
+        "datasets.rekey", work=str(number), timeout_s=BULK_S, dataset=number
+    )
+    show_dataset(shell, answer)
+
+
+@verb(dataset)
+@click.argument("number", type=Number(min=0), metavar="DATASET")
 @offered
 def terms(shell: Shell, number: int, **said: Any) -> None:
     """Change price, longest grant or who decides, for what is asked from now on."""

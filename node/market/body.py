@@ -262,6 +262,53 @@ def read_range(
     return bytes(out)
 
 
+class Opened:
+    """The plaintext of a sealed unit of ours, from any offset on; a `Source`.
+
+    Several makers read several chunks by turns, so as many are kept: a chunk is checked and
+    read from the disk once.
+    """
+
+    def __init__(
+        self, blobs: Blobs, entry: Entry, chunks: ChunkList, key: bytes
+    ) -> None:
+        self._blobs = blobs
+        self._entry = entry
+        self._chunks = chunks
+        self._cipher = ChaCha20Poly1305(key)
+        self._offset = 0
+        self._read: dict[int, Sequence[bytes]] = {}
+
+    def seek(self, offset: int, /) -> int:
+        self._offset = offset
+        return offset
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        """From one segment; 0 after the last."""
+        number, inside = divmod(self._offset, CHUNK_PLAIN_BYTES)
+        segment, skip = divmod(inside, SEGMENT_BYTES)
+        if number >= len(self._chunks.chunks):
+            return 0
+        segments = self._segments(number)
+        if segment >= len(segments):
+            return 0
+        plain = _opened(self._cipher, segments[segment], self._entry.index)[skip:]
+        size = min(len(plain), len(buffer))
+        buffer[:size] = plain[:size]
+        self._offset += size
+        return size
+
+    def _segments(self, number: int) -> Sequence[bytes]:
+        found = self._read.pop(number, None)
+        if found is None:
+            data = read_chunk(self._blobs, self._entry, self._chunks, number)
+            found = list(segments_of(data))
+        self._read[number] = found
+        while len(self._read) > _MAKERS:
+            del self._read[next(iter(self._read))]
+        return found
+
+
 def read_chunk(blobs: Blobs, entry: Entry, chunks: ChunkList, number: int) -> bytes:
     """A chunk of a body from our own store, as the manifest has it."""
     chunk = chunks.chunks[number]

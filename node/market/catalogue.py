@@ -4,6 +4,7 @@ While the chain does not answer, list, show and search go on with what it last s
 """
 
 from collections import deque
+from collections.abc import Iterable
 from typing import Any
 
 import structlog
@@ -58,7 +59,7 @@ class Catalogue:
     async def _index_known(self, roll: Roll) -> None:
         """Once for each listing and process: from then on the index is kept up as they come."""
         for token in roll.tokens:
-            if not self._index.holds(token.dataset):
+            if not self._index.holds(token.dataset, token.record):
                 known = await self.known(token)
                 if known is not None:
                     self._index.add(token.dataset, open_listing(known.listing))
@@ -150,15 +151,15 @@ class Catalogue:
     async def known(self, token: DatasetToken) -> SeenListing | None:
         """The listing behind a token, if we have it."""
         own = self._tools.shelf.by_dataset(token.dataset)
-        if own is not None:
-            seen = SeenListing(own.listing, own.provenance)
-            return seen if open_listing(seen.listing).digest() == token.record else None
+        if own is not None and open_listing(own.listing).digest() == token.record:
+            return SeenListing(own.listing, own.provenance)
         return await self._tools.shelf.seen(token.record)
 
-    async def everything(self) -> Listings:
-        """Every listing behind a token of today's chain that we have."""
+    async def everything(self, earlier: Iterable[bytes] = ()) -> Listings:
+        """Every listing behind a token of today's chain that we have, and of `earlier` records."""
         await self._tools.shelf.load()
-        found = [await self.known(one) for one in await self._tools.chain.datasets()]
+        found = [await self._tools.shelf.seen(record) for record in earlier]
+        found += [await self.known(one) for one in await self._tools.chain.datasets()]
         return [one for one in found if one is not None]
 
     async def ask(self, holder: Member, query: DataQuery) -> bytes:
@@ -215,5 +216,6 @@ class Catalogue:
             "price": str(token.price),
             "terms": names.terms(token, roll.members),
             "record": token.record.hex(),
+            "keys": token.key_epoch,
             "as_of": roll.as_of,
         }

@@ -30,6 +30,8 @@ SEATS_LIMIT = 32
 """`Committee.MAX_SEATS`."""
 REPORT_LIMIT_BYTES = 1 << 26
 
+_WAITING = {RequestStatus.OPEN, RequestStatus.APPROVED, RequestStatus.DISPUTED}
+
 Row = dict[str, Any]
 
 log = structlog.get_logger()
@@ -70,6 +72,20 @@ class Deals:
             if found is not None:
                 return found
         return None
+
+    async def require_settled(self, dataset: int) -> None:
+        """Raise where a request waits for a decision, or for the keys that it was promised."""
+        waiting = sorted(
+            one.request
+            for one in await self._market.requests()
+            if one.dataset == dataset and one.status in _WAITING
+        )
+        if waiting:
+            raise AccessError(
+                f"requests {', '.join(map(str, waiting))} for dataset {dataset} are not settled: "
+                "they were made for its keys as they are",
+                hint="refuse them, or wait until they are paid or closed (`rexis grant requests`)",
+            )
 
     async def make_committee(self, seats: Sequence[str], threshold: int) -> Row:
         """A contract in which enough of these members decide together."""

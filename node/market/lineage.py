@@ -40,13 +40,32 @@ def records(
     )
 
 
+def earlier(
+    tokens: Iterable[DatasetToken], events: Iterable[ChainEvent]
+) -> list[TokenFact]:
+    """Records that datasets had before the one they have, the oldest first."""
+    now = {one.dataset: one for one in tokens}
+    found = []
+    for event in events:
+        if event.kind in {"DatasetListed", "DatasetVersion"}:
+            number, record = int(event.data["dataset"]), bytes(event.data["record"])
+            token = now.get(number)
+            if token is not None and token.record != record:
+                found.append(TokenFact(number, token.owner, record))
+    return found
+
+
 def facts(
     members: MemberSet,
     tokens: Iterable[DatasetToken],
     grants: Iterable[Grant],
     events: Iterable[ChainEvent],
+    before: Iterable[TokenFact] = (),
 ) -> Facts:
-    """What the chain says; of a thing anchored twice the first counts, as on chain."""
+    """What the chain says; of a thing anchored twice the first counts, as on chain.
+
+    `before` is what `earlier` found.
+    """
     rounds: set[tuple[bytes, int, bytes]] = set()
     models = FirstRecords()
     batches: set[bytes] = set()
@@ -61,7 +80,7 @@ def facts(
             batches.add(data["root"])
     return Facts(
         members,
-        tuple(TokenFact(one.dataset, one.owner, one.record) for one in tokens),
+        (*before, *(TokenFact(one.dataset, one.owner, one.record) for one in tokens)),
         tuple(
             GrantFact(
                 one.grant, one.dataset, one.grantee, one.units, one.until, one.revoked

@@ -19,6 +19,7 @@ from node.market.plan import Plan
 from node.market.publish import Description
 from node.market.publisher import Publisher
 from node.market.ranges import ranges
+from node.market.rekeys import Rekeys, Settled
 from node.market.shelf import OwnDataset, chunk_list, without_units
 from node.market.slices import Slices
 from node.market.tools import Tools
@@ -29,7 +30,6 @@ from protocol.gossip import PAYLOAD_LIMIT_BYTES
 from protocol.listing import LISTING_TOPIC, Listing
 from protocol.manifest import ListingAnswer, Manifest, UnitHeader, unit_list
 from protocol.members import ROLE_DATA_PROVIDER, Member
-from protocol.types import Digest
 from protocol.wire import encode
 
 _DAY_S = 86_400
@@ -50,6 +50,7 @@ class Owner:
         self._tools = tools
         self._messages = messages
         self._adding = trio.Lock()
+        self._changing = trio.Lock()
         self._slices = Slices(tools.store, tools.shelf)
         self._versions = Versions(tools.shelf)
         self._publisher = Publisher(
@@ -61,6 +62,7 @@ class Owner:
             now=tools.now,
             open_key=tools.open_key,
         )
+        self._rekeys = Rekeys(tools, self._publisher, self._changing)
 
     async def publish(
         self,
@@ -111,6 +113,19 @@ class Owner:
 
         return await trio.to_thread.run_sync(planned)
 
+    async def rekey(self, dataset: int, settled: Settled) -> list[str]:
+        """Encrypt the dataset anew; says who was given the old keys."""
+        with self._tools.works.begin(str(dataset), "reading") as work:
+            async with self._adding:
+                record = await self._rekeys.make(dataset, settled, work)
+        await self._tools.view(dataset)
+        await self._announce(record)
+        return await self._given(dataset, (1 << len(record.headers)) - 1)
+
+    async def catch_up(self) -> None:
+        """Tell the chain of new keys that it has not heard of."""
+        await self._rekeys.catch_up()
+
     async def give_up_old(self) -> None:
         """Drafts that nobody came back to; at another time if one is under way."""
         if not self._adding.locked():
@@ -147,6 +162,9 @@ class Owner:
             record = await self._publisher.draft(made, said, work)
             await self._slices.note(made, record, self._tools.open_key())
             work.step("anchoring")
+            if record.dataset is not None:
+                # Or its listing, being ahead of the chain's, would be taken for another one.
+                record = await self._rekeys.finish(record.dataset)
             dataset = await self._publisher.anchor(record, offered)
             if offered.committee is not None:
                 token = await self._tools.token(dataset)
@@ -325,12 +343,15 @@ class Owner:
         call, which finds the keys gone and goes on from there.
         """
         await self._tools.shelf.load()
-        record, listing, manifest = self._tools.shelf.own(dataset)
-        bits = names.bits(units, listing.units)
-        gone = unit_list(bits)
-        headers = [i for i in gone if record.headers[i]]
+        async with self._changing:
+            record, listing, manifest = self._tools.shelf.own(dataset)
+            bits = names.bits(units, listing.units)
+            gone = unit_list(bits)
+            headers = [i for i in gone if record.headers[i]]
+            if headers:
+                await self._tools.shelf.put(without_units(record, gone))
         if headers:
-            await self._tools.shelf.put(without_units(record, gone))
+            await self._publisher.give_up_rekeyed(record)
             await self._tools.store.append_event(
                 "units_withdrawn", {"dataset": dataset, "units": headers}
             )
@@ -353,7 +374,7 @@ class Owner:
             "grants": grants,
             "same_rows": same_rows,
             "versions": [n for n in self._versions.others(dataset) if n not in named],
-            "cannot_be_undone": await self._readers(dataset, bits),
+            "cannot_be_undone": [*await self._given(dataset, bits), *_STAYS],
         }
 
     async def slices(self, dataset: int) -> list[int]:
@@ -375,11 +396,7 @@ class Owner:
     def _delete(self, manifest: Manifest, units: Sequence[int]) -> None:
         """The ciphertext here; copies elsewhere have become unreadable, not absent."""
         for index in units:
-            entry = manifest.entries[index]
-            for digest in [*self._tools.shelf.digests(entry)][::-1]:
-                # The list goes last: until then a repeated call finds the rest.
-                self._tools.blobs.delete(digest)
-            self._tools.blobs.delete(Digest(entry.chunks))
+            self._tools.shelf.delete(manifest.entries[index])
 
     async def _end_use(self, dataset: int, bits: int) -> list[dict[str, Any]]:
         """Withdraw units on the chain, for everybody and for ever; the grants that lose some."""
@@ -402,7 +419,7 @@ class Owner:
         await self._tools.view(dataset)
         return losing
 
-    async def _readers(self, dataset: int, bits: int) -> list[str]:
+    async def _given(self, dataset: int, bits: int) -> list[str]:
         """Who was given keys of these units before; their copies are out of reach."""
         after, readers = 0, dict[str, set[int]]()
         while events := await self._tools.store.events(after, 1000):
@@ -411,12 +428,11 @@ class Owner:
                     units = {i for i in event.data["units"] if bits >> i & 1}
                     readers.setdefault(str(event.data["grantee"]), set()).update(units)
             after = events[-1].number
-        lines = [
+        return [
             f"{name} was given the keys of units {ranges(units)}: what it has read, it has"
             for name, units in sorted(readers.items())
             if units
         ]
-        return [*lines, *_STAYS]
 
 
 def _left(

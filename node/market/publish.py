@@ -7,12 +7,15 @@ that a crash costs no more than the last few chunks.
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from typing import Protocol
 
+import msgspec
+
 from node.market import DatasetError, body, privacy, sealed
 from node.market.plan import WHOLE, Plan
+from node.market.shelf import OwnDataset, chunk_list
 from node.market.source import Stream
 from node.market.table import read_table as read_table  # noqa: PLC0414 - the service's name for it
 from node.ports.keys import Signer
@@ -24,10 +27,17 @@ from protocol.listing import (
     check_licence,
     check_listing,
     check_text,
+    open_listing,
     seal_listing,
 )
-from protocol.manifest import Chunk, Entry, Manifest, seal_manifest
-from protocol.provenance import Step, chain_digest, citation_digest, seal_step
+from protocol.manifest import Chunk, Entry, Manifest, open_manifest, seal_manifest
+from protocol.provenance import (
+    Step,
+    chain_digest,
+    citation_digest,
+    open_step,
+    seal_step,
+)
 from protocol.types import Digest, PublicKey
 
 TOOL = "rexis"
@@ -167,6 +177,59 @@ def described(
             str(error), hint="docs/data-steward.md, section 2, says what goes there"
         ) from error
     return listing
+
+
+def rekeyed(
+    before: OwnDataset,
+    journal: Journal,
+    *,
+    signer: Signer,
+    blobs: Blobs,
+    secret_seal_key: bytes,
+    now: int,
+) -> Published:
+    """The same dataset with ciphertext of its own under the journal's keys.
+
+    The plaintext is what we hold sealed: the files it came from need not be there any more.
+    A withdrawn unit keeps its entry, which nobody can open.
+    """
+    listing = open_listing(before.listing)
+    manifest = open_manifest(before.manifest, listing)
+    own = sealed.public_half(secret_seal_key)
+
+    def opened(header: bytes) -> bytes:
+        return sealed.session_key(header, secret_seal_key=secret_seal_key, sender=own)
+
+    def anew(entry: Entry) -> Entry:
+        index = entry.index
+        if not before.headers[index]:
+            return entry
+        source = body.Opened(
+            blobs, entry, chunk_list(blobs, entry), opened(before.headers[index])
+        )
+
+        def keep(first: int, chunks: Sequence[Chunk]) -> None:
+            journal.keep(index, first, chunks)
+
+        key, done = opened(journal.headers[index]), journal.done(index)
+        return body.encrypt(source, index, key, blobs, done=done, keep=keep)
+
+    made = Manifest(tuple(anew(entry) for entry in manifest.entries))
+    step = Step(
+        activity="rekey",
+        used=(manifest.root(),),
+        made=made.root(),
+        tool=TOOL,
+        version=_version(),
+        agent=signer.public_key,
+        at=now,
+    )
+    steps = [*(open_step(one) for one in before.provenance), step]
+    renewed = msgspec.structs.replace(
+        listing, manifest=made.root(), provenance=chain_digest(steps), created=now
+    )
+    found = _seal(renewed, made, step, signer)
+    return replace(found, provenance=(*before.provenance, *found.provenance))
 
 
 def _seal_units(

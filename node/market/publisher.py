@@ -146,6 +146,52 @@ class Publisher:
         await self._forget(name)
         return record
 
+    async def rekeyed(self, before: OwnDataset, work: Work) -> OwnDataset:
+        """The same dataset under new keys, its ciphertext made; nothing of it is in force.
+
+        A draft until `ended`, so a call that was cut goes on where it was.
+        """
+        secret = self._open_key()
+        name = self._next_of(before)
+        headers = before.headers
+        journal = await self._journal(name, len(headers), secret, work)
+
+        def made_of_ours() -> publish.Published:
+            return publish.rekeyed(
+                before,
+                journal,
+                signer=self._signer,
+                blobs=self._blobs,
+                secret_seal_key=secret,
+                now=self._now(),
+            )
+
+        made = await trio.to_thread.run_sync(made_of_ours)
+        new = zip(headers, journal.headers, strict=True)
+        return OwnDataset(
+            before.fingerprint,
+            before.dataset,
+            made.sealed_listing,
+            made.sealed_manifest,
+            made.provenance,
+            tuple(header if old else b"" for old, header in new),
+        )
+
+    def _next_of(self, record: OwnDataset) -> bytes:
+        listing = open_listing(record.listing).digest()
+        return fingerprint(self._open_key(), [b"rekeyed", listing])
+
+    async def ended(self, before: OwnDataset) -> list[tuple[str, bytes, bytes | None]]:
+        """What ends the draft of `rekeyed`, to be written with what takes its place."""
+        return await self._ending(self._next_of(before))
+
+    async def give_up_rekeyed(self, before: OwnDataset) -> None:
+        """Destroy keys and ciphertext that `rekeyed` has made of this record, if any."""
+        name = self._next_of(before)
+        blobs = await self._blobs_of(name)
+        await self._forget(name)
+        await self._drop(blobs)
+
     async def _journal(
         self, name: bytes, units: int, secret: bytes, work: Work
     ) -> _Journal:
@@ -167,12 +213,12 @@ class Publisher:
 
     async def _forget(self, name: bytes) -> None:
         """The draft has become a record."""
-        writes: list[tuple[str, bytes, bytes | None]] = [
-            (_CHUNK, key, None)
-            for key, _ in await self._store.scan(_CHUNK)
-            if key.startswith(name)
-        ]
-        await self._store.put_many([*writes, (_DRAFT, name, None)])
+        await self._store.put_many(await self._ending(name))
+
+    async def _ending(self, name: bytes) -> list[tuple[str, bytes, bytes | None]]:
+        noted = [key for key, _ in await self._store.scan(_CHUNK)]
+        chunks = [(_CHUNK, key, None) for key in noted if key.startswith(name)]
+        return [*chunks, (_DRAFT, name, None)]
 
     async def give_up_old(self) -> int:
         """Destroy keys and ciphertext of what was begun a fortnight ago and never whole.

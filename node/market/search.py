@@ -78,8 +78,10 @@ class Index:
         for places in self._words.values():
             places.pop(dataset, None)
 
-    def holds(self, dataset: int) -> bool:
-        return dataset in self._listings
+    def holds(self, dataset: int, record: bytes) -> bool:
+        """Whether the listing here is the one that the chain has."""
+        listing = self._listings.get(dataset)
+        return listing is not None and listing.digest() == record
 
     def newer(self, listing: Listing) -> int | None:
         """What the same owner says replaces this listing; another's word counts nothing."""

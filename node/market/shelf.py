@@ -125,8 +125,14 @@ class Shelf:
                 await self._store.delete(_HELD, key)
         self._loaded = True
 
-    async def put(self, record: OwnDataset) -> None:
-        await self._store.put(_OWN, record.fingerprint, encode(record))
+    async def put(
+        self,
+        record: OwnDataset,
+        also: Sequence[tuple[str, bytes, bytes | None]] = (),
+    ) -> None:
+        """Together with writes that must not be done without it."""
+        own = _OWN, record.fingerprint, encode(record)
+        await self._store.put_many([own, *also])
         self._keep(record)
 
     def by_fingerprint(self, name: bytes) -> OwnDataset | None:
@@ -187,6 +193,13 @@ class Shelf:
             yield Digest(entry.chunks)
             for chunk in chunk_list(self._blobs, entry).chunks:
                 yield Digest(chunk.sha256)
+
+    def delete(self, entry: Entry) -> None:
+        """The ciphertext of a unit here; copies elsewhere stay."""
+        for digest in [*self.digests(entry)][::-1]:
+            # The list goes last: until then a repeated call finds the rest.
+            self._blobs.delete(digest)
+        self._blobs.delete(Digest(entry.chunks))
 
     def _keep(self, record: OwnDataset) -> None:
         listing = open_listing(record.listing)

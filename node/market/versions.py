@@ -31,6 +31,11 @@ class Versions:
                     hint=f"replace {number}, or withdraw it first",
                 )
 
+    def replaced(self, dataset: int) -> int | None:
+        """The dataset that is the next version of this one and can still be read."""
+        left = (n for n in self._next(dataset) if any(self._shelf.own(n)[0].headers))
+        return next(left, None)
+
     def others(self, dataset: int) -> list[int]:
         """Every other version that can still be read, before it or after it, by number."""
         line, waiting = {dataset}, [dataset]

@@ -63,6 +63,7 @@ class Admin:
             "datasets.search": self._datasets_search,
             "datasets.show": self._datasets_show,
             "datasets.fetch": self._datasets_fetch,
+            "datasets.rekey": self._datasets_rekey,
             "datasets.withdraw": self._datasets_withdraw,
             "datasets.terms": self._datasets_terms,
             "grants.give": self._grants_give,
@@ -229,6 +230,9 @@ class Admin:
             units=params.units,
             crypt4gh_key=params.crypt4gh_key and bytes.fromhex(params.crypt4gh_key),
         )
+
+    async def _datasets_rekey(self, params: Any) -> Row:
+        return await self._node.market.rekey(params.dataset)
 
     async def _datasets_withdraw(self, params: Any) -> Row:
         return await self._node.market.withdraw(params.dataset, params.units)

@@ -11,7 +11,10 @@ ANCHORS_LIMIT = 1 << 20
 BATCHES_LIMIT = 1000
 """Of one answer, which must fit a line of the admin socket."""
 
-_KINDS = {"RoundAnchored", "ModelAnchored", "ReceiptsAnchored"}
+_KINDS = {
+    *("RoundAnchored", "ModelAnchored", "ReceiptsAnchored"),
+    *("DatasetListed", "DatasetVersion"),
+}
 
 
 class Anchors:

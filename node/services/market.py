@@ -125,6 +125,7 @@ class Market:
         """Keep the view of the grants fresh, so that a revocation by anyone acts."""
         await self._owner.give_up_old()
         while True:
+            await self._owner.catch_up()
             try:
                 await self.refresh()
             except ChainError as error:
@@ -220,6 +221,19 @@ class Market:
         return await self._owner.preview(
             [Path(path) for path in paths], said, replaces, offered or Offer(), who
         )
+
+    async def rekey(self, dataset: int) -> dict[str, Any]:
+        """New keys and ciphertext for a dataset of ours; its number and its grants stay.
+
+        The same call again goes on where it was.
+        """
+
+        async def settled(number: int) -> None:
+            if self.deals is not None:
+                await self.deals.require_settled(number)
+
+        given = await self._owner.rekey(dataset, settled)
+        return await self._warned(dataset, given)
 
     async def _warned(self, dataset: int, warnings: list[str]) -> dict[str, Any]:
         if self.deals is not None:
@@ -349,8 +363,10 @@ class Market:
         Listings, members, tokens and grants are this node's own view; the rest is what
         other services keep.  `events` are the chain's anchors so far.
         """
-        listings = await self._catalogue.everything()
+        events = tuple(events)
         tokens = await self._tools.chain.datasets()
+        earlier = lineage.earlier(tokens, events)
+        listings = await self._catalogue.everything(one.record for one in earlier)
         grants = [
             grant
             for token in tokens
@@ -364,7 +380,9 @@ class Market:
             receipts=receipts,
             queries=queries,
             changes=changes,
-        ), lineage.facts(await self._tools.chain.members(), tokens, grants, events)
+        ), lineage.facts(
+            await self._tools.chain.members(), tokens, grants, events, earlier
+        )
 
     async def fetch(
         self,

@@ -316,3 +316,50 @@ def test_one_table_in_groups_gives_each_reader_its_columns(shop, dataset):
     shop.does("MN", "grant", "approve", number)
     shop.does("LAB", *fetch)
     assert next(csv.reader(out.open())) == ["crp"]
+
+
+def test_new_keys_shut_out_who_was_revoked_and_nobody_else(shop, dataset):
+    path = shop.folder / "stays.csv"
+    rows = [["PID", "days"], *([f"q{i // 2}", str(i)] for i in range(24))]
+    path.write_text("".join(",".join(row) + "\n" for row in rows))
+    what = ("dataset", "publish", path, "--title", "Stays", "--licence", "CC0-1.0")
+    more = ("--source", "Clinic MN", "--unit-by", "PID")
+    # The buyer has the old listing, and will have to know it for the older one.
+    made = shop.does("MN", *what, *TERMS, *more)
+    number, old = made["dataset"], made["record"]
+    path.unlink()
+    given = [
+        shop.does("MN", "grant", "give", number, name, "--days", 5)["grant"]
+        for name in ("LAB", "AUD")
+    ]
+    out = shop.folder / "stays-read.csv"
+    fetch = ("dataset", "fetch", number, "--to", out)
+    for name in ("LAB", "AUD"):
+        shop.does(name, *fetch)
+        shop.does(name, "dataset", "show", number)
+    shop.does("MN", "grant", "revoke", given[1])
+    shown = shop.does("MN", "dataset", "rekey", number)
+    assert (shown["keys"], made["keys"]) == (2, 1)
+    assert shown["record"] != old
+    assert [line.split(" was given")[0] for line in shown["warnings"]] == ["AUD", "LAB"]
+    out.unlink()
+    shop.does("LAB", *fetch)
+    first, *read = csv.reader(out.open())
+    assert [first, *sorted(read)] == [rows[0], *sorted(rows[1:])]
+    out.unlink()
+    assert "no grant" in shop.refused("AUD", *fetch)
+    shop.does("LAB", "dataset", "show", number)
+
+    def one_history():
+        about = f"dataset:{number}"
+        graph = shop.does("LAB", "provenance", "show", about, "--direction", "both")
+        revised = [
+            one["object"][-64:]
+            for one in graph["relations"]
+            if one["relation"] == "prov:wasRevisionOf"
+        ]
+        return revised == [old] and not any(
+            about in one["what"] for one in graph["doubts"]
+        )
+
+    until(one_history, "both listings in the buyer's graph", 60)

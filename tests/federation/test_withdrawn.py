@@ -133,6 +133,26 @@ async def test_coming_rounds_train_and_try_without_a_withdrawn_unit(
     assert len({tuple(row["state_root"] for row in each) for each in rows}) == 1
 
 
+async def test_new_keys_in_the_middle_of_a_run_are_nothing_to_it(world, monkeypatch):
+    site, rounds = world.sites[1], 3
+    mine = await listed(site, "id")
+    watched = Watched(site, mine, monkeypatch)
+    async with AsyncExitStack() as stack:
+        for one in world.sites:
+            await stack.enter_async_context(one.up())
+        run = await world.propose(rounds)
+        await until_done(site, run, 1)
+        old = site.datasets._shelf.own(0)[2]
+        assert (await site.datasets.rekey(0))["keys"] == 2
+        coming = watched.coming()
+        await world.until_finished(run, seconds=120)
+    assert {found for _, found in watched.given} == {frozenset(mine)}
+    assert len(watched.given) > coming
+    assert not any(site.blobs.has(entry.chunks) for entry in old.entries)
+    rows = [one.runs.rounds(run) for one in world.sites]
+    assert len({tuple(row["state_root"] for row in each) for each in rows}) == 1
+
+
 async def test_a_run_goes_on_without_a_dataset_that_is_withdrawn_whole(
     world, monkeypatch
 ):

@@ -59,6 +59,15 @@ METHODS = (
         "give at once; what has arrived when a call is cut is not fetched again.",
     ),
     Method(
+        "datasets.rekey",
+        params.DatasetsRekey,
+        results.DatasetShown,
+        "Encrypt a dataset of this node anew, from what is stored here: who was revoked has keys "
+        "to nothing that is made from now on. Number, terms and grants stay; who has a grant gets "
+        "the new keys with its next fetch. `warnings` names who was given the old ones. The same "
+        "call again goes on where a cut one stopped.",
+    ),
+    Method(
         "datasets.withdraw",
         params.DatasetsWithdraw,
         results.DatasetsWithdraw,

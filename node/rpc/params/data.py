@@ -248,6 +248,10 @@ class DatasetsFetch(Params, frozen=True):
     ) = None
 
 
+class DatasetsRekey(Params, frozen=True):
+    dataset: Dataset
+
+
 class DatasetsWithdraw(Params, frozen=True):
     dataset: Dataset
     units: Units | None = None

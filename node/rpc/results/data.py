@@ -31,6 +31,9 @@ class DatasetRow(Result, frozen=True, kw_only=True):
         Count | None,
         said("the dataset that its owner lists as its next version, if known here"),
     ] = None
+    keys: Annotated[
+        Count, said("under which keys it is: 1 for the first, 2 after `datasets.rekey`")
+    ] = 1
     as_of: Annotated[
         Count | None,
         said("Unix seconds of when the chain said so, while it does not answer"),

@@ -70,6 +70,30 @@ async def test_an_answer_leads_back_to_datasets_members_and_asker(world, asked):
     assert answer in forward.vertices
 
 
+async def test_an_answer_stands_after_the_data_have_new_keys(world, asked, tmp_path):
+    """And what was spent on it stays spent: it is the same people's data."""
+    owner, dataset = world.sites[0], world.datasets[0]
+    await lineage(world.lab, world)
+    before = await owner.queries.rows()
+    await owner.market.rekey(dataset)
+    assert await owner.queries.rows() == before
+    for number in world.datasets:
+        await world.lab.market.listing(number)
+    signed = await world.lab.queries.signed()
+    graph = build(*await world.lab.market.lineage(world.ledger.events, queries=signed))
+    assert graph.doubts == []
+    answer = next(one for one in graph.vertices if ":answer:" in one)
+    forward = graph.forward(graph.named(f"dataset:{dataset}"))
+    assert answer in forward.vertices
+    # Who does not know what the chain had before cannot tell.
+    graph = build(*await world.lab.market.lineage((), queries=signed))
+    (doubt,) = graph.doubts
+    assert f"the listing of dataset {dataset} is not the one that answered" in doubt.why
+    again = tmp_path / "again"
+    await world.lab.queries.ask("count", world.datasets, MICRO, path=again)
+    assert again.exists()
+
+
 async def test_an_owner_sees_what_its_dataset_was_used_for_and_no_more(world, asked):
     graph = build(*await lineage(world.sites[1], world))
     assert relations(graph, "query") == [
