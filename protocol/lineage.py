@@ -365,16 +365,22 @@ class _Builder:
             for edge in self.graph.edges
             if (edge.subject, edge.relation) == (urn("run", run.id()), "prov:used")
         }
+        # A consent names the token, and goes for the data under all keys they had.
+        records = {
+            record
+            for number, (_, vertex) in self._datasets.items()
+            if vertex in consented
+            for record in self._records[number]
+        }
+        known = {record for _, record in self._listed}
         for one in used:
-            dataset = urn("dataset", one)
-            if dataset in consented:
-                self._edge(state, "prov:wasDerivedFrom", dataset, BOTH)
+            if one in records & known:
+                self._edge(state, "prov:wasDerivedFrom", urn("dataset", one), BOTH)
             elif one != run.initial:
-                self.graph.doubts.append(
-                    Doubt(
-                        f"source {one.hex()}", "used in training, but nobody consented"
-                    )
-                )
+                why = "used in training, but nobody consented"
+                if one in records:
+                    why = "used in training under earlier keys, and that listing is not known"
+                self.graph.doubts.append(Doubt(f"source {one.hex()}", why))
 
     def _receipt(self, placed: PlacedReceipt) -> None:
         receipt = open_receipt(placed.sealed)

@@ -18,6 +18,7 @@ from node.market.tools import Tools, missing
 from node.ports.chain import DatasetToken
 from node.ports.transport import Announcement
 from protocol.errors import ProtocolError
+from protocol.lineage import TokenFact
 from protocol.listing import Listing, open_listing
 from protocol.manifest import (
     ANSWER_LIMIT_BYTES,
@@ -150,16 +151,18 @@ class Catalogue:
 
     async def known(self, token: DatasetToken) -> SeenListing | None:
         """The listing behind a token, if we have it."""
-        own = self._tools.shelf.by_dataset(token.dataset)
-        if own is not None and open_listing(own.listing).digest() == token.record:
-            return SeenListing(own.listing, own.provenance)
-        return await self._tools.shelf.seen(token.record)
+        return await self._known(token.dataset, token.record)
 
-    async def everything(self, earlier: Iterable[bytes] = ()) -> Listings:
-        """Every listing behind a token of today's chain that we have, and of `earlier` records."""
+    async def _known(self, dataset: int, record: bytes) -> SeenListing | None:
+        own = self._tools.shelf.by_dataset(dataset)
+        if own is not None and open_listing(own.listing).digest() == record:
+            return SeenListing(own.listing, own.provenance)
+        return await self._tools.shelf.seen(record)
+
+    async def everything(self, tokens: Iterable[TokenFact]) -> Listings:
+        """The listings behind these records that we have."""
         await self._tools.shelf.load()
-        found = [await self._tools.shelf.seen(record) for record in earlier]
-        found += [await self.known(one) for one in await self._tools.chain.datasets()]
+        found = [await self._known(one.dataset, one.record) for one in tokens]
         return [one for one in found if one is not None]
 
     async def ask(self, holder: Member, query: DataQuery) -> bytes:

@@ -40,31 +40,30 @@ def records(
     )
 
 
-def earlier(
-    tokens: Iterable[DatasetToken], events: Iterable[ChainEvent]
-) -> list[TokenFact]:
-    """Records that datasets had before the one they have, the oldest first."""
+def had(
+    tokens: Sequence[DatasetToken], events: Iterable[ChainEvent]
+) -> tuple[TokenFact, ...]:
+    """Every record that each dataset had under its keys, the oldest first and today's last."""
     now = {one.dataset: one for one in tokens}
-    found = []
+    before = []
     for event in events:
         if event.kind in {"DatasetListed", "DatasetVersion"}:
             number, record = int(event.data["dataset"]), bytes(event.data["record"])
             token = now.get(number)
             if token is not None and token.record != record:
-                found.append(TokenFact(number, token.owner, record))
-    return found
+                before.append(TokenFact(number, token.owner, record))
+    return *before, *(TokenFact(one.dataset, one.owner, one.record) for one in tokens)
 
 
 def facts(
     members: MemberSet,
-    tokens: Iterable[DatasetToken],
+    tokens: Sequence[TokenFact],
     grants: Iterable[Grant],
     events: Iterable[ChainEvent],
-    before: Iterable[TokenFact] = (),
 ) -> Facts:
     """What the chain says; of a thing anchored twice the first counts, as on chain.
 
-    `before` is what `earlier` found.
+    `tokens` is what `had` found.
     """
     rounds: set[tuple[bytes, int, bytes]] = set()
     models = FirstRecords()
@@ -80,7 +79,7 @@ def facts(
             batches.add(data["root"])
     return Facts(
         members,
-        (*before, *(TokenFact(one.dataset, one.owner, one.record) for one in tokens)),
+        tuple(tokens),
         tuple(
             GrantFact(
                 one.grant, one.dataset, one.grantee, one.units, one.until, one.revoked

@@ -19,7 +19,8 @@ class Work:
     """One call under way; its thread counts up, the daemon reads."""
 
     path: str
-    """The first path that was published, where to something is fetched, the table asked about."""
+    """The first path that was published, where to something is fetched, the table asked about; of
+    a dataset that gets new keys its number."""
     what: What
     done: int = 0
     total: int = 0

@@ -317,7 +317,8 @@ class Admin:
     async def _models_show(self, params: Any) -> Row:
         model = bytes.fromhex(params.model)
         row = self._node.releases.row(model)
-        sources = await self._node.releases.sources(model)
+        events = self._node.anchors.events()
+        sources = await self._node.releases.sources(model, events)
         for source in sources:
             shown = await self._node.market.show(source["dataset"])
             listing = shown["listing"]

@@ -365,8 +365,8 @@ class Market:
         """
         events = tuple(events)
         tokens = await self._tools.chain.datasets()
-        earlier = lineage.earlier(tokens, events)
-        listings = await self._catalogue.everything(one.record for one in earlier)
+        had = lineage.had(tokens, events)
+        listings = await self._catalogue.everything(had)
         grants = [
             grant
             for token in tokens
@@ -380,9 +380,7 @@ class Market:
             receipts=receipts,
             queries=queries,
             changes=changes,
-        ), lineage.facts(
-            await self._tools.chain.members(), tokens, grants, events, earlier
-        )
+        ), lineage.facts(await self._tools.chain.members(), had, grants, events)
 
     async def fetch(
         self,

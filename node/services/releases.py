@@ -8,7 +8,7 @@ nobody can offer other hosts or licences under the same name, earlier or later.
 """
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from functools import partial
 from importlib import metadata
@@ -22,7 +22,8 @@ from node.adapters.keyfile import seal_to
 from node.clock import now_s
 from node.compute.state import write_file
 from node.errors import AccessError, ComputeError, NodeError
-from node.ports.chain import Chain
+from node.market import lineage
+from node.ports.chain import Chain, ChainEvent
 from node.ports.compute import Compute
 from node.ports.keys import Signer
 from node.ports.storage import Blobs, Store
@@ -260,16 +261,22 @@ class Releases:
         )
         return tuple(seal_step(self._signer.sign, me, step) for step in steps)
 
-    async def sources(self, model_root: bytes) -> list[dict[str, Any]]:
-        """The listings a model was trained on, as far as the chain knows them."""
+    async def sources(
+        self, model_root: bytes, events: Iterable[ChainEvent]
+    ) -> list[dict[str, Any]]:
+        """The listings a model was trained on, as far as the chain knows them.
+
+        `events` have those that datasets were listed with before they got new keys.
+        """
         used = set(self.get(model_root).sources())
+        tokens = await self._chain.datasets()
         return [
             {
                 "dataset": token.dataset,
                 "record": token.record.hex(),
                 "owner": self._federation.name_of_account(token.owner),
             }
-            for token in await self._chain.datasets()
+            for token in lineage.had(tokens, events)
             if token.record in used
         ]
 

@@ -56,30 +56,28 @@ async def listed(site, column):
 
 
 class Watched:
-    """What trainers and scorers of one site were given, in order, by the records' names."""
+    """What trainers and scorers of one site were given, in order, by the records' names.
 
-    def __init__(self, site, mine, monkeypatch):
-        self.given = []
-        self._read, self._reading = [], 0
+    `act` is done once, between two rounds: when the first step after the first result reads its
+    records, and before it does.  What is given from `coming` on was read later.
+    """
+
+    def __init__(self, site, mine, monkeypatch, act):
+        self.given, self.coming = [], None
         call, rows, mine = site.world.compute.call, site.datasets.own_rows, set(mine)
 
         async def noted(method, params, **more):
-            data = params.get("records")
-            self._read = [each for each in self._read if each is not data]
-            if method in {"train.local", "round.apply"} and data:
-                found = names(data)
+            if method in {"train.local", "round.apply"} and params["records"]:
+                found = names(params["records"])
                 if mine & set(found):
                     self.given.append((method, frozenset(found)))
             return await call(method, params, **more)
 
         async def read(dataset):
-            self._reading += 1
-            try:
-                data = await rows(dataset)
-            finally:
-                self._reading -= 1
-            self._read.append(data)
-            return data
+            if self.coming is None and "round.apply" in dict(self.given):
+                self.coming = len(self.given)
+                await act()
+            return await rows(dataset)
 
         monkeypatch.setattr(site.world.compute, "call", noted)
         monkeypatch.setattr(site.datasets, "own_rows", read)
@@ -87,19 +85,9 @@ class Watched:
     def trained(self):
         return [found for method, found in self.given if method == "train.local"]
 
-    def coming(self):
-        """How many of `given` come before all that is read from now on.
-
-        A step that is reading its records now, or has read them and was not given them yet, may end
-        with what they were; steps of one site go one after the other.
-        """
-        return len(self.given) + self._reading + len(self._read)
-
-
-async def until_done(site, run, rounds):
-    with trio.fail_after(120):
-        while len(site.runs.rounds(run)) < rounds:
-            await trio.sleep(0.01)
+    def later(self):
+        assert self.coming, "the run was over before anything was done"
+        return self.given[self.coming :]
 
 
 @pytest.mark.parametrize(
@@ -111,18 +99,17 @@ async def test_coming_rounds_train_and_try_without_a_withdrawn_unit(
     if stock:
         world.plan = plan(world, learns="adapters", rank=2)
         diagnoses(world.sites, 30)
-    site, rounds = world.sites[1], 4
+    site, rounds = world.sites[1], 3
     mine = await listed(site, "code" if stock else "id")
-    watched = Watched(site, mine, monkeypatch)
+    watched = Watched(
+        site, mine, monkeypatch, lambda: site.datasets.withdraw(0, [0, 1, 2])
+    )
     async with AsyncExitStack() as stack:
         for one in world.sites:
             await stack.enter_async_context(one.up())
         run = await world.propose(rounds)
-        await until_done(site, run, 1)
-        await site.datasets.withdraw(0, [0, 1, 2])
-        coming = watched.coming()
         await world.until_finished(run, seconds=120)
-    first, after = watched.trained()[0], watched.given[coming:]
+    first, after = watched.trained()[0], watched.later()
     gone = set(mine) - set(names(await site.datasets.own_rows(0)))
     assert len(gone) == 3
     assert first == set(mine)
@@ -134,20 +121,22 @@ async def test_coming_rounds_train_and_try_without_a_withdrawn_unit(
 
 
 async def test_new_keys_in_the_middle_of_a_run_are_nothing_to_it(world, monkeypatch):
-    site, rounds = world.sites[1], 3
+    site, rounds, shown = world.sites[1], 3, []
     mine = await listed(site, "id")
-    watched = Watched(site, mine, monkeypatch)
+    old = site.datasets._shelf.own(0)[2]
+
+    async def rekey():
+        shown.append(await site.datasets.rekey(0))
+
+    watched = Watched(site, mine, monkeypatch, rekey)
     async with AsyncExitStack() as stack:
         for one in world.sites:
             await stack.enter_async_context(one.up())
         run = await world.propose(rounds)
-        await until_done(site, run, 1)
-        old = site.datasets._shelf.own(0)[2]
-        assert (await site.datasets.rekey(0))["keys"] == 2
-        coming = watched.coming()
         await world.until_finished(run, seconds=120)
+    assert [one["keys"] for one in shown] == [2]
+    assert {method for method, _ in watched.later()} == {"train.local", "round.apply"}
     assert {found for _, found in watched.given} == {frozenset(mine)}
-    assert len(watched.given) > coming
     assert not any(site.blobs.has(entry.chunks) for entry in old.entries)
     rows = [one.runs.rounds(run) for one in world.sites]
     assert len({tuple(row["state_root"] for row in each) for each in rows}) == 1
@@ -156,22 +145,19 @@ async def test_new_keys_in_the_middle_of_a_run_are_nothing_to_it(world, monkeypa
 async def test_a_run_goes_on_without_a_dataset_that_is_withdrawn_whole(
     world, monkeypatch
 ):
-    site, rounds = world.sites[1], 3
+    site, rounds, said = world.sites[1], 3, set()
     mine = await listed(site, "id")
-    watched = Watched(site, mine, monkeypatch)
+    watched = Watched(site, mine, monkeypatch, lambda: site.datasets.withdraw(0))
     async with AsyncExitStack() as stack:
         for one in world.sites:
             await stack.enter_async_context(one.up())
         run = await world.propose(rounds)
-        await until_done(site, run, 1)
-        await site.datasets.withdraw(0)
-        coming, said = watched.coming(), set()
         with trio.fail_after(120):
             while site.runs.row(run)["phase"] != "finished":
                 said.add(site.runs.row(run)["reason"])
                 await trio.sleep(0.01)
         await world.until_finished(run, seconds=120)
-    assert watched.given[coming:] == []
+    assert watched.later() == []
     assert "dataset 0 is withdrawn: its keys are destroyed" in said
     rows = [one.runs.rounds(run) for one in world.sites]
     assert len({tuple(row["state_root"] for row in each) for each in rows}) == 1

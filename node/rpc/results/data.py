@@ -138,7 +138,12 @@ class DatasetsFetch(Result, frozen=True):
 
 
 class Work(Result, frozen=True):
-    path: Annotated[str, said("the first one that was named in the call")]
+    path: Annotated[
+        str,
+        said(
+            "the first one that was named in the call; of `datasets.rekey` the number"
+        ),
+    ]
     what: Literal[
         "reading", "encrypting", "anchoring", "fetching", "decrypting", "inferring"
     ]

@@ -1,5 +1,6 @@
 """Provenance graphs: every edge verified, every bent record a doubt and no edge."""
 
+import dataclasses
 import hashlib
 
 import msgspec
@@ -15,7 +16,13 @@ from protocol.evaluation import Release
 from protocol.listing import Column, Listing, Part, seal_listing
 from protocol.manifest import ListingAnswer
 from protocol.members import Member, MemberSet
-from protocol.provenance import Step, chain_digest, citation_digest, seal_step
+from protocol.provenance import (
+    Step,
+    chain_digest,
+    citation_digest,
+    open_step,
+    seal_step,
+)
 from protocol.receipt import Order, batch_proof, batch_root, seal_order, seal_receipt
 from protocol.rounds.messages import Verdict
 from protocol.rounds.policy import Epoch, Policy, Seat
@@ -388,3 +395,63 @@ def test_versions_are_linked_if_they_are_the_same_owners():
     revisions = [e for e in graph.edges if e.relation == "prov:wasRevisionOf"]
     assert [e.subject for e in revisions] == [ln.urn("dataset", mine.digest())]
     assert [doubt.what for doubt in graph.doubts] == ["version 8"]
+
+
+def rekeyed(name):
+    """The same dataset under other keys: another manifest, and one step more."""
+    listing, answer = LISTED[name]
+    manifest = d(f"manifest of {name} anew")
+    made = step(name, "rekey", [listing.manifest], manifest)
+    steps = [*map(open_step, answer.provenance), made]
+    new = msgspec.structs.replace(
+        listing, manifest=manifest, provenance=chain_digest(steps), created=5
+    )
+    sealed = seal_listing(hand(name), PUBLIC[name], new)
+    more = seal_step(hand(name), PUBLIC[name], made)
+    return new.digest(), ListingAnswer(sealed, (*answer.provenance, more))
+
+
+def test_what_was_trained_before_new_keys_still_rests_on_the_data_and_on_the_consent():
+    record, answer = rekeyed("KY")
+    before, after = (
+        ln.TokenFact(1, ACCOUNT["KY"], one) for one in (RECORD["KY"], record)
+    )
+    tokens = (before, *(t for t in FACTS.tokens if t.dataset != 1), after)
+    known = dataclasses.replace(FACTS, tokens=tokens)
+    both = replaced(RECORDS, listings=(*RECORDS.listings, answer))
+    graph = ln.build(both, known)
+    assert graph.doubts == []
+    new, old = graph.named("dataset:1"), ln.urn("dataset", RECORD["KY"])
+    assert new == ln.urn("dataset", record)
+    assert ln.Edge(new, "prov:wasRevisionOf", old, ln.BOTH) in graph.edges
+    assert ln.Edge(ln.urn("grant", 5), "prov:wasDerivedFrom", new, ln.ON_CHAIN) in (
+        graph.edges
+    )
+    (state,) = {
+        e.subject
+        for e in graph.edges
+        if (e.relation, e.object) == ("prov:wasDerivedFrom", old)
+    }
+    assert state == ln.urn("state", STATES[1])
+    model, run = ln.urn("model", MODEL), ln.urn("run", RUN)
+    assert {old, new} <= graph.back(model).vertices.keys()
+    assert {model, run, old} <= graph.forward(new).vertices.keys()
+    # In whatever order the listings came; and not where the order of the chain is another.
+    turned = replaced(both, listings=both.listings[::-1])
+    assert set(ln.build(turned, known).edges) == set(graph.edges)
+    swapped = dataclasses.replace(known, tokens=(after, *tokens[1:-1], before))
+    assert ln.build(both, swapped).named("dataset:1") == old
+    # Who lacks the old listing is told so; who knows no history has a listing of nobody's.
+    lacking = tuple(one[1] for n, one in LISTED.items() if n != "KY")
+    graph = ln.build(replaced(RECORDS, listings=(*lacking, answer)), known)
+    assert [one.why for one in graph.doubts] == [
+        "used in training under earlier keys, and that listing is not known"
+    ]
+    today = dataclasses.replace(known, tokens=tokens[1:])
+    whys = {one.what.split()[0]: one.why for one in ln.build(both, today).doubts}
+    assert set(whys) == {"listing", "source"}
+    assert "nobody consented" in whys["source"]
+    # Another's token is not this one's past.
+    foreign = ln.TokenFact(1, ACCOUNT["MS"], RECORD["KY"])
+    theirs = dataclasses.replace(known, tokens=(foreign, *tokens[1:]))
+    assert any(one.what.startswith("listing") for one in ln.build(both, theirs).doubts)
