@@ -54,12 +54,13 @@ class Rekeys:
 
     async def make(self, dataset: int, settled: Settled, work: Work) -> OwnDataset:
         """Encrypt what is left of the dataset under new keys; the old ones are destroyed."""
-        record = await self._required(dataset)
-        await settled(dataset)
         if await self._exchanged(dataset) is None:
+            record = await self._required(dataset)
+            await settled(dataset)
             size = sum(entry.length for entry in _entries(record))
             work.step("encrypting", size)
             await self._exchange(dataset, record, settled, work)
+        await self._tools.shelf.load()
         work.step("anchoring")
         return await self.finish(dataset)
 
@@ -93,6 +94,7 @@ class Rekeys:
 
     async def catch_up(self) -> None:
         """Finish what a crash or a chain that was down has left."""
+        await self._tools.shelf.load()
         for key, _ in await self._tools.store.scan(_EXCHANGED):
             dataset = int.from_bytes(key, "big")
             try:

@@ -13,6 +13,7 @@ import hmac
 from collections.abc import Iterator, Sequence
 
 import msgspec
+import trio
 
 from node.errors import AccessError, StorageError
 from node.ports.storage import Blobs, Store
@@ -182,10 +183,20 @@ class Shelf:
         """We have the ciphertext of these units now, and serve who may have it."""
         before = self._held.get(dataset)
         if before is not None and before.manifest == manifest:
-            units = sorted({*before.units, *units})
+            units, before = sorted({*before.units, *units}), None
         record = HeldUnits(dataset, listing, manifest, tuple(units))
         await self._store.put(_HELD, dataset.to_bytes(8, "big"), encode(record))
+        if before is not None:
+            self._displace(dataset)
         self._hold(record)
+        if before is not None:
+            await trio.to_thread.run_sync(self._drop, before)
+
+    def _drop(self, held: HeldUnits) -> None:
+        """Ciphertext under keys that its owner has replaced: nobody asks for it any more."""
+        manifest = open_manifest(held.manifest, open_listing(held.listing))
+        for index in held.units:
+            self.delete(manifest.entries[index])
 
     def digests(self, entry: Entry) -> Iterator[Digest]:
         """Every blob of a unit that is here; a body that is not has none."""
@@ -234,8 +245,11 @@ class Shelf:
         if old is None or old.dataset is None:
             return
         self._opened.pop(old.dataset, None)
+        self._displace(old.dataset)
+
+    def _displace(self, dataset: int) -> None:
         for digest, place in list(self._places.items()):
-            if place[0] == old.dataset:
+            if place[0] == dataset:
                 del self._places[digest]
 
 
