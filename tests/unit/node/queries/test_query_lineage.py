@@ -42,6 +42,14 @@ async def lineage(site, world):
     return await site.market.lineage((), queries=await site.queries.signed())
 
 
+def verify(*words):
+    """`rexis-verify` in this process: its status and its report."""
+    done = CliRunner().invoke(cli, [*map(str, words), "--json"], standalone_mode=False)
+    if done.exception is not None:
+        raise done.exception
+    return done.return_value, json.loads(done.output)
+
+
 def relations(graph, kind):
     names = {one: vertex.label for one, vertex in graph.vertices.items()}
     return sorted(
@@ -85,6 +93,16 @@ async def test_an_answer_stands_after_the_data_have_new_keys(world, asked, tmp_p
     answer = next(one for one in graph.vertices if ":answer:" in one)
     forward = graph.forward(graph.named(f"dataset:{dataset}"))
     assert answer in forward.vertices
+    # Offline as well, by the facts of the owner's own file.
+    files = tmp_path / "theirs.lineage", tmp_path / "mine.lineage"
+    for path, site in zip(files, (world.lab, owner), strict=True):
+        known = await site.market.lineage(
+            world.ledger.events, queries=await site.queries.signed()
+        )
+        path.write_bytes(lineage_file.write(*known, SEEN))
+    about = "--about", f"dataset:{dataset}"
+    status, report = verify("lineage", files[0], "--facts", files[1], *about)
+    assert (status, report["doubts"]) == (0, [])
     # Who does not know what the chain had before cannot tell.
     graph = build(*await world.lab.market.lineage((), queries=signed))
     (doubt,) = graph.doubts
@@ -135,14 +153,6 @@ async def test_a_lineage_and_answers_are_checked_offline(world, asked, tmp_path)
     theirs, mine = tmp_path / "theirs.lineage", tmp_path / "mine.lineage"
     theirs.write_bytes(lineage_file.write(records, facts, SEEN))
     mine.write_bytes(lineage_file.write(*(await lineage(world.sites[0], world)), SEEN))
-
-    def verify(*words):
-        done = CliRunner().invoke(
-            cli, [*map(str, words), "--json"], standalone_mode=False
-        )
-        if done.exception is not None:
-            raise done.exception
-        return done.return_value, json.loads(done.output)
 
     status, report = verify("lineage", theirs, "--facts", mine, "--about", "dataset:0")
     assert (status, report["doubts"]) == (0, [])
