@@ -124,7 +124,7 @@ def fetch(
     units: list[int] | None,
     key_file: str | None,
 ) -> None:
-    """Read what was granted to this node, from all who hold it at once.
+    """Read what was granted, from all who hold it at once.
 
     What has arrived when it is cut stays; the same call again goes on from there.
     """

@@ -21,25 +21,27 @@ from node.cli.shell import (
 )
 from node.cli.words import count, size
 
+_TERMS = (
+    click.option(
+        "--price",
+        type=Number(min=0),
+        help="Of a request, in the token's smallest unit; default: nothing.",
+    ),
+    click.option("--token", metavar="0x…", help="The ERC-20 of the price."),
+    click.option(
+        "--max-days", type=Number(min=1), help="The longest a grant may last."
+    ),
+    click.option(
+        "--committee",
+        metavar="MEMBER|0x…",
+        help="Who decides on access instead of you.",
+    ),
+)
+
 
 def offered(function: Any) -> Any:
     """Options that say on what terms a dataset is given."""
-    for add in (
-        click.option(
-            "--price",
-            type=Number(min=0),
-            help="Of a request, in the token's smallest unit; default: nothing.",
-        ),
-        click.option("--token", metavar="0x…", help="The ERC-20 of the price."),
-        click.option(
-            "--max-days", type=Number(min=1), help="The longest a grant may last."
-        ),
-        click.option(
-            "--committee",
-            metavar="MEMBER|0x…",
-            help="Who decides on access instead of you.",
-        ),
-    ):
+    for add in reversed(_TERMS):
         function = add(function)
     return function
 
@@ -53,63 +55,61 @@ def _paths(context: click.Context, option: click.Parameter, value: Any) -> Any:
     return [absolute(context, option, one) for one in value]
 
 
+_SAID = (
+    click.argument(
+        "paths", nargs=-1, required=True, callback=_paths, metavar="DIR|FILE…"
+    ),
+    click.option("--title", required=True, help="Public, and for ever."),
+    click.option(
+        "--licence",
+        required=True,
+        help="An SPDX identifier, or LicenseRef-NAME.",
+    ),
+    click.option(
+        "--duo",
+        required=True,
+        multiple=True,
+        metavar="DUO:NNNNNNN",
+        help="Data Use Ontology code: one permission, any modifiers; may be repeated.",
+    ),
+    click.option("--source", required=True, help="Where the data come from; public."),
+    click.option(
+        "--unit-by",
+        metavar="HOW",
+        help="What is granted together: file, folder, patient (DICOM), or a column of one table.",
+    ),
+    click.option(
+        "--column",
+        "columns",
+        multiple=True,
+        metavar="NAME",
+        help="Of one table, publish only this one; may be repeated.",
+    ),
+    click.option(
+        "--group",
+        "groups",
+        multiple=True,
+        metavar="NAME=COLUMN,…",
+        help="Of one table, publish these columns as a dataset of their own that can be granted and "
+        "asked for together with the other groups; may be repeated.",
+    ),
+    click.option(
+        "--disease",
+        metavar="MONDO:NNNNNNN",
+        help="Beside DUO:0000007, if it may be known.",
+    ),
+    click.option(
+        "--replaces",
+        type=Number(min=0),
+        metavar="DATASET",
+        help="Of this node; this is its next version, under new keys.",
+    ),
+)
+
+
 def said_of_it(function: Any) -> Any:
     """What is published and what is said of it; the same for a look and for the deed."""
-    for add in reversed(
-        (
-            click.argument(
-                "paths", nargs=-1, required=True, callback=_paths, metavar="DIR|FILE…"
-            ),
-            click.option("--title", required=True, help="Public, and for ever."),
-            click.option(
-                "--licence",
-                required=True,
-                help="An SPDX identifier, or LicenseRef-NAME.",
-            ),
-            click.option(
-                "--duo",
-                required=True,
-                multiple=True,
-                metavar="DUO:NNNNNNN",
-                help="Data Use Ontology code: one permission, any modifiers; may be repeated.",
-            ),
-            click.option(
-                "--source", required=True, help="Where the data come from; public."
-            ),
-            click.option(
-                "--unit-by",
-                metavar="HOW",
-                help="What is granted together: file, folder, patient (DICOM), or a column of one table.",
-            ),
-            click.option(
-                "--column",
-                "columns",
-                multiple=True,
-                metavar="NAME",
-                help="Of one table, publish only this one; may be repeated.",
-            ),
-            click.option(
-                "--group",
-                "groups",
-                multiple=True,
-                metavar="NAME=COLUMN,…",
-                help="Of one table, publish these columns as a dataset of their own that can be granted and "
-                "asked for together with the other groups; may be repeated.",
-            ),
-            click.option(
-                "--disease",
-                metavar="MONDO:NNNNNNN",
-                help="Beside DUO:0000007, if it may be known.",
-            ),
-            click.option(
-                "--replaces",
-                type=Number(min=0),
-                metavar="DATASET",
-                help="Of this node; this is its next version, under new keys.",
-            ),
-            offered,
-        )
-    ):
+    for add in reversed((*_SAID, offered)):
         function = add(function)
     return function
 
@@ -153,7 +153,7 @@ def _each(
     help="Say whose unit: a value of the unit's column, a patient, folder or file.",
 )
 def preview(shell: Shell, **said: Any) -> None:
-    """What would become public for ever, and which unit would hold whom.
+    """What would become public, and which unit would hold whom.
 
     Encrypts nothing and tells nobody. Give it what you will give `publish`. Later, with the same
     files and --who, it finds the unit of a patient who withdraws.
@@ -209,9 +209,9 @@ def publish(shell: Shell, **said: Any) -> None:
 @verb(dataset)
 @click.argument("number", type=Number(min=0), metavar="DATASET")
 def rekey(shell: Shell, number: int) -> None:
-    """Encrypt a dataset anew, so that who was revoked has keys to the old ciphertext alone.
+    """Encrypt a dataset anew: no key that was given opens it.
 
-    Needs what is stored here, not the files it was made of. Number, terms and grants stay; who has a grant gets
+    Who was revoked has keys to the old ciphertext alone. Needs what is stored here, not the files it was made of. Number, terms and grants stay; who has a grant gets
     the new keys with its next fetch. The same call again goes on where it was cut.
     """
     answer = shell.ask_long(
@@ -224,7 +224,7 @@ def rekey(shell: Shell, number: int) -> None:
 @click.argument("number", type=Number(min=0), metavar="DATASET")
 @offered
 def terms(shell: Shell, number: int, **said: Any) -> None:
-    """Change price, longest grant or who decides, for what is asked from now on."""
+    """Change price, longest grant or who decides, from now on."""
     if all(value is None for value in said.values()):
         raise WrongValueError(
             "nothing to change", hint="name --price, --token, --max-days or --committee"
