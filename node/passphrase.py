@@ -12,6 +12,7 @@ from pathlib import Path
 from node.errors import KeyFileError
 
 FILE_VARIABLE = "REXIS_PASSPHRASE_FILE"
+NEW_FILE_VARIABLE = "REXIS_NEW_PASSPHRASE_FILE"
 CREDENTIAL = "rexis-passphrase"
 LIMIT_BYTES = 4096
 
@@ -28,17 +29,29 @@ def read_passphrase(environ: Mapping[str, str], *, confirm: bool = False) -> byt
             hint=f"set {FILE_VARIABLE} to a file that holds it, or use systemd's "
             f"LoadCredential={CREDENTIAL}:PATH",
         )
-    return _asked(confirm=confirm)
+    return _asked("Passphrase of the key file: ", confirm=confirm)
 
 
-def _from_file(path: Path) -> bytes:
+def read_new_passphrase(environ: Mapping[str, str]) -> bytes:
+    """The one to come: a file named by the environment, else asked twice."""
+    if named := environ.get(NEW_FILE_VARIABLE):
+        return _from_file(Path(named), NEW_FILE_VARIABLE)
+    if not sys.stdin.isatty():
+        raise KeyFileError(
+            "no new passphrase: there is no terminal to ask on",
+            hint=f"set {NEW_FILE_VARIABLE} to a file that holds it",
+        )
+    return _asked("New passphrase: ", confirm=True)
+
+
+def _from_file(path: Path, variable: str = FILE_VARIABLE) -> bytes:
     try:
         with path.open("rb") as file:
             passphrase = file.read(LIMIT_BYTES + 1).strip()
     except OSError as error:
         raise KeyFileError(
             f"cannot read the passphrase file {path}: {error.strerror}",
-            hint=f"{FILE_VARIABLE} must name a file this user may read",
+            hint=f"{variable} must name a file this user may read",
         ) from error
     if not 0 < len(passphrase) <= LIMIT_BYTES:
         raise KeyFileError(
@@ -48,8 +61,8 @@ def _from_file(path: Path) -> bytes:
     return passphrase
 
 
-def _asked(*, confirm: bool) -> bytes:
-    passphrase = getpass.getpass("Passphrase of the key file: ").strip()
+def _asked(prompt: str, *, confirm: bool) -> bytes:
+    passphrase = getpass.getpass(prompt).strip()
     if confirm and getpass.getpass("Once more: ").strip() != passphrase:
         raise KeyFileError("the two passphrases differ", hint="type the same one twice")
     if not passphrase:

@@ -2,8 +2,8 @@
 
 The file is JSON: in the clear what is needed to ask for the passphrase (format, argon2id
 cost, salt) and to know whose file it is (public keys); sealed by XChaCha20-Poly1305, with
-all of the clear part as associated data, the three secrets.  It is written once, with mode
-0600, and refused when anybody else may read it.
+all of the clear part as associated data, the three secrets.  It is written with mode 0600, and
+whole again where the passphrase changes, and refused when anybody else may read it.
 """
 
 import hashlib
@@ -21,6 +21,7 @@ import nacl.exceptions
 import nacl.public
 import nacl.signing
 
+from node.disk import sync_folder
 from node.errors import KeyFileError
 from node.stretching import COST, SALT_BYTES, Cost, asked, box_key
 from protocol.members import peer_id
@@ -116,6 +117,27 @@ def create(path: Path, passphrase: bytes, *, cost: Cost = COST) -> KeyFile:
         ),
         _seal_secret=secrets.token_bytes(KEY_BYTES),
     )
+    _write_new(path, _sealed(key, passphrase, cost))
+    return key
+
+
+def reseal(path: Path, key: KeyFile, passphrase: bytes, *, cost: Cost = COST) -> None:
+    """The keys of this file under another passphrase; it stays until the new one is whole.
+
+    Copies of the file as it was still open with the old passphrase.
+    """
+    beside = path.with_name(path.name + ".new")
+    try:
+        beside.unlink(missing_ok=True)  # of a change that was cut
+        _write_new(beside, _sealed(key, passphrase, cost))
+        open_(beside, passphrase)
+        beside.replace(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise KeyFileError(f"cannot replace {path}: {error.strerror}") from error
+
+
+def _sealed(key: KeyFile, passphrase: bytes, cost: Cost) -> bytes:
     clear = {
         "format": FORMAT,
         "passes": cost.passes,
@@ -133,8 +155,7 @@ def create(path: Path, passphrase: bytes, *, cost: Cost = COST) -> KeyFile:
         _box_key(clear, passphrase),
     )
     document = {**clear, "nonce": nonce.hex(), "box": box.hex()}
-    _write_new(path, json.dumps(document, indent=1).encode() + b"\n")
-    return key
+    return json.dumps(document, indent=1).encode() + b"\n"
 
 
 def open_(path: Path, passphrase: bytes) -> KeyFile:

@@ -29,7 +29,7 @@ def _top() -> None:
 
 @click.group(cls=Noun)
 def config() -> None:
-    """The configuration file."""
+    """The configuration file, and the passphrase of the key file."""
 
 
 @verb(_top)
@@ -156,6 +156,29 @@ def _write_new(path: Path, text: str) -> None:
         raise StorageError(f"cannot write {path}: {error.strerror}") from error
     with os.fdopen(descriptor, "w") as file:
         file.write(text)
+
+
+@verb(config)
+def passphrase(shell: Shell) -> None:
+    """Seal the key file under another passphrase; a running daemon goes on.
+
+    Both are asked for, or read from the files named by REXIS_PASSPHRASE_FILE and
+    REXIS_NEW_PASSPHRASE_FILE. Backups of the key file still open with the old one.
+    """
+    from node.adapters import keyfile
+    from node.passphrase import read_new_passphrase, read_passphrase
+
+    home = shell.home
+    # A wrong one is said before a new one is asked for.
+    key = keyfile.open_(home.keyfile, read_passphrase(os.environ))
+    keyfile.reseal(home.keyfile, key, read_new_passphrase(os.environ))
+    answer = {"keyfile": os.fspath(home.keyfile), "peer_id": key.peer_id}
+
+    def human() -> None:
+        say(f"{home.keyfile} is sealed under the new passphrase")
+        say("put it where the daemon reads it, and back the key file up again")
+
+    shell.result(answer, human)
 
 
 @verb(config)

@@ -53,7 +53,9 @@ def test_init_and_config_check_import_nothing_heavy(tmp_path):
         f"import os; os.environ['REXIS_PASSPHRASE_FILE'] = {str(tmp_path / 'passphrase')!r}\n"
         f"home = {str(tmp_path / 'home')!r}\n"
         "assert main(['--home', home, 'init', '--name', 'MN']) == 0\n"
-        "assert main(['--home', home, 'config', 'check']) == 0"
+        "assert main(['--home', home, 'config', 'check']) == 0\n"
+        "os.environ['REXIS_NEW_PASSPHRASE_FILE'] = os.environ['REXIS_PASSPHRASE_FILE']\n"
+        "assert main(['--home', home, 'config', 'passphrase']) == 0"
     )
     assert loaded_by(work).isdisjoint(HEAVY)
 

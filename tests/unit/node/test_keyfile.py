@@ -1,11 +1,15 @@
 """The key file: what opens it, and everything that must not."""
 
+import errno
 import json
+import os
+from pathlib import Path
 
 import nacl.signing
 import pytest
 
-from node.adapters.keyfile import create, open_, seal_to
+from node.adapters import keyfile
+from node.adapters.keyfile import create, open_, reseal, seal_to
 from node.errors import KeyFileError
 from node.stretching import COST, COST_FOR_TESTS
 from protocol.members import peer_id
@@ -65,6 +69,37 @@ def test_no_secret_stands_in_the_file_or_the_repr(path, key):
 
 def test_a_wrong_passphrase_is_refused(path, key):
     assert "passphrase does not open" in refused(path, b"wrong")
+
+
+def test_under_another_passphrase_it_is_the_same_key(path, key):
+    before = path.read_bytes()
+    left = path.with_name("node.key.new")
+    left.write_bytes(b"of a change that was cut")
+    reseal(path, key, b"battery staple", cost=COST_FOR_TESTS)
+    again = open_(path, b"battery staple")
+    assert (again.peer_id, again.seal_secret) == (key.peer_id, key.seal_secret)
+    assert again.account_key == key.account_key
+    assert "passphrase does not open" in refused(path)
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert [one.name for one in path.parent.iterdir()] == ["node.key"]
+    # Nothing of the old file opens the new one: salt and nonce are others.
+    old, new = json.loads(before), json.loads(path.read_bytes())
+    assert not {old["salt"], old["nonce"], old["box"]} & {*map(str, new.values())}
+
+
+@pytest.mark.parametrize("at", ["write", "rename"])
+def test_a_change_that_is_cut_leaves_the_old_file(path, key, monkeypatch, at):
+    def full(*_arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    where = (keyfile, "_write_new") if at == "write" else (Path, "replace")
+    with monkeypatch.context() as patch:
+        patch.setattr(*where, full)
+        with pytest.raises(KeyFileError, match="No space left"):
+            reseal(path, key, b"battery staple", cost=COST_FOR_TESTS)
+    assert open_(path, WORD).peer_id == key.peer_id
+    reseal(path, key, b"battery staple", cost=COST_FOR_TESTS)
+    assert open_(path, b"battery staple").peer_id == key.peer_id
 
 
 def test_a_truncated_file_is_refused_at_every_length(path, key):
