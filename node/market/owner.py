@@ -348,10 +348,13 @@ class Owner:
             bits = names.bits(units, listing.units)
             gone = unit_list(bits)
             headers = [i for i in gone if record.headers[i]]
+            draft = await self._publisher.made_of(record) if headers else []
             if headers:
-                await self._tools.shelf.put(without_units(record, gone))
+                # With them, and not after: a kill between would leave the keys of a rekeying.
+                also = await self._publisher.ended(record)
+                await self._tools.shelf.put(without_units(record, gone), also)
         if headers:
-            await self._publisher.give_up_rekeyed(record)
+            await self._publisher.drop(draft)
             await self._tools.store.append_event(
                 "units_withdrawn", {"dataset": dataset, "units": headers}
             )

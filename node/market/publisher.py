@@ -185,12 +185,15 @@ class Publisher:
         """What ends the draft of `rekeyed`, to be written with what takes its place."""
         return await self._ending(self._next_of(before))
 
+    async def made_of(self, before: OwnDataset) -> list[Digest]:
+        """Ciphertext that `rekeyed` has noted of this record; ask before its draft is ended."""
+        return await self._blobs_of(self._next_of(before))
+
     async def give_up_rekeyed(self, before: OwnDataset) -> None:
         """Destroy keys and ciphertext that `rekeyed` has made of this record, if any."""
-        name = self._next_of(before)
-        blobs = await self._blobs_of(name)
-        await self._forget(name)
-        await self._drop(blobs)
+        blobs = await self.made_of(before)
+        await self._forget(self._next_of(before))
+        await self.drop(blobs)
 
     async def _journal(
         self, name: bytes, units: int, secret: bytes, work: Work
@@ -232,7 +235,7 @@ class Publisher:
             if decode(stored, Draft).begun < before:
                 blobs = await self._blobs_of(name)
                 await self._forget(name)  # the keys first
-                await self._drop(blobs)
+                await self.drop(blobs)
                 given_up += 1
         if given_up:
             await self._store.scrub()
@@ -254,7 +257,9 @@ class Publisher:
             )
         ]
 
-    async def _drop(self, digests: Sequence[Digest]) -> None:
+    async def drop(self, digests: Sequence[Digest]) -> None:
+        """Ciphertext whose keys are gone."""
+
         def work() -> None:
             for digest in digests:
                 self._blobs.delete(digest)

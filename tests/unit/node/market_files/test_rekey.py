@@ -229,9 +229,40 @@ async def test_a_withdrawal_destroys_keys_that_were_being_made(
         with pytest.raises(StorageError, match="disk is full"):
             await owner.rekey(table)
     assert await world.owner.store.scan("market.draft")
-    await owner.withdraw(table, [0])
+    left = set(world.owner.blobs._held)
+
+    async def killed(*_arguments):
+        raise StorageError("killed here")
+
+    # Once the unit's own key is gone, those made of it are: whatever comes between.
+    with monkeypatch.context() as patch:
+        patch.setattr(Publisher, "drop", killed)
+        with pytest.raises(StorageError, match="killed here"):
+            await owner.withdraw(table, [0])
+    assert not owner._shelf.own(table)[0].headers[0]
     assert not await world.owner.store.scan("market.draft")
     assert not await world.owner.store.scan("market.chunk")
+    assert set(world.owner.blobs._held) == left
+    await owner.withdraw(table, [0])
+    await owner.withdraw(table, [1])
+    assert len(world.owner.blobs._held) < len(left)
+
+
+async def test_a_withdrawal_given_twice_takes_nothing_from_a_rekeying_under_way(
+    world, table, monkeypatch
+):
+    owner = world.owner.market
+    await owner.withdraw(table, [1])
+    made = Publisher.rekeyed
+
+    async def slow(self, before, work):
+        found = await made(self, before, work)
+        await owner.withdraw(table, [1])
+        return found
+
+    monkeypatch.setattr(Publisher, "rekeyed", slow)
+    assert (await owner.rekey(table))["keys"] == 2
+    assert b"patient-2" in await owner.own_rows(table)
 
 
 async def test_where_new_keys_would_break_a_promise_or_name_nothing(
